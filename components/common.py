@@ -1,0 +1,107 @@
+"""What every step shares: progress, atomic outputs, digests, JSON reports."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+class StepProgress(Protocol):
+    """How a step says how far it is."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield the items while showing a bar with the time left."""
+        ...
+
+
+class RichProgress:
+    """A bar on the terminal (plain lines are left out where there is no terminal)."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        count = total if total is not None else len(items) if hasattr(items, "__len__") else None
+        with Progress(*columns) as bar:
+            task = bar.add_task(description, total=count)
+            for item in items:
+                yield item
+                bar.advance(task)
+
+
+class NoProgress:
+    """Silence, for tests and for remote workers."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        yield from items
+
+
+@contextmanager
+def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
+    """A working folder that becomes `final` only when the block ends well.
+
+    Args:
+        final: the output folder; an older one is replaced.
+        resume: keep what a killed run left in the working folder instead of starting empty.
+    """
+    work = final.with_name(f".{final.name}.partial")
+    if work.exists() and not resume:
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    yield work
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(work, final)
+
+
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of one file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path, *, exclude: frozenset[str] = frozenset()) -> str:
+    """Hex SHA-256 over the relative names and contents of all files in a folder, `exclude`d names left out."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in exclude):
+        total.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+    return total.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a report (dataclasses and paths allowed) atomically."""
+
+    def plain(item: Any) -> Any:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return dataclasses.asdict(item)
+        if isinstance(item, Path):
+            return str(item)
+        raise TypeError(f"cannot write {type(item).__name__} as JSON")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True, default=plain) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a report; a missing or broken file is a ValueError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: run the step that writes it first") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): delete its folder and run the step again") from error
