@@ -1,0 +1,1 @@
+"""Renders two-person conversations with known truth, as ordinary MP4 files."""
