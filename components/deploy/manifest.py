@@ -1,0 +1,210 @@
+"""The KServe InferenceService of one released model: plain values in, a manifest (dict or YAML text) out.
+
+Nothing here talks to a cluster. `helm/lpm` renders the same object from its values; a test compares the two.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+MODEL_DIR = "/mnt/models"
+"""Where KServe's storage initializer leaves the model folder."""
+PORT = 8080
+"""HTTP and WebSocket port of `serving.runtime`."""
+ANNOTATION_PREFIX = "lpm.platform/"
+"""Our annotations (lineage, digest) start with this."""
+MIN_GRACE_S = 900
+"""A terminating pod finishes its live sessions; less cuts people off."""
+USER_ID = 10001
+"""The user of our images; the restricted pod security standard wants a number that is not 0."""
+STORAGE_SCHEMES = ("s3://", "gs://", "https://", "hf://", "pvc://", "oci://")
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_DIGEST = re.compile(r"(sha256:)?[0-9a-f]{64}")
+_ANNOTATION = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_DEFAULT_RESOURCES: dict[str, dict[str, str]] = {
+    "requests": {"cpu": "2", "memory": "4Gi"},
+    "limits": {"memory": "4Gi"},
+}
+
+
+def render_inference_service(
+    *,
+    name: str,
+    namespace: str,
+    storage_uri: str,
+    image: str,
+    model_digest: str,
+    lineage: Mapping[str, str] | None = None,
+    resources: Mapping[str, Mapping[str, str]] | None = None,
+    gpus: int = 0,
+    gpu_resource: str = "nvidia.com/gpu",
+    service_account: str = "",
+    min_replicas: int = 1,
+    max_replicas: int = 1,
+    timeout_s: int = 3600,
+    grace_s: int = MIN_GRACE_S,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Render a `serving.kserve.io/v1beta1` InferenceService that runs `python -m serving.runtime`.
+
+    Args:
+        name: object name; KServe derives longer names from it, so at most 48 characters.
+        namespace: where it is applied.
+        storage_uri: immutable place of the model folder; an alias must be resolved before.
+        image: serve image with a tag other than `latest`, or a digest.
+        model_digest: hex SHA-256 of the model folder.
+        lineage: further annotations (`dataset-digest`, `code-commit`, `run-id`, ...); keys get our prefix.
+        resources: Kubernetes `requests` and `limits`; the default suits the tiny profile on CPU.
+        gpus: whole devices a replica needs.
+        gpu_resource: extended resource that counts them.
+        service_account: its secrets give the storage initializer access to the bucket; "" = the namespace's default.
+        min_replicas: at least 1, because a WebSocket upgrade without an endpoint is refused with 403.
+        max_replicas: no fewer than `min_replicas`.
+        timeout_s: request timeout of the route in seconds, thus the longest session (the route's default is 60 s).
+        grace_s: seconds a terminating pod has to finish its sessions.
+        env: plain settings of the container; never secrets.
+
+    Raises:
+        ValueError: a value that would fail or mislead in the cluster; the message says what to write instead.
+    """
+    _check_names(name, namespace, storage_uri, image, model_digest)
+    _check_numbers(min_replicas, max_replicas, timeout_s, grace_s, gpus)
+    annotations = {
+        "serving.kserve.io/deploymentMode": "Standard",  # Knative cuts WebSockets
+        "serving.kserve.io/autoscalerClass": "none" if min_replicas == max_replicas else "hpa",
+        f"{ANNOTATION_PREFIX}model-digest": model_digest,
+        f"{ANNOTATION_PREFIX}storage-uri": storage_uri,
+        **_lineage_annotations(lineage or {}),
+    }
+    predictor: dict[str, Any] = {
+        "minReplicas": min_replicas,
+        "maxReplicas": max_replicas,
+        "timeout": timeout_s,
+        "terminationGracePeriodSeconds": grace_s,
+        "automountServiceAccountToken": False,
+        "securityContext": _pod_security(),
+        "containers": [_container(storage_uri, image, _resources(resources, gpus, gpu_resource), env or {})],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+    if service_account:
+        predictor["serviceAccountName"] = service_account
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/name": "lpm", "app.kubernetes.io/instance": name},
+            "annotations": annotations,
+        },
+        "spec": {"predictor": predictor},
+    }
+
+
+def to_yaml(manifest: Mapping[str, Any]) -> str:
+    """YAML text of a manifest, keys in the order given, ready for `kubectl apply -f`."""
+    return yaml.safe_dump(dict(manifest), sort_keys=False, width=120)
+
+
+def _container(
+    storage_uri: str, image: str, resources: dict[str, dict[str, str]], env: Mapping[str, str]
+) -> dict[str, Any]:
+    reserved = {"STORAGE_URI": storage_uri, "PROTOCOL": "v2", "HOME": "/tmp"}
+    clash = sorted(reserved.keys() & env.keys())
+    if clash:
+        raise ValueError(f"env may not set {', '.join(clash)}: the manifest sets it; remove it from env")
+    ready = {"httpGet": {"path": "/v2/health/ready", "port": PORT}}
+    return {
+        "name": "kserve-container",
+        "image": image,
+        "command": ["python", "-m", "serving.runtime"],
+        "args": ["--model-dir", MODEL_DIR],
+        # KServe's webhook reads STORAGE_URI, downloads to MODEL_DIR before start, and puts MODEL_DIR in its place.
+        "env": [{"name": key, "value": value} for key, value in {**reserved, **env}.items()],
+        "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": resources,
+        "startupProbe": {**ready, "periodSeconds": 5, "failureThreshold": 120, "timeoutSeconds": 5},
+        "readinessProbe": {**ready, "periodSeconds": 5, "failureThreshold": 2, "timeoutSeconds": 5},
+        "livenessProbe": {
+            "httpGet": {"path": "/v2/health/live", "port": PORT},
+            "periodSeconds": 10,
+            "failureThreshold": 6,
+            "timeoutSeconds": 5,
+        },
+        # Routes forget the pod before the server begins to say goodbye.
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
+
+
+def _pod_security() -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _resources(
+    resources: Mapping[str, Mapping[str, str]] | None, gpus: int, gpu_resource: str
+) -> dict[str, dict[str, str]]:
+    merged = {kind: dict(amounts) for kind, amounts in (resources or _DEFAULT_RESOURCES).items()}
+    unknown = sorted(merged.keys() - {"requests", "limits"})
+    if unknown:
+        raise ValueError(f"resources has {', '.join(unknown)}: only requests and limits exist")
+    if gpus:
+        merged.setdefault("limits", {})[gpu_resource] = str(gpus)
+    return merged
+
+
+def _lineage_annotations(lineage: Mapping[str, str]) -> dict[str, str]:
+    annotations = {}
+    for key, value in lineage.items():
+        if not _ANNOTATION.fullmatch(key):
+            raise ValueError(
+                f"lineage key {key!r} cannot be an annotation: use letters, digits, '-', '_' and '.', at most 63"
+            )
+        annotations[f"{ANNOTATION_PREFIX}{key}"] = str(value)
+    return annotations
+
+
+def _check_names(name: str, namespace: str, storage_uri: str, image: str, model_digest: str) -> None:
+    for what, value in (("name", name), ("namespace", namespace)):
+        if not _NAME.fullmatch(value) or len(value) > 48:
+            raise ValueError(
+                f"{what} is {value!r}: use at most 48 lower-case letters, digits and '-', beginning with a letter"
+            )
+    if not storage_uri.startswith(STORAGE_SCHEMES):
+        raise ValueError(
+            f"storage_uri is {storage_uri!r}: KServe loads {', '.join(STORAGE_SCHEMES)} only; "
+            "resolve a registry alias to the folder's address first"
+        )
+    last = image.rsplit("/", 1)[-1]
+    tag = last.split("@", 1)[0].partition(":")[2]
+    if not image or ("@sha256:" not in last and tag in ("", "latest")):
+        raise ValueError(f"image is {image!r}: name a tag other than 'latest', or a digest (@sha256:...)")
+    if not _DIGEST.fullmatch(model_digest):
+        raise ValueError(f"model_digest is {model_digest!r}: give the 64 hex digits of the model folder's SHA-256")
+
+
+def _check_numbers(min_replicas: int, max_replicas: int, timeout_s: int, grace_s: int, gpus: int) -> None:
+    if min_replicas < 1:
+        raise ValueError(f"min_replicas is {min_replicas}: keep at least 1, live sessions cannot wait for a cold start")
+    if max_replicas < min_replicas:
+        raise ValueError(f"max_replicas is {max_replicas}: it must be at least min_replicas ({min_replicas})")
+    if timeout_s < 1:
+        raise ValueError(f"timeout_s is {timeout_s}: give the longest session in seconds, for example 3600")
+    if grace_s < MIN_GRACE_S:
+        raise ValueError(f"grace_s is {grace_s}: give live sessions at least {MIN_GRACE_S} s to end")
+    if gpus < 0:
+        raise ValueError(f"gpus is {gpus}: use 0 for CPU or a positive number of devices")
