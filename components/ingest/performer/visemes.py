@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.ingest.performer.phones import Phone
 from components.ingest.performer.tracks import ARKIT_INDEX, ARKIT_NAMES
-from lpm_model.config import SAMPLES_PER_FRAME
+from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
 
 CHANNELS: Final = ("jaw", "funnel", "pucker", "wide", "lower", "upper", "roll", "tongue", "shrug")
 _BOTH: Final[dict[str, tuple[tuple[str, float], ...]]] = {
@@ -69,7 +69,8 @@ _ROUNDED_FREE: Final = (1, 2, 3)  # funnel, pucker, wide: consonants without a l
 _SPREAD_BEFORE_S: Final = 0.060
 _SPREAD_AFTER_S: Final = 0.050
 _REST: Final = 0.06
-_RATE: Final = 24_000.0
+_RATE: Final = float(AUDIO_RATE)
+_FULL_LEVEL: Final = 0.1  # RMS of a vowel at ordinary loudness; the voices speak at that level
 _CLOSURE_HALF_S: Final = 0.024  # a closure is held at least 48 ms, so that one frame always falls into it
 _CLOSURE_RAMP_S: Final = 0.055
 
@@ -133,10 +134,8 @@ def _blend(phones: Sequence[Phone], instant: NDArray[np.float64]) -> NDArray[np.
 def _jaw_gain(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float64]:
     """How far the jaw opens for the loudness of the moment, about 0.55 (soft) to 1.2 (loud)."""
     level = loudness(pcm, frames).astype(np.float64)
-    voiced = level[level > 0.004]
-    reference = float(np.percentile(voiced, 80)) if len(voiced) else 1.0
     smooth = np.convolve(np.pad(level, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-    return np.asarray(0.5 + 0.65 * np.clip(smooth / reference, 0.0, 1.15))
+    return np.asarray(0.5 + 0.65 * np.clip(smooth / _FULL_LEVEL, 0.0, 1.15))
 
 
 def _contact(phones: Sequence[Phone], instant: NDArray[np.float64], symbols: frozenset[str]) -> NDArray[np.float64]:

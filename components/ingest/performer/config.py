@@ -1,0 +1,44 @@
+"""Options of the performer."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerformerConfig:
+    """A corpus of two-person conversations."""
+
+    conversations: int = 24
+    """How many; each has two people of its own."""
+    seconds_per_conversation: float = 25.0
+    """Length of each (s)."""
+    size_px: int = 128
+    """Height and width of one person's picture."""
+    seed: int = 0
+    """Another seed gives other people, words and timing."""
+    bank: Literal["train", "heldout"] = "train"
+    """Sentences and people: those for training, or those kept for the benchmark."""
+    head: str = ""
+    """Path of an ICT-FaceKit npz; empty = the packaged head."""
+    voices: tuple[str, ...] = ()
+    """Voices to draw from; empty = all packaged ones and their shifts."""
+    workers: int = 2
+    """Processes that render."""
+    crf: int = 16
+    """Quality of H.264: lower is better and larger."""
+
+    def __post_init__(self) -> None:
+        if self.conversations < 1:
+            raise ValueError(f"conversations is {self.conversations}: ask for at least 1")
+        if not 2.0 <= self.seconds_per_conversation <= 600.0:
+            raise ValueError(f"seconds_per_conversation is {self.seconds_per_conversation}: give 2 to 600")
+        if self.size_px < 32 or self.size_px % 16:
+            raise ValueError(f"size_px is {self.size_px}: give a multiple of 16, at least 32")
+        if len(self.voices) == 1:
+            raise ValueError(f"voices is {self.voices}: give at least two, or none for the packaged ones")
+        if not 0 <= self.seed < 50:
+            raise ValueError(f"seed is {self.seed}: give 0 to 49, so that people for training and for tests differ")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}: give at least 1")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf is {self.crf}: give 0 to 51")

@@ -1,0 +1,191 @@
+"""Who says what, and when: two-person conversations out of a bank of everyday sentences."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import yaml
+
+from lpm_model.config import AUDIO_RATE
+
+Bank = Literal["train", "heldout"]
+Kind = Literal["sentence", "backchannel"]
+
+_SENTENCES: Final = Path(__file__).with_name("sentences.yaml")
+_CUT_AFTER_S: Final = 0.3  # how long an interrupted person goes on talking
+_TAIL_S: Final = 0.3  # quiet at the end of a conversation
+_FEELINGS: Final = {
+    "neutral": 0.36, "question": 0.24, "happy": 0.12, "sad": 0.06, "surprised": 0.08, "angry": 0.06, "thoughtful": 0.08
+}  # fmt: skip
+_LOUDNESS: Final = {"happy": 1.15, "sad": 0.75, "surprised": 1.25, "angry": 1.3, "thoughtful": 0.9}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One spoken line of a conversation."""
+
+    side: Literal["a", "b"]
+    """Who speaks."""
+    text: str
+    """What is said."""
+    start_sample: int
+    """When it begins on the conversation's clock (24 kHz)."""
+    length_samples: int
+    """How long it sounds; shorter than its speech when the other interrupts."""
+    emotion: str
+    """The feeling it is said with: a key of `behaviour.EMOTIONS`."""
+    gain: float
+    """Loudness relative to the voice's own."""
+    kind: Kind
+    """A sentence of the person whose turn it is, or a short answer of the listener."""
+
+    @property
+    def end_sample(self) -> int:
+        """First sample after the line."""
+        return self.start_sample + self.length_samples
+
+
+def sentences(bank: Bank) -> dict[str, list[str]]:
+    """Sentences of a bank by feeling.
+
+    Raises:
+        ValueError: an unknown bank.
+    """
+    banks = _load()
+    if bank not in ("train", "heldout"):
+        raise ValueError(f"unknown bank {bank!r}: give train or heldout")
+    return {feeling: list(texts) for feeling, texts in banks[bank].items()}
+
+
+def backchannels() -> list[str]:
+    """Short answers of a listener, the same in both banks."""
+    return list(_load()["backchannels"])
+
+
+@functools.cache
+def _load() -> dict[str, Any]:
+    banks: dict[str, Any] = yaml.safe_load(_SENTENCES.read_text(encoding="utf-8"))
+    return banks
+
+
+def estimated_length(side: str, text: str) -> int:
+    """Samples that a text takes at an ordinary pace, for scripts made without a voice; the side makes no difference."""
+    return int(AUDIO_RATE * (0.35 + 0.062 * len(text))) if side else 0
+
+
+def script(
+    seed: int, seconds: float, bank: Bank = "train", length: Callable[[str, str], int] = estimated_length
+) -> list[Line]:
+    """Write a conversation with pauses, overlaps, interruptions and backchannels.
+
+    Args:
+        seed: the same seed gives the same conversation.
+        seconds: how long it may last; every line ends at least 0.3 s before.
+        bank: where sentences come from.
+        length: samples that a side ("a" or "b") takes to say a text.
+
+    Returns:
+        Lines in order of their start.
+    """
+    return _Writer(np.random.default_rng([seed, 7]), round(seconds * AUDIO_RATE), bank, length).write()
+
+
+class _Writer:
+    """State of a conversation being written: the time, and the sentences not used yet."""
+
+    def __init__(
+        self, chance: np.random.Generator, total_samples: int, bank: Bank, length: Callable[[str, str], int]
+    ) -> None:
+        self.chance = chance
+        self.end = total_samples - round(_TAIL_S * AUDIO_RATE)
+        self.length = length
+        self.unused = {feeling: list(chance.permutation(texts)) for feeling, texts in sentences(bank).items()}
+        self.again = sentences(bank)
+        self.lines: list[Line] = []
+
+    def write(self) -> list[Line]:
+        side: Literal["a", "b"] = "a" if self.chance.random() < 0.5 else "b"
+        time = self.seconds(0.4, 1.2)
+        after_question = False
+        while True:
+            feeling = str(self.chance.choice(list(_FEELINGS), p=list(_FEELINGS.values())))
+            last = self.turn(side, time, feeling, after_question)
+            if last is None:
+                break
+            time = self.hand_over(last)
+            after_question = last.text.endswith("?")
+            side = "b" if side == "a" else "a"
+        return sorted((line for line in self.lines if line.end_sample <= self.end), key=lambda line: line.start_sample)
+
+    def turn(self, side: Literal["a", "b"], time: int, feeling: str, after_question: bool) -> Line | None:
+        """One to three sentences of one person; None when the next would not fit."""
+        last = None
+        for index in range(int(self.chance.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))):
+            mood = "answer" if after_question and index == 0 else feeling
+            line = self.line(side, self.draw(mood), time, mood)
+            if line.end_sample > self.end:
+                return None
+            if last is not None and self.chance.random() < 0.35:
+                self.answer(side, last)
+            self.lines.append(line)
+            last = line
+            time = line.end_sample + self.seconds(0.3, 0.75)
+        return last
+
+    def line(self, side: Literal["a", "b"], text: str, time: int, mood: str) -> Line:
+        gain = _LOUDNESS.get(mood, 1.0) * float(self.chance.uniform(0.8, 1.2))
+        emotion = "neutral" if mood in ("question", "answer") else mood
+        samples = self.length(side, text)
+        return Line(
+            side=side, text=text, start_sample=time, length_samples=samples, emotion=emotion, gain=gain, kind="sentence"
+        )
+
+    def answer(self, side: Literal["a", "b"], heard: Line) -> None:
+        """A backchannel of the listener soon after the end of a sentence."""
+        listener: Literal["a", "b"] = "b" if side == "a" else "a"
+        text = str(self.chance.choice(backchannels()))
+        self.lines.append(
+            Line(
+                side=listener,
+                text=text,
+                start_sample=heard.end_sample + self.seconds(0.3, 0.5),
+                length_samples=self.length(listener, text),
+                emotion="neutral",
+                gain=0.8,
+                kind="backchannel",
+            )
+        )
+
+    def hand_over(self, last: Line) -> int:
+        """When the other person begins: mostly after a gap, at times before the end."""
+        kind = self.chance.choice(["gap", "long", "overlap", "interruption"], p=[0.68, 0.1, 0.12, 0.1])
+        if kind == "gap":
+            return last.end_sample + self.seconds(0.25, 1.0)
+        if kind == "long":
+            return last.end_sample + self.seconds(1.2, 2.2)
+        if kind == "overlap" or last.length_samples < 2 * AUDIO_RATE:
+            return last.end_sample - self.seconds(0.1, 0.3)
+        begin = last.end_sample - self.seconds(0.6, 1.0)
+        cut = begin + round(_CUT_AFTER_S * AUDIO_RATE) - last.start_sample
+        self.lines[self.lines.index(last)] = Line(
+            side=last.side,
+            text=last.text,
+            start_sample=last.start_sample,
+            length_samples=cut,
+            emotion=last.emotion,
+            gain=last.gain,
+            kind="sentence",
+        )
+        return begin
+
+    def draw(self, feeling: str) -> str:
+        if not self.unused[feeling]:
+            self.unused[feeling] = list(self.chance.permutation(self.again[feeling]))
+        return str(self.unused[feeling].pop())
+
+    def seconds(self, low: float, high: float) -> int:
+        """A random number of samples."""
+        return round(float(self.chance.uniform(low, high)) * AUDIO_RATE)
