@@ -1,0 +1,274 @@
+"""Heads the performer can wear, brought to one canonical form: the packaged facecap head or ICT-FaceKit Light.
+
+Canonical frame: x to the picture's right, y up, z towards the camera; one unit is the head's height, the chin is at
+y = -0.5 and the crown at +0.5.
+"""
+
+import importlib.util
+import json
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.ingest.performer.tracks import ARKIT_INDEX, ARKIT_NAMES
+
+HEAD_CREDIT: Final = 'Head model "facecap" by Bannaflak (from three.js), fine to use as long as credited.'
+"""Licence line that every recording made with the packaged head carries."""
+ICT_CREDIT: Final = "Head model ICT-FaceKit Light, USC Institute for Creative Technologies, MIT licence."
+"""Licence line of recordings made with an ICT-FaceKit file."""
+
+SKIN_PART: Final = 0
+TEETH_PART: Final = 1
+MOUTH_PART: Final = 2
+TONGUE_PART: Final = 3
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadRig:
+    """A head at rest with its 52 ARKit shapes."""
+
+    vertices: FloatArray
+    """[N, 3] rest positions in the canonical frame."""
+    triangles: IntArray
+    """[M, 3] counter-clockwise seen from outside."""
+    deltas: FloatArray
+    """[52, N, 3] offsets of each ARKit shape."""
+    part: NDArray[np.uint8]
+    """[N] what a vertex belongs to: skin, teeth, mouth bag or tongue."""
+    rim: FloatArray
+    """[N] 1 on the edge of the eyelids, falling to 0 two rings away."""
+    eyes: FloatArray
+    """[2, 3] centres of the eyeballs, picture's left first."""
+    eye_radius: float
+    """Radius of the eyeballs."""
+    neck_loop: IntArray
+    """[K] vertices around the lower edge of the head, in order: where the neck begins."""
+    identity_modes: FloatArray
+    """[J, N, 3] shape modes the head brings along; J is 0 for the packaged head."""
+    identity_eyes: FloatArray
+    """[J, 2, 3] how those modes move the eyeballs."""
+    credit: str
+    """Whom to thank, for the recording's licence."""
+
+
+def load_rig(head: str = "") -> HeadRig:
+    """The rig behind a head's name.
+
+    Args:
+        head: empty for the packaged head, else the path of an `ict_light.npz`.
+
+    Raises:
+        ValueError: the package or file is missing.
+    """
+    if not head:
+        return _facecap()
+    from components.ingest.performer.rig_ict import load_ict
+
+    return load_ict(head)
+
+
+@lru_cache(maxsize=1)
+def _facecap() -> HeadRig:
+    spec = importlib.util.find_spec("openfacefx")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError("the performer's head is missing: pip install openfacefx==0.24.0 --no-deps")
+    path = Path(next(iter(spec.submodule_search_locations))) / "studio_web" / "assets" / "facecap.glb"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: reinstall openfacefx==0.24.0")
+    glb = _Glb(path.read_bytes())
+    head, head_triangles, deltas = glb.mesh(2)
+    teeth, teeth_triangles, _ = glb.mesh(3)
+    eye, _, _ = glb.mesh(0)
+    head, head_triangles, deltas = _weld(head, head_triangles, deltas)
+    part = _facecap_parts(head, head_triangles)
+    tongue, tongue_triangles = _tongue()
+    lower = np.flatnonzero(part == TEETH_PART)
+    tongue_deltas = _follow_nearby(tongue, head[lower], deltas[:, lower])
+    reach = np.clip((tongue[:, 2] - 1.5) / 3.5, 0, 1)
+    tongue_deltas[ARKIT_INDEX["tongueOut"]] += reach[:, None] * np.array([0, 0.25, 2.2])
+    count, teeth_count = len(head), len(teeth)
+    vertices = np.concatenate([head, teeth, tongue])
+    still = np.zeros((len(ARKIT_NAMES), teeth_count, 3))
+    scale, centre = 23.375, np.array([0.0, 2.163, -3.4])
+    eye_centre = np.array([3.2895, 2.6122508, 2.38155508])
+    rim, loop = _edges(head_triangles, head, part)
+    padding = np.zeros(teeth_count + len(tongue))
+    return HeadRig(
+        vertices=((vertices - centre) / scale).astype(np.float32),
+        triangles=np.concatenate([head_triangles, teeth_triangles + count, tongue_triangles + count + teeth_count])
+        .astype(np.int32),
+        deltas=(np.concatenate([deltas, still, tongue_deltas], 1) / scale).astype(np.float32),
+        part=np.concatenate([part, np.full(teeth_count, TEETH_PART), np.full(len(tongue), TONGUE_PART)])
+        .astype(np.uint8),
+        rim=np.concatenate([rim, padding]).astype(np.float32),
+        eyes=((np.stack([eye_centre * [-1, 1, 1], eye_centre]) - centre) / scale).astype(np.float32),
+        eye_radius=float(np.ptp(eye[:, 0]) / 2 / scale),
+        neck_loop=loop,
+        identity_modes=np.zeros((0, len(vertices), 3), np.float32),
+        identity_eyes=np.zeros((0, 2, 3), np.float32),
+        credit=HEAD_CREDIT,
+    )  # fmt: skip
+
+
+class _Glb:
+    """The few parts of glTF that the packaged head uses: meshopt-compressed, quantised meshes with morph targets."""
+
+    _TYPES: Final = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
+    _WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+
+    def __init__(self, data: bytes) -> None:
+        (size,) = struct.unpack_from("<I", data, 12)
+        self._json: dict[str, Any] = json.loads(data[20 : 20 + size])
+        self._binary = data[28 + size :]
+        self._views: dict[int, NDArray[np.uint8]] = {}
+
+    def mesh(self, index: int) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64]]:
+        """Vertices, triangles and morph targets in the file's units, axes turned to the canonical ones."""
+        primitive = self._json["meshes"][index]["primitives"][0]
+        node = next(n for n in self._json["nodes"] if n.get("mesh") == index)
+        scale, shift = np.array(node["scale"]), np.array(node["translation"])
+        vertices = self._accessor(primitive["attributes"]["POSITION"]) * scale + shift
+        targets = [self._accessor(target["POSITION"]) * scale for target in primitive.get("targets", [])]
+        deltas = np.stack(targets) if targets else np.zeros((0, len(vertices), 3))
+        triangles = self._accessor(primitive["indices"]).reshape(-1, 3).astype(np.int32)
+        return _turn(vertices), triangles, _turn(deltas)
+
+    def _view(self, index: int) -> NDArray[np.uint8]:
+        if index not in self._views:
+            import meshoptimizer
+
+            packed = self._json["bufferViews"][index]["extensions"]["EXT_meshopt_compression"]
+            start, count, stride = packed["byteOffset"], packed["count"], packed["byteStride"]
+            raw = np.frombuffer(self._binary[start : start + packed["byteLength"]], np.uint8)
+            if packed["mode"] == "ATTRIBUTES":
+                decoded = meshoptimizer.decode_vertex_buffer(count, stride, raw)
+            else:
+                # The decoder returns 32-bit indices whatever the size in the file.
+                kind = np.uint16 if stride == 2 else np.uint32
+                decoded = meshoptimizer.decode_index_buffer(count, 4, raw).astype(kind)
+            self._views[index] = np.ascontiguousarray(decoded).view(np.uint8).reshape(-1)
+        return self._views[index]
+
+    def _accessor(self, index: int) -> NDArray[np.float64]:
+        accessor = self._json["accessors"][index]
+        kind, width = np.dtype(self._TYPES[accessor["componentType"]]), self._WIDTHS[accessor["type"]]
+        stride = self._json["bufferViews"][accessor["bufferView"]].get("byteStride", kind.itemsize * width)
+        values: NDArray[Any] = np.ndarray(
+            (accessor["count"], width),
+            kind,
+            self._view(accessor["bufferView"]).tobytes(),
+            accessor.get("byteOffset", 0),
+            (stride, kind.itemsize),
+        )
+        return values.astype(np.float64)
+
+
+def _turn(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The file's up is -z and its front is +y."""
+    return np.stack([values[..., 0], -values[..., 2], values[..., 1]], axis=-1)
+
+
+def _weld(
+    vertices: NDArray[np.float64], triangles: IntArray, deltas: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64]]:
+    """Joins vertices that texture seams had split, so that normals are smooth across them."""
+    _, first, inverse = np.unique(np.round(vertices, 5), axis=0, return_index=True, return_inverse=True)
+    return vertices[first], inverse.reshape(-1)[triangles].astype(np.int32), deltas[:, first]
+
+
+def components_of(triangles: IntArray, count: int) -> IntArray:
+    """[count] label of the connected piece each vertex belongs to."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rows, columns = triangles[:, [0, 1, 2]].ravel(), triangles[:, [1, 2, 0]].ravel()
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    labels: IntArray = connected_components(graph, directed=False)[1].astype(np.int32)
+    return labels
+
+
+def boundary_loops(triangles: IntArray) -> list[IntArray]:
+    """Closed chains of vertices along edges that only one triangle has, longest first."""
+    edges = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    known = {(int(a), int(b)) for a, b in edges}
+    following = {a: b for a, b in known if (b, a) not in known}
+    loops: list[IntArray] = []
+    while following:
+        start, current = following.popitem()
+        loop = [start]
+        while current != start:
+            loop.append(current)
+            if current not in following:
+                break
+            current = following.pop(current)
+        loops.append(np.array(loop, np.int32))
+    return sorted(loops, key=len, reverse=True)
+
+
+def _facecap_parts(vertices: NDArray[np.float64], triangles: IntArray) -> NDArray[np.uint8]:
+    labels = components_of(triangles, len(vertices))
+    sizes = np.bincount(labels)
+    order = np.argsort(sizes)[::-1]
+    part = np.full(len(vertices), TEETH_PART, np.uint8)
+    part[labels == order[0]] = SKIN_PART
+    part[labels == order[1]] = MOUTH_PART
+    return part
+
+
+def _edges(
+    triangles: IntArray, vertices: NDArray[np.float64], part: NDArray[np.uint8]
+) -> tuple[NDArray[np.float64], IntArray]:
+    """How near each vertex is to an eyelid's edge (1 on it), and the loop where the neck begins."""
+    skin = triangles[part[triangles[:, 0]] == SKIN_PART]
+    loops = boundary_loops(skin)
+    neck = loops[0]
+    rim = np.zeros(len(vertices))
+    for loop in loops:
+        middle = vertices[loop].mean(0)
+        if len(loop) < 30 and abs(middle[0]) > 2 and middle[1] > 0:
+            rim[loop] = 1.0
+    for value in (0.5, 0.15):
+        touched = skin[(rim[skin] > value).any(1)].ravel()
+        rim[touched] = np.maximum(rim[touched], value)
+    return rim, neck
+
+
+def _tongue() -> tuple[NDArray[np.float64], IntArray]:
+    """A flattened dome inside the lower teeth, in the packaged head's units."""
+    rows, columns = 6, 12
+    polar, azimuth = np.meshgrid(
+        np.linspace(0.05, 1.75, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij"
+    )
+    x = 1.55 * np.sin(polar) * np.sin(azimuth)
+    z = 2.3 + 2.3 * np.sin(polar) * np.cos(azimuth)
+    y = -5.05 + 0.75 * np.cos(polar)
+    return np.stack([x, y, z], -1).reshape(-1, 3), grid_triangles(rows, columns, closed=True)
+
+
+def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
+    """Triangles of a grid of vertices (row-major); rows go down, columns to the picture's right in front."""
+    row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
+    right = (column + 1) % columns
+    a, b = row * columns + column, row * columns + right
+    c, d = a + columns, b + columns
+    quads = np.stack([a, c, b, b, c, d], -1).reshape(-1, 3)
+    return quads.astype(np.int32)
+
+
+def _follow_nearby(
+    points: NDArray[np.float64], anchors: NDArray[np.float64], deltas: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Offsets of points that ride along with anchors (inverse-distance weights)."""
+    distance = np.linalg.norm(points[:, None] - anchors[None], axis=-1)
+    weights = 1.0 / (distance**2 + 0.3)
+    weights /= weights.sum(1, keepdims=True)
+    moved: NDArray[np.float64] = np.einsum("pa,kac->kpc", weights, deltas)
+    return moved
