@@ -285,7 +285,7 @@ def _gaze(own: Prosody, frames: int, chance: np.random.Generator) -> NDArray[np.
         gaze[at : at + length] = chance.normal(0.0, 0.02, 2)
         at += length
     for phrase in own.phrases:
-        side, lift = float(chance.choice((-1.0, 1.0))), float(chance.uniform(0.02, 0.12))
+        side, lift = float(chance.choice((-1.0, 1.0))), float(chance.uniform(-0.12, -0.02))
         first = phrase.start_sample // SAMPLES_PER_FRAME
         if phrase.end_sample - phrase.start_sample > 1.5 * VIDEO_FPS * SAMPLES_PER_FRAME:
             gaze[first : first + int(chance.uniform(0.4, 0.9) * VIDEO_FPS)] += (0.22 * side, lift)
