@@ -1,0 +1,44 @@
+# syntax=docker/dockerfile:1
+# Image of the live endpoint: the kserve model server with our routes, encoder and offline voices.
+#   docker build -f infra/images/serve.Dockerfile -t REGISTRY/lpm/serve:0.1.0 .
+ARG BASE_IMAGE=python:3.11.13-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+# TORCH_INDEX: a package index with the torch build you want (CPU, another CUDA); empty takes the default one.
+ARG TORCH_INDEX=""
+ARG UV_VERSION=0.13.9
+ENV VIRTUAL_ENV=/opt/lpm UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
+WORKDIR /src
+RUN pip install --no-cache-dir "uv==${UV_VERSION}" && uv venv "${VIRTUAL_ENV}"
+COPY pyproject.toml constraints.txt requirements-nodeps.txt ./
+# torch comes first and alone, so that nothing after it can choose another build.
+RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constraints.txt torch
+# kfp is in every image: the pipeline's components run here as they are, with nothing installed at start.
+RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra serve --extra train --extra data --extra demo kfp \
+    && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
+COPY README.md ./
+COPY lpm_model lpm_model
+COPY serving serving
+COPY components components
+COPY pipelines pipelines
+RUN uv pip install --no-cache --no-deps .
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="lpm-serve" \
+      org.opencontainers.image.description="Serve a live LPM character" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/lpm /opt/lpm
+# HOME and the caches are writable under a read-only root as long as /tmp is.
+ENV PATH=/opt/lpm/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /tmp
+USER 10001:10001
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=5s --start-period=600s --retries=6 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/v2/health/live', timeout=4)"]
+CMD ["python", "-m", "serving.runtime", "--model-dir", "/mnt/models"]

@@ -1,0 +1,39 @@
+# syntax=docker/dockerfile:1
+# Image of the steps train, distill, evaluate and deploy (evaluation renders held-out people and talks to an endpoint).
+#   docker build -f infra/images/train.Dockerfile -t REGISTRY/lpm/train:0.1.0 .
+ARG BASE_IMAGE=python:3.11.13-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+# TORCH_INDEX: a package index with the torch build you want (CPU, another CUDA); empty takes the default one.
+ARG TORCH_INDEX=""
+ARG UV_VERSION=0.13.9
+ENV VIRTUAL_ENV=/opt/lpm UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
+WORKDIR /src
+RUN pip install --no-cache-dir "uv==${UV_VERSION}" && uv venv "${VIRTUAL_ENV}"
+COPY pyproject.toml constraints.txt requirements-nodeps.txt ./
+# torch comes first and alone, so that nothing after it can choose another build.
+RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constraints.txt torch
+# kfp is in every image: the pipeline's components run here as they are, with nothing installed at start.
+RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra train --extra data --extra demo --extra tracking --extra serve kfp \
+    && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
+COPY README.md ./
+COPY lpm_model lpm_model
+COPY serving serving
+COPY components components
+COPY pipelines pipelines
+RUN uv pip install --no-cache --no-deps .
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="lpm-train" \
+      org.opencontainers.image.description="Train, distil, evaluate and register LPM" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/lpm /opt/lpm
+# HOME and the caches are writable under a read-only root as long as /tmp is.
+ENV PATH=/opt/lpm/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /tmp
+USER 10001:10001
