@@ -1,0 +1,76 @@
+"""The served folder: only file kinds that cannot carry code, each checked for being what its name says."""
+
+import json
+import shutil
+from pathlib import Path
+
+from components.common import folder_digest
+from components.fingerprint import RUN_MANIFEST
+from components.runner import link_tree
+
+ALLOWED = (".safetensors", ".json", ".png", ".md")
+"""A model folder holds nothing else."""
+
+
+def model_digest(folder: Path) -> str:
+    """Digest of a model folder (its lineage file left out)."""
+    return folder_digest(folder, exclude=frozenset({RUN_MANIFEST}))
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but weights, JSON, pictures and cards.
+
+    Raises:
+        ValueError: names the first file that is not allowed or not what its name says.
+    """
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} is no model folder: it needs config.json and at least one .safetensors file")
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link: a model folder holds its files itself")
+        if path.is_dir():
+            continue
+        if path.suffix not in ALLOWED:
+            raise ValueError(
+                f"{path} may not be served: only {', '.join(ALLOWED)} are (a pickle can run code); "
+                "save weights as safetensors"
+            )
+        _check_content(path)
+
+
+def write_release(model: Path, release: Path, digest: str) -> None:
+    """Give a model folder a second place as hard links and check that it is the model that was asked for.
+
+    Raises:
+        ValueError: the folder's content is not what the digest says.
+    """
+    link_tree(model, release)
+    found = model_digest(release)
+    if found != digest:
+        shutil.rmtree(release)
+        raise ValueError(f"{model} has digest {found[:12]}, registered was {digest[:12]}: register the model again")
+
+
+def _check_content(path: Path) -> None:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="np") as handle:
+                handle.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file ({error}): save the weights again") from error
+    elif path.suffix == ".json":
+        try:
+            json.loads(path.read_text())
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not JSON ({error})") from error
+    elif path.suffix == ".png":
+        with path.open("rb") as handle:
+            if handle.read(8) != b"\x89PNG\r\n\x1a\n":
+                raise ValueError(f"{path} is not a PNG picture")
+    else:
+        try:
+            path.read_text()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not text ({error})") from error

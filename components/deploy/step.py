@@ -1,0 +1,199 @@
+"""deploy: registers a model with its lineage, gates it against the champion, writes the folder that is served."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common import StepProgress, read_json, staged, write_json
+from components.deploy import mlflow_registry as registry
+from components.deploy.config import DeployConfig
+from components.deploy.gate import Decision, decide
+from components.deploy.manifest import render_inference_service, to_yaml
+from components.deploy.release import check_model_folder, model_digest, write_release
+from components.fingerprint import code_commit
+from components.lineage import read_links
+from components.tracking import client, step_run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeployReport:
+    """What deploy did; also written as deploy.json."""
+
+    name: str
+    """Registered name."""
+    version: str
+    """Registered version of this model."""
+    alias: str
+    """champion or challenger."""
+    digest: str
+    """Digest of this model's folder."""
+    promoted: bool
+    """True when this model is the champion now."""
+    reasons: tuple[str, ...]
+    """Why."""
+    scores: dict[str, float]
+    """This model's scores."""
+    released_version: str
+    """Version that the release folder holds: the champion, if there is one."""
+    released_digest: str
+    """Digest of the released model."""
+    base_version: str
+    """Registered version of the Base LPM; empty when none was given."""
+    storage_uri: str
+    """Where the InferenceService expects the released folder."""
+    reused: bool
+    """True when this very model was registered and judged before."""
+
+
+def deploy(
+    model: Path,
+    report: Path,
+    release: Path,
+    config: DeployConfig,
+    progress: StepProgress,
+    base: Path | None = None,
+) -> DeployReport:
+    """Register a model, decide whether it becomes champion, and write what is served.
+
+    Args:
+        model: model folder of the Online LPM.
+        report: folder with the report.json of evaluate.
+        release: folder to write: the champion's files and inferenceservice.yaml.
+        config: names, gate, manifest, MLflow.
+        progress: shown while files are uploaded.
+        base: model folder of the Base LPM, registered too when given.
+
+    Raises:
+        ValueError: a file that may not be served, a report without scores, or a digest that does not match.
+    """
+    steps = iter(progress.track(("check", "register", "release"), "deploy", total=3))
+    next(steps)
+    check_model_folder(model)
+    scores = read_scores(report)
+    digest = model_digest(model)
+    next(steps)
+    mlflow_client = client(config.tracking.uri)
+    known = registry.find(mlflow_client, config.model_name, digest)
+    judged = known is not None and _same(known.scores, scores)
+    version = known
+    if version is None:
+        with step_run("deploy", config.tracking) as run:
+            version = registry.register(run, config.model_name, model, digest, lineage_tags(model))
+            run.metrics({"scores": scores})
+    base_version = _base_version(mlflow_client, base, config) if base is not None else ""
+    if not judged:
+        registry.set_scores(mlflow_client, version, scores)
+    decision, released = _judge(mlflow_client, version, scores, config)
+    next(steps)
+    storage_uri = f"{config.service.storage_prefix.rstrip('/')}/{config.model_name}/{released.digest}"
+    result = DeployReport(
+        name=version.name,
+        version=version.version,
+        alias=registry.CHAMPION if decision.promoted else registry.CHALLENGER,
+        digest=digest,
+        promoted=decision.promoted,
+        reasons=decision.reasons,
+        scores=scores,
+        released_version=released.version,
+        released_digest=released.digest,
+        base_version=base_version,
+        storage_uri=storage_uri,
+        reused=judged,
+    )
+    _write(model if released.digest == digest else None, released, release, result, config)
+    for _ in steps:
+        continue
+    return result
+
+
+def read_scores(report: Path) -> dict[str, float]:
+    """The finite scores of an evaluation.
+
+    Raises:
+        ValueError: report.json has none.
+    """
+    found = read_json(report / "report.json").get("scores")
+    if not isinstance(found, Mapping) or not found:
+        raise ValueError(f"{report / 'report.json'} has no scores: run evaluate again")
+    return {
+        str(name): float(value)
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def lineage_tags(model: Path) -> dict[str, str]:
+    """Tags that lead from a registered model back to its data, code and parent."""
+    provenance: Mapping[str, Any] = (
+        read_json(model / "provenance.json") if (model / "provenance.json").exists() else {}
+    )
+    tags = {
+        name: str(provenance[name])
+        for name in ("dataset_digest", "code_commit", "config_digest", "parent")
+        if provenance.get(name)
+    }
+    links = read_links(model)
+    if links:
+        tags.setdefault("code_commit", links[-1].commit)
+        tags.setdefault("config_digest", links[-1].config)
+        tags.setdefault("dataset_digest", next((link.output for link in links if link.step == "curate"), ""))
+        tags["sources"] = str(sum(len(link.sources) for link in links))
+    tags.setdefault("code_commit", code_commit())
+    return {name: value for name, value in tags.items() if value}
+
+
+def _same(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
+    return old.keys() == new.keys() and all(old[name] == new[name] for name in new)
+
+
+def _judge(
+    mlflow_client: Any, version: registry.Version, scores: Mapping[str, float], config: DeployConfig
+) -> tuple[Decision, registry.Version]:
+    """The gate's decision with the aliases set, and the version to release.
+
+    That is the champion; where there has never been one, the challenger, so that the line's end can be looked at.
+    """
+    champion = registry.by_alias(mlflow_client, config.model_name, registry.CHAMPION)
+    if champion is not None and champion.version == version.version:
+        return Decision(promoted=True, reasons=("this model is the champion already",)), version
+    decision = decide(scores, champion.scores if champion else None, config.gate)
+    if decision.promoted:
+        registry.set_alias(mlflow_client, version, registry.CHAMPION)
+        return decision, version
+    registry.set_alias(mlflow_client, version, registry.CHALLENGER)
+    return decision, champion or version
+
+
+def _base_version(mlflow_client: Any, base: Path, config: DeployConfig) -> str:
+    check_model_folder(base)
+    digest = model_digest(base)
+    known = registry.find(mlflow_client, config.base_name, digest)
+    if known is None:
+        with step_run("deploy", config.tracking) as run:
+            known = registry.register(run, config.base_name, base, digest, lineage_tags(base))
+    return known.version
+
+
+def _write(
+    model: Path | None, version: registry.Version, release: Path, result: DeployReport, config: DeployConfig
+) -> None:
+    source = model or registry.download(f"models:/{version.name}/{version.version}", config.tracking.uri)
+    check_model_folder(source)
+    manifest = render_inference_service(
+        name=config.service.name,
+        namespace=config.service.namespace,
+        storage_uri=result.storage_uri,
+        image=config.service.image,
+        model_digest=version.digest,
+        lineage={name.replace("_", "-"): value for name, value in lineage_tags(source).items()},
+        gpus=config.service.gpus,
+        service_account=config.service.service_account,
+        min_replicas=config.service.min_replicas,
+        max_replicas=config.service.max_replicas,
+    )
+    with staged(release) as work:
+        write_release(source, work, version.digest)
+        (work / "inferenceservice.yaml").write_text(to_yaml(manifest))
+        write_json(work / "deploy.json", result)

@@ -1,0 +1,47 @@
+"""distill: a Base LPM and its dataset in, the model folder of an Online LPM out."""
+
+from pathlib import Path
+
+from components.common import StepProgress, file_digest
+from components.distill.config import DistillConfig
+from components.provenance import ModelReport, dataset_digest, model_report, write_provenance
+from components.tracking import step_run
+from lpm_model.config import to_mapping
+
+
+def distill(
+    base: Path, dataset: Path, model: Path, config: DistillConfig, progress: StepProgress
+) -> ModelReport:
+    """Distil a causal few-step model and record the run in MLflow.
+
+    Args:
+        base: model folder of the teacher.
+        dataset: folder that curate wrote.
+        model: model folder to write; a killed run goes on from its last checkpoint.
+        config: settings.
+        progress: shows the optimizer steps.
+
+    Raises:
+        ValueError: the folders do not fit each other.
+    """
+    from lpm_model.training.distill import distill_online
+
+    digest = dataset_digest(dataset)
+    parent = file_digest(base / "model.safetensors")
+    settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
+    with step_run("distill", config.tracking) as run:
+        run.params(settings)
+        run.dataset(dataset, digest)
+        metrics = distill_online(base, dataset, model, config, progress)
+        report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
+        run.metrics(report.metrics)
+        run.tags(
+            {
+                "dataset_digest": digest,
+                "parent": parent,
+                "code_commit": report.code_commit,
+                "config_digest": report.config_digest,
+            }
+        )
+    write_provenance(model, report, settings)
+    return report

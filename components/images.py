@@ -1,0 +1,10 @@
+"""Names of the container images that the pipeline's tasks run in (built from infra/images, one tag a release)."""
+
+VERSION = "0.1.0"
+"""Release that the images carry; equal to the package's version."""
+CURATE_IMAGE = f"lpm-python-curate:{VERSION}"
+"""Video libraries: ingest and curate."""
+TRAIN_IMAGE = f"lpm-python-train:{VERSION}"
+"""Torch, Lightning, MLflow: train, distill, evaluate and deploy."""
+SERVE_IMAGE = f"lpm-python-serve:{VERSION}"
+"""What an InferenceService runs."""

@@ -1,0 +1,38 @@
+"""Progress that crosses a process border: a step writes JSON lines, whoever watches the file draws the bars."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Event = dict[str, Any]
+"""One line of progress: {step, description, done, total}, or {step, finished: True, record}."""
+
+_PERIOD_S = 0.2
+
+
+class FileProgress:
+    """Appends one JSON line per change (at most five a second) to a file."""
+
+    def __init__(self, path: Path, step: str) -> None:
+        self._path = path
+        self._step = step
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        count = total if total is not None else len(items) if hasattr(items, "__len__") else None
+        self._write(description, 0, count)
+        last, done = time.monotonic(), 0
+        for done, item in enumerate(items, start=1):
+            yield item
+            if time.monotonic() - last >= _PERIOD_S:
+                last = time.monotonic()
+                self._write(description, done, count)
+        self._write(description, done, count)
+
+    def _write(self, description: str, done: int, total: int | None) -> None:
+        line = json.dumps({"step": self._step, "description": description, "done": done, "total": total})
+        with self._path.open("a") as handle:
+            handle.write(line + "\n")

@@ -1,0 +1,241 @@
+"""Runs one step: reuses an unchanged result, measures, records lineage. CLI, DVC and KFP tasks all come through here.
+
+A result is kept under `<cache>/steps/<verb>/<key>/`; the key digests the inputs, the config and the code that the
+step reaches, so that a change in any of them runs the step again. A step always works inside its cache entry:
+a killed run finds there what it had done so far.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.common import StepProgress, folder_digest, read_json, write_json
+from components.fingerprint import RUN_MANIFEST, code_commit, code_digest, config_digest, input_digest
+from components.lineage import Link, extend, read_sources
+from components.steps import Step, report_mapping
+from lpm_model.config import from_mapping, to_mapping
+
+log = logging.getLogger(__name__)
+
+KEPT_ENTRIES = 4
+"""Cached results kept for each verb; older ones are deleted."""
+_ENTRY = "step.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """What happened when a step ran."""
+
+    step: str
+    """Verb."""
+    seconds: float
+    """Wall time of this call (s)."""
+    peak_rss_mb: float
+    """Peak resident memory of the process and its children during this call (MiB)."""
+    cached: bool
+    """True when an earlier result was reused."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Parameter -> digest."""
+    output: str = ""
+    """Digest of the output folder."""
+    config: str = ""
+    """Digest of the config."""
+    code: str = ""
+    """Digest of the code."""
+    worked_seconds: float = 0.0
+    """Wall time of the call that made the result (s)."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """The step's report."""
+
+
+def run_step(
+    step: Step,
+    inputs: Mapping[str, Path | str],
+    output: Path,
+    config: Any,
+    progress: StepProgress,
+    *,
+    cache: Path | None = None,
+) -> StepRecord:
+    """Run one step, or reuse what an identical call gave before.
+
+    Args:
+        step: the verb's table entry.
+        inputs: parameter -> folder or text.
+        output: folder to write; replaced when it exists.
+        config: the step's config dataclass.
+        progress: how the step says how far it is.
+        cache: folder of kept results; None runs the step straight into `output`.
+
+    Raises:
+        ValueError: an input folder is missing, or the step refuses its inputs.
+    """
+    started = time.monotonic()
+    for name, value in inputs.items():
+        if isinstance(value, Path) and not value.is_dir():
+            raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
+    digests = {name: input_digest(value) for name, value in inputs.items()}
+    settings = config_digest({name: value for name, value in to_mapping(config).items() if name != "tracking"})
+    code = code_digest(step.module)
+    with _PeakMemory() as memory:
+        if cache is None or not step.cacheable or not all(digests.values()):
+            record = _work(step, inputs, output, config, progress, digests, settings, code)
+            return dataclasses.replace(record, seconds=_since(started), peak_rss_mb=memory.peak_mb())
+        key = hashlib.sha256(json.dumps([step.verb, digests, settings, code]).encode()).hexdigest()[:24]
+        entry = cache / "steps" / step.verb / key
+        with _locked(entry):
+            kept = _reuse(entry, step.output)
+            record = kept or _work(step, inputs, entry / step.output, config, progress, digests, settings, code)
+            if kept is None:
+                write_json(entry / _ENTRY, record)
+                _prune(entry.parent)
+            link_tree(entry / step.output, output)
+        os.utime(entry / _ENTRY)
+        return dataclasses.replace(
+            record, cached=kept is not None, seconds=_since(started), peak_rss_mb=memory.peak_mb()
+        )
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Give a folder a second name without a second copy (hard links; copies across file systems)."""
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    elif target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+
+    def link(src: str, dst: str) -> None:
+        try:
+            os.link(src, dst)
+        except OSError:
+            shutil.copy2(src, dst)
+
+    shutil.copytree(source, target, copy_function=link)
+
+
+def _work(
+    step: Step,
+    inputs: Mapping[str, Path | str],
+    output: Path,
+    config: Any,
+    progress: StepProgress,
+    digests: dict[str, str],
+    settings: str,
+    code: str,
+) -> StepRecord:
+    started = time.monotonic()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    report = report_mapping(step.function()(**inputs, **{step.output: output}, config=config, progress=progress))
+    digest = folder_digest(output, exclude=frozenset({RUN_MANIFEST}))
+    link = Link(
+        step=step.verb,
+        inputs=digests,
+        output=digest,
+        config=settings,
+        code=code,
+        commit=code_commit(),
+        sources=read_sources(output) if step.verb == "ingest" else (),
+    )
+    extend({name: value for name, value in inputs.items() if isinstance(value, Path)}, output, link)
+    return StepRecord(
+        step=step.verb,
+        seconds=0.0,
+        peak_rss_mb=0.0,
+        cached=bool(report.get("reused", False)),
+        inputs=digests,
+        output=digest,
+        config=settings,
+        code=code,
+        worked_seconds=_since(started),
+        report=report,
+    )
+
+
+def _reuse(entry: Path, output: str) -> StepRecord | None:
+    """The record of a complete entry whose files are still what the step wrote."""
+    if not (entry / _ENTRY).exists():
+        return None
+    record = from_mapping(StepRecord, read_json(entry / _ENTRY))
+    if folder_digest(entry / output, exclude=frozenset({RUN_MANIFEST})) == record.output:
+        return record
+    log.warning("the kept result of %s was changed on disk (%s): running the step again", record.step, entry)
+    shutil.rmtree(entry)
+    entry.mkdir()
+    return None
+
+
+def _prune(verb_folder: Path) -> None:
+    """Delete the oldest complete entries; an unfinished one may still be resumed."""
+    complete = [entry.parent for entry in verb_folder.glob(f"*/{_ENTRY}")]
+    complete.sort(key=lambda entry: (entry / _ENTRY).stat().st_mtime, reverse=True)
+    for entry in complete[KEPT_ENTRIES:]:
+        shutil.rmtree(entry)
+
+
+@contextmanager
+def _locked(entry: Path) -> Iterator[None]:
+    """One process at a time works on an entry; a second identical run waits and then reuses its result."""
+    entry.mkdir(parents=True, exist_ok=True)
+    with entry.with_name(f".{entry.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        entry.mkdir(parents=True, exist_ok=True)
+        yield
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
+
+
+class _PeakMemory:
+    """Samples the resident memory of this process and its children twice a second."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._peak = 0
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> "_PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def peak_mb(self) -> float:
+        return round(max(self._peak, _own_peak_bytes()) / 2**20, 1)
+
+    def _sample(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while True:
+            total = 0
+            for process in (me, *me.children(recursive=True)):
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self._peak = max(self._peak, total)
+            if self._stop.wait(0.5):
+                return
+
+
+def _own_peak_bytes() -> int:
+    """High-water mark of this process (Linux); between two samples memory may have been higher than either."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return int(lines["VmHWM"].split()[0]) * 1024

@@ -1,0 +1,124 @@
+"""MLflow for every step: one run each, in a SQLite file of the working folder unless the environment names a server."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.kfp_task import numbers_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Where runs and models are recorded."""
+
+    uri: str = ""
+    """MLflow tracking URI; empty = MLFLOW_TRACKING_URI, or `mlflow.db` in the working folder."""
+    experiment: str = "lpm"
+    """MLflow experiment that receives the runs."""
+
+
+def tracking_uri(uri: str = "") -> str:
+    """The tracking URI that holds: the given one, the environment's, or SQLite in the working folder."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def client(uri: str = "") -> Any:
+    """An MlflowClient; its registry is the tracking server's own."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    place = tracking_uri(uri)
+    return MlflowClient(tracking_uri=place, registry_uri=place)
+
+
+class StepRun:
+    """One MLflow run that a step writes to."""
+
+    def __init__(self, mlflow_client: Any, run_id: str, prefix: str) -> None:
+        self.client = mlflow_client
+        self.run_id = run_id
+        self._prefix = prefix
+
+    @property
+    def artifact_uri(self) -> str:
+        """Where the run's files are."""
+        return str(self.client.get_run(self.run_id).info.artifact_uri)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record settings; nested ones get dotted names."""
+        from mlflow.entities import Param
+
+        flat = [Param(f"{self._prefix}.{name}", str(value)[:500]) for name, value in _flat(values)]
+        for start in range(0, len(flat), 100):  # MLflow's limit for one batch
+            self.client.log_batch(self.run_id, params=flat[start : start + 100])
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Record every number of a (nested) mapping."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(f"{self._prefix}.{name}", value, now, 0) for name, value in numbers_of(values).items()]
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record lineage."""
+        for name, value in values.items():
+            self.client.set_tag(self.run_id, name, value)
+
+    def dataset(self, folder: Path, digest: str) -> None:
+        """Record the dataset as the run's input."""
+        import json
+
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name="dataset",
+            digest=digest[:36],  # MLflow's limit
+            source_type="local",
+            source=json.dumps({"uri": str(folder), "digest": digest}),
+        )
+        tag = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(self.run_id, datasets=[DatasetInput(dataset=entity, tags=[tag])])
+
+
+@contextmanager
+def step_run(verb: str, config: TrackingConfig) -> Iterator[StepRun]:
+    """A run for one step: a new one, or the one that MLFLOW_RUN_ID names."""
+    mlflow_client = client(config.uri)
+    given = os.environ.get("MLFLOW_RUN_ID", "")
+    if given:
+        yield StepRun(mlflow_client, given, verb)
+        return
+    run = mlflow_client.create_run(_experiment(mlflow_client, config), run_name=verb, tags={"lpm.step": verb})
+    try:
+        yield StepRun(mlflow_client, run.info.run_id, verb)
+    except BaseException:
+        mlflow_client.set_terminated(run.info.run_id, status="FAILED")
+        raise
+    mlflow_client.set_terminated(run.info.run_id)
+
+
+def _experiment(mlflow_client: Any, config: TrackingConfig) -> str:
+    found = mlflow_client.get_experiment_by_name(config.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    place = tracking_uri(config.uri)
+    location = None
+    if place.startswith("sqlite:///"):  # without a server the files lie beside the database, wherever a step runs
+        location = (Path(place.removeprefix("sqlite:///")).resolve().parent / "mlruns" / config.experiment).as_uri()
+    return str(mlflow_client.create_experiment(config.experiment, artifact_location=location))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

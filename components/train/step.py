@@ -1,0 +1,36 @@
+"""train: a dataset in, the model folder of a Base LPM out."""
+
+from pathlib import Path
+
+from components.common import StepProgress
+from components.provenance import ModelReport, dataset_digest, model_report, write_provenance
+from components.tracking import step_run
+from components.train.config import TrainConfig
+from lpm_model.config import to_mapping
+
+
+def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgress) -> ModelReport:
+    """Train Base LPM and record the run in MLflow.
+
+    Args:
+        dataset: folder that curate wrote.
+        model: model folder to write; a killed training goes on from its last checkpoint.
+        config: settings.
+        progress: shows the optimizer steps.
+
+    Raises:
+        ValueError: the dataset is empty or was encoded with another autoencoder.
+    """
+    from lpm_model.training.base import train_base
+
+    digest = dataset_digest(dataset)
+    settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
+    with step_run("train", config.tracking) as run:
+        run.params(settings)
+        run.dataset(dataset, digest)
+        metrics = train_base(dataset, model, config, progress)
+        report = model_report(dataset=digest, parent="", settings=settings, metrics=metrics, run_id=run.run_id)
+        run.metrics(report.metrics)
+        run.tags({"dataset_digest": digest, "code_commit": report.code_commit, "config_digest": report.config_digest})
+    write_provenance(model, report, settings)
+    return report

@@ -1,0 +1,244 @@
+"""The `lpm` command: the six steps one by one, all of them as a pipeline, and what surrounds them."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from components.steps import STEPS, Step
+
+OUT = Console()
+ERR = Console(stderr=True)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+WORKSPACE = Path("workspace")
+CACHE = Path(".work")
+
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+"""Config overrides, Hydra style."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lpm")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, and debug logs.")
+def cli(debug: bool) -> None:
+    """From raw video of people to a live, full-duplex character.
+
+    The six steps, in order: ingest, curate, train, distill, evaluate, deploy; `lpm run` does them all.
+    Settings are given as key=value, for example: lpm run profile=tiny data.source=DIR train.minutes=4
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; errors of the user's making are one line on stderr and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(args=arguments, prog_name="lpm", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(2) from error
+    except (KeyboardInterrupt, click.Abort) as error:
+        ERR.print("[yellow]interrupted[/]: the same command goes on from what was done")
+        raise SystemExit(130) from error
+    except ImportError as error:
+        if "--debug" in arguments:
+            raise
+        ERR.print(f"[red]error[/]: {escape(str(error))}: `lpm doctor` says what to install", soft_wrap=True)
+        raise SystemExit(2) from error
+    except ValueError as error:
+        if "--debug" in arguments:
+            raise
+        ERR.print(f"[red]error[/]: {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from error
+    raise SystemExit(code or 0)
+
+
+def _step_command(step: Step) -> click.Command:
+    """The command of one verb: its folders as options, its settings as key=value."""
+
+    def run(params: Path | None, cache: Path, use_cache: bool, overrides: tuple[str, ...], **folders: Path) -> None:
+        from components.common import RichProgress
+        from components.runner import run_step
+        from pipelines.config import load_config
+        from pipelines.display import record_line
+
+        config = load_config(overrides, params)
+        inputs: dict[str, Path | str] = {name: folders[name] for name in step.inputs}
+        if step.verb == "ingest":
+            inputs["source"] = config.data.source
+        output = folders[step.output]
+        settings = getattr(config, step.verb)
+        record = run_step(step, inputs, output, settings, RichProgress(), cache=cache if use_cache else None)
+        OUT.print(record_line(record, output), soft_wrap=True)
+
+    decorated: Callable[..., Any] = OVERRIDES(run)
+    for name, folder in ({**step.inputs, step.output: step.folder}).items():
+        kind = "write" if name == step.output else "read"
+        default = WORKSPACE / folder
+        decorated = click.option(
+            f"--{name}", type=FOLDER, default=default, show_default=True, help=f"Folder to {kind}."
+        )(decorated)
+    decorated = click.option("--params", type=FILE, help="Take this YAML file instead of composing the config.")(
+        decorated
+    )
+    decorated = click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Folder of kept results.")(
+        decorated
+    )
+    decorated = click.option("--use-cache/--no-cache", default=True, help="Reuse an unchanged result.")(decorated)
+    return click.command(name=step.verb, help=step.about)(decorated)
+
+
+for _step in STEPS.values():
+    cli.add_command(_step_command(_step))
+
+
+@cli.command()
+@OVERRIDES
+@click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder that receives the run.")
+@click.option("--id", "run_id", default="", help="Name of the run; the time when left out.")
+@click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Folder of kept results.")
+@click.option("--use-cache/--no-cache", default=True, help="Reuse unchanged results.")
+def run(overrides: tuple[str, ...], runs: Path, run_id: str, cache: Path, use_cache: bool) -> None:
+    """Run all six steps as a KFP pipeline on this machine.
+
+    Ends with one table and the paths of report.html and talk.mp4. Unchanged steps are reused from the cache.
+    """
+    from pipelines.config import load_config
+    from pipelines.display import RunDisplay, summary_table
+    from pipelines.local import run_pipeline
+    from pipelines.summary import rejected_sources
+
+    started = time.monotonic()
+    config = load_config(overrides)
+    OUT.print(f"profile {config.profile}, source {escape(config.data.source)}", soft_wrap=True)
+    with RunDisplay(OUT) as display:
+        folder, summary = run_pipeline(
+            config, runs, run_id=run_id, cache=cache if use_cache else None, watch=display
+        )
+    seconds = time.monotonic() - started
+    OUT.print(summary_table(summary, f"run {folder.name}: {seconds:.0f} s"))
+    for file, reason in rejected_sources(folder):
+        OUT.print(f"rejected {escape(file)}: {escape(reason)}", soft_wrap=True)
+    reused = [verb for verb, record in summary["steps"].items() if record["cached"]]
+    if len(reused) == len(STEPS):
+        OUT.print(f"nothing had changed: all six steps came from the cache ({seconds:.0f} s)")
+    elif reused:
+        OUT.print(f"reused from the cache: {', '.join(reused)}")
+    OUT.print(f"report: {summary['paths']['report']}", soft_wrap=True)
+    OUT.print(f"talk:   {summary['paths']['talk'] or 'none was rendered'}", soft_wrap=True)
+
+
+@cli.command()
+@click.option("--model", type=FOLDER, default=Path("runs/latest/release"), show_default=True, help="Model folder.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port of the page and of the WebSocket.")
+def serve(model: Path, host: str, port: int) -> None:
+    """Open the live character as a page in the browser."""
+    if not (model / "config.json").is_file():
+        raise ValueError(f"{model} is no model folder: run `lpm run` first, or give one with --model")
+    from serving.app import serve as serve_app
+
+    serve_app(model, host=host, port=port)
+
+
+@cli.command()
+@click.option("--speak", type=FILE, required=True, help="Sound file of what the character says.")
+@click.option("--listen", type=FILE, required=True, help="Sound file of what the character hears.")
+@click.option("--image", type=FILE, required=True, help="Picture of the character.")
+@click.option("--model", type=FOLDER, default=Path("runs/latest/release"), show_default=True, help="Model folder.")
+@click.option("--out", type=FILE, default=Path("talk.mp4"), show_default=True, help="MP4 to write.")
+@click.option("--text", default="", help="What the character should do, in words.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the model's noise.")
+def talk(speak: Path, listen: Path, image: Path, model: Path, out: Path, text: str, seed: int) -> None:
+    """Render a conversation to an MP4 with sound: two sound files and a picture in."""
+    from components.common import RichProgress
+    from serving.talk import render_conversation
+
+    report = render_conversation(model, image, speak, listen, out, text, seed=seed, progress=RichProgress())
+    OUT.print(f"wrote {escape(str(report.path))}: {report.seconds:.1f} s, {report.frames} frames", soft_wrap=True)
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--tracking-uri", default="", help="MLflow, for models:/ targets.")
+def lineage(target: str, tracking_uri: str) -> None:
+    """Print the chain behind TARGET down to the source videos.
+
+    TARGET is a folder that a step wrote (runs/latest/online) or a registered model (models:/lpm-online@champion).
+    """
+    from components.lineage import chain_of
+    from pipelines.display import lineage_lines
+
+    for line in lineage_lines(chain_of(target, tracking_uri)):
+        OUT.print(line, soft_wrap=True)
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what is installed, reachable and missing, and how to fix it."""
+    from pipelines.display import doctor_table
+    from pipelines.doctor import examine, failing
+
+    checks = list(examine())
+    OUT.print(doctor_table(checks))
+    bad = failing(checks)
+    if bad:
+        raise click.ClickException(f"{len(bad)} thing(s) are missing: {', '.join(check.name for check in bad)}")
+    OUT.print("everything that the demo needs is here")
+
+
+@cli.command()
+@OVERRIDES
+@click.option("--out", type=FILE, default=Path("build/lpm.yaml"), show_default=True, help="YAML file to write.")
+@click.option("--registry", default="", help="Prefix of the images, such as registry.example.com/team.")
+def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
+    """Compile the pipeline for a Kubeflow Pipelines server."""
+    from pipelines.compile import compile_pipeline
+    from pipelines.config import load_config
+
+    OUT.print(f"wrote {compile_pipeline(load_config(overrides), out, registry)}", soft_wrap=True)
+
+
+@cli.command()
+@OVERRIDES
+def config(overrides: tuple[str, ...]) -> None:
+    """Print the composed config as YAML: what profile and overrides set, unset values keep their defaults."""
+    import yaml
+
+    from pipelines.config import compose_values, load_config
+
+    load_config(overrides)
+    click.echo(yaml.safe_dump(compose_values(overrides), sort_keys=False), nl=False)
+
+
+@cli.group()
+def autoencoder() -> None:
+    """The video autoencoder: a model of its own."""
+
+
+@autoencoder.command("train")
+@click.argument("videos", type=FOLDER)
+@click.option("--out", type=FOLDER, default=WORKSPACE / "autoencoder", show_default=True, help="Folder to write.")
+@click.option("--minutes", default=30.0, show_default=True, help="Time to train.")
+def autoencoder_train(videos: Path, out: Path, minutes: float) -> None:
+    """Train the tiny autoencoder from the pixels of a folder of videos."""
+    from components.common import RichProgress
+    from lpm_model.training.autoencoder import train_autoencoder
+
+    train_autoencoder(videos, out, minutes=minutes, progress=RichProgress())
+    OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

@@ -1,0 +1,140 @@
+"""The root config: Hydra composes the YAML under conf/, overrides are laid on top, one strict loader types it all."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.curate.config import CurationConfig
+from components.deploy.config import DeployConfig
+from components.distill.config import DistillConfig
+from components.evaluate.config import EvaluateConfig
+from components.ingest.config import IngestConfig
+from components.train.config import TrainConfig
+from lpm_model.config import from_mapping
+from pipelines.resources import Resources
+
+CONF = Path(__file__).parent / "conf"
+"""The Hydra folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the videos come from."""
+
+    source: str = "performer"
+    """`performer` (rendered conversations), a folder of videos, or s3://BUCKET/PREFIX."""
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ValueError("data.source is empty: give performer, a folder of videos, or s3://BUCKET/PREFIX")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RootConfig:
+    """Everything a run can be told."""
+
+    profile: str = "tiny"
+    """Scale of the run: tiny, small or 17b."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where the videos come from."""
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    """Step ingest."""
+    curate: CurationConfig = field(default_factory=CurationConfig)
+    """Step curate."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Step train."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """Step distill."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """Step evaluate."""
+    deploy: DeployConfig = field(default_factory=DeployConfig)
+    """Step deploy."""
+    resources: Resources = field(default_factory=Resources)
+    """What each task asks of a cluster."""
+
+
+def groups() -> dict[str, list[str]]:
+    """Config groups and their choices: every folder under conf/."""
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(CONF.iterdir())
+        if folder.is_dir()
+    }
+
+
+def compose_values(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose the YAML files and lay overrides on top.
+
+    Args:
+        overrides: `GROUP=CHOICE` (profile=small) or `dotted.key=value` (train.minutes=4); the last one wins.
+
+    Raises:
+        ValueError: an override without `=`, an unknown choice, or a value that is no YAML.
+    """
+    choices, values = [], []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {override!r} has no '=': write key=value, for example train.minutes=4")
+        if key in groups():
+            choices.append(_choice(key, value))
+        else:
+            values.append(override)
+    return _merged(_compose(tuple(choices)), values)
+
+
+def load_config(overrides: Sequence[str] = (), values: Path | None = None) -> RootConfig:
+    """The typed root config.
+
+    Args:
+        overrides: see `compose_values`.
+        values: take this YAML file (such as DVC's params.yaml) instead of composing conf/; overrides still apply.
+
+    Raises:
+        ValueError: an unknown key (the nearest valid one is named) or a value that does not fit.
+    """
+    if values is None:
+        return from_mapping(RootConfig, compose_values(overrides))
+    from omegaconf import OmegaConf
+
+    if not values.is_file():
+        raise ValueError(f"{values} is missing: write it with `lpm config > {values}`")
+    return from_mapping(RootConfig, _merged(OmegaConf.load(values), overrides))
+
+
+def _merged(base: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain values with dotted overrides laid on top; which keys exist is the typed loader's to say."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    OmegaConf.set_struct(base, False)
+    try:
+        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"overrides {' '.join(overrides)} do not fit: {str(error).splitlines()[0]}") from error
+    if not isinstance(plain, dict):
+        raise ValueError("the config is no mapping: write one `key: value` a line")
+    return {str(key): value for key, value in plain.items()}
+
+
+def _choice(group: str, value: str) -> str:
+    known = groups()[group]
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1, cutoff=0.3)
+        hint = f"did you mean {group}={near[0]}?" if near else f"choose one of {', '.join(known)}"
+        raise ValueError(f"no {group} {value!r}: {hint}")
+    return f"{group}={value}"
+
+
+@cache
+def _compose(choices: tuple[str, ...]) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return compose(config_name="config", overrides=list(choices))

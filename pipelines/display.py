@@ -1,0 +1,122 @@
+"""What the user sees: progress of a run, its result as one table, a lineage chain, the doctor's report."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn
+from rich.table import Table
+
+from components.lineage import Link
+from components.progress import Event
+from components.runner import StepRecord
+from components.steps import STEPS
+from pipelines.doctor import Check
+
+_HEARTBEAT_S = 20.0
+_COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
+
+
+class RunDisplay:
+    """Draws a run: one bar for what is being done, one line for each step that ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._last = time.monotonic()
+
+    def __enter__(self) -> "RunDisplay":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of `pipelines.local.run_pipeline`."""
+        step = event["step"]
+        if event.get("finished"):
+            for key in [key for key in self._tasks if key[0] == step]:
+                self._bars.remove_task(self._tasks.pop(key))
+            record = event["record"]
+            state = "unchanged, reused" if record["cached"] else f"peak {record['peak_rss_mb']:.0f} MiB"
+            self._console.print(f"[green]done[/] {step:<9} {record['seconds']:7.1f} s  {state}")
+            return
+        label = f"{step}: {event['description']}"
+        if self._console.is_terminal:
+            self._draw((step, event["description"]), label, event["done"], event["total"])
+        elif time.monotonic() - self._last >= _HEARTBEAT_S:
+            self._last = time.monotonic()
+            self._console.print(f"     {label} {event['done']}/{event['total'] or '?'}")
+
+    def _draw(self, key: tuple[str, str], label: str, done: int, total: int | None) -> None:
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(label, total=total)
+        self._bars.update(self._tasks[key], completed=done, total=total)
+
+
+def summary_table(summary: dict[str, Any], title: str) -> Table:
+    """One table: steps and times, funnel, scores, model version."""
+    table = Table("", "what", "value", "note", title=title, title_justify="left")
+    for i, (verb, record) in enumerate(summary["steps"].items()):
+        note = "reused" if record["cached"] else f"peak {record['peak_rss_mb']:.0f} MiB"
+        table.add_row("" if i else "steps", verb, f"{record['seconds']:.1f} s", note)
+    table.add_section()
+    for i, stage in enumerate(summary["funnel"]):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in stage["reasons"].items())
+        table.add_row("" if i else "funnel", escape(stage["stage"]), f"{stage['in']} -> {stage['out']}", escape(reasons))
+    table.add_section()
+    for i, (name, value) in enumerate(summary["scores"].items()):
+        table.add_row("" if i else "scores", name, "not measured" if value is None else f"{value:.3f}", "")
+    table.add_section()
+    dataset, model = summary["dataset"], summary["model"]
+    note = f"{dataset['clips']} clips, {dataset['seconds']:.0f} s"
+    table.add_row("dataset", dataset["digest"][:12], "", note)
+    table.add_row("model", model["name"], f"version {model['version']}", f"{model['alias']}, {model['digest'][:12]}")
+    return table
+
+
+def record_line(record: StepRecord, output: Path) -> str:
+    """One line about a single step."""
+    state = "unchanged, reused" if record.cached else f"peak {record.peak_rss_mb:.0f} MiB"
+    return f"[green]done[/] {record.step} in {record.seconds:.1f} s ({state}) -> {escape(str(output))}"
+
+
+def doctor_table(checks: Sequence[Check]) -> Table:
+    """What is there, what is not, and the remedy."""
+    table = Table("check", "state", "found", "remedy")
+    for check in checks:
+        state = f"[{_COLOURS[check.state]}]{check.state}[/]"
+        table.add_row(escape(check.name), state, escape(check.found), escape(check.fix))
+    return table
+
+
+def lineage_lines(links: Sequence[Link]) -> list[str]:
+    """The chain, newest step first, down to the digests of the source videos."""
+    order = list(STEPS)
+    lines = []
+    for link in sorted(links, key=lambda known: order.index(known.step), reverse=True):
+        inputs = ", ".join(f"{name} {digest[:12]}" for name, digest in link.inputs.items())
+        lines.append(f"[bold]{link.step}[/] -> {link.output[:12]}  from {inputs}")
+        lines.append(f"    commit {link.commit}, config {link.config[:12]}, code {link.code[:12]}")
+        for source in link.sources:
+            rights = ", ".join(text for text in (source.licence, source.consent_ref) if text)
+            lines.append(f"    source {source.sha256} {escape(source.source_id)}" + (f" ({escape(rights)})" if rights else ""))
+    return lines

@@ -1,0 +1,159 @@
+"""Runs the KFP pipeline on this machine: one subprocess with kfp's local runner, watched from here.
+
+kfp keeps its local runner's settings in a process-wide object and deletes the workspace after a run, so every run
+gets a process of its own. What the tasks print goes to `run.log`; their progress comes through `progress.jsonl`.
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.common import read_json
+from components.progress import Event
+from components.steps import STEPS
+from lpm_model.config import from_mapping, to_mapping
+from pipelines.config import RootConfig
+from pipelines.summary import point_latest, write_summary
+
+
+class RunFailedError(ValueError):
+    """A step of a run failed; the message names it, the reason, and the log."""
+
+
+def new_run_id() -> str:
+    """A name that sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def run_pipeline(
+    config: RootConfig,
+    runs: Path,
+    *,
+    run_id: str = "",
+    cache: Path | None = None,
+    watch: Callable[[Event], None] = lambda event: None,
+) -> tuple[Path, dict[str, Any]]:
+    """Run the six steps and write summary.json.
+
+    Args:
+        config: what to run.
+        runs: folder that receives the run's folder and the link `latest`.
+        run_id: name of the run; empty takes the time.
+        cache: folder of kept results; None runs everything anew.
+        watch: is told about progress.
+
+    Returns:
+        The run's folder and its summary.
+
+    Raises:
+        RunFailedError: a step failed.
+        ValueError: a run of this name exists.
+    """
+    run_dir = (runs / (run_id or new_run_id())).resolve()
+    if run_dir.exists():
+        raise ValueError(f"{run_dir} exists already: choose another --id")
+    (run_dir / "steps").mkdir(parents=True)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+    environment = {
+        **os.environ,
+        "LPM_RUN_DIR": str(run_dir),
+        "LPM_PROGRESS": str(run_dir / "progress.jsonl"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop("LPM_CACHE", None)
+    if cache is not None:
+        environment["LPM_CACHE"] = str(cache.resolve())
+    code = _watched(run_dir, environment, watch)
+    if code != 0:
+        point_latest(run_dir)
+        raise RunFailedError(_failure(run_dir, code))
+    return run_dir, write_summary(run_dir)
+
+
+def to_plain(config: RootConfig) -> dict[str, Any]:
+    """The config as YAML can hold it (lists for tuples)."""
+    plain: dict[str, Any] = json.loads(json.dumps(to_mapping(config)))
+    return plain
+
+
+def _watched(run_dir: Path, environment: dict[str, str], watch: Callable[[Event], None]) -> int:
+    command = [sys.executable, "-m", "pipelines.local", str(run_dir)]
+    with (run_dir / "run.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        events = _events(run_dir)
+        try:
+            while process.poll() is None:
+                for event in next(events):
+                    watch(event)
+                time.sleep(0.2)
+        except BaseException:
+            process.terminate()
+            process.wait(timeout=30)
+            raise
+        for event in next(events):
+            watch(event)
+    return process.returncode
+
+
+def _events(run_dir: Path) -> Iterator[list[Event]]:
+    """What happened since the last look, again and again."""
+    position, finished = 0, set()
+    path = run_dir / "progress.jsonl"
+    while True:
+        batch: list[Event] = []
+        if path.exists():
+            with path.open() as handle:
+                handle.seek(position)
+                for line in iter(handle.readline, ""):
+                    if not line.endswith("\n"):
+                        break
+                    batch.append(json.loads(line))
+                    position += len(line.encode())
+        for verb in STEPS:
+            record = run_dir / "steps" / f"{verb}.json"
+            if verb not in finished and record.exists():
+                finished.add(verb)
+                batch.append({"step": verb, "finished": True, "record": read_json(record)})
+        yield batch
+
+
+def _failure(run_dir: Path, code: int) -> str:
+    for verb in STEPS:
+        path = run_dir / "steps" / f"{verb}.error.json"
+        if path.exists():
+            error = read_json(path)
+            kind = "" if error["kind"] == "ValueError" else f"{error['kind']}: "
+            return f"{verb} failed: {kind}{error['message']} (log: {run_dir / 'run.log'})"
+    done = [verb for verb in STEPS if (run_dir / "steps" / f"{verb}.json").exists()]
+    where = next((verb for verb in STEPS if verb not in done), "the runner")
+    return f"{where} ended with exit code {code} and no message, perhaps out of memory (log: {run_dir / 'run.log'})"
+
+
+def main(run_dir: Path) -> None:
+    """The subprocess: run the pipeline of a prepared run folder under kfp's local runner."""
+    warnings.filterwarnings("ignore", message=".*no effect.*|.*base image.*", category=Warning)
+    from kfp import local
+
+    from pipelines.lpm import arguments, build_pipeline
+
+    config = from_mapping(RootConfig, yaml.safe_load((run_dir / "config.yaml").read_text()))
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(run_dir / "kfp"),
+        workspace_root=str(run_dir / "kfp" / "workspace"),
+        raise_on_error=True,
+    )
+    build_pipeline(config)(**arguments(config))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,67 @@
+"""summary.json of a run: times, funnel, scores, model, dataset, paths."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.common import read_json, write_json
+from components.steps import STEPS
+
+SCORES = ("sync", "listening", "identity", "psnr_db", "drift")
+"""Scores every run reports."""
+
+
+def build_summary(run_dir: Path) -> dict[str, Any]:
+    """Collect what the steps of a run wrote.
+
+    Raises:
+        ValueError: a step's record or report is missing.
+    """
+    records = {verb: read_json(run_dir / "steps" / f"{verb}.json") for verb in STEPS}
+    dataset = read_json(run_dir / "dataset" / "dataset.json")
+    scores = read_json(run_dir / "report" / "report.json")["scores"]
+    deployed = read_json(run_dir / "release" / "deploy.json")
+    talk = run_dir / "report" / "talk.mp4"
+    return {
+        "steps": {
+            verb: {name: record[name] for name in ("seconds", "peak_rss_mb", "cached")}
+            for verb, record in records.items()
+        },
+        "funnel": [
+            {name: stage[name] for name in ("stage", "in", "out", "reasons")}
+            for stage in read_json(run_dir / "dataset" / "curation.json")["funnel"]
+        ],
+        "scores": {name: scores.get(name) for name in SCORES},
+        "model": {name: deployed[name] for name in ("name", "version", "alias", "digest")},
+        "dataset": {name: dataset[name] for name in ("digest", "clips", "seconds")},
+        "paths": {
+            "report": str(run_dir / "report" / "report.html"),
+            "talk": str(talk) if talk.exists() else "",
+        },
+    }
+
+
+def write_summary(run_dir: Path) -> dict[str, Any]:
+    """Write summary.json and point `latest` at the run."""
+    summary = build_summary(run_dir)
+    write_json(run_dir / "summary.json", summary)
+    point_latest(run_dir)
+    return summary
+
+
+def point_latest(run_dir: Path) -> None:
+    """Make `latest` beside a run point at it, in one step."""
+    temporary = run_dir.with_name(".latest.partial")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(run_dir.name, target_is_directory=True)
+    temporary.replace(run_dir.with_name("latest"))
+
+
+def rejected_sources(run_dir: Path) -> list[tuple[str, str]]:
+    """Source files that a run refused, with the reason, in ingest and in curate."""
+    found = []
+    for path in (run_dir / "raw" / "ingest.json", run_dir / "dataset" / "curation.json"):
+        if path.exists():
+            report: Mapping[str, Any] = read_json(path)
+            found.extend((str(item["file"]), str(item["reason"])) for item in report.get("rejected", []))
+    return found
