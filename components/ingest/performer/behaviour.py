@@ -178,9 +178,7 @@ def _nods(
     return nods
 
 
-def _add_nods(
-    rotation: NDArray[np.float32], nods: Sequence[tuple[int, int, float]], frames: int
-) -> NDArray[np.uint8]:
+def _add_nods(rotation: NDArray[np.float32], nods: Sequence[tuple[int, int, float]], frames: int) -> NDArray[np.uint8]:
     """Bend the head's pitch; a nod goes down first and swings back a little over rest."""
     mask = np.zeros(frames, np.uint8)
     phase = (np.arange(_BEAT_FRAMES) + 1) / (_BEAT_FRAMES + 1)
@@ -195,8 +193,8 @@ def _add_nods(
 
 
 def _smile(other: Prosody, gain: float) -> NDArray[np.float32]:
-    warmth = np.clip(other.level / _USUAL_LEVEL, 0.0, 1.6) * 0.42 + 0.05 * np.clip(other.pitch, 0.0, 6.0)
-    return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.7)).astype(np.float32)
+    warmth = np.clip(other.level / _USUAL_LEVEL, 0.0, 1.6) * 0.6 + 0.05 * np.clip(other.pitch, 0.0, 6.0)
+    return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.8)).astype(np.float32)
 
 
 def _raise_brows(
@@ -240,7 +238,9 @@ def _move_head(
 def _wander(frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
     """Slow smooth noise of about unit size."""
     time = np.arange(frames) / VIDEO_FPS
-    waves = [np.sin(2 * np.pi * (rate * chance.uniform(0.8, 1.2) * time + chance.uniform())) for rate in (0.1, 0.23, 0.41)]
+    waves = [
+        np.sin(2 * np.pi * (rate * chance.uniform(0.8, 1.2) * time + chance.uniform())) for rate in (0.1, 0.23, 0.41)
+    ]
     return np.asarray(0.8 * waves[0] + 0.5 * waves[1] + 0.3 * waves[2], np.float32)
 
 

@@ -70,7 +70,7 @@ class Side:
 def render_corpus(
     out: Path, config: PerformerConfig, progress: StepProgress, truth: Path | None = None
 ) -> list[Recording]:
-    """Render conversations: `<id>_a.mp4`, `<id>_b.mp4`, `<id>_two_shot.mp4` and `consent.yaml` under `out`.
+    """Render conversations: `<id>_a.mp4`, `<id>_b.mp4`, `<id>_two_shot.mp4` under `out`, each with its sidecar.
 
     Finished conversations of the same config are kept, so a killed call goes on where it stopped.
 
@@ -89,8 +89,9 @@ def render_corpus(
     waiting = [index for index in range(config.conversations) if not _finished(out, truth, config, index)]
     for _ in progress.track(_run(out, config, truth, waiting), "render conversations", total=len(waiting)):
         continue
-    _write_consent(out, config)
-    return [recording for index in range(config.conversations) for recording in recordings_of(out, config, index)]
+    recordings = [one for index in range(config.conversations) for one in recordings_of(out, config, index)]
+    _write_consent(out, config, recordings)
+    return recordings
 
 
 def conversation_id(config: PerformerConfig, index: int) -> str:
@@ -135,9 +136,7 @@ def conversation(config: PerformerConfig, index: int) -> tuple[dict[str, Side], 
     sides = {side: _place(lines, side, voices[side], frames) for side in _SIDES}
     people = dict(zip(_SIDES, identity_seeds(config, index), strict=True))
     performances = {
-        side: perform(
-            sides[side].pcm, sides[side].phones, sides[other].pcm, sides[side].emotions, people[side], frames
-        )
+        side: perform(sides[side].pcm, sides[side].phones, sides[other].pcm, sides[side].emotions, people[side], frames)
         for side, other in (("a", "b"), ("b", "a"))
     }
     return sides, performances
@@ -169,9 +168,7 @@ def _make(out: Path, config: PerformerConfig, truth: Path | None, index: int) ->
     people = [Identity.from_seed(seed) for seed in identity_seeds(config, index)]
     sides, performances = conversation(config, index)
     renderer = Renderer(config.size_px, head=config.head)
-    videos = [
-        renderer.render(person, performances[side].tracks) for person, side in zip(people, _SIDES, strict=True)
-    ]
+    videos = [renderer.render(person, performances[side].tracks) for person, side in zip(people, _SIDES, strict=True)]
     own = [sides[side].pcm.astype(np.float32) for side in _SIDES]
     sounds = [own[0] + _OTHER_GAIN * own[1], own[1] + _OTHER_GAIN * own[0], own[0] + own[1]]
     pictures = [*videos, np.concatenate(videos, axis=2)]
@@ -235,7 +232,12 @@ def _place(lines: list[Line], side: str, voice: str, frames: int) -> Side:
         emotions[first:last] = [line.emotion] * (last - first)
         texts.append(line.text)
     pcm = np.clip(np.round(sound), -32768, 32767).astype(np.int16)
-    return Side(pcm=pcm, phones=tuple(sorted(phones, key=lambda p: p.start_sample)), text=" ".join(texts), emotions=tuple(emotions))
+    return Side(
+        pcm=pcm,
+        phones=tuple(sorted(phones, key=lambda p: p.start_sample)),
+        text=" ".join(texts),
+        emotions=tuple(emotions),
+    )
 
 
 def _write_truth(path: Path, performance: Performance, own: Side, other: Side, identity_seed: int) -> None:
@@ -287,15 +289,18 @@ def _finished(out: Path, truth: Path | None, config: PerformerConfig, index: int
     return bool(json.loads(mark.read_text())["digest"] == _digest(config, index))
 
 
-def _write_consent(out: Path, config: PerformerConfig) -> None:
+def _write_consent(out: Path, config: PerformerConfig, recordings: list[Recording]) -> None:
+    """`consent.yaml` for the folder, and beside each file what also says who is in it."""
     from components.ingest.performer.rig import load_rig
 
-    text = yaml.safe_dump(
-        {
-            "licence": f"Rendered people, no rights of others. {load_rig(config.head).credit} {VOICE_CREDIT}",
-            "consent_ref": "synthetic",
-        },
-        sort_keys=False,
-        width=1000,
-    )
-    (out / "consent.yaml").write_text(text, encoding="utf-8")
+    consent = {
+        "licence": f"Rendered people, no rights of others. {load_rig(config.head).credit} {VOICE_CREDIT}",
+        "consent_ref": "synthetic",
+    }
+    (out / "consent.yaml").write_text(yaml.safe_dump(consent, sort_keys=False, width=1000), encoding="utf-8")
+    for recording in recordings:
+        known = {**consent, "conversation_id": recording.conversation_id, "camera": recording.camera}
+        if len(recording.identity_seeds) == 1:
+            known["person_hint"] = f"performer-{recording.identity_seeds[0]}"
+        sidecar = recording.file.with_name(f"{recording.file.name}.yaml")
+        sidecar.write_text(yaml.safe_dump(known, sort_keys=False, width=1000), encoding="utf-8")

@@ -36,7 +36,9 @@ def write_mp4(path: Path, video: NDArray[np.uint8], pcm: NDArray[np.int16], crf:
     with av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
         # No B-frames: the first picture is decoded and shown at time zero.
         picture = container.add_stream(
-            "libx264", rate=VIDEO_FPS, options={"crf": str(crf), "preset": "veryfast", "bf": "0", "g": "48", "threads": "1"}
+            "libx264",
+            rate=VIDEO_FPS,
+            options={"crf": str(crf), "preset": "veryfast", "bf": "0", "g": "48", "threads": "1"},
         )
         picture.width, picture.height, picture.pix_fmt = width, height, "yuv420p"
         picture.time_base = Fraction(1, VIDEO_FPS)

@@ -11,6 +11,8 @@ from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 _BLOCK: Final = 240  # 10 ms
 _AUDIBLE: Final = 0.008  # RMS above which a block counts as speech, about -42 dBFS
+_LAGS: Final = slice(15, 86)  # of 6 kHz samples: 400 Hz to 70 Hz
+_WIDEST: Final = 9.0  # semitones
 PAUSE_S: Final = 0.2
 """Silences shorter than this belong to the phrase around them."""
 
@@ -81,20 +83,23 @@ def _phrases(pcm: NDArray[np.int16]) -> tuple[Phrase, ...]:
 
 
 def _pitch(pcm: NDArray[np.int16], frames: int, level: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Autocorrelation pitch on 6 kHz audio, 40 ms windows."""
+    """Autocorrelation pitch on 6 kHz audio, 60 ms windows."""
     slow = np.pad(pcm, (0, -len(pcm) % 4)).reshape(-1, 4).mean(axis=1) / 32768.0
-    half, size = 120, 512
+    half, size = 180, 1024
     padded = np.pad(slow, (half, half + frames * SAMPLES_PER_FRAME // 4))
     starts = np.arange(frames) * (SAMPLES_PER_FRAME // 4)
     windows = padded[starts[:, None] + np.arange(2 * half)] * np.hanning(2 * half)
     spectrum = np.abs(np.fft.rfft(windows, size, axis=1)) ** 2
     correlation = np.fft.irfft(spectrum, axis=1)
-    low, high = 15, 100  # lags of 400 Hz and 60 Hz
-    best = correlation[:, low:high].argmax(axis=1) + low
+    # A repeat of the true period scores nearly as well: a longer lag must beat a shorter one clearly.
+    correlation[:, _LAGS] *= np.linspace(1.0, 0.8, _LAGS.stop - _LAGS.start)
+    best = correlation[:, _LAGS].argmax(axis=1) + _LAGS.start
     strength = correlation[np.arange(frames), best] / np.maximum(correlation[:, 0], 1e-9)
-    voiced = (strength > 0.35) & (level > 2 * _AUDIBLE)
+    voiced = (strength > 0.3) & (level > 2 * _AUDIBLE)
     if not voiced.any():
         return np.zeros(frames, np.float32)
     semitones = 12.0 * np.log2(6000.0 / best)
-    relative = np.clip(semitones - np.median(semitones[voiced]), -8.0, 8.0)
-    return np.where(voiced, relative, 0.0).astype(np.float32)
+    relative = semitones - np.median(semitones[voiced])
+    usable = voiced & (np.abs(relative) < _WIDEST)  # further away is an octave error
+    kept = np.pad(np.where(usable, relative, 0.0), 1)
+    return np.median([kept[:-2], kept[1:-1], kept[2:]], axis=0).astype(np.float32)

@@ -26,8 +26,8 @@ _BOTH: Final[dict[str, tuple[tuple[str, float], ...]]] = {
         ("mouthSmile_L", 0.35), ("mouthSmile_R", 0.35),
         ("mouthDimple_L", 0.25), ("mouthDimple_R", 0.25),
     ),
-    "lower": (("mouthLowerDown_L", 1.0), ("mouthLowerDown_R", 1.0)),
-    "upper": (("mouthUpperUp_L", 1.0), ("mouthUpperUp_R", 1.0)),
+    "lower": (("mouthLowerDown_L", 0.5), ("mouthLowerDown_R", 0.5)),
+    "upper": (("mouthUpperUp_L", 0.8), ("mouthUpperUp_R", 0.8)),
     "roll": (("mouthRollLower", 1.0), ("mouthRollUpper", 0.25)),
     "tongue": (("tongueOut", 1.0),),
     "shrug": (("mouthShrugUpper", 0.6), ("mouthShrugLower", 0.5)),
@@ -42,12 +42,12 @@ _OPEN: Final = {
     "EY": (0.32, 0.00, 0.00, 0.55, 0.30, 0.16, 0, 0, 0), "IH": (0.26, 0.00, 0.00, 0.32, 0.26, 0.12, 0, 0, 0),
     "IY": (0.16, 0.00, 0.00, 0.75, 0.32, 0.20, 0, 0, 0), "OW": (0.36, 0.50, 0.45, 0.00, 0.10, 0.05, 0, 0, 0),
     "OY": (0.38, 0.45, 0.30, 0.05, 0.12, 0.06, 0, 0, 0), "UH": (0.24, 0.38, 0.35, 0.00, 0.12, 0.05, 0, 0, 0),
-    "UW": (0.16, 0.38, 0.75, 0.00, 0.05, 0.02, 0, 0, 0),
+    "UW": (0.10, 0.32, 0.85, 0.00, 0.00, 0.00, 0, 0, 0),
 }  # fmt: skip
 _CONSONANT: Final = {
     "B": (0.02, 0, 0, 0, 0, 0, 0.2, 0, 0), "P": (0.02, 0, 0, 0, 0, 0, 0.2, 0, 0), "M": (0.02, 0, 0, 0, 0, 0, 0.2, 0, 0),
     "F": (0.08, 0, 0, 0.15, 0, 0.30, 0.55, 0, 0), "V": (0.10, 0, 0, 0.10, 0, 0.26, 0.50, 0, 0),
-    "W": (0.10, 0.30, 0.85, 0, 0, 0, 0, 0, 0), "R": (0.16, 0.45, 0.28, 0, 0.12, 0.05, 0, 0, 0),
+    "W": (0.05, 0.25, 0.95, 0, 0, 0, 0, 0, 0), "R": (0.16, 0.45, 0.28, 0, 0.12, 0.05, 0, 0, 0),
     "CH": (0.10, 0.60, 0.30, 0, 0.20, 0.20, 0, 0, 0.1), "JH": (0.10, 0.60, 0.30, 0, 0.20, 0.20, 0, 0, 0.1),
     "SH": (0.10, 0.65, 0.30, 0, 0.20, 0.22, 0, 0, 0.1), "ZH": (0.10, 0.60, 0.30, 0, 0.20, 0.20, 0, 0, 0.1),
     "S": (0.07, 0, 0, 0.45, 0.32, 0.16, 0, 0, 0), "Z": (0.07, 0, 0, 0.45, 0.32, 0.16, 0, 0, 0),
@@ -154,5 +154,10 @@ def _contact(phones: Sequence[Phone], instant: NDArray[np.float64], symbols: fro
 def _close_lips(curves: NDArray[np.float32], shut: NDArray[np.float64]) -> None:
     """Press the lips together where `shut` is 1."""
     pressed = shut.astype(np.float32)
-    for name, weight in (("mouthPress_L", 0.35), ("mouthPress_R", 0.35), ("mouthRollLower", 0.3), ("mouthRollUpper", 0.25)):
+    for name, weight in (
+        ("mouthPress_L", 0.35),
+        ("mouthPress_R", 0.35),
+        ("mouthRollLower", 0.3),
+        ("mouthRollUpper", 0.25),
+    ):
         curves[:, ARKIT_INDEX[name]] += weight * pressed
