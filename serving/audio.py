@@ -1,0 +1,104 @@
+"""Sample buffers of a live session: the speech queue of the character and the jitter buffer of the user's microphone."""
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pcm = NDArray[np.int16]
+
+
+class SampleQueue:
+    """First-in-first-out int16 samples without copying what is already stored."""
+
+    def __init__(self) -> None:
+        self._parts: deque[Pcm] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, pcm: Pcm) -> None:
+        """Add samples [n] at the end."""
+        if pcm.size:
+            self._parts.append(pcm)
+            self._size += pcm.size
+
+    def peek(self, count: int) -> Pcm:
+        """The first `count` samples, or all there are."""
+        taken: list[Pcm] = []
+        missing = min(count, self._size)
+        for part in self._parts:
+            if missing <= 0:
+                break
+            taken.append(part[:missing])
+            missing -= taken[-1].size
+        return np.concatenate(taken) if taken else np.zeros(0, np.int16)
+
+    def drop(self, count: int) -> int:
+        """Forget the first `count` samples, or all there are; returns how many went."""
+        dropped = min(count, self._size)
+        left = dropped
+        while left:
+            part = self._parts.popleft()
+            if part.size > left:
+                self._parts.appendleft(part[left:])
+                left = 0
+            else:
+                left -= part.size
+        self._size -= dropped
+        return dropped
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._parts.clear()
+        self._size = 0
+
+
+class UserBuffer:
+    """Live microphone audio: bounded, the oldest goes first, and a pause is refilled before it plays on.
+
+    `position` counts the samples of the user's stream that the model has passed, heard or dropped, so that the
+    delay from microphone to picture can be measured.
+    """
+
+    WINDOW_CHUNKS = 24
+    """The surplus that was never needed over this many chunks is latency, and is dropped."""
+
+    def __init__(self, *, capacity: int, chunk: int, lookahead: int, surplus: int) -> None:
+        self._queue = SampleQueue()
+        self._capacity = max(capacity, 2 * (chunk + lookahead))
+        self._chunk, self._lookahead, self._surplus = chunk, lookahead, surplus
+        self._flowing = False
+        self._lows: deque[int] = deque(maxlen=self.WINDOW_CHUNKS)
+        self.position = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def append(self, pcm: Pcm) -> int:
+        """Add live samples [n]; returns how many old ones had to go."""
+        self._queue.append(pcm)
+        return self._shed(len(self._queue) - self._capacity)
+
+    def take(self) -> tuple[Pcm, bool]:
+        """The next chunk with its look-ahead, zero-padded [chunk + lookahead], and whether any of it is real."""
+        window = np.zeros(self._chunk + self._lookahead, np.int16)
+        if not self._flowing and len(self._queue) < window.size:
+            return window, False
+        real = self._queue.peek(window.size)
+        window[: real.size] = real
+        self._flowing = real.size == window.size
+        self.position += self._queue.drop(self._chunk)
+        self._lows.append(len(self._queue) - self._lookahead)
+        if len(self._lows) == self._lows.maxlen and min(self._lows) > self._surplus:
+            self._shed(min(self._lows))
+            self._lows.clear()
+        return window, bool(real.size)
+
+    def _shed(self, count: int) -> int:
+        gone = self._queue.drop(max(count, 0))
+        self.position += gone
+        self.dropped += gone
+        return gone

@@ -1,0 +1,242 @@
+"""Engines: what turns two voices into pictures. `FakeEngine` draws, `LpmEngine` runs the Online LPM of a model folder.
+
+An engine is owned by one thread: `open`, `step` and `close` are never called from the event loop.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_FRAME, SAMPLES_PER_LATENT, VIDEO_FPS
+from serving.audio import Pcm
+from serving.characters import CharacterCard, list_characters, load_character, read_reference
+
+if TYPE_CHECKING:
+    from lpm_model.online import OnlineModel, OnlineState
+
+Frames = NDArray[np.uint8]
+
+
+class EngineSession(Protocol):
+    """One character in one conversation."""
+
+    def step(self, speak: Pcm, listen: Pcm, text: str) -> Frames:
+        """One chunk: speak and listen int16 [chunk + lookahead] from the chunk's first sample; uint8 [T, H, W, 3]."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds."""
+        ...
+
+
+class Engine(Protocol):
+    """A model that can hold conversations."""
+
+    fps: int
+    size_px: int
+    sample_rate: int
+    chunk_frames: int
+    chunk_samples: int
+    lookahead_samples: int
+    model_uri: str
+    model_digest: str
+
+    def characters(self) -> list[str]:
+        """Ids of the characters that may be opened."""
+        ...
+
+    def card(self, character_id: str) -> CharacterCard:
+        """Who that is; raises ValueError for an unknown or a refused one."""
+        ...
+
+    def open(self, character_id: str, seed: int) -> EngineSession:
+        """Start a conversation; the same seed and audio give the same pictures."""
+        ...
+
+
+class FakeEngine:
+    """Draws a face from circles whose mouth follows the speech and whose head nods to the user: no weights needed."""
+
+    def __init__(self, size_px: int = 128, *, lookahead_samples: int = 0, chunk_latents: int = 1) -> None:
+        self.fps, self.sample_rate = VIDEO_FPS, AUDIO_RATE
+        self.size_px, self.lookahead_samples = size_px, lookahead_samples
+        self.chunk_frames = chunk_latents * FRAMES_PER_LATENT
+        self.chunk_samples = chunk_latents * SAMPLES_PER_LATENT
+        self.model_uri, self.model_digest = "fake://drawn-face", "0" * 64
+
+    def characters(self) -> list[str]:
+        """The one drawn character."""
+        return ["demo"]
+
+    def card(self, character_id: str) -> CharacterCard:
+        """The drawn character; it shows nobody."""
+        if character_id != "demo":
+            raise ValueError(f"no character {character_id!r}; the fake engine has only demo")
+        return CharacterCard(
+            character_id="demo", name="Demo face", consent_ref="drawn, nobody is shown", reference=Path("reference.png")
+        )
+
+    def open(self, character_id: str, seed: int) -> "FakeSession":
+        """Start a drawing; the seed picks the colours."""
+        self.card(character_id)
+        return FakeSession(self.size_px, self.chunk_frames, seed)
+
+
+class FakeSession:
+    """A drawn face with a running frame counter and smoothed audio levels."""
+
+    def __init__(self, size_px: int, chunk_frames: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._skin = np.array([228, 182, 150], np.float32) + rng.integers(-14, 14, 3)
+        self._wall = np.array([58, 84, 120], np.float32) + rng.integers(-20, 20, 3)
+        axis = (np.arange(size_px, dtype=np.float32) + 0.5) / size_px * 2 - 1
+        self._y, self._x = axis[:, None], axis[None, :]
+        self._size, self._chunk_frames = size_px, chunk_frames
+        self._frame, self._speak, self._listen = 0, 0.0, 0.0
+
+    def step(self, speak: Pcm, listen: Pcm, text: str) -> Frames:
+        """One chunk of drawn frames [T, H, W, 3]."""
+        frames = np.empty((self._chunk_frames, self._size, self._size, 3), np.uint8)
+        for index in range(self._chunk_frames):
+            span = slice(index * SAMPLES_PER_FRAME, (index + 1) * SAMPLES_PER_FRAME)
+            self._speak = 0.35 * self._speak + 0.65 * _loudness(speak[span])
+            self._listen = 0.6 * self._listen + 0.4 * _loudness(listen[span])
+            frames[index] = self._draw(smile=min(1.0, len(text) / 20))
+            self._frame += 1
+        return frames
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _draw(self, smile: float) -> Frames:
+        time = self._frame / VIDEO_FPS
+        x = self._x - 0.03 * np.sin(0.9 * time)
+        y = self._y - 0.02 * np.sin(1.7 * time) - 0.10 * self._listen * (1 + np.sin(9 * time)) / 2
+        sway = 0.5 + 0.5 * np.sin(self._x * 2 + time) * np.cos(self._y * 3 - 0.6 * time)
+        picture = self._wall + 26 * sway[..., None]
+        blink = 0.12 if self._frame % 84 < 4 else 1.0
+        _fill(picture, x**2 / 0.62**2 + (y + 0.16) ** 2 / 0.74**2, [46, 32, 30])
+        _fill(picture, x**2 / 0.62**2 + (y - 1.25) ** 2 / 0.55**2, [36, 104, 112])
+        _fill(picture, x**2 / 0.17**2 + (y - 0.68) ** 2 / 0.25**2, self._skin * 0.86)
+        _fill(picture, x**2 / 0.48**2 + (y - 0.04) ** 2 / 0.62**2, self._skin)
+        for side in (-1, 1):
+            brow = -0.26 - 0.06 * self._listen
+            _fill(picture, (x - side * 0.19) ** 2 / 0.12**2 + (y - brow) ** 2 / 0.022**2, [62, 44, 40])
+            _fill(picture, (x - side * 0.19) ** 2 / 0.09**2 + (y + 0.1) ** 2 / (0.062 * blink) ** 2, [248, 248, 246])
+            gaze = 0.02 * np.sin(0.5 * time)
+            _fill(
+                picture, (x - side * 0.19 - gaze) ** 2 / 0.036**2 + (y + 0.1) ** 2 / (0.045 * blink) ** 2, [58, 74, 96]
+            )
+        _fill(picture, (x - 0.01) ** 2 / 0.05**2 + (y - 0.12) ** 2 / 0.075**2, self._skin * 0.92)
+        curve = y - 0.36 + (0.12 * self._listen + 0.1 * smile) * x**2 * 8
+        _fill(picture, x**2 / 0.20**2 + curve**2 / (0.035 + 0.16 * self._speak) ** 2, [178, 82, 84])
+        _fill(picture, x**2 / 0.16**2 + curve**2 / (0.004 + 0.12 * self._speak) ** 2, [74, 22, 30])
+        return picture.clip(0, 255).astype(np.uint8)
+
+
+def _fill(picture: NDArray[np.float32], field: NDArray[np.float32], colour: object) -> None:
+    """Blend a colour where the implicit shape is inside (field < 1), with a soft edge."""
+    inside = np.clip((1.0 - field) * 8.0, 0.0, 1.0)[..., None]
+    picture += inside * (np.asarray(colour, np.float32) - picture)
+
+
+def _loudness(pcm: Pcm) -> float:
+    if pcm.size == 0:
+        return 0.0
+    return min(1.0, 6.0 * float(np.sqrt(np.mean(np.square(pcm.astype(np.float32) / 32768.0)))))
+
+
+class LpmEngine:
+    """The Online LPM of a model folder."""
+
+    def __init__(self, folder: Path, *, require_consent: bool = True) -> None:
+        from lpm_model.online import load_online
+
+        self._folder, self._require_consent = folder, require_consent
+        self._model = load_online(folder)
+        self.fps, self.sample_rate = VIDEO_FPS, AUDIO_RATE
+        self.size_px = int(self._model.size_px)
+        self.chunk_frames = int(self._model.chunk_frames)
+        self.chunk_samples = int(self._model.chunk_samples)
+        self.lookahead_samples = int(self._model.lookahead_samples)
+        self.model_uri = folder.resolve().as_uri()
+        self.model_digest = _digest(folder)
+        if not self.characters():
+            raise ValueError(
+                f"{folder} has no character that may be shown; add characters/<id>/character.json with consent_ref"
+            )
+
+    def characters(self) -> list[str]:
+        """Characters that may be shown: those whose consent is on record, unless the config waives it."""
+        return [name for name in list_characters(self._folder) if self._allowed(name)]
+
+    def card(self, character_id: str) -> CharacterCard:
+        """The character's card; raises ValueError for an unknown one and for one without consent_ref."""
+        return load_character(self._folder, character_id, require_consent=self._require_consent)
+
+    def open(self, character_id: str, seed: int) -> "LpmSession":
+        """Encode the character image and start a conversation."""
+        image = read_reference(self.card(character_id), self.size_px)
+        return LpmSession(self._model, image, seed)
+
+    def _allowed(self, character_id: str) -> bool:
+        try:
+            self.card(character_id)
+        except ValueError:
+            return False
+        return True
+
+
+class LpmSession:
+    """One conversation of the Online LPM: its whole memory is one state value."""
+
+    def __init__(self, model: "OnlineModel", image: Frames, seed: int) -> None:
+        self._model = model
+        self._state: OnlineState | None = model.init_state(model.character(image, []), batch=1, seed=seed)
+
+    def step(self, speak: Pcm, listen: Pcm, text: str) -> Frames:
+        """One chunk of generated frames [T, H, W, 3]."""
+        import torch
+
+        if self._state is None:
+            raise ValueError("this conversation is closed; open another one")
+        voices = [torch.from_numpy(pcm.astype(np.float32) / 32768.0)[None] for pcm in (speak, listen)]
+        frames, self._state = self._model.step(self._state, *voices, [text] if text else None)
+        return np.asarray(frames[0], dtype=np.uint8)
+
+    def close(self) -> None:
+        """Let the caches go."""
+        self._state = None
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the weights, as far as provenance.json does not name it already."""
+    import hashlib
+
+    provenance = folder / "provenance.json"
+    if provenance.exists():
+        named = json.loads(provenance.read_text(encoding="utf-8")).get("digest")
+        if named:
+            return str(named)
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def make_engine(kind: str, model_dir: Path | None, *, require_consent: bool = True) -> Engine:
+    """The engine by name.
+
+    Raises:
+        ValueError: an unknown name, or `lpm` without a model folder.
+    """
+    if kind == "fake":
+        return FakeEngine()
+    if kind != "lpm":
+        raise ValueError(f"unknown engine {kind!r}; choose lpm or fake")
+    if model_dir is None or not (model_dir / "config.json").is_file():
+        raise ValueError(f"{model_dir} is no model folder (config.json is missing); give the folder that deploy wrote")
+    return LpmEngine(model_dir, require_consent=require_consent)

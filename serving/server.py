@@ -1,0 +1,140 @@
+"""Starts and ends a server: engine, service, application, uvicorn; SIGTERM drains before it stops."""
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from serving.app import create_app
+from serving.audio import Pcm
+from serving.config import ServingConfig
+from serving.engine import Engine, make_engine
+from serving.metrics import Metrics
+from serving.service import CharacterService
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn that tells its viewers first: the first signal drains, the second stops at once."""
+
+    def __init__(self, config: uvicorn.Config, service: CharacterService, on_drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service, self._on_drain = service, on_drain
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Warm the engine before the port answers."""
+        self._loop = asyncio.get_running_loop()
+        await self._service.start()
+        await super().startup(sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say goodbye to every viewer before the sockets close."""
+        await self._service.stop()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: stop being ready, announce, let speech finish. Second: leave at once."""
+        if self._loop is None or self._drain is not None or not self._service.ready:
+            super().handle_exit(sig, frame)
+            return
+        self._on_drain()
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        self._drain = asyncio.get_running_loop().create_task(self._drain_then_exit())
+
+    async def _drain_then_exit(self) -> None:
+        await self._service.drain("server_shutdown")
+        self.should_exit = True
+
+
+def build_service(
+    engine: Engine, config: ServingConfig | None = None, registry: CollectorRegistry | None = None
+) -> CharacterService:
+    """A service with the packaged voices and metrics in `registry` (an own one by default)."""
+    from serving.tts import voices
+
+    metrics = Metrics(registry or CollectorRegistry())
+    return CharacterService(engine, config or ServingConfig(), metrics, voice=_speak, voices=voices())
+
+
+def uvicorn_config(app: FastAPI, host: str, port: int, config: ServingConfig) -> uvicorn.Config:
+    """How uvicorn runs our routes: bounded messages, no compression of video, keep-alive pings."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        workers=1,
+        log_level="warning",
+        lifespan="off",
+        ws_max_size=config.max_message_bytes,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        timeout_graceful_shutdown=3,
+        server_header=False,
+    )
+
+
+def page_url(host: str, port: int, token: str) -> str:
+    """The address to open; the token is in the fragment, which browsers never send or log."""
+    name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{name}:{port}/#token={token}"
+
+
+def serve_app(
+    model_dir: Path | None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    engine: str = "lpm",
+    token: str | None = None,
+    *,
+    config: ServingConfig | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model folder until SIGINT or SIGTERM; blocks.
+
+    Args:
+        model_dir: folder of an Online LPM; not needed with the fake engine.
+        host: address to listen on.
+        port: TCP port to listen on.
+        engine: `lpm` or `fake`.
+        token: what `session.open` must show; a random one by default.
+        config: limits and policy.
+        on_ready: called with the page's address once the engine is warm and the port answers.
+
+    Raises:
+        ValueError: the folder or the engine's name is wrong.
+    """
+    config = config or ServingConfig()
+    token = token or secrets.token_urlsafe(16)
+    service = build_service(make_engine(engine, model_dir, require_consent=config.require_consent), config)
+    server = DrainingServer(uvicorn_config(create_app(service, token), host, port, config), service, lambda: None)
+    asyncio.run(_run(server, page_url(host, port, token), on_ready))
+
+
+async def _run(server: DrainingServer, url: str, on_ready: Callable[[str], None] | None) -> None:
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.02)
+    if server.started:
+        logger.info("serving at %s", url)
+        if on_ready is not None:
+            on_ready(url)
+    await serving
+
+
+def _speak(text: str, voice: str) -> Pcm:
+    from serving.tts import synthesize
+
+    return synthesize(text, voice)
