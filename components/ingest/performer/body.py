@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from components.ingest.performer.identity import Identity
 from components.ingest.performer.mesh import Mesh, linear, make_mesh
 from components.ingest.performer.rig import grid_triangles
-from components.ingest.performer.shape import amount
+from components.ingest.performer.shape import amount, deform
 
 FloatArray = NDArray[np.float64]
 
@@ -18,7 +18,7 @@ _RINGS = np.array([
 ])  # fmt: skip
 
 
-def _torso(angle: FloatArray, height: FloatArray, grow: float = 0.0) -> FloatArray:
+def _torso(angle: FloatArray, height: FloatArray, grow: float | FloatArray = 0.0) -> FloatArray:
     """Points on the trunk; angle 0 is the front, positive to the picture's right."""
     down = -height
     wide, deep, middle = (np.interp(down, -_RINGS[:, 0], _RINGS[:, column]) for column in (1, 2, 3))
@@ -153,7 +153,7 @@ def glasses(identity: Identity, eyes: FloatArray, front: float) -> list[Mesh]:
                         - 0.012 * side * outline_x / half], -1)  # fmt: skip
         paths.append((rim, True))
         hinge = np.array([side * (spread + half), height + 0.03, front - 0.02])
-        ear = np.array([side * 0.375, height + 0.05, -0.05])
+        ear = deform(identity, np.array([side * 0.352, 0.06, -0.06]))
         paths.append((hinge + (ear - hinge) * np.linspace(0, 1, 6)[:, None], False))
     inner = spread - half
     bow = np.linspace(-1, 1, 7)
@@ -165,10 +165,7 @@ def glasses(identity: Identity, eyes: FloatArray, front: float) -> list[Mesh]:
 def _tube(path: FloatArray, radius: float, colour: FloatArray, *, closed: bool) -> Mesh:
     """A thin rod along a path."""
     count = len(path)
-    if closed:
-        along = np.roll(path, -1, 0) - np.roll(path, 1, 0)
-    else:
-        along = np.gradient(path, axis=0)
+    along = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     helper = np.where(np.abs(along[:, 2:3]) > 0.9, np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]))
     first = np.cross(along, helper)

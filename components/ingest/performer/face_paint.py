@@ -83,10 +83,10 @@ def _lips(x: FloatArray, y: FloatArray) -> FloatArray:
 
 def _brows(identity: Identity, x: FloatArray, y: FloatArray) -> FloatArray:
     along = np.clip((np.abs(x) - 0.055) / 0.175, -0.2, 1.2)
-    rise = 0.016 + 0.012 * identity.brow_arch
+    rise = 0.022 + 0.009 * identity.brow_arch
     height = 0.094 + 0.01 * identity.brow_height + rise * np.sin(np.clip(along, 0, 1) * 2.3) - 0.012 * along
     half = 0.0125 * identity.brow_thickness * (1 - 0.55 * np.clip(along, 0, 1) ** 2)
-    return _inside(np.abs(y - height), half, 0.007) * _inside(-along, 0.02, 0.09) * _inside(along, 0.98, 0.08)
+    return _inside(np.abs(y - height), half, 0.007) * _inside(-along, 0.0, 0.05) * _inside(along, 0.98, 0.08)
 
 
 def _roots(identity: Identity, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -101,12 +101,13 @@ def _beard(identity: Identity, x: FloatArray, y: FloatArray, grain: FloatArray) 
     if identity.beard == "none":
         return np.zeros_like(x)
     side = np.abs(x)
-    moustache = _inside(np.abs(y + 0.212 + 0.25 * np.maximum(0, side - 0.06)), 0.017, 0.01) * _inside(side, 0.11, 0.02)
+    moustache = _inside(np.abs(y + 0.207 + 2.2 * side**2), 0.015, 0.012) * _inside(side, 0.105, 0.03)
     jaw = _inside(y, -0.27 + 1.6 * np.maximum(0, side - 0.19), 0.05)
     jaw = jaw * (1 - _hill(x, y, (0.0, -0.28), (0.12, 0.055)))
-    around = _inside(np.abs(side - 0.125), 0.02, 0.012) * _inside(y, -0.21, 0.02) * _inside(-y, 0.4, 0.03)
-    chin = _hill(x, y, (0.0, -0.43), (0.1, 0.075)) * 1.4
-    strength = {"stubble": 0.32, "moustache": 0.85, "goatee": 0.85, "full": 0.88}[identity.beard]
+    ring = np.sqrt((x / 0.125) ** 2 + ((y + 0.295) / 0.095) ** 2)
+    around = 0.55 * _inside(np.abs(ring - 1.0), 0.1, 0.12)
+    chin = _hill(x, y, (0.0, -0.425), (0.1, 0.062)) * 1.5
+    strength = {"stubble": 0.32, "moustache": 0.75, "goatee": 0.66, "full": 0.85}[identity.beard]
     area = {
         "stubble": np.maximum(moustache, jaw),
         "moustache": moustache,

@@ -39,17 +39,19 @@ class _Style:
     """How much the tips turn in."""
     swept: bool = False
     """Pulled back into a bun."""
+    sweep: float = 0.0
+    """How many degrees lower a lock lies on one side of the forehead."""
 
 
 _STYLES: Final[dict[str, _Style]] = {
     "buzz": _Style(thickness=0.012),
     "short": _Style(thickness=0.035),
-    "side_part": _Style(thickness=0.05, part=0.03),
+    "side_part": _Style(thickness=0.05, part=0.03, sweep=10),
     "quiff": _Style(thickness=0.035, quiff=0.07),
     "fringe": _Style(thickness=0.05, fringe=True),
-    "bob": _Style(thickness=0.06, drop=0.3, part=0.025, curl_in=0.16),
+    "bob": _Style(thickness=0.06, drop=0.3, part=0.025, curl_in=0.16, sweep=8),
     "bob_fringe": _Style(thickness=0.06, drop=0.27, fringe=True, curl_in=0.2),
-    "long": _Style(thickness=0.055, drop=0.75, part=0.03, opening=64),
+    "long": _Style(thickness=0.055, drop=0.75, part=0.03, opening=62, sweep=6),
     "long_fringe": _Style(thickness=0.055, drop=0.7, fringe=True, opening=64),
     "bun": _Style(thickness=0.022, swept=True),
     "curly": _Style(thickness=0.09, curls=0.022),
@@ -69,7 +71,8 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
     style = _STYLES[identity.hair_style]
     angle = np.linspace(-np.pi, np.pi, COLUMNS, endpoint=False)
     rng = np.random.default_rng([identity.seed, 2])
-    ends = np.radians(_ends(identity, style, np.degrees(np.abs(angle))))
+    locks = _locks(rng, angle)
+    ends = np.radians(_ends(identity, style, np.degrees(angle)) + 1.6 * locks)
     # Hanging hair leaves the skull at ear level and falls from there.
     leave = np.minimum(ends, np.radians(98 if style.drop else 180))
     rows = np.linspace(0, 1, CAP_ROWS)[:, None]
@@ -77,7 +80,6 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
     azimuth = np.broadcast_to(angle, polar.shape)
     directions = np.stack([np.sin(polar) * np.sin(azimuth), np.cos(polar), np.sin(polar) * np.cos(azimuth)], -1)
     radius = _skull_radius(skull, directions)
-    locks = _locks(rng, angle)
     thickness = _thickness(identity, style, polar, azimuth, rows, locks, rng)
     points = CENTRE + directions * (radius + thickness)[..., None]
     tone = 1 + 0.16 * locks[None] * np.minimum(1, 2 * rows) * np.ones_like(polar)
@@ -88,7 +90,7 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
     shell = make_mesh(
         points,
         grid_triangles(total, COLUMNS, closed=True),
-        linear(identity.hair) * np.clip(tone, 0.6, 1.4)[..., None],
+        _colours(identity, style, tone),
         gloss=0.1,
         occlusion=np.clip(0.85 + 0.15 * np.minimum(1, points[..., 1] * 3), 0.6, 1),
         follow=1 - 0.55 * below,
@@ -96,15 +98,30 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
     return [shell, _bun(identity, skull)] if style.swept else [shell]
 
 
-def _ends(identity: Identity, style: _Style, degrees: FloatArray) -> FloatArray:
-    """Angle from the crown at which hair ends, in degrees, by absolute azimuth."""
+def _colours(identity: Identity, style: _Style, tone: FloatArray) -> FloatArray:
+    """Locks lighter and darker; towards the hairline the skin shines through."""
+    colours = linear(identity.hair) * np.clip(tone, 0.6, 1.4)[..., None]
+    if not style.fringe and not style.drop:
+        skin = linear(identity.skin)
+        for row, share in ((CAP_ROWS - 1, 0.5), (CAP_ROWS - 2, 0.15)):
+            colours[row] += share * (skin - colours[row])
+    return np.asarray(colours)
+
+
+def _ends(identity: Identity, style: _Style, azimuth: FloatArray) -> FloatArray:
+    """Angle from the crown at which hair ends, by azimuth; both in degrees."""
+    degrees = np.abs(azimuth)
     front = 62.0 - 5.0 * identity.hairline
     temple = front + 6 if not style.swept else front + 8
     knots = [(0, front), (30, front + 1), (52, temple), (66, 84), (74, 101), (82, 103), (90, 87), (112, 86), (128, 110),
              (150, 123), (180, 126)]  # fmt: skip
     if style.swept or identity.hair_style in ("buzz", "bald"):
         knots[4], knots[5] = (74, 96), (82, 94)
-    ends = np.interp(degrees, *zip(*knots, strict=True))
+    ends = np.interp(degrees, [knot[0] for knot in knots], [knot[1] for knot in knots])
+    if style.sweep:
+        # Hair combed to one side lies lower over the forehead there.
+        side = -np.sign(identity.parting or 1.0)
+        ends = ends + style.sweep * np.exp(-(((azimuth - 30 * side) / 26) ** 2))
     if style.fringe:
         ends = np.maximum(ends, np.interp(degrees, [0, 40, 58, 66], [84, 86, 92, 0]))
     if style.drop:
@@ -185,7 +202,7 @@ def _hang(
     share = np.linspace(0, 1, DROP_ROWS + 1)[1:, None]
     start = points[-1]
     fall = np.repeat(start[None], DROP_ROWS, 0)
-    length = style.drop * reach * (1 + 0.03 * locks)
+    length = style.drop * reach * (1 + (0.1 if style.curls else 0.04) * locks)
     fall[..., 1] -= length * share
     pull = 1 - style.curl_in * share**2 * reach + 0.05 * np.sin(np.pi * share) * reach
     if style.curls:

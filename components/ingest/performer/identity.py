@@ -7,8 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 SHAPE_NAMES: Final[tuple[str, ...]] = (
-    "face_width", "head_depth", "head_length", "jaw_width", "jaw_angle", "chin_length", "chin_forward", "cheek_fullness",
-    "cheekbones", "nose_length", "nose_width", "nose_bridge", "nose_tip", "eye_size", "eye_spacing", "eye_height",
+    "face_width", "head_depth", "head_length", "jaw_width", "jaw_angle", "chin_length", "chin_forward",
+    "cheek_fullness", "cheekbones", "nose_length", "nose_width", "nose_bridge", "nose_tip", "eye_size", "eye_spacing", "eye_height",
     "eye_tilt", "brow_ridge", "forehead_slope", "forehead_height", "upper_lip", "lower_lip", "mouth_width",
     "mouth_height", "ear_size", "neck_width",
 )  # fmt: skip
@@ -33,7 +33,8 @@ _HAIRS: Final[tuple[Colour, ...]] = (
     (0.58, 0.27, 0.12), (0.62, 0.60, 0.58), (0.86, 0.84, 0.81),
 )  # fmt: skip
 _IRISES: Final[tuple[Colour, ...]] = (
-    (0.25, 0.14, 0.07), (0.38, 0.24, 0.12), (0.42, 0.38, 0.18), (0.30, 0.42, 0.26), (0.30, 0.45, 0.60), (0.45, 0.52, 0.55),
+    (0.25, 0.14, 0.07), (0.36, 0.23, 0.12), (0.38, 0.34, 0.20), (0.33, 0.38, 0.28),
+    (0.32, 0.42, 0.52), (0.42, 0.47, 0.50),
 )  # fmt: skip
 _FABRICS: Final[tuple[Colour, ...]] = (
     (0.16, 0.20, 0.33), (0.52, 0.16, 0.18), (0.20, 0.37, 0.31), (0.85, 0.84, 0.80), (0.15, 0.15, 0.17),
@@ -130,7 +131,7 @@ class Identity:
 
         def vary(colour: Colour, amount: float) -> Colour:
             shade = float(rng.normal(0, amount))
-            shifted = [min(1.0, max(0.0, c * (1 + shade) + float(rng.normal(0, amount / 4)))) for c in colour]
+            shifted = [min(1.0, max(0.0, c * (1 + shade) + float(rng.normal(0, amount / 12)))) for c in colour]
             return (shifted[0], shifted[1], shifted[2])
 
         def between(colours: tuple[Colour, ...], position: float) -> Colour:
@@ -151,9 +152,9 @@ class Identity:
         beard = "none" if feminine or rng.random() < 0.5 else str(rng.choice(BEARDS[1:]))
         rosy = 0.2 + 0.6 * float(rng.random()) if feminine else 0.15 * float(rng.random())
         lips = (
-            min(1.0, skin[0] * (0.86 - 0.04 * rosy) + 0.05 * rosy),
-            skin[1] * (0.62 - 0.18 * rosy),
-            skin[2] * (0.64 - 0.14 * rosy),
+            min(1.0, skin[0] * (0.80 - 0.02 * rosy) + 0.04 * rosy),
+            skin[1] * (0.60 - 0.14 * rosy),
+            skin[2] * (0.62 - 0.12 * rosy),
         )
         dark = 0.55 + 0.35 * float(rng.random())
         return cls(
@@ -215,11 +216,13 @@ class Identity:
         names = {field.name for field in fields(cls)}
         if set(mapping) != names:
             raise ValueError(f"identity fields differ: {sorted(set(mapping) ^ names)}; write them with to_mapping()")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in mapping.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()}
+        return cls(**values)
 
 
 _FEMININE_STYLES: Final = (
-    "bob", "bob", "bob_fringe", "long", "long", "long_fringe", "bun", "bun", "curly_long", "curly", "short", "side_part",
+    "bob", "bob", "bob_fringe", "long", "long", "long_fringe", "bun", "bun", "curly_long", "curly", "short",
+    "side_part",
 )  # fmt: skip
 _MASCULINE_STYLES: Final = (
     "bald", "buzz", "buzz", "short", "short", "side_part", "side_part", "quiff", "quiff", "fringe", "curly", "long",

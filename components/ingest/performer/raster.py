@@ -113,8 +113,10 @@ def shade(positions, normal, albedo, gloss, occlusion, light, two_sided, out):  
         half2 = half * half
         half8 = half2 * half2 * half2 * half2
         shine = gloss[i] * (0.35 * half8 + 0.65 * half8 * half8 * half8)
-        ao = occlusion[i]
+        shadow = occlusion[i]
         for c in range(3):
+            # Light in hollows has been scattered by skin: it keeps more red.
+            ao = shadow * (1.3 - 0.3 * shadow) if c == 0 else shadow
             ambient = light[3, c] + (light[2, c] - light[3, c]) * up
             diffuse = light[1, c] * wrapped * (0.4 + 0.6 * ao) + ambient * ao + light[6, c] * scatter * ao
             out[i, c] = albedo[i, c] * diffuse + (shine * light[1, c] + rim * light[5, c] * (0.3 + gloss[i])) * ao
@@ -137,7 +139,7 @@ def _eye_colour(nx, ny, nz, eye):  # type: ignore[no-untyped-def]
     b = eye[2, 2] + iris * (eye[1, 2] * tone * (1.0 - 0.65 * ring) - eye[2, 2])
     dark = 1.0 - 0.96 * pupil
     glint = (nx * eye[4, 0] + ny * eye[4, 1] + nz * eye[4, 2]) * scale
-    catch = 0.9 * min(1.0, max(0.0, (glint - 0.982) / 0.008))
+    catch = 0.45 * min(1.0, max(0.0, (glint - 0.988) / 0.008))
     return r * dark + catch, g * dark + catch, b * dark + catch
 
 

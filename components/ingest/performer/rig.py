@@ -86,9 +86,12 @@ def _facecap() -> HeadRig:
     glb = _Glb(path.read_bytes())
     head, head_triangles, deltas = glb.mesh(2)
     teeth, teeth_triangles, _ = glb.mesh(3)
+    # A little further back and up than modelled: they would show through the closed lips of some people.
+    teeth += np.array([0.0, 0.1, -0.15])
     eye, _, _ = glb.mesh(0)
     head, head_triangles, deltas = _weld(head, head_triangles, deltas)
     part = _facecap_parts(head, head_triangles)
+    _close_lips(head, head_triangles, part)
     tongue, tongue_triangles = _tongue()
     lower = np.flatnonzero(part == TEETH_PART)
     tongue_deltas = _follow_nearby(tongue, head[lower], deltas[:, lower])
@@ -223,6 +226,19 @@ def _facecap_parts(vertices: NDArray[np.float64], triangles: IntArray) -> NDArra
     return part
 
 
+def _close_lips(vertices: NDArray[np.float64], triangles: IntArray, part: NDArray[np.uint8]) -> None:
+    """Lets the lips overlap a little at rest, so that no teeth glint through the line between them (in place)."""
+    loops = boundary_loops(triangles[part[triangles[:, 0]] == SKIN_PART])
+    mouth = next(loop for loop in loops if abs(vertices[loop, 0].mean()) < 0.5 and vertices[loop, 1].max() < -3)
+    x = vertices[mouth, 0]
+    start, end = sorted((int(x.argmin()), int(x.argmax())))
+    halves = (mouth[start : end + 1], np.concatenate([mouth[end:], mouth[: start + 1]]))
+    lower, upper = sorted(halves, key=lambda half: float(vertices[half, 1].mean()))
+    width = float(np.abs(x).max())
+    for half, shift in ((lower, 0.07), (upper, -0.04)):
+        vertices[half, 1] += shift * np.clip(1.3 * (1 - np.abs(vertices[half, 0]) / width), 0, 1)
+
+
 def _edges(
     triangles: IntArray, vertices: NDArray[np.float64], part: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float64], IntArray]:
@@ -235,7 +251,7 @@ def _edges(
         middle = vertices[loop].mean(0)
         if len(loop) < 30 and abs(middle[0]) > 2 and middle[1] > 0:
             rim[loop] = 1.0
-    for value in (0.5, 0.15):
+    for value in (0.75, 0.2):
         touched = skin[(rim[skin] > value).any(1)].ravel()
         rim[touched] = np.maximum(rim[touched], value)
     return rim, neck

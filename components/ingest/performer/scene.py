@@ -174,7 +174,7 @@ def _occlusion(rig: HeadRig, rest: NDArray[np.float64]) -> NDArray[np.float64]:
     for radius, strength in ((0.035, 0.5), (0.1, 0.7)):
         weight = np.exp(-((distance / radius) ** 2))
         hollow += strength * np.maximum(0, (weight * height).sum(1) / weight.sum(1))
-    result[skin] = np.clip(1.08 - 1.9 * hollow, 0.25, 1.0)
+    result[skin] = np.clip(1.06 - 1.5 * hollow, 0.3, 1.0)
     inside = rig.part != SKIN_PART
     depth = np.clip((rig.vertices[:, 2] - 0.22) / 0.17, 0, 1)
     result[inside] = (0.12 + 0.75 * depth**1.5)[inside]
@@ -229,7 +229,7 @@ def _eyeballs(rig: HeadRig, identity: Identity, centres: NDArray[np.float64]) ->
 def _eye_look(identity: Identity) -> FloatArray:
     key = _direction(identity.light_yaw * 0.6, identity.light_pitch * 0.7)
     return np.array(
-        [[0, 0, 1], linear(identity.iris), (0.80, 0.78, 0.76), (0.46, 0.19, 0.1), _unit(key + [0, 0, 1.0])],
+        [[0, 0, 1], linear(identity.iris), (0.66, 0.64, 0.62), (0.47, 0.19, 0.1), _unit(key + [0, 0, 1.0])],
         np.float32,
     )
 

@@ -11,7 +11,7 @@ FloatArray = NDArray[np.float64]
 
 _AMOUNTS: Final[dict[str, float]] = {
     "face_width": 0.045, "head_depth": 0.04, "head_length": 0.035, "jaw_width": 0.07, "jaw_angle": 0.02,
-    "chin_length": 0.09, "chin_forward": 0.016, "cheek_fullness": 0.014, "cheekbones": 0.012, "nose_length": 0.016,
+    "chin_length": 0.07, "chin_forward": 0.016, "cheek_fullness": 0.014, "cheekbones": 0.012, "nose_length": 0.016,
     "nose_width": 0.13, "nose_bridge": 0.012, "nose_tip": 0.016, "eye_size": 0.07, "eye_spacing": 0.009,
     "eye_height": 0.008, "eye_tilt": 0.05, "brow_ridge": 0.012, "forehead_slope": 0.05, "forehead_height": 0.04,
     "upper_lip": 0.16, "lower_lip": 0.16, "mouth_width": 0.08, "mouth_height": 0.008, "ear_size": 0.13,
@@ -71,7 +71,7 @@ def _features(identity: Identity, points: FloatArray, out: FloatArray) -> None:
     out[..., 0] += mouth * get("mouth_width") * x
     out[..., 1] += mouth * get("mouth_height")
     fuller = np.where(y > -0.279, get("upper_lip"), get("lower_lip"))
-    lip = _bump(points, (0, -0.279, 0.41), 0.05) * (z > 0.33)
+    lip = _bump(points, (0, -0.279, 0.41), 0.05) * _step(z, 0.385, 0.41)
     out[..., 1] += lip * fuller * (y + 0.279)
     out[..., 2] += lip * fuller * 0.05
     out[..., 0] += side * _bump(points, (0.24, -0.16, 0.22), 0.1, mirror=True) * get("cheek_fullness")
