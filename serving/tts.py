@@ -103,7 +103,7 @@ def _parse_voice(voice: str) -> tuple[str, float]:
         semitones = float("nan")
     if base not in _BASES or not abs(semitones) <= _MAX_SEMITONES:
         raise ValueError(
-            f"unknown voice {voice!r}: give one of {', '.join(voices())}, or a shift within +-{_MAX_SEMITONES} semitones"
+            f"unknown voice {voice!r}: give one of {', '.join(voices())}, or another shift within +-{_MAX_SEMITONES}"
         )
     return base, semitones
 

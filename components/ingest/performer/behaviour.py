@@ -165,7 +165,7 @@ def _nods(
     habit = float(habits.uniform(0.37, 0.43))
     frames = len(speaking)
     nods = []
-    for index, phrase in enumerate(other.phrases):
+    for phrase in other.phrases:
         seconds = (phrase.end_sample - phrase.start_sample) / (SAMPLES_PER_FRAME * VIDEO_FPS)
         first = round(phrase.end_sample / SAMPLES_PER_FRAME + (habit + float(habits.uniform(-0.01, 0.01))) * VIDEO_FPS)
         if seconds < NOD_AFTER_SPEECH_S or first >= frames:

@@ -21,7 +21,7 @@ from components.ingest.performer.dialogue import Line, script
 from components.ingest.performer.media import write_mp4
 from components.ingest.performer.phones import Phone
 from components.ingest.performer.voices import VOICES, speak
-from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 if TYPE_CHECKING:
     from components.ingest.performer.identity import Identity

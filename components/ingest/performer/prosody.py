@@ -102,4 +102,4 @@ def _pitch(pcm: NDArray[np.int16], frames: int, level: NDArray[np.float32]) -> N
     relative = semitones - np.median(semitones[voiced])
     usable = voiced & (np.abs(relative) < _WIDEST)  # further away is an octave error
     kept = np.pad(np.where(usable, relative, 0.0), 1)
-    return np.median([kept[:-2], kept[1:-1], kept[2:]], axis=0).astype(np.float32)
+    return np.asarray(np.median([kept[:-2], kept[1:-1], kept[2:]], axis=0), np.float32)

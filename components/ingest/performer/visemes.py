@@ -81,7 +81,7 @@ def loudness(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float32]:
     centre = np.arange(frames) * SAMPLES_PER_FRAME
     first = np.clip(centre - 720, 0, len(pcm))
     last = np.clip(centre + 720, 0, len(pcm))
-    return np.sqrt(np.maximum(squared[last] - squared[first], 0.0) / 1440.0).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(squared[last] - squared[first], 0.0) / 1440.0), np.float32)
 
 
 def mouth_curves(phones: Sequence[Phone], pcm: NDArray[np.int16], frames: int) -> NDArray[np.float32]:
@@ -98,7 +98,7 @@ def mouth_curves(phones: Sequence[Phone], pcm: NDArray[np.int16], frames: int) -
     curves = np.zeros((frames, len(ARKIT_NAMES)), np.float32)
     if not phones or not frames:
         return curves
-    instant = np.arange(frames) * (SAMPLES_PER_FRAME / _RATE)
+    instant = np.arange(frames, dtype=np.float64) * float(SAMPLES_PER_FRAME / _RATE)
     shapes = _blend(phones, instant)
     shapes[:, 0] *= _jaw_gain(pcm, frames)
     shut = _contact(phones, instant, _LIPS_SHUT)
@@ -128,7 +128,7 @@ def _blend(phones: Sequence[Phone], instant: NDArray[np.float64]) -> NDArray[np.
         if phone.symbol in _CONSONANT and phone.symbol not in _STRONG:
             per_channel[index, _ROUNDED_FREE] *= 0.4
     weight = pull.T @ per_channel
-    return (pull.T @ (per_channel * targets)) / (weight + _REST)
+    return np.asarray((pull.T @ (per_channel * targets)) / (weight + _REST), np.float64)
 
 
 def _jaw_gain(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float64]:

@@ -1,0 +1,102 @@
+"""Fetching raw video from S3 or anything that speaks its protocol."""
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from components.common import StepProgress
+from components.ingest.config import IngestConfig
+
+_DEFAULT_ENDPOINT: Final = "https://s3.amazonaws.com"
+_MB: Final = 1 << 20
+_SIDECAR_BYTES: Final = 65_536
+
+
+def download(address: str, folder: Path, config: IngestConfig, progress: StepProgress) -> list[tuple[str, str]]:
+    """Copy videos and sidecars below a prefix into a folder; files already there with the same size and tag stay.
+
+    Server and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and
+    AWS_REGION.
+
+    Args:
+        address: "s3://bucket/prefix".
+        folder: where objects go, under their key without the prefix.
+        config: file types and limits.
+        progress: shown while objects are fetched.
+
+    Returns:
+        Objects that were not fetched, as (key, reason).
+
+    Raises:
+        ValueError: the bucket can't be listed, or holds too many videos.
+    """
+    from minio.error import MinioException
+    from urllib3.exceptions import HTTPError
+
+    bucket, _, prefix = address.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ValueError(f"{address!r} names no bucket: give s3://bucket/prefix")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        client = _client()
+        wanted, refused = _choose(client.list_objects(bucket, prefix=prefix, recursive=True), prefix, config)
+        for entry, path in progress.track(wanted, "download"):
+            _fetch(client, bucket, entry, folder / path)
+    except (MinioException, HTTPError, OSError) as error:
+        raise ValueError(f"cannot read {address} ({error}): check AWS_ENDPOINT_URL, the keys and the bucket") from error
+    return refused
+
+
+def _client() -> Any:
+    from minio import Minio
+    from urllib3 import PoolManager, Retry, Timeout
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or _DEFAULT_ENDPOINT
+    parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+    return Minio(
+        endpoint=parts.netloc,
+        access_key=os.environ.get("AWS_ACCESS_KEY_ID"),
+        secret_key=os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        session_token=os.environ.get("AWS_SESSION_TOKEN"),
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        secure=parts.scheme == "https",
+        http_client=PoolManager(timeout=Timeout(connect=5.0, read=60.0), retries=Retry(total=2, backoff_factor=0.3)),
+    )
+
+
+def _choose(
+    objects: Any, prefix: str, config: IngestConfig
+) -> tuple[list[tuple[Any, PurePosixPath]], list[tuple[str, str]]]:
+    """Objects worth fetching with the path each gets, and those that are refused."""
+    wanted: list[tuple[Any, PurePosixPath]] = []
+    refused: list[tuple[str, str]] = []
+    videos = 0
+    below = prefix if not prefix or prefix.endswith("/") else prefix + "/"
+    for entry in objects:
+        key = str(entry.object_name)
+        if entry.is_dir or not key.startswith(below):
+            continue
+        name = key[len(below) :]
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix not in (*config.extensions, ".yaml"):
+            continue
+        if not name or any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")) or "\\" in name:
+            refused.append((key, "the key is not a plain relative path: rename the object"))
+        elif entry.size > (_SIDECAR_BYTES if suffix == ".yaml" else config.max_file_mb * _MB):
+            refused.append((key, f"{entry.size / _MB:.1f} MB is too large: split it or raise max_file_mb"))
+        else:
+            wanted.append((entry, PurePosixPath(name)))
+            videos += suffix != ".yaml"
+        if videos > config.max_files:
+            raise ValueError(f"more than {config.max_files} videos below {prefix!r}: raise max_files if that is meant")
+    return wanted, refused
+
+
+def _fetch(client: Any, bucket: str, entry: Any, target: Path) -> None:
+    tag = target.with_name(f".{target.name}.etag")
+    if target.is_file() and target.stat().st_size == entry.size and tag.is_file() and tag.read_text() == entry.etag:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    client.fget_object(bucket, entry.object_name, str(target))
+    tag.write_text(entry.etag)

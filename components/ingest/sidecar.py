@@ -1,0 +1,76 @@
+"""Consent and licence of a recording, from the YAML file beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+FOLDER_WIDE: Final = "consent.yaml"
+"""Name of the sidecar that speaks for its folder and the folders below it."""
+_CAMERAS: Final = ("a", "b", "two_shot")
+_KEYS: Final = ("licence", "consent_ref", "conversation_id", "camera", "person_hint")
+_MAX_BYTES: Final = 65_536
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """What is known about a recording besides its pictures."""
+
+    licence: str = ""
+    """Under which terms it may be used; empty = unknown."""
+    consent_ref: str = ""
+    """Where the consent of the people in it is filed; empty = unknown."""
+    conversation_id: str | None = None
+    """Shared by recordings of the same conversation on one clock."""
+    camera: str | None = None
+    """Who is in the picture: a, b or two_shot."""
+    person_hint: str | None = None
+    """Name of the person in the picture, if there is just one."""
+
+
+def sidecar_of(file: Path, root: Path) -> Sidecar | None:
+    """The sidecar of a file: `<file>.yaml`, else the nearest `consent.yaml` up to `root`; None when there is none.
+
+    Raises:
+        ValueError: it can't be read, lacks licence or consent_ref, or has a key or value that is not known.
+    """
+    own = file.with_name(file.name + ".yaml")
+    if own.is_file():
+        return _read(own, root)
+    for folder in file.parents:
+        shared = folder / FOLDER_WIDE
+        if shared.is_file():
+            return _read(shared, root)
+        if folder == root:
+            break
+    return None
+
+
+def _read(path: Path, root: Path) -> Sidecar:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"sidecar {path.name} is a link out of the source folder: put a real file there")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"sidecar {path.name} is larger than {_MAX_BYTES} bytes: keep only {', '.join(_KEYS)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"sidecar {path.name} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"sidecar {path.name} must be a mapping with licence and consent_ref")
+    unknown = sorted(str(key) for key in values if key not in _KEYS)
+    if unknown:
+        raise ValueError(f"sidecar {path.name} has an unknown key {unknown[0]}: valid keys are {', '.join(_KEYS)}")
+    texts = {key: str(value).strip() for key, value in values.items() if value is not None}
+    for key in ("licence", "consent_ref"):
+        if not texts.get(key):
+            raise ValueError(f"sidecar {path.name} lacks {key}: add it")
+    if texts.get("camera", "a") not in _CAMERAS:
+        raise ValueError(f"sidecar {path.name} has camera {texts['camera']!r}: choose one of {', '.join(_CAMERAS)}")
+    return Sidecar(
+        licence=texts["licence"],
+        consent_ref=texts["consent_ref"],
+        conversation_id=texts.get("conversation_id"),
+        camera=texts.get("camera"),
+        person_hint=texts.get("person_hint"),
+    )

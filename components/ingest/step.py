@@ -1,0 +1,308 @@
+"""Ingest: from the performer, a folder or an S3 prefix to raw media with known origin, licence and consent."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from components.common import StepProgress, file_digest, staged, write_json
+from components.ingest.config import DEMUXERS, IngestConfig
+from components.ingest.sidecar import Sidecar, sidecar_of
+
+log = logging.getLogger(__name__)
+
+Origin = Literal["performer", "folder", "s3"]
+_NAME_LETTERS: Final = 60
+_MB: Final = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One raw recording: a line of sources.jsonl."""
+
+    source_id: str
+    """Safe name, unique in the run."""
+    file: str
+    """Path below the raw folder."""
+    sha256: str
+    """Digest of the bytes."""
+    bytes: int
+    """Size."""
+    origin: Origin
+    """Which kind of source it came from."""
+    licence: str
+    """Terms of use; empty = unknown."""
+    consent_ref: str
+    """Where consent is filed; empty = unknown."""
+    conversation_id: str | None
+    """Shared by recordings of one conversation."""
+    camera: str | None
+    """a, b or two_shot."""
+    person_hint: str | None
+    """Name of the person in the picture, if known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """A file that was not let in."""
+
+    file: str
+    """Its path in the source."""
+    reason: str
+    """Why, and what would help."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestReport:
+    """What came in and what did not."""
+
+    source: str
+    """As asked for."""
+    origin: Origin
+    """Kind of source."""
+    sources: int
+    """Recordings let in."""
+    bytes: int
+    """Their size in total."""
+    seconds: float
+    """Their length in total (s)."""
+    licences: dict[str, int]
+    """Recordings under each licence."""
+    rejected: tuple[Rejection, ...]
+    """Files that were refused, by name."""
+
+
+class _Refusal(Exception):
+    """A file is not let in; the message is the reason."""
+
+
+def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress) -> IngestReport:
+    """Collect raw media: `raw/media/*`, `raw/sources.jsonl`, `raw/ingest.json`.
+
+    A file that is empty, broken, too large or without consent is named in the report with the reason and left out.
+
+    Args:
+        source: "performer", a folder, or "s3://bucket/prefix" (server and keys from the AWS_* environment).
+        raw: output folder; replaced when the step ends well.
+        config: what is let in.
+        progress: shown while files are read.
+
+    Raises:
+        ValueError: the source doesn't exist or can't be reached, or nothing in it could be used.
+    """
+    with staged(raw, resume=True) as work:
+        rejected: list[Rejection] = []
+        if source == "performer":
+            origin: Origin = "performer"
+            root = _render(config, progress)
+        elif source.startswith("s3://"):
+            from components.ingest.s3 import download
+
+            origin = "s3"
+            root = work / "download"
+            rejected += [Rejection(file=name, reason=why) for name, why in download(source, root, config, progress)]
+        elif "://" in source:
+            raise ValueError(f"source {source!r} is an address: give performer, a folder or s3://bucket/prefix")
+        else:
+            origin = "folder"
+            root = Path(source).expanduser()
+            if not root.is_dir():
+                raise ValueError(
+                    f"source folder {source} does not exist: give performer, a folder or s3://bucket/prefix"
+                )
+        report = _collect(source, origin, root, work, config, progress, rejected)
+        shutil.rmtree(work / "download", ignore_errors=True)
+    return report
+
+
+def _render(config: IngestConfig, progress: StepProgress) -> Path:
+    """The performer's corpus, rendered now or found in the cache; its truth goes to config.truth."""
+    from components.ingest.performer.compose import render_corpus
+
+    text = json.dumps(asdict(replace(config.performer, workers=1)), sort_keys=True)
+    corpus = Path(config.performer_cache) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    corpus.mkdir(parents=True, exist_ok=True)
+    with _alone(corpus / "lock"):
+        render_corpus(corpus / "media", config.performer, progress, corpus / "truth")
+    if config.truth:
+        Path(config.truth).mkdir(parents=True, exist_ok=True)
+        for file in sorted((corpus / "truth").glob("*.npz")):
+            _link(file, Path(config.truth) / file.name)
+    return corpus / "media"
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time renders into a cache."""
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _collect(
+    source: str,
+    origin: Origin,
+    root: Path,
+    work: Path,
+    config: IngestConfig,
+    progress: StepProgress,
+    rejected: list[Rejection],
+) -> IngestReport:
+    """Let every usable file under `root` in and write the two reports."""
+    media = work / "media"
+    media.mkdir(exist_ok=True)
+    taken: dict[str, Source] = {}
+    seconds = 0.0
+    for file in progress.track(_videos(root, config), "ingest"):
+        name = file.relative_to(root).as_posix()
+        try:
+            entry, length_s = _admit(file, root, media, origin, config)
+            if entry.sha256 in taken:
+                raise _Refusal(f"same content as {taken[entry.sha256].source_id}")
+        except _Refusal as refusal:
+            log.warning("%s is left out: %s", name, refusal)
+            rejected.append(Rejection(file=name, reason=str(refusal)))
+            continue
+        taken[entry.sha256] = entry
+        seconds += length_s
+    sources = sorted(taken.values(), key=lambda one: one.source_id)
+    if not sources:
+        reasons = "; ".join(f"{one.file}: {one.reason}" for one in rejected[:3])
+        raise ValueError(f"nothing in {source} could be used: {reasons or 'no video files found'}")
+    for stray in set(media.iterdir()) - {work / one.file for one in sources}:
+        stray.unlink()
+    lines = "".join(json.dumps(asdict(one), sort_keys=True) + "\n" for one in sources)
+    (work / "sources.jsonl").write_text(lines, encoding="utf-8")
+    licences = [one.licence or "unknown" for one in sources]
+    report = IngestReport(
+        source=source,
+        origin=origin,
+        sources=len(sources),
+        bytes=sum(one.bytes for one in sources),
+        seconds=round(seconds, 3),
+        licences={licence: licences.count(licence) for licence in sorted(set(licences))},
+        rejected=tuple(sorted(rejected, key=lambda one: one.file)),
+    )
+    write_json(work / "ingest.json", report)
+    return report
+
+
+def _videos(root: Path, config: IngestConfig) -> list[Path]:
+    """Video files below a folder in a fixed order; hidden ones are not looked at, linked folders not entered."""
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(folder) / name
+            for name in sorted(names)
+            if not name.startswith(".") and Path(name).suffix.lower() in config.extensions
+        ]
+        if len(found) > config.max_files:
+            raise ValueError(f"{root} holds more than {config.max_files} videos: raise max_files if that is meant")
+    return found
+
+
+def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestConfig) -> tuple[Source, float]:
+    """Check one file and put it into the media folder.
+
+    Returns:
+        Its entry and its length (s).
+
+    Raises:
+        _Refusal: it is not let in.
+    """
+    real = file.resolve()
+    if not real.is_relative_to(root.resolve()):
+        raise _Refusal("a link out of the source folder: put the file itself there")
+    if not real.is_file():
+        raise _Refusal("not a regular file")
+    size = real.stat().st_size
+    if size == 0:
+        raise _Refusal("empty file")
+    if size > config.max_file_mb * _MB:
+        raise _Refusal(f"{size / _MB:.0f} MB is over max_file_mb = {config.max_file_mb}: split it or raise the limit")
+    try:
+        sidecar = sidecar_of(file, root)
+    except ValueError as error:
+        raise _Refusal(str(error)) from error
+    if sidecar is None:
+        if config.require_consent:
+            raise _Refusal(
+                f"no consent: add {file.name}.yaml or consent.yaml with licence and consent_ref, "
+                "or set require_consent=false"
+            )
+        sidecar = Sidecar()
+    seconds = _probe(real)
+    digest = file_digest(real)
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", file.relative_to(root).with_suffix("").as_posix()).strip("_")
+    source_id = f"{stem[:_NAME_LETTERS] or 'video'}-{digest[:8]}"
+    target = media / f"{source_id}{file.suffix.lower()}"
+    _link(real, target)
+    entry = Source(
+        source_id=source_id,
+        file=f"media/{target.name}",
+        sha256=digest,
+        bytes=size,
+        origin=origin,
+        licence=sidecar.licence,
+        consent_ref=sidecar.consent_ref,
+        conversation_id=sidecar.conversation_id,
+        camera=sidecar.camera,
+        person_hint=sidecar.person_hint,
+    )
+    return entry, seconds
+
+
+def _probe(file: Path) -> float:
+    """Length (s) of a video whose first picture can be decoded."""
+    import av
+
+    try:
+        with av.open(
+            str(file), format=DEMUXERS[file.suffix.lower()], options={"protocol_whitelist": "file"}
+        ) as container:
+            if not container.streams.video:
+                raise _Refusal("no video stream")
+            if next(container.decode(video=0), None) is None:
+                raise _Refusal("no picture could be decoded")
+            return float((container.duration or 0) / av.time_base)
+    except (av.FFmpegError, OSError) as error:
+        raise _Refusal(f"not readable as video: {error.strerror or error}") from error
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard link a file, or copy it where the file system can't; an older target is replaced."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+def read_sources(raw: Path) -> list[Source]:
+    """Entries of `raw/sources.jsonl`.
+
+    Raises:
+        ValueError: the file is missing or a line of it is broken.
+    """
+    path = raw / "sources.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run ingest first")
+    try:
+        values: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Source(**value) for value in values]
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is broken ({error}): run ingest again") from error
