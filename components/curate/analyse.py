@@ -1,0 +1,116 @@
+"""First pass over one source: shots, people, speech, loudness and per-frame picture statistics, in bounded memory."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.config import CurationConfig
+from components.curate.decode import audio_track, video_frames
+from components.curate.faces import FaceFinder, Track, Tracker
+from components.curate.manifest import Source
+from components.curate.probe import Probe, SourceRejected, probe
+from components.curate.shots import ShotFinder
+from components.curate.speech import loudness_db, speech_probability
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """What the first pass knows about one source; small enough to keep for every source."""
+
+    source: Source
+    """The line of sources.jsonl."""
+    header: Probe
+    """The file's header."""
+    frames: int
+    """Frames at 24 fps."""
+    shots: list[tuple[int, int]]
+    """First frame and frame after the last, per shot."""
+    tracks: list[Track]
+    """People, in order of appearance."""
+    track: NDArray[np.int16]
+    """Sound, int16 [frames * 1000]."""
+    speech: NDArray[np.float32]
+    """Probability of speech by frame."""
+    loudness: NDArray[np.float32]
+    """dB of full scale by frame."""
+    luminance: NDArray[np.float32]
+    """Mean grey value 0..255 by frame."""
+    change: NDArray[np.float32]
+    """Mean absolute change from the source picture before, 0..255; NaN where a picture is shown again."""
+
+
+def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
+    """Decode a source once and measure it.
+
+    Raises:
+        SourceRejected: it cannot be used; the reason is machine-readable.
+    """
+    path = raw / source.file
+    header = probe(path, config.limits)
+    if config.require_audio and not header.has_audio:
+        raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
+    seen = _Watcher(config)
+    for number, picture, new in video_frames(path, config.limits):
+        seen.push(number, picture, new)
+    seen.finish()
+    if seen.frames < config.limits.min_duration_s * 24:
+        raise SourceRejected(path.name, "too_short", f"{seen.frames} frames at 24 fps")
+    if not seen.tracker.done:
+        raise SourceRejected(path.name, "no_face", f"no face in {seen.frames} frames")
+    track = audio_track(path, seen.frames)
+    if config.require_audio and not np.any(track):
+        raise SourceRejected(path.name, "silent_audio", "the sound track holds only zeros and require_audio is on")
+    return Analysis(
+        source=source,
+        header=dataclasses.replace(header, duration_s=seen.frames / 24),
+        frames=seen.frames,
+        shots=seen.shots.shots(),
+        tracks=seen.tracker.done,
+        track=track,
+        speech=speech_probability(track),
+        loudness=loudness_db(track),
+        luminance=np.array(seen.luminance, np.float32),
+        change=np.array(seen.change, np.float32),
+    )
+
+
+class _Watcher:
+    """Everything that watches the frames stream by."""
+
+    def __init__(self, config: CurationConfig) -> None:
+        self._stride = config.mesh_stride
+        self._faces = FaceFinder(config.max_faces)
+        self.tracker = Tracker(config.mesh_stride)
+        self.shots = ShotFinder(config.shot_threshold)
+        self.luminance: list[float] = []
+        self.change: list[float] = []
+        self.frames = 0
+        self._found: list[tuple[int, list[NDArray[np.float32]]]] = []
+        self._last: NDArray[np.uint8] | None = None
+
+    def push(self, number: int, picture: NDArray[np.uint8], new: bool) -> None:
+        import cv2
+
+        self.frames = number + 1
+        grey = cv2.cvtColor(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        self.luminance.append(float(grey.mean()))
+        fresh = new and self._last is not None
+        self.change.append(float(cv2.absdiff(grey, self._last).mean()) if fresh else float("nan"))
+        self._last = grey
+        self.shots.push(picture)
+        if number % self._stride == 0:
+            if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
+                self._faces.reset()
+            self._found.append((number, self._faces.find(picture)))
+
+    def finish(self) -> None:
+        """Cut the found faces at the shots (known only afterwards) and join them into people."""
+        self._faces.reset()
+        for shot, (start, stop) in enumerate(self.shots.shots()):
+            for number, faces in self._found:
+                if start <= number < stop:
+                    self.tracker.push(number, faces)
+            self.tracker.end_shot(shot, stop)

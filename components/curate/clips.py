@@ -1,0 +1,154 @@
+"""Second pass over one source: cut, crop, score, decide, encode. Gives manifest rows and the members of its shards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate import quality
+from components.curate.analyse import Analysis
+from components.curate.config import CurationConfig
+from components.curate.decode import video_frames
+from components.curate.encode import LatentEncoder
+from components.curate.pairing import Labelled
+from components.curate.plan import Plan, crop_for, plan_clips, rows_of
+from components.curate.references import Choice
+from components.curate.rows import clip_facts, clip_scores, clip_sounds, shard_json
+from lpm_model.config import VIDEO_FPS
+
+_SHARPNESS_EVERY = 6
+
+Pictures = dict[tuple[int, int], tuple[NDArray[np.uint8], float]]
+"""(picture, sharpness) by (track, frame)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """All that the second pass over a source reads."""
+
+    raw: Path
+    """Corpus folder."""
+    own: Analysis
+    """First pass of the source."""
+    labelled: Labelled
+    """States of its people."""
+    partner: Analysis | None
+    """First pass of the partner's camera, where it could be aligned."""
+    config: CurationConfig
+    """Settings."""
+    encoder: LatentEncoder
+    """Pixels to latents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceClips:
+    """What one source contributes."""
+
+    rows: list[dict[str, Any]]
+    """Manifest rows, kept and dropped."""
+    members: dict[str, dict[str, Any]]
+    """Shard members of kept clips by clip id: latents, references, speak, listen (arrays) and json (a mapping)."""
+    previews: dict[str, NDArray[np.uint8]]
+    """RGB strip of every clip by clip id."""
+    track_reasons: dict[str, int]
+    """People that gave no clip, by reason."""
+    frame_reasons: dict[str, int]
+    """Person-frames that are in no clip, by reason."""
+    person_frames: int
+    """Frames of all people together."""
+
+
+def make_clips(inputs: Inputs) -> SourceClips:
+    """Cut one source into clips and encode those that pass every threshold."""
+    own = inputs.own
+    plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config)
+    pictures = _second_pass(plans, inputs)
+    plans = [plan for plan in plans if plan.row]
+    return SourceClips(
+        rows=[plan.row for plan in plans],
+        members={plan.clip_id: _members(plan, pictures, inputs) for plan in plans if plan.latents is not None},
+        previews={plan.clip_id: plan.preview for plan in plans if plan.preview is not None},
+        track_reasons=track_reasons,
+        frame_reasons=frame_reasons,
+        person_frames=sum(len(track.values) for track in own.tracks),
+    )
+
+
+def _second_pass(plans: list[Plan], inputs: Inputs) -> Pictures:
+    """Stream the frames once more; finishes every clip and gives the candidates of all references."""
+    own, config = inputs.own, inputs.config
+    wanted: dict[int, set[int]] = {}
+    for plan in plans:
+        for choice in plan.choices:
+            for frame in choice.frames:
+                wanted.setdefault(frame, set()).add(plan.track)
+    pictures: Pictures = {}
+    waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
+    live: list[Plan] = []
+    last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in wanted)])
+    for number, picture, _ in video_frames(inputs.raw / own.source.file, config.limits):
+        if number >= last:
+            break
+        while waiting and waiting[-1].start <= number:
+            live.append(waiting.pop())
+        for plan in live:
+            plan.pictures.append(plan.crop.cut(picture, config.size_px))
+            if (number - plan.start) % _SHARPNESS_EVERY == 0:
+                plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
+        for index in sorted(wanted.get(number, ())):
+            crop = crop_for(own, index, number, number + 1, config)
+            box = rows_of(own.tracks[index], number, number + 1)[0]
+            pictures[index, number] = (crop.cut(picture, config.size_px), quality.sharpness(picture, box))
+        for plan in [plan for plan in live if plan.stop == number + 1]:
+            live.remove(plan)
+            _finish(plan, inputs)
+    return pictures
+
+
+def _finish(plan: Plan, inputs: Inputs) -> None:
+    """Score a clip whose frames are complete, decide, and encode it when it is kept."""
+    own, labelled, config = inputs.own, inputs.labelled, inputs.config
+    clip = np.stack(plan.pictures)
+    plan.pictures = []
+    scores = clip_scores(plan, clip, own, labelled)
+    reason = quality.decide(scores, config.active_thresholds)
+    if reason is None and config.require_reference and not plan.choices:
+        reason = "no_reference"
+    facts = clip_facts(plan, own, labelled, inputs.partner, config)
+    plan.row = {**facts, **scores, "kept": reason is None, "reason": reason or ""}
+    plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
+    if reason is None:
+        plan.latents = inputs.encoder.encode(clip)
+
+
+def _members(plan: Plan, pictures: Pictures, inputs: Inputs) -> dict[str, Any]:
+    """Shard members of a kept clip; fills the row's references."""
+    config = inputs.config
+    chosen = [_sharpest(pictures, plan, choice) for choice in plan.choices]
+    plan.row["references"] = [
+        {"kind": choice.kind, "frame": frame, "seconds_away": round(_distance(plan, frame) / VIDEO_FPS, 6)}
+        for choice, frame in zip(plan.choices, chosen, strict=True)
+    ]
+    speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
+    assert plan.latents is not None
+    channels, _, height, width = plan.latents.shape
+    references = [inputs.encoder.encode(pictures[plan.track, frame][0][None])[:, 0] for frame in chosen]
+    return {
+        "latents": plan.latents,
+        "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),
+        "speak": speak,
+        "listen": listen,
+        "json": shard_json(plan, config.size_px),
+    }
+
+
+def _distance(plan: Plan, frame: int) -> int:
+    """Frames between a clip and a frame outside it."""
+    return plan.start - frame if frame < plan.start else frame - plan.stop + 1
+
+
+def _sharpest(pictures: Pictures, plan: Plan, choice: Choice) -> int:
+    """The sharpest candidate frame of a reference."""
+    return max(choice.frames, key=lambda frame: (pictures[plan.track, frame][1], -frame))

@@ -1,0 +1,192 @@
+"""What a user can set about curation; thresholds live in one place and come in three profiles."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
+
+Profile = Literal["tiny", "pretrain", "sft"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceLimits:
+    """What a source file may be at most and at least before any of its pictures are looked at."""
+
+    max_bytes: int = 4 * 1024**3
+    """Larger files are refused unread."""
+    min_duration_s: float = 1.0
+    """Shorter sources are refused."""
+    max_duration_s: float = 1800.0
+    """Longer sources are refused: split them before ingest."""
+    max_side_px: int = 4320
+    """Larger pictures are refused."""
+    max_fps: float = 240.0
+    """Faster sources are refused (a wrong header, mostly)."""
+    max_corrupt_ratio: float = 0.02
+    """Share of pictures that the decoder may report as damaged."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """One number per quality decision; None switches that decision off. Every score is stored whatever is decided."""
+
+    min_source_height_px: int | None = 120
+    """Height of the source picture."""
+    min_source_fps: float | None = 10.0
+    """Frame rate of the source before resampling."""
+    min_face_px: float | None = 40.0
+    """Median height of the face (chin to forehead) in source pixels."""
+    min_sharpness: float | None = 0.0002
+    """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1."""
+    min_luminance: float | None = 20.0
+    """Mean grey value 0..255."""
+    max_luminance: float | None = 225.0
+    """Mean grey value 0..255."""
+    max_frozen_s: float | None = 2.0
+    """Longest span without any change of the picture."""
+    max_letterbox_ratio: float | None = 0.02
+    """Share of rows and columns of the crop that are black bars."""
+    min_face_in_frame_ratio: float | None = 0.95
+    """Share of frames whose whole face lies inside the crop."""
+    min_one_face_ratio: float | None = 0.95
+    """Share of frames whose crop shows exactly one tracked face."""
+    max_yaw_deg: float | None = 60.0
+    """Largest head turn (95th percentile)."""
+    min_speech_ratio: float | None = None
+    """Share of frames with anybody's speech (None keeps idle-only clips)."""
+    min_confidence: float | None = 0.6
+    """Mean probability of the frame labels."""
+    min_head_motion_deg: float | None = None
+    """Spread of the head angles: drops lifeless clips."""
+    min_bits_per_pixel: float | None = None
+    """Encoded bits per pixel and frame of the source."""
+
+    @classmethod
+    def profile(cls, name: Profile) -> "Thresholds":
+        """The thresholds of a named profile: `tiny` takes small pictures, `pretrain` and `sft` are for real corpora."""
+        if name == "tiny":
+            return cls()
+        pretrain = cls(
+            min_source_height_px=720,
+            min_source_fps=23.0,
+            min_face_px=128.0,
+            min_sharpness=0.0005,
+            max_luminance=210.0,
+            max_frozen_s=1.0,
+            max_letterbox_ratio=0.005,
+            min_confidence=0.7,
+            min_bits_per_pixel=0.01,
+        )
+        if name == "pretrain":
+            return pretrain
+        if name == "sft":
+            return dataclasses.replace(
+                pretrain, min_face_px=256.0, min_sharpness=0.001, min_confidence=0.85, min_head_motion_deg=1.0
+            )
+        raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateConfig:
+    """How speech and mouth motion become speak, listen, idle or discard."""
+
+    speech_threshold: float = 0.5
+    """Probability above which a frame counts as speech."""
+    motion_window: int = 9
+    """Frames over which the mouth's movement is measured."""
+    still_motion: float = 0.005
+    """Spread of the mouth gap (in eye distances) of a mouth at rest."""
+    moving_motion: float = 0.030
+    """Spread of the mouth gap (in eye distances) of a talking mouth."""
+    min_state_s: float = 0.25
+    """Shorter states are merged into their neighbours."""
+    min_discard_s: float = 0.6
+    """A mouth has to move for so long against the evidence before the frames are discarded."""
+    min_sync: float = -0.3
+    """Correlation of mouth and loudness below which a lone speaker counts as dubbed (noisy: keep it low)."""
+    max_camera_offset_s: float = 2.0
+    """Largest difference between the clocks of a conversation's two cameras that is searched."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurationConfig:
+    """Everything `curate` can be told."""
+
+    profile: Profile = "tiny"
+    """Which thresholds hold where `thresholds` is not given."""
+    thresholds: Thresholds | None = None
+    """Own thresholds instead of the profile's."""
+    limits: SourceLimits = field(default_factory=SourceLimits)
+    """What a source file may be."""
+    states: StateConfig = field(default_factory=StateConfig)
+    """How frames are labelled."""
+    size_px: int = 128
+    """Side of the square clips; a multiple of 16."""
+    min_clip_s: float = 2.0
+    """Shortest clip."""
+    max_clip_s: float = 5.0
+    """Longest clip."""
+    stride: float = 1.0
+    """Start of the next window in lengths of the window before it: 1 = side by side, 0.5 = half overlapping."""
+    require_audio: bool = True
+    """Refuse sources without sound; otherwise they count as silent."""
+    require_reference: bool = True
+    """Drop clips whose person has no good picture outside the clip's span."""
+    max_references: int = 3
+    """At most so many references a clip: one global, then expressions and views where the source shows any."""
+    use_two_shots: bool = False
+    """Use pictures of both people although each has a camera of their own."""
+    listen_from: Literal["partner", "own"] = "partner"
+    """Which microphone the listener-only track comes from where the partner has a camera."""
+    max_faces: int = 3
+    """People looked for in one picture; more is a crowd."""
+    mesh_stride: int = 2
+    """Face landmarks are measured on every n-th frame and interpolated between."""
+    shot_threshold: float = 3.0
+    """scenedetect's adaptive threshold: lower finds more cuts."""
+    crop_faces: float = 2.4
+    """Side of the square crop in face heights."""
+    whole_face_ratio: tuple[float, float] = (0.25, 0.75)
+    """A square one-person picture whose face height is this share of it is used whole."""
+    clips_per_shard: int = 64
+    """Clips in one tar file."""
+    min_retention: float = 0.02
+    """Smallest share of the sources' seconds that may be left, else the step fails."""
+    max_retention: float = 1.0
+    """Largest share of the sources' seconds that may be left: a lower bound proves that something is filtered."""
+    executor: Literal["process", "ray"] = "process"
+    """Where sources are worked on: processes on this machine or Ray Data."""
+    workers: int = 2
+    """Sources worked on at once; 1 stays in this process."""
+    autoencoder: str = ""
+    """Folder of the autoencoder whose latents are written; empty = the shipped tiny one."""
+    validate: bool = True
+    """Run the Great Expectations checkpoint over the manifest and write its Data Docs."""
+
+    def __post_init__(self) -> None:
+        if self.size_px < 32 or self.size_px % 16:
+            raise ValueError(f"size_px is {self.size_px}: use a multiple of 16 that is at least 32")
+        if not 0 < self.min_clip_s <= self.max_clip_s:
+            raise ValueError(f"clips of {self.min_clip_s}..{self.max_clip_s} s: min_clip_s must be in (0, max_clip_s]")
+        if self.clip_frames[0] > self.clip_frames[1]:
+            raise ValueError(f"no 4k+1 frames lie in {self.min_clip_s}..{self.max_clip_s} s: raise max_clip_s")
+        if not 0 < self.stride <= 1:
+            raise ValueError(f"stride is {self.stride}: use a value in (0, 1]")
+        if self.mesh_stride < 1 or self.workers < 1 or self.max_faces < 1 or self.max_references < 1:
+            raise ValueError("mesh_stride, workers, max_faces and max_references must be at least 1")
+        if not 0 <= self.min_retention <= self.max_retention <= 1:
+            raise ValueError(f"retention {self.min_retention}..{self.max_retention}: give 0 <= min <= max <= 1")
+
+    @property
+    def active_thresholds(self) -> Thresholds:
+        """The thresholds that hold."""
+        return self.thresholds or Thresholds.profile(self.profile)
+
+    @property
+    def clip_frames(self) -> tuple[int, int]:
+        """Fewest and most frames of a clip, both of the form 4k+1."""
+        step = FRAMES_PER_LATENT
+        low = -(-(int(round(self.min_clip_s * VIDEO_FPS)) - 1) // step) * step + 1
+        high = (int(round(self.max_clip_s * VIDEO_FPS)) - 1) // step * step + 1
+        return max(low, step + 1), high

@@ -1,0 +1,102 @@
+"""Square one-person crops: one place a clip, the same for all clips of a person where the head stays inside."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.config import CurationConfig
+from components.curate.faces import Track
+
+_FACE_HEIGHT_IN_CROP = 0.46
+"""The face's centre is put a little above the middle: shoulders below."""
+_SMALLEST = 1.4
+"""A crop is never tighter than so many face heights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """A square of source pixels."""
+
+    x: int
+    """Left edge."""
+    y: int
+    """Upper edge."""
+    side: int
+    """Width and height."""
+
+    def cut(self, picture: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+        """The crop of an RGB picture [H, W, 3] as [size_px, size_px, 3]; untouched pixels where the sizes agree."""
+        import cv2
+
+        part = picture[self.y : self.y + self.side, self.x : self.x + self.side]
+        if part.shape[0] == size_px:
+            return np.ascontiguousarray(part)
+        method = cv2.INTER_AREA if part.shape[0] > size_px else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=method), np.uint8)
+
+    def holds(self, boxes: NDArray[np.float32], slack: float = 0.02) -> NDArray[np.bool_]:
+        """Whether whole boxes [T, 4] lie inside, bool [T]; a missing face (NaN) does not."""
+        spare = slack * self.side
+        low = (boxes[:, 0] >= self.x - spare) & (boxes[:, 1] >= self.y - spare)
+        high = (boxes[:, 2] <= self.x + self.side + spare) & (boxes[:, 3] <= self.y + self.side + spare)
+        return low & high
+
+    def shows(self, boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether the centres of boxes [T, 4] lie inside, bool [T]."""
+        x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+        return (x > self.x) & (x < self.x + self.side) & (y > self.y) & (y < self.y + self.side)
+
+
+def plan_crop(
+    boxes: NDArray[np.float32],
+    others: list[NDArray[np.float32]],
+    size: tuple[int, int],
+    config: CurationConfig,
+) -> Crop:
+    """The square for a person.
+
+    Args:
+        boxes: the person's face boxes [T, 4]; rows may be NaN.
+        others: face boxes of the other people in the same frames.
+        size: width and height of the source picture.
+        config: how much room a face gets.
+    """
+    width, height = size
+    seen = boxes[~np.isnan(boxes[:, 0])]
+    face = float(np.percentile(seen[:, 3] - seen[:, 1], 80))
+    if width == height and not others:
+        low, high = config.whole_face_ratio
+        whole = Crop(x=0, y=0, side=width)
+        if low <= face / height <= high and whole.holds(seen).mean() > 0.98:
+            return whole
+    side = min(config.crop_faces * face, float(min(size)))
+    smallest = min(_SMALLEST * face, side)
+    crop = _place(seen, side, size)
+    while side > smallest and any(crop.shows(box).mean() > 0.02 for box in others):
+        side = max(side * 0.93, smallest)
+        crop = _place(seen, side, size)
+    return crop
+
+
+def _place(seen: NDArray[np.float32], side: float, size: tuple[int, int]) -> Crop:
+    """Put a square around the middle of the person's places, inside the picture."""
+    pixels = max(int(side), 2)
+    x = float(np.median(seen[:, 0] + seen[:, 2])) / 2 - pixels / 2
+    y = float(np.median(seen[:, 1] + seen[:, 3])) / 2 - pixels * _FACE_HEIGHT_IN_CROP
+    return Crop(
+        x=int(np.clip(round(x), 0, size[0] - pixels)), y=int(np.clip(round(y), 0, size[1] - pixels)), side=pixels
+    )
+
+
+def others_in(tracks: list[Track], index: int, start: int, stop: int) -> list[NDArray[np.float32]]:
+    """Face boxes [frames, 4] of everybody but `index` in the frames start..stop; NaN where not seen."""
+    found = []
+    for i, track in enumerate(tracks):
+        if i == index or track.start >= stop or track.stop <= start:
+            continue
+        boxes = np.full((stop - start, 4), np.nan, np.float32)
+        a, b = max(start, track.start), min(stop, track.stop)
+        boxes[a - start : b - start] = track.values[a - track.start : b - track.start, :4]
+        found.append(boxes)
+    return found

@@ -1,0 +1,49 @@
+"""Pixels to latents, with whatever autoencoder the config names."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class LatentEncoder(Protocol):
+    """What curation asks of an autoencoder."""
+
+    digest: str
+    """Identifies the weights."""
+
+    def encode(self, clip: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Latents float16 [C, 1+k, h, w] of an RGB clip uint8 [4k+1, H, W, 3]."""
+        ...
+
+
+EncoderFactory = Callable[[str], LatentEncoder]
+"""Makes an encoder from the config's `autoencoder` folder; runs in the worker, so it must be importable by name."""
+
+
+class AutoencoderEncoder:
+    """A video autoencoder of lpm_model, run one clip at a time on one thread (the same bytes on every machine load)."""
+
+    def __init__(self, folder: str) -> None:
+        import torch
+
+        from lpm_model.autoencoder import load_autoencoder
+
+        torch.set_num_threads(1)
+        self._torch: Any = torch
+        self._model = load_autoencoder(Path(folder) if folder else None)
+        self.digest = self._model.digest
+
+    def encode(self, clip: NDArray[np.uint8]) -> NDArray[np.float16]:
+        torch = self._torch
+        with torch.inference_mode():
+            video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+            latents = self._model.encode(video)[0]
+        return np.asarray(latents.numpy(), np.float16)
+
+
+def load_encoder(folder: str) -> LatentEncoder:
+    """The encoder of an autoencoder folder; empty = the shipped tiny one."""
+    return AutoencoderEncoder(folder)

@@ -1,0 +1,197 @@
+"""Face landmarks (MediaPipe), tracks of people by overlap, and what the landmarks say about mouth, eyes and head."""
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURES = ("x0", "y0", "x1", "y1", "gap", "eyes", "yaw", "pitch", "roll", "smile")
+"""Columns of a track: face box in pixels; mouth gap, eye opening and smile in eye distances; head angles in radians
+(yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise)."""
+
+_MESH_SIDE_PX = 640
+_MIN_OVERLAP = 0.25
+_MAX_GAP = 12
+"""Frames (half a second) over which a lost face is still the same person."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Track:
+    """One person in one shot."""
+
+    start: int
+    """First frame of the track in the source."""
+    shot: int
+    """Number of the shot."""
+    values: NDArray[np.float32]
+    """[frames, 10] by FEATURES; NaN rows where the face is not seen."""
+
+    @property
+    def stop(self) -> int:
+        """Frame after the last."""
+        return self.start + len(self.values)
+
+    def column(self, name: str) -> NDArray[np.float32]:
+        """One feature over the track, float32 [frames]."""
+        return self.values[:, FEATURES.index(name)]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """Frames on which the face is seen, bool [frames]."""
+        return ~np.isnan(self.values[:, 0])
+
+    @property
+    def face_px(self) -> float:
+        """Median height of the face box in pixels."""
+        return float(np.nanmedian(self.column("y1") - self.column("y0")))
+
+
+class FaceFinder:
+    """Landmarks of every face of a picture, with the network's own tracking between pictures."""
+
+    def __init__(self, max_faces: int) -> None:
+        self._max_faces = max_faces
+        self._mesh: Any = None
+
+    def reset(self) -> None:
+        """Forget the faces of the last shot."""
+        if self._mesh is not None:
+            self._mesh.close()
+            self._mesh = None
+
+    def find(self, picture: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Features [10] (see FEATURES) of every face in an RGB picture [H, W, 3]."""
+        import cv2
+
+        if self._mesh is None:
+            self._mesh = _face_mesh()(
+                static_image_mode=False,
+                max_num_faces=self._max_faces,
+                refine_landmarks=True,
+                min_detection_confidence=0.5,
+                min_tracking_confidence=0.5,
+            )
+        height, width = picture.shape[:2]
+        scale = _MESH_SIDE_PX / max(height, width)
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
+        found = self._mesh.process(np.ascontiguousarray(small)).multi_face_landmarks or []
+        size = np.array([width, height, width], np.float32)
+        return [measure(np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size) for face in found]
+
+
+@functools.cache
+def _face_mesh() -> Any:
+    import mediapipe
+
+    return mediapipe.solutions.face_mesh.FaceMesh
+
+
+def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features of one face.
+
+    Args:
+        points: landmarks [478, 3] in pixels (x right, y down, z away from the camera).
+
+    Returns:
+        float32 [10] by FEATURES.
+    """
+    across, down = points[263] - points[33], points[152] - points[10]
+    eye_distance = float(np.linalg.norm(across)) + 1e-6
+    x_axis = across / eye_distance
+    down = down - x_axis * float(down @ x_axis)
+    y_axis = down / (float(np.linalg.norm(down)) + 1e-6)
+    opening = [
+        np.linalg.norm(points[a] - points[b]) / (np.linalg.norm(points[c] - points[d]) + 1e-6)
+        for a, b, c, d in ((159, 145, 33, 133), (386, 374, 362, 263))
+    ]
+    corners = (points[61] + points[291]) / 2
+    lift = float((points[13] + points[14]) @ y_axis / 2 - corners @ y_axis)
+    wide = float(np.linalg.norm(points[61] - points[291]))
+    low, high = points.min(axis=0), points.max(axis=0)
+    return np.array(
+        [
+            low[0],
+            low[1],
+            high[0],
+            high[1],
+            np.linalg.norm(points[13] - points[14]) / eye_distance,
+            np.mean(opening),
+            np.arctan2(x_axis[2], x_axis[0]),
+            np.arctan2(y_axis[2], y_axis[1]),
+            np.arctan2(x_axis[1], x_axis[0]),
+            (lift + 0.5 * wide) / eye_distance,
+        ],
+        np.float32,
+    )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Open:
+    """A track that is still growing."""
+
+    frames: list[int] = dataclasses.field(default_factory=list)
+    rows: list[NDArray[np.float32]] = dataclasses.field(default_factory=list)
+
+
+class Tracker:
+    """Joins the faces of successive pictures into people, shot by shot."""
+
+    def __init__(self, stride: int) -> None:
+        self._stride = stride
+        self._open: list[_Open] = []
+        self.done: list[Track] = []
+
+    def push(self, frame: int, faces: list[NDArray[np.float32]]) -> None:
+        """Take the faces of one measured frame: the best overlaps are joined first."""
+        self._open.sort(key=lambda track: track.frames[0])
+        live = [track for track in self._open if frame - track.frames[-1] <= _MAX_GAP]
+        pairs = sorted(
+            ((overlap(track.rows[-1], face), i, j) for i, track in enumerate(live) for j, face in enumerate(faces)),
+            key=lambda item: (-item[0], item[1], item[2]),
+        )
+        used_tracks: set[int] = set()
+        used_faces: set[int] = set()
+        for score, i, j in pairs:
+            if score >= _MIN_OVERLAP and i not in used_tracks and j not in used_faces:
+                live[i].frames.append(frame)
+                live[i].rows.append(faces[j])
+                used_tracks.add(i)
+                used_faces.add(j)
+        for j, face in enumerate(faces):
+            # A second mesh on one face is the network's doubt, not a person.
+            twin = any(overlap(face, faces[k]) > 0.5 for k in used_faces)
+            if j not in used_faces and not twin:
+                self._open.append(_Open(frames=[frame], rows=[face]))
+
+    def end_shot(self, shot: int, stop: int) -> None:
+        """Close all tracks at a cut; `stop` is the frame after the shot's last."""
+        closed = [close(track.frames, track.rows, self._stride, shot, stop) for track in self._open]
+        closed.sort(key=lambda track: (track.start, float(np.nanmean(track.values[:, 0]))))
+        self.done += [track for track in closed if np.any(track.seen)]
+        self._open = []
+
+
+def close(frames: list[int], rows: list[NDArray[np.float32]], stride: int, shot: int, stop: int) -> Track:
+    """A track on every frame: measured rows are joined by straight lines, long holes stay NaN."""
+    last = min(frames[-1] + stride, stop)  # the frames after the last measured one look like it
+    at = np.arange(frames[0], last)
+    table = np.stack(rows)
+    values = np.stack([np.interp(at, frames, table[:, c]) for c in range(table.shape[1])], axis=1).astype(np.float32)
+    for a, b in zip(frames[:-1], frames[1:], strict=True):
+        if b - a > _MAX_GAP // 2:
+            values[a + 1 - frames[0] : b - frames[0]] = np.nan
+    return Track(start=frames[0], shot=shot, values=values)
+
+
+def overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Intersection over union of two boxes given as their first four values (x0, y0, x1, y1)."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = float(width * height)
+    areas = float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]))
+    return shared / (areas - shared)

@@ -1,0 +1,82 @@
+"""Finished work per source: kept in the working folder so that a killed run goes on where it stopped."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common import read_json, write_json
+from components.curate.analyse import Analysis
+from components.curate.faces import Track
+from components.curate.manifest import Source
+from components.curate.probe import Probe
+
+_ARRAYS = ("track", "speech", "loudness", "luminance", "change")
+
+
+def key_of(*values: Any) -> str:
+    """Digest of plain values: a part is reused only under the same key."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def save_analysis(path: Path, analysis: Analysis) -> None:
+    """Write an analysis as one .npz file (no pickles)."""
+    arrays: dict[str, NDArray[Any]] = {name: getattr(analysis, name) for name in _ARRAYS}
+    arrays |= {f"person{i}": track.values for i, track in enumerate(analysis.tracks)}
+    facts = {
+        "source": dataclasses.asdict(analysis.source),
+        "header": dataclasses.asdict(analysis.header),
+        "frames": analysis.frames,
+        "shots": analysis.shots,
+        "tracks": [[track.start, track.shot] for track in analysis.tracks],
+    }
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial.npz")
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)
+
+
+def load_analysis(path: Path) -> Analysis:
+    """Read what `save_analysis` wrote."""
+    with np.load(path, allow_pickle=False) as data:
+        facts = json.loads(data["facts"].tobytes())
+        tracks = [
+            Track(start=start, shot=shot, values=data[f"person{i}"]) for i, (start, shot) in enumerate(facts["tracks"])
+        ]
+        return Analysis(
+            source=Source(**facts["source"]),
+            header=Probe(**facts["header"]),
+            frames=facts["frames"],
+            shots=[(a, b) for a, b in facts["shots"]],
+            tracks=tracks,
+            **{name: data[name] for name in _ARRAYS},
+        )
+
+
+def finished(folder: Path, stage: str, key: str) -> dict[str, Any] | None:
+    """The outcome of a stage that is done under this key, None where it has to be done."""
+    marker = folder / f"{stage}.json"
+    if not marker.exists():
+        return None
+    kept: dict[str, Any] = read_json(marker)
+    return kept["outcome"] if kept["key"] == key else None
+
+
+def finish(folder: Path, stage: str, key: str, outcome: Mapping[str, Any]) -> None:
+    """Mark a stage as done; written last, so that half-written work is never taken for finished."""
+    write_json(folder / f"{stage}.json", {"key": key, "outcome": dict(outcome)})
+
+
+def restart(folder: Path) -> None:
+    """An empty folder for a stage's files."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)

@@ -1,0 +1,107 @@
+"""Which clips a source gives: windows of every person with their crops and the frames of their references."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.analyse import Analysis
+from components.curate.config import CurationConfig
+from components.curate.crops import Crop, others_in, plan_crop
+from components.curate.cut import cut_windows
+from components.curate.faces import Track
+from components.curate.manifest import DISCARD
+from components.curate.pairing import Labelled
+from components.curate.references import Choice, choose_references
+
+
+@dataclass(kw_only=True, slots=True)
+class Plan:
+    """One candidate clip on its way through the second pass."""
+
+    clip_id: str
+    """Name of the clip."""
+    track: int
+    """Number of the person's track in the source."""
+    start: int
+    """First frame in the source."""
+    frames: int
+    """Length, 4k+1."""
+    crop: Crop
+    """The square that is cut out."""
+    choices: list[Choice]
+    """References and the frames they may come from."""
+    pictures: list[NDArray[np.uint8]] = field(default_factory=list)
+    """Frames cut so far."""
+    sharp: list[float] = field(default_factory=list)
+    """Sharpness of the face on some frames."""
+    row: dict[str, Any] = field(default_factory=dict)
+    """Manifest row, once the clip is complete."""
+    latents: NDArray[np.float16] | None = None
+    """Latents of a kept clip."""
+    preview: NDArray[np.uint8] | None = None
+    """A strip of frames for the report."""
+
+    @property
+    def stop(self) -> int:
+        """Frame after the last."""
+        return self.start + self.frames
+
+
+def clip_key(source_id: str, track: int, start: int) -> str:
+    """Name of a clip; tar members may hold no dot before their extension."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', source_id)}-t{track:02d}-{start:06d}"
+
+
+def plan_clips(
+    own: Analysis, labelled: Labelled, config: CurationConfig
+) -> tuple[list[Plan], dict[str, int], dict[str, int]]:
+    """Windows with their crops and reference candidates; and why people and frames gave none."""
+    plans: list[Plan] = []
+    track_reasons: dict[str, int] = {}
+    frame_reasons = {"no_face": 0, "discarded_state": 0, "remainder": 0}
+    for index, (track, labels) in enumerate(zip(own.tracks, labelled.labels, strict=True)):
+        usable = track.seen & (labels.states != DISCARD)
+        windows = cut_windows(usable, own.speech[track.start : track.stop], config)
+        covered = np.zeros(len(usable), bool)
+        for start, frames in windows:
+            covered[start : start + frames] = True
+            plans.append(_plan(own, index, labels.states, track.start + start, frames, config))
+        frame_reasons["no_face"] += int((~track.seen).sum())
+        frame_reasons["discarded_state"] += int((track.seen & (labels.states == DISCARD)).sum())
+        frame_reasons["remainder"] += int((usable & ~covered).sum())
+        if not windows:
+            reason = "too_short" if len(usable) < config.clip_frames[0] else "no_usable_span"
+            track_reasons[reason] = track_reasons.get(reason, 0) + 1
+    return plans, track_reasons, frame_reasons
+
+
+def _plan(
+    own: Analysis, index: int, states: NDArray[np.uint8], start: int, frames: int, config: CurationConfig
+) -> Plan:
+    track = own.tracks[index]
+    return Plan(
+        clip_id=clip_key(own.source.source_id, index, start),
+        track=index,
+        start=start,
+        frames=frames,
+        crop=crop_for(own, index, start, start + frames, config),
+        choices=choose_references(track, states, start, frames, config),
+    )
+
+
+def crop_for(own: Analysis, index: int, start: int, stop: int, config: CurationConfig) -> Crop:
+    """The person's usual crop where the head stays inside it, else one for this span."""
+    track = own.tracks[index]
+    size = (own.header.width_px, own.header.height_px)
+    usual = plan_crop(track.values[:, :4], others_in(own.tracks, index, track.start, track.stop), size, config)
+    boxes = rows_of(track, start, stop)[:, :4]
+    if usual.holds(boxes).mean() >= 0.98:
+        return usual
+    return plan_crop(boxes, others_in(own.tracks, index, start, stop), size, config)
+
+
+def rows_of(track: Track, start: int, stop: int) -> NDArray[np.float32]:
+    return track.values[start - track.start : stop - track.start]

@@ -1,0 +1,73 @@
+"""Quality: every score of a clip first, then one decision by thresholds."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.config import Thresholds
+from components.curate.manifest import SCORES
+
+_FROZEN_CHANGE = 0.02
+_BLACK = 18
+
+
+def sharpness(picture: NDArray[np.uint8], box: NDArray[np.float32]) -> float:
+    """Variance of the Laplacian of the face, scaled to 128 x 128, grey values 0..1.
+
+    Args:
+        picture: RGB [H, W, 3].
+        box: face box (x0, y0, x1, y1) in the same pixels.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    x0, y0 = max(int(box[0]), 0), max(int(box[1]), 0)
+    x1, y1 = min(int(box[2]) + 1, width), min(int(box[3]) + 1, height)
+    if x1 - x0 < 4 or y1 - y0 < 4:
+        return 0.0
+    face = cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
+    face = cv2.resize(face, (128, 128), interpolation=cv2.INTER_AREA if y1 - y0 > 128 else cv2.INTER_LINEAR)
+    return float(cv2.Laplacian(face.astype(np.float32) / 255, cv2.CV_32F).var())
+
+
+def letterbox_ratio(clip: NDArray[np.uint8]) -> float:
+    """Share of rows and columns at the edges that stay black over the clip (uint8 [T, H, W, 3])."""
+    brightest = clip[:: max(len(clip) // 8, 1)].max(axis=(0, 3))
+    total = 0
+    for lines in (brightest.max(axis=1), brightest.max(axis=0)):
+        bright = np.flatnonzero(lines > _BLACK)
+        total += len(lines) if not len(bright) else bright[0] + len(lines) - 1 - bright[-1]
+    return float(total / (brightest.shape[0] + brightest.shape[1]))
+
+
+def longest_frozen(change: NDArray[np.float32]) -> int:
+    """Most frames in a row without a visible change; frames shown again (NaN) follow the ones around them."""
+    longest = run = 0
+    for value in change:
+        if value >= _FROZEN_CHANGE:
+            run = 0
+        else:
+            run += 1
+        longest = max(longest, run)
+    return longest
+
+
+def angles_deg(yaw: NDArray[np.float32], pitch: NDArray[np.float32]) -> tuple[float, float]:
+    """(95th percentile of the absolute head turn, spread of turn and nod together), degrees."""
+    turn = float(np.nanpercentile(np.abs(yaw), 95))
+    spread = float(np.hypot(np.nanstd(yaw), np.nanstd(pitch)))
+    return float(np.degrees(turn)), float(np.degrees(spread))
+
+
+def decide(scores: dict[str, float | None], thresholds: Thresholds) -> str | None:
+    """The first score that misses its threshold as a reason ("sharpness_below_min"), None when the clip is good."""
+    for name in SCORES:
+        value = scores[name]
+        low = getattr(thresholds, f"min_{name}", None)
+        high = getattr(thresholds, f"max_{name}", None)
+        if value is None:
+            continue
+        if low is not None and value < low:
+            return f"{name}_below_min"
+        if high is not None and value > high:
+            return f"{name}_above_max"
+    return None

@@ -1,0 +1,133 @@
+"""What is written about a clip: its scores, its manifest row and its members in the shard."""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate import captions, quality
+from components.curate.analyse import Analysis
+from components.curate.config import CurationConfig
+from components.curate.crops import others_in
+from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
+from components.curate.pairing import Labelled
+from components.curate.plan import Plan, rows_of
+from components.curate.states import gate, sync_score
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+
+
+def clip_scores(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labelled) -> dict[str, float | None]:
+    """Every quality score of a clip, rounded so that the manifest does not hang on the last bit."""
+    track, labels = own.tracks[plan.track], labelled.labels[plan.track]
+    rows, span = rows_of(track, plan.start, plan.stop), slice(plan.start, plan.stop)
+    part = slice(plan.start - track.start, plan.stop - track.start)
+    boxes, states = rows[:, :4], labels.states[part]
+    others = others_in(own.tracks, plan.track, plan.start, plan.stop)
+    count = plan.crop.shows(boxes).astype(int) + sum(plan.crop.shows(box).astype(int) for box in others)
+    yaw, motion = quality.angles_deg(rows[:, 6], rows[:, 7])
+    sync = sync_score(track.column("gap"), own.loudness[track.start : track.stop])[part][states == SPEAK]
+    header = own.header
+    values: dict[str, float | None] = {
+        "source_height_px": header.height_px,
+        "source_fps": header.fps,
+        "bits_per_pixel": header.video_bits_per_s / max(header.width_px * header.height_px * header.fps, 1.0),
+        "face_px": float(np.median(rows[:, 3] - rows[:, 1])),
+        "sharpness": float(np.median(plan.sharp)),
+        "luminance": float(clip.mean()),
+        "frozen_s": quality.longest_frozen(own.change[span][1:]) / VIDEO_FPS,
+        "letterbox_ratio": quality.letterbox_ratio(clip),
+        "face_in_frame_ratio": float(plan.crop.holds(boxes).mean()),
+        "one_face_ratio": float((count == 1).mean()),
+        "yaw_deg": yaw,
+        "head_motion_deg": motion,
+        "speech_ratio": float(np.isin(states, (SPEAK, LISTEN)).mean()),
+        "confidence": float(labels.confidence[part].mean()),
+        "sync": float(sync.mean()) if len(sync) else None,
+    }
+    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+
+
+def clip_facts(
+    plan: Plan, own: Analysis, labelled: Labelled, partner: Analysis | None, config: CurationConfig
+) -> dict[str, Any]:
+    """All manifest columns that are not scores."""
+    source, track = own.source, own.tracks[plan.track]
+    part = slice(plan.start - track.start, plan.stop - track.start)
+    states = labelled.labels[plan.track].states[part]
+    rows = rows_of(track, plan.start, plan.stop)
+    motion = quality.angles_deg(rows[:, 6], rows[:, 7])[1]
+    smile, pitch = rows[:, 9], rows[:, 7]
+    resting = float(np.nanmedian(track.column("smile")))
+    fields = captions.caption_fields(states, smile, resting, pitch, motion, own.loudness[plan.start : plan.stop])
+    person = source.person_hint if source.person_hint and len(own.tracks) == 1 else f"{source.source_id}.p{plan.track}"
+    return {
+        **{name: getattr(source, name) for name in ("source_id", "file", "origin", "licence", "consent_ref")},
+        "source_sha256": source.sha256,
+        "conversation_id": source.conversation_id,
+        "camera": source.camera,
+        "clip_id": plan.clip_id,
+        "person_id": person,
+        "track": plan.track,
+        "shot": track.shot,
+        "start_frame": plan.start,
+        "frames": plan.frames,
+        "seconds": round(plan.frames / VIDEO_FPS, 6),
+        "states": encode_states(states),
+        "speak_ratio": round(float((states == SPEAK).mean()), 6),
+        "listen_ratio": round(float((states == LISTEN).mean()), 6),
+        "idle_ratio": round(float((states == IDLE).mean()), 6),
+        "partner_source_id": partner.source.source_id if partner else None,
+        "camera_offset_samples": labelled.offset_samples,
+        "crop_box": [plan.crop.x, plan.crop.y, plan.crop.side, plan.crop.side],
+        "face_box": [int(v) for v in np.median(rows[:, :4], axis=0)],
+        "resampled": plan.crop.side != config.size_px,
+        "audio_start_sample": (plan.start + 1) * SAMPLES_PER_FRAME,
+        "audio_samples": (plan.frames - 1) * SAMPLES_PER_FRAME,
+        "speak_from": source.source_id,
+        "listen_from": partner.source.source_id if partner and config.listen_from == "partner" else source.source_id,
+        "caption": captions.caption(fields),
+        "caption_fields": json.dumps(fields, sort_keys=True),
+        "references": [],
+        "shard": "",
+    }
+
+
+def clip_sounds(
+    plan: Plan, own: Analysis, labelled: Labelled, partner: Analysis | None, config: CurationConfig
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Speaker-only and listener-only sound of a clip, int16 [(frames - 1) * 1000] each.
+
+    Both are one microphone's mixture, silenced while the other side speaks; idle parts stay in both. The listener's
+    side comes from the partner's own microphone where there is one: that is what a user's microphone will send.
+    """
+    track = own.tracks[plan.track]
+    states = labelled.labels[plan.track].states[plan.start + 1 - track.start : plan.stop - track.start]
+    start, stop = (plan.start + 1) * SAMPLES_PER_FRAME, plan.stop * SAMPLES_PER_FRAME
+    mixture = own.track[start:stop]
+    speak = gate(mixture, states, LISTEN, SAMPLES_PER_FRAME)
+    if partner is None or labelled.partner is None or config.listen_from == "own":
+        return speak, gate(mixture, states, SPEAK, SAMPLES_PER_FRAME)
+    theirs = labelled.partner[plan.start + 1 : plan.stop].copy()
+    theirs[theirs == DISCARD] = IDLE  # their mouth does not matter to what is heard
+    there = np.zeros(stop - start, np.int16)
+    a, b = start + labelled.offset_samples, stop + labelled.offset_samples
+    low, high = max(a, 0), min(b, len(partner.track))
+    if high > low:
+        there[low - a : high - a] = partner.track[low:high]
+    return speak, gate(there, theirs, LISTEN, SAMPLES_PER_FRAME)
+
+
+def shard_json(plan: Plan, size_px: int) -> dict[str, Any]:
+    """The `.json` member of a kept clip."""
+    row = plan.row
+    return {
+        "frames": plan.frames,
+        "caption": row["caption"],
+        "states": row["states"],
+        "person_id": row["person_id"],
+        "source_id": row["source_id"],
+        "start_frame": plan.start,
+        "reference_kinds": [reference["kind"] for reference in row["references"]],
+        "size_px": size_px,
+    }

@@ -1,0 +1,66 @@
+"""Voice activity (Silero, run directly by onnxruntime) and loudness, one value a video frame."""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+
+_VAD_RATE = 16_000
+_WINDOW = 512
+_CONTEXT = 64
+SILENCE_DB = -80.0
+"""Loudness of digital silence."""
+
+
+@functools.cache
+def _session() -> Any:
+    """The voice activity network; its package is located, not imported, because importing it wants torchaudio."""
+    import onnxruntime
+
+    spec = importlib.util.find_spec("silero_vad")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the silero-vad package is missing: pip install --no-deps -r requirements-nodeps.txt")
+    options = onnxruntime.SessionOptions()
+    options.inter_op_num_threads = options.intra_op_num_threads = 1
+    model = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
+    return onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def speech_probability(track: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Probability of speech in each video frame.
+
+    Args:
+        track: int16 [frames * 1000] at 24 kHz; frame f owns samples [f * 1000, (f + 1) * 1000).
+
+    Returns:
+        float32 [frames] in 0..1.
+    """
+    from scipy.signal import resample_poly
+
+    frames = len(track) // SAMPLES_PER_FRAME
+    if not np.any(track):
+        return np.zeros(frames, np.float32)
+    sound = resample_poly(track.astype(np.float32) / 32768, 2, 3).astype(np.float32)
+    sound = np.pad(sound, (_CONTEXT, -len(sound) % _WINDOW))
+    session, state = _session(), np.zeros((2, 1, 128), np.float32)
+    rate = np.array(_VAD_RATE, np.int64)
+    values = []
+    for at in range(0, len(sound) - _CONTEXT, _WINDOW):
+        piece = sound[None, at : at + _CONTEXT + _WINDOW]
+        out, state = session.run(None, {"input": piece, "state": state, "sr": rate})
+        values.append(float(out[0, 0]))
+    centres_s = (np.arange(len(values)) + 0.5) * _WINDOW / _VAD_RATE
+    return np.asarray(np.interp((np.arange(frames) + 0.5) / VIDEO_FPS, centres_s, values), np.float32)
+
+
+def loudness_db(track: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Root mean square of each video frame's samples in dB of full scale, float32 [frames]."""
+    frames = len(track) // SAMPLES_PER_FRAME
+    blocks = track[: frames * SAMPLES_PER_FRAME].reshape(frames, SAMPLES_PER_FRAME).astype(np.float32) / 32768
+    level = 10 * np.log10(np.mean(blocks**2, axis=1) + 1e-12)
+    return np.asarray(np.maximum(level, SILENCE_DB), np.float32)
