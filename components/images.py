@@ -2,9 +2,9 @@
 
 VERSION = "0.1.0"
 """Release that the images carry; equal to the package's version."""
-CURATE_IMAGE = f"lpm-python-curate:{VERSION}"
+CURATE_IMAGE = f"lpm/curate:{VERSION}"
 """Video libraries: ingest and curate."""
-TRAIN_IMAGE = f"lpm-python-train:{VERSION}"
+TRAIN_IMAGE = f"lpm/train:{VERSION}"
 """Torch, Lightning, MLflow: train, distill, evaluate and deploy."""
-SERVE_IMAGE = f"lpm-python-serve:{VERSION}"
+SERVE_IMAGE = f"lpm/serve:{VERSION}"
 """What an InferenceService runs."""

@@ -54,7 +54,13 @@ def read_links(folder: Path) -> list[Link]:
 
 
 def extend(inputs: Mapping[str, Path], output: Path, link: Link) -> None:
-    """Write the output's manifest: the inputs' chains, each step once, then this step."""
+    """Write the output's manifest: the inputs' chains, each step once, then this step.
+
+    An output that is a copy of something else than its inputs (deploy keeping the champion) keeps that thing's chain.
+    """
+    own = read_links(output)
+    if own and own[-1].output not in link.inputs.values():
+        return
     chain: list[Link] = []
     for folder in inputs.values():
         chain.extend(known for known in read_links(folder) if known not in chain)

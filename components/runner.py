@@ -24,7 +24,7 @@ from components.common import StepProgress, folder_digest, read_json, write_json
 from components.fingerprint import RUN_MANIFEST, code_commit, code_digest, config_digest, input_digest
 from components.lineage import Link, extend, read_sources
 from components.steps import Step, report_mapping
-from lpm_model.config import from_mapping, to_mapping
+from lpm_model.config import to_mapping
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def _reuse(entry: Path, output: str) -> StepRecord | None:
     """The record of a complete entry whose files are still what the step wrote."""
     if not (entry / _ENTRY).exists():
         return None
-    record = from_mapping(StepRecord, read_json(entry / _ENTRY))
+    record = StepRecord(**read_json(entry / _ENTRY))
     if folder_digest(entry / output, exclude=frozenset({RUN_MANIFEST})) == record.output:
         return record
     log.warning("the kept result of %s was changed on disk (%s): running the step again", record.step, entry)

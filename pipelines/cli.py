@@ -146,9 +146,9 @@ def serve(model: Path, host: str, port: int) -> None:
     """Open the live character as a page in the browser."""
     if not (model / "config.json").is_file():
         raise ValueError(f"{model} is no model folder: run `lpm run` first, or give one with --model")
-    from serving.app import serve as serve_app
+    from serving.server import serve_app
 
-    serve_app(model, host=host, port=port)
+    serve_app(model, host, port, on_ready=lambda url: OUT.print(f"open {url}", soft_wrap=True))
 
 
 @cli.command()

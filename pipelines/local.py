@@ -140,7 +140,7 @@ def _failure(run_dir: Path, code: int) -> str:
 
 def main(run_dir: Path) -> None:
     """The subprocess: run the pipeline of a prepared run folder under kfp's local runner."""
-    warnings.filterwarnings("ignore", message=".*no effect.*|.*base image.*", category=Warning)
+    warnings.filterwarnings("ignore", message=".*(no effect|base image).*", category=Warning)
     from kfp import local
 
     from pipelines.lpm import arguments, build_pipeline

@@ -1,0 +1,63 @@
+# Everything sets itself up: Python 3.11 and make are all that has to be there.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamps
+# Without a GPU the CPU build of torch is taken where pip's configuration offers one; `===` asks for the plain build.
+TORCH := torch$(if $(shell command -v nvidia-smi 2>/dev/null),===,==)2.13.0
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DVC_NO_ANALYTICS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint serve bench compile
+
+help: ## Show this help.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)/packages ## Create .venv with everything in it (once).
+
+demo: setup ## From video to a live character: one whole run, then a table, report.html and talk.mp4.
+	$(BIN)/lpm run data=demo
+
+test: lint ## Lint, types and all tests that take minutes.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-long: setup ## The tests that take an hour.
+	$(BIN)/pytest -m slow --timeout 7200
+
+lint: setup ## Style, format and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+serve: setup ## Open the live character of the last run in the browser.
+	$(BIN)/lpm serve
+
+bench: setup ## Measure: one table each for the performer, live serving, training, streaming and curation.
+	@set -e; for name in $(patsubst tests/benchmarks/%.py,%,$(filter-out %/__init__.py %/_%.py,$(wildcard tests/benchmarks/*.py))); do \
+		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name; done
+
+compile: setup ## Write the KFP pipeline to build/lpm.yaml.
+	$(BIN)/lpm compile
+
+$(STAMP)/venv:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) is missing: install Python 3.11, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+		echo "$(PYTHON) does not start as Python 3.11: install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMP)
+	@touch $@
+
+# torch comes first and through pip, which knows where this machine's wheels are; nothing after it replaces it.
+$(STAMP)/torch: $(STAMP)/venv
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(STAMP)/packages: $(STAMP)/torch pyproject.toml constraints.txt requirements-nodeps.txt
+	$(BIN)/uv pip install --quiet -c constraints.txt -e ".[all]"
+	$(BIN)/uv pip install --quiet --no-deps -r requirements-nodeps.txt
+	@touch $@
