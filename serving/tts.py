@@ -82,7 +82,7 @@ def synthesize_timed(text: str, voice: str = "hibari", seed: int = 0) -> Utteran
     """Speak a text and say where each of its phonemes sounds; arguments and errors as in `synthesize`."""
     base, semitones = _parse_voice(voice)
     sentences = _hibari().phonemize(text)
-    if not any(letter in _VOWELS for sentence in sentences for letter in sentence):
+    if not any(letter.isalpha() for sentence in sentences for letter in sentence):
         raise ValueError(f"nothing to pronounce in {text[:40]!r}: give at least one English word")
     ratio = float(2.0 ** (semitones / 12))
     if base == "hibari":
