@@ -71,14 +71,14 @@ def _clothes(identity: Identity) -> list[Mesh]:
     if identity.clothes == "shirt":
         meshes.append(_collar(fabric))
     else:
-        meshes.append(_band(angle, start, fabric, 0.028 if identity.clothes == "jumper" else 0.013))
+        meshes.append(_band(angle, start, fabric, 0.028 if identity.clothes == "jumper" else 0.016))
     return meshes
 
 
 def _band(angle: FloatArray, height: FloatArray, fabric: FloatArray, radius: float) -> Mesh:
     """A rolled edge along the neckline."""
     around = np.linspace(0, 2 * np.pi, 8)[:, None]
-    spine = _torso(angle, height, 0.012)
+    spine = _torso(angle, height + 0.006, 0.02)
     outward = np.stack([np.sin(angle), 0 * angle, np.cos(angle)], -1)
     points = spine + radius * np.cos(around)[..., None] * outward
     points[..., 1] += radius * np.sin(around)

@@ -114,4 +114,5 @@ def _beard(identity: Identity, x: FloatArray, y: FloatArray, grain: FloatArray) 
         "goatee": np.maximum(moustache, np.maximum(around, np.clip(chin, 0, 1))),
         "full": np.maximum(moustache, jaw),
     }[identity.beard]
-    return np.asarray(area * strength * (0.94 + 0.12 * grain))
+    below = _inside(-y, 0.528, 0.02) * _inside(side, 0.318, 0.012)
+    return np.asarray(area * below * strength * (0.94 + 0.12 * grain))

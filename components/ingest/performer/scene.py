@@ -176,8 +176,8 @@ def _occlusion(rig: HeadRig, rest: NDArray[np.float64]) -> NDArray[np.float64]:
         hollow += strength * np.maximum(0, (weight * height).sum(1) / weight.sum(1))
     result[skin] = np.clip(1.06 - 1.5 * hollow, 0.3, 1.0)
     inside = rig.part != SKIN_PART
-    depth = np.clip((rig.vertices[:, 2] - 0.22) / 0.17, 0, 1)
-    result[inside] = (0.12 + 0.75 * depth**1.5)[inside]
+    depth = np.clip((rig.vertices[:, 2] - 0.27) / 0.11, 0, 1)
+    result[inside] = (0.1 + 0.75 * depth**1.5)[inside]
     result[rig.part == MOUTH_PART] *= 0.5
     return result
 

@@ -14,7 +14,7 @@ _AMOUNTS: Final[dict[str, float]] = {
     "chin_length": 0.07, "chin_forward": 0.016, "cheek_fullness": 0.014, "cheekbones": 0.012, "nose_length": 0.016,
     "nose_width": 0.13, "nose_bridge": 0.012, "nose_tip": 0.016, "eye_size": 0.07, "eye_spacing": 0.009,
     "eye_height": 0.008, "eye_tilt": 0.05, "brow_ridge": 0.012, "forehead_slope": 0.05, "forehead_height": 0.04,
-    "upper_lip": 0.16, "lower_lip": 0.16, "mouth_width": 0.08, "mouth_height": 0.008, "ear_size": 0.13,
+    "upper_lip": 0.16, "lower_lip": 0.16, "mouth_width": 0.06, "mouth_height": 0.008, "ear_size": 0.13,
     "neck_width": 0.09,
 }  # fmt: skip
 """Size of one standard deviation of each trait (head heights, or a share where the trait scales)."""
