@@ -106,7 +106,14 @@ def render_inference_service(
 
 def to_yaml(manifest: Mapping[str, Any]) -> str:
     """YAML text of a manifest, keys in the order given, ready for `kubectl apply -f`."""
-    return yaml.safe_dump(dict(manifest), sort_keys=False, width=120)
+    return yaml.dump(dict(manifest), Dumper=_Plain, sort_keys=False, width=120)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes equal parts out in full instead of as anchors, which readers of a manifest do not expect."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _container(

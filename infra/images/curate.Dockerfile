@@ -13,8 +13,8 @@ RUN pip install --no-cache-dir "uv==${UV_VERSION}" && uv venv "${VIRTUAL_ENV}"
 COPY pyproject.toml constraints.txt requirements-nodeps.txt ./
 # torch comes first and alone, so that nothing after it can choose another build.
 RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constraints.txt torch
-# kfp is in every image: the pipeline's components run here as they are, with nothing installed at start.
-RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra data --extra demo --extra train --extra ray kfp \
+# kfp: the pipeline's components run here as they are, with nothing installed at start. hydra-core: the `lpm` command.
+RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra data --extra demo --extra train --extra ray kfp hydra-core \
     && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
 COPY README.md ./
 COPY lpm_model lpm_model
@@ -32,6 +32,9 @@ LABEL org.opencontainers.image.title="lpm-curate" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/lpm /opt/lpm
+# KubeRay may start containers through a login shell, which sets PATH anew; that shell, not this one, must expand it.
+# hadolint ignore=SC2016
+RUN echo 'export PATH=/opt/lpm/bin:$PATH' > /etc/profile.d/lpm.sh
 # HOME and the caches are writable under a read-only root as long as /tmp is.
 ENV PATH=/opt/lpm/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -13,8 +13,8 @@ RUN pip install --no-cache-dir "uv==${UV_VERSION}" && uv venv "${VIRTUAL_ENV}"
 COPY pyproject.toml constraints.txt requirements-nodeps.txt ./
 # torch comes first and alone, so that nothing after it can choose another build.
 RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constraints.txt torch
-# kfp is in every image: the pipeline's components run here as they are, with nothing installed at start.
-RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra train --extra data --extra demo --extra tracking --extra serve kfp \
+# kfp: the pipeline's components run here as they are, with nothing installed at start. hydra-core: the `lpm` command.
+RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra train --extra data --extra demo --extra tracking --extra serve kfp hydra-core \
     && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
 COPY README.md ./
 COPY lpm_model lpm_model
