@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -35,8 +36,9 @@ PAGE = Path(__file__).parent / "web" / "dist"
 POLICY_VIOLATION, TOO_BIG, TRY_LATER, NORMAL = 1008, 1009, 1013, 1000
 _PAGE_HEADERS = {
     # unsafe-eval: browser drivers evaluate their conditions inside the page, and the page itself evaluates nothing.
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-eval'; media-src 'self' blob:; connect-src 'self' ws: wss:; "
-    "img-src 'self' data:; style-src 'self'; frame-ancestors 'self'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-eval'; "
+    "media-src 'self' blob:; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "
+    "frame-ancestors 'self'; base-uri 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
@@ -72,6 +74,11 @@ def stream_router(service: CharacterService, token: str) -> APIRouter:
         await Connection(service, socket, token).run()
 
     return router
+
+
+async def page_index() -> FileResponse:
+    """The page itself."""
+    return FileResponse(PAGE / "index.html")
 
 
 def mount_page(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""Sample buffers of a live session: the speech queue of the character and the jitter buffer of the user's microphone."""
+"""Sample buffers of a live session: the character's speech queue and the jitter buffer of the user's microphone."""
 
 from collections import deque
 

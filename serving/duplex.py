@@ -6,28 +6,24 @@ state, and the events that belong to it. No transport, no wall clock, no thread:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 import numpy as np
 
 from lpm_model.config import AUDIO_RATE
 from serving.audio import Pcm, SampleQueue, UserBuffer
 from serving.config import ServingConfig
-from serving.protocol import PlaybackFinished, PlaybackStarted, ProtocolError, SegmentOpened, ServerMessage, State
+from serving.protocol import (
+    CharacterState,
+    PlaybackFinished,
+    PlaybackStarted,
+    ProtocolError,
+    SegmentOpened,
+    ServerMessage,
+    State,
+)
 
-
-class DuplexState(StrEnum):
-    """What the character is doing."""
-
-    IDLE = "idle"
-    LISTENING = "listening"
-    SPEAKING = "speaking"
-    INTERRUPTING = "interrupting"
-    DRAINING = "draining"
-
-
-_S = DuplexState
-TRANSITIONS: dict[DuplexState, frozenset[DuplexState]] = {
+_S = CharacterState
+TRANSITIONS: dict[CharacterState, frozenset[CharacterState]] = {
     _S.IDLE: frozenset({_S.LISTENING, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
     _S.LISTENING: frozenset({_S.IDLE, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
     _S.SPEAKING: frozenset({_S.IDLE, _S.LISTENING, _S.INTERRUPTING, _S.DRAINING}),
@@ -71,7 +67,7 @@ class ChunkInput:
     """The character's voice [chunk + lookahead]."""
     listen: Pcm
     """The user's voice [chunk + lookahead]."""
-    state: DuplexState
+    state: CharacterState
     segment_id: str | None
     user_position: int
     """User samples that the model has passed once this chunk is out."""
@@ -91,7 +87,7 @@ class Duplex:
             lookahead=lookahead_samples,
             surplus=chunk_samples,
         )
-        self.state = DuplexState.IDLE
+        self.state = CharacterState.IDLE
         self.position = 0
         self.epoch = 0
         self._segments: list[Segment] = []
@@ -129,7 +125,7 @@ class Duplex:
         Raises:
             ProtocolError: `draining`, `segment_exists` or `resource_exhausted`.
         """
-        if self.state is DuplexState.DRAINING:
+        if self.state is CharacterState.DRAINING:
             raise ProtocolError("draining", "the session is ending and takes no new segment", event_id=event_id)
         if segment_id in self._finished or any(s.segment_id == segment_id for s in self._everything()):
             raise ProtocolError("segment_exists", f"segment {segment_id} exists; choose a new id", event_id=event_id)
@@ -178,16 +174,16 @@ class Duplex:
         self.epoch += 1
         playhead = self._playhead if played_samples is None else min(played_samples, self.position)
         messages = self._finish_all(playhead)
-        if self.state is not DuplexState.DRAINING:
+        if self.state is not CharacterState.DRAINING:
             self._interrupt_pending = True
-            messages += self._enter(DuplexState.INTERRUPTING)
+            messages += self._enter(CharacterState.INTERRUPTING)
         return messages
 
     def drain(self) -> list[ServerMessage]:
         """Take no new segment; what was accepted is still spoken, streamed segments with what they have."""
         for segment in self._segments:
             segment.ended = segment.ended or not segment.owned
-        return self._enter(DuplexState.DRAINING)
+        return self._enter(CharacterState.DRAINING)
 
     def close(self) -> list[ServerMessage]:
         """The session is over: every segment that is still owed its finish gets it."""
@@ -196,7 +192,7 @@ class Duplex:
 
     def next_chunk(self) -> tuple[ChunkInput, list[ServerMessage]]:
         """Advance the clock by one chunk: what the model shall hear, and the events that go out before its picture."""
-        messages = [
+        messages: list[ServerMessage] = [
             self._finish(s, interrupted=False, playhead=self._playhead)
             for s in list(self._played_out)
             if s.end_pts <= self._playhead
@@ -285,22 +281,22 @@ class Duplex:
         level = float(np.sqrt(np.mean(np.square(pcm.astype(np.float32) / 32768.0)))) if pcm.size else 0.0
         self._silent_for = 0 if level > self._config.silence_rms else self._silent_for + self.chunk_samples
 
-    def _decide(self, spoken_id: str | None, *, closing: bool) -> DuplexState:
-        if self.state is DuplexState.DRAINING:
-            return DuplexState.DRAINING
+    def _decide(self, spoken_id: str | None, *, closing: bool) -> CharacterState:
+        if self.state is CharacterState.DRAINING:
+            return CharacterState.DRAINING
         if spoken_id is not None:
-            return DuplexState.SPEAKING
+            return CharacterState.SPEAKING
         if closing:
-            return DuplexState.INTERRUPTING
+            return CharacterState.INTERRUPTING
         starved = bool(self._segments) and self._segments[0].started_pts is not None
         attentive = self._silent_for <= self._config.listening_hold_s * AUDIO_RATE
-        return DuplexState.LISTENING if starved or attentive else DuplexState.IDLE
+        return CharacterState.LISTENING if starved or attentive else CharacterState.IDLE
 
-    def _enter(self, state: DuplexState) -> list[ServerMessage]:
+    def _enter(self, state: CharacterState) -> list[ServerMessage]:
         previous = self.state
         if state is previous:
             return []
         if state not in TRANSITIONS[previous]:
             raise IllegalTransitionError(f"{previous} -> {state}")
         self.state = state
-        return [State(state=state.value, previous=previous.value, pts_samples=self.position)]
+        return [State(state=state, previous=previous, pts_samples=self.position)]

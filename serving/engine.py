@@ -137,7 +137,7 @@ class FakeSession:
         return picture.clip(0, 255).astype(np.uint8)
 
 
-def _fill(picture: NDArray[np.float32], field: NDArray[np.float32], colour: object) -> None:
+def _fill(picture: NDArray[np.floating], field: NDArray[np.floating], colour: object) -> None:
     """Blend a colour where the implicit shape is inside (field < 1), with a soft edge."""
     inside = np.clip((1.0 - field) * 8.0, 0.0, 1.0)[..., None]
     picture += inside * (np.asarray(colour, np.float32) - picture)
@@ -203,8 +203,8 @@ class LpmSession:
 
         if self._state is None:
             raise ValueError("this conversation is closed; open another one")
-        voices = [torch.from_numpy(pcm.astype(np.float32) / 32768.0)[None] for pcm in (speak, listen)]
-        frames, self._state = self._model.step(self._state, *voices, [text] if text else None)
+        mouth, ear = (torch.from_numpy(pcm.astype(np.float32) / 32768.0)[None] for pcm in (speak, listen))
+        frames, self._state = self._model.step(self._state, mouth, ear, [text] if text else None)
         return np.asarray(frames[0], dtype=np.uint8)
 
     def close(self) -> None:

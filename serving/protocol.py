@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import struct
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -22,7 +23,16 @@ _LENGTH = struct.Struct("<I")
 
 Identifier = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 Role = Literal["user", "character"]
-StateName = Literal["idle", "listening", "speaking", "interrupting", "draining"]
+
+
+class CharacterState(StrEnum):
+    """What the character is doing."""
+
+    IDLE = "idle"
+    LISTENING = "listening"
+    SPEAKING = "speaking"
+    INTERRUPTING = "interrupting"
+    DRAINING = "draining"
 
 
 class ProtocolError(ValueError):
@@ -193,7 +203,7 @@ class Resumed(ServerMessage):
     type: Literal["resumed"] = "resumed"
     session_id: str
     resume_token: str
-    state: StateName
+    state: CharacterState
     pts_samples: int
 
 
@@ -225,7 +235,7 @@ class MediaChunk(ServerMessage):
     type: Literal["media.chunk"] = "media.chunk"
     pts_samples: int
     duration_samples: int
-    state: StateName
+    state: CharacterState
     segment_id: str | None = None
     user_samples: int
     """User audio (samples since the session began) that the model has heard by the end of this chunk."""
@@ -255,8 +265,8 @@ class PlaybackFinished(ServerMessage):
 
 class State(ServerMessage):
     type: Literal["state"] = "state"
-    state: StateName
-    previous: StateName
+    state: CharacterState
+    previous: CharacterState
     pts_samples: int
 
 

@@ -23,11 +23,18 @@ logger = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn that tells its viewers first: the first signal drains, the second stops at once."""
+    """uvicorn that warms the engine first and says goodbye last: the first signal drains, the second stops at once."""
 
-    def __init__(self, config: uvicorn.Config, service: CharacterService, on_drain: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: CharacterService,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        on_drain: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
-        self._service, self._on_drain = service, on_drain
+        self._service, self._on_ready, self._on_drain = service, on_ready, on_drain
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -36,6 +43,8 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await self._service.start()
         await super().startup(sockets)
+        if self.started:
+            self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say goodbye to every viewer before the sockets close."""
@@ -118,20 +127,15 @@ def serve_app(
     """
     config = config or ServingConfig()
     token = token or secrets.token_urlsafe(16)
+    url = page_url(host, port, token)
     service = build_service(make_engine(engine, model_dir, require_consent=config.require_consent), config)
-    server = DrainingServer(uvicorn_config(create_app(service, token), host, port, config), service, lambda: None)
-    asyncio.run(_run(server, page_url(host, port, token), on_ready))
 
-
-async def _run(server: DrainingServer, url: str, on_ready: Callable[[str], None] | None) -> None:
-    serving = asyncio.create_task(server.serve())
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.02)
-    if server.started:
-        logger.info("serving at %s", url)
+    def announce() -> None:
+        logger.info("serving %s at %s", service.engine.model_uri, page_url(host, port, "..."))
         if on_ready is not None:
             on_ready(url)
-    await serving
+
+    DrainingServer(uvicorn_config(create_app(service, token), host, port, config), service, on_ready=announce).run()
 
 
 def _speak(text: str, voice: str) -> Pcm:

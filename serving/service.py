@@ -56,6 +56,18 @@ class LiveSession:
         self.attached = asyncio.Event()
         self.pump: asyncio.Task[None] | None = None
         self.voice: asyncio.Task[None] | None = None
+        self.moved = asyncio.Event()
+        """Set after every chunk and at the end."""
+
+    async def next_chunk(self) -> None:
+        """Wait until the conversation has moved by a chunk, or is over."""
+        self.moved.clear()
+        await self.moved.wait()
+
+    async def quiet(self) -> None:
+        """Wait until every segment has had its finish, or nobody watches any more."""
+        while self.core.duplex.busy and self.outbox is not None and not self.core.over:
+            await self.next_chunk()
 
     def post(self, messages: list[ServerMessage]) -> None:
         """Send to the viewer, if one is attached; the session's journal keeps control events for the others."""
@@ -98,7 +110,9 @@ class CharacterService:
     async def stop(self) -> None:
         """End every conversation and the threads."""
         for live in list(self._sessions.values()):
-            await self.close(live, "server_stopped")
+            self._end(live, "server_stopped")
+        if self._closing:
+            await asyncio.wait(set(self._closing), timeout=self.config.stall_timeout_s)
         if self._reaper is not None:
             self._reaper.cancel()
         self._engine_thread.shutdown(wait=True, cancel_futures=True)
@@ -170,14 +184,23 @@ class CharacterService:
             return
         live.outbox = None
         live.attached.clear()
+        live.moved.set()
         live.core.detach(time.monotonic())
         if self._queue:  # a visitor who waits goes before one who may come back
-            task = asyncio.create_task(self.close(live, "evicted"))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._end(live, "evicted")
 
     async def close(self, live: LiveSession, reason: str) -> None:
-        """End a conversation and free its slot; only the first call does anything."""
+        """End a conversation and free its slot."""
+        await asyncio.shield(self._end(live, reason))
+
+    def _end(self, live: LiveSession, reason: str) -> asyncio.Task[None]:
+        """Begin to end a conversation; for those who must not wait for it, such as its own tasks."""
+        task = asyncio.create_task(self._close(live, reason))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
+    async def _close(self, live: LiveSession, reason: str) -> None:
         if self._sessions.pop(live.core.session_id, None) is None:
             return
         if not live.core.over:
@@ -185,10 +208,11 @@ class CharacterService:
         if live.outbox is not None:
             live.outbox.close()
         live.attached.set()
+        live.moved.set()
         self.metrics.sessions_ended.labels(reason).inc()
-        for task in (live.pump, live.voice):
-            if task is not None and task is not asyncio.current_task():
-                await asyncio.wait({task}, timeout=self.config.stall_timeout_s)
+        working = {task for task in (live.pump, live.voice) if task is not None}
+        if working:
+            await asyncio.wait(working, timeout=self.config.stall_timeout_s)
         await self.compute(live.engine_session.close)
         self._release()
 
@@ -200,14 +224,16 @@ class CharacterService:
     async def drain(self, reason: str) -> None:
         """Announce the end, let running segments finish within `drain_s`, then close everything."""
         self.draining = True
-        deadline = time.monotonic() + self.config.drain_s
         for live in list(self._sessions.values()):
             note = GoingAway(deadline_ms=round(self.config.drain_s * 1000), reason=reason)
             live.post(live.core.stamp([note, *live.core.duplex.drain()]))
-        while time.monotonic() < deadline and any(s.core.duplex.busy and s.outbox for s in self._sessions.values()):
-            await asyncio.sleep(0.05)
+        finishing = [asyncio.create_task(live.quiet()) for live in self._sessions.values()]
+        if finishing:
+            await asyncio.wait(finishing, timeout=self.config.drain_s)
         for live in list(self._sessions.values()):
-            await self.close(live, reason)
+            self._end(live, reason)
+        if self._closing:
+            await asyncio.wait(set(self._closing), timeout=self.config.stall_timeout_s)
 
     def _warm_up(self) -> None:
         character = next(iter(self.engine.characters()))
@@ -256,7 +282,9 @@ class CharacterService:
                 await self.close(waiting[0], "evicted")
                 return
             if len(self._queue) >= self.config.queue_limit:
-                text = f"{self.config.max_sessions} conversations run and {len(self._queue)} visitors wait; come back later"
+                text = (
+                    f"{self.config.max_sessions} conversations run, {len(self._queue)} visitors wait; come back later"
+                )
                 raise ProtocolError("resource_exhausted", text, retryable=True)
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append((turn, outbox))
@@ -310,7 +338,7 @@ class CharacterService:
         except Exception:
             logger.exception("session %s failed", live.core.session_id)
             live.post(live.core.stamp([Error(code="engine_failed", message="the model failed; open a new session")]))
-            await self.close(live, "engine_failed")
+            self._end(live, "engine_failed")
 
     async def _show(self, live: LiveSession, outbox: Outbox) -> None:
         """One connection's stream: an initialisation segment, then a chunk whenever the playhead asks for it."""
@@ -358,12 +386,13 @@ class CharacterService:
         seconds = time.perf_counter() - started
         self.metrics.chunks.inc()
         self.metrics.compute.observe(seconds * AUDIO_RATE / size)
+        live.moved.set()
         if core.over:
             return
         message = MediaChunk(
             pts_samples=chunk.pts,
             duration_samples=size,
-            state=core.duplex.state.value if stale else chunk.state.value,
+            state=core.duplex.state if stale else chunk.state,
             segment_id=None if stale else chunk.segment_id,
             user_samples=chunk.user_position,
             user_buffered_samples=len(core.duplex.user),
@@ -394,7 +423,7 @@ class CharacterService:
         for start in range(0, pcm.size, AUDIO_RATE):
             block = pcm[start : start + AUDIO_RATE]
             while live.core.duplex.credits < block.size and live.core.duplex.is_live(segment_id):
-                await asyncio.sleep(0.05)
+                await live.next_chunk()
             if live.core.duplex.is_live(segment_id):
                 live.post(live.core.feed_text(segment_id, block))
 

@@ -174,7 +174,7 @@ class Session:
         oldest = self._journal[0].seq if len(self._journal) == JOURNAL_EVENTS else 0
         if last_seq > self._seq or (oldest and last_seq < oldest - 1):
             return None
-        state = self.duplex.state.value
+        state = self.duplex.state
         token = self.new_resume_token()
         resumed = Resumed(session_id=self.session_id, resume_token=token, state=state, pts_samples=self.duplex.position)
         return [*missed, *self.stamp([resumed])]

@@ -1,0 +1,180 @@
+"""The same application inside the real KServe model server: what an InferenceService starts.
+
+`python -m serving.runtime --model-dir DIR` builds kserve's model, data plane and REST application, mounts our stream
+and page on it, and runs it on our own uvicorn (kserve's own binds every interface). v2 health, readiness, metadata and
+a unary `infer` that renders offline answer beside the stream. One worker: the model has one owner.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kserve import InferInput, InferOutput, InferRequest, InferResponse, Model
+from kserve.errors import InvalidInput
+from kserve.model_repository import ModelRepository
+from kserve.model_server import app as kserve_app
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+from kserve.protocol.rest.server import RESTServer
+from kserve.utils.utils import generate_uuid
+from prometheus_client import REGISTRY
+
+from lpm_model.config import AUDIO_RATE
+from serving.app import mount_page, page_index, stream_router
+from serving.audio import Pcm
+from serving.config import ServingConfig
+from serving.engine import make_engine
+from serving.server import DrainingServer, build_service, page_url, uvicorn_config
+from serving.service import CharacterService
+
+logger = logging.getLogger(__name__)
+
+MAX_RENDER_S = 30
+"""Longest conversation that one unary `infer` renders."""
+
+
+class CharacterModel(Model):  # type: ignore[misc]
+    """KServe's view of the service: ready, metadata, and offline rendering."""
+
+    def __init__(self, name: str, service: CharacterService) -> None:
+        super().__init__(name)
+        self._service = service
+
+    def load(self) -> bool:
+        """The engine is loaded with the process; readiness follows the service."""
+        self.ready = self._service.ready
+        return bool(self.ready)
+
+    async def healthy(self) -> bool:
+        """Whether new conversations are welcome."""
+        return self._service.ready
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The two voices of an offline conversation."""
+        return [{"name": name, "datatype": "INT16", "shape": [-1]} for name in ("speak", "listen")]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The video of an offline conversation."""
+        size = self._service.engine.size_px
+        return [{"name": "video", "datatype": "UINT8", "shape": [-1, size, size, 3]}]
+
+    async def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
+        """Render a short conversation: inputs speak and listen (INT16 at 24 kHz), output video (UINT8)."""
+        voices = {tensor.name: tensor for tensor in payload.inputs}
+        speak = _samples(voices.get("speak"))
+        listen = _samples(voices.get("listen"))
+        character = str((payload.parameters or {}).get("character_id") or self._service.engine.characters()[0])
+        try:
+            self._service.engine.card(character)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from error
+        video = await self._service.compute(_render, self._service, character, speak, listen)
+        output = InferOutput(name="video", shape=list(video.shape), datatype="UINT8")
+        output.set_data_from_numpy(video, binary_data=False)
+        return InferResponse(response_id=payload.id or generate_uuid(), model_name=self.name, infer_outputs=[output])
+
+
+class CharacterDataPlane(DataPlane):  # type: ignore[misc]
+    """A data plane whose readiness ends when the server drains, so that the pod leaves the endpoints."""
+
+    def __init__(self, registry: ModelRepository, service: CharacterService) -> None:
+        super().__init__(model_registry=registry)
+        self._service = service
+
+    async def ready(self) -> bool:
+        """Whether new conversations are welcome."""
+        return self._service.ready
+
+
+def _samples(tensor: InferInput | None) -> Pcm:
+    if tensor is None:
+        return np.zeros(0, np.int16)
+    samples = np.asarray(tensor.as_numpy()).reshape(-1)
+    if samples.dtype != np.int16 or samples.size > MAX_RENDER_S * AUDIO_RATE:
+        raise InvalidInput(f"{tensor.name} must be INT16 at 24 kHz of at most {MAX_RENDER_S} s; got {samples.dtype}")
+    return samples
+
+
+def _render(service: CharacterService, character: str, speak: Pcm, listen: Pcm) -> Any:
+    """Every frame of a conversation, uint8 [T, H, W, 3]."""
+    engine = service.engine
+    chunks = max(1, -(-max(speak.size, listen.size) // engine.chunk_samples))
+    total = chunks * engine.chunk_samples + engine.lookahead_samples
+    mouth, ear = (np.pad(voice, (0, max(0, total - voice.size))) for voice in (speak, listen))
+    session = engine.open(character, 0)
+    frames = []
+    for start in range(0, chunks * engine.chunk_samples, engine.chunk_samples):
+        window = slice(start, start + engine.chunk_samples + engine.lookahead_samples)
+        frames.append(session.step(mouth[window], ear[window], ""))
+    session.close()
+    return np.concatenate(frames)
+
+
+def build(name: str, service: CharacterService, token: str) -> Any:
+    """The FastAPI application of kserve with our routes in front of its own."""
+    repository = ModelRepository()
+    model = CharacterModel(name, service)
+    repository.update(model)
+    plane = CharacterDataPlane(repository, service)
+    kserve_app.include_router(stream_router(service, token))
+    # kserve would answer "/" with its liveness; /v2/health/live stays for probes, and "/" is the page.
+    kserve_app.add_api_route("/", page_index)
+    rest = RESTServer("kserve.model_server:app", plane, ModelRepositoryExtension(repository), http_port=0)
+    rest.create_application()
+    mount_page(kserve_app)
+    return kserve_app
+
+
+def default_host() -> str:
+    """LPM_HOST, else every interface inside a Kubernetes pod, else this machine alone."""
+    return os.environ.get("LPM_HOST") or ("0.0.0.0" if "KUBERNETES_SERVICE_HOST" in os.environ else "127.0.0.1")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m serving.runtime", description=__doc__)
+    parser.add_argument("--model-dir", type=Path, help="folder of an Online LPM")
+    parser.add_argument("--model-name", default="lpm", help="name under /v2/models")
+    parser.add_argument("--engine", choices=("lpm", "fake"), default="lpm", help="fake needs no model")
+    parser.add_argument("--host", default=default_host(), help="address to listen on; LPM_HOST sets the default")
+    parser.add_argument("--http-port", type=int, default=8080)
+    parser.add_argument("--token", default=os.environ.get("LPM_TOKEN"), help="session token; LPM_TOKEN, else random")
+    parser.add_argument("--max-sessions", type=int, default=1)
+    parser.add_argument("--drain-s", type=float, default=30.0, help="time for running segments after SIGTERM")
+    parser.add_argument("--allow-origin", action="append", default=[], help="browser origin to admit; may be repeated")
+    parser.add_argument("--allow-missing-consent", action="store_true", help="show characters without consent_ref")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kserve.trace").setLevel(logging.WARNING)  # two lines for every probe otherwise
+    token = given.token or secrets.token_urlsafe(16)
+    try:
+        config = ServingConfig(
+            max_sessions=given.max_sessions,
+            drain_s=given.drain_s,
+            allowed_origins=tuple(given.allow_origin),
+            require_consent=not given.allow_missing_consent,
+        )
+        engine = make_engine(given.engine, given.model_dir, require_consent=config.require_consent)
+    except ValueError as error:
+        logger.error("%s", error)
+        return 2
+    service = build_service(engine, config, REGISTRY)
+    app = build(given.model_name, service, token)
+    shown = token if not given.token else "..."  # a token that was given is a secret of whoever gave it
+
+    def announce() -> None:
+        logger.info("model %s ready at %s", given.model_name, page_url(given.host, given.http_port, shown))
+
+    server = DrainingServer(uvicorn_config(app, given.host, given.http_port, config), service, on_ready=announce)
+    asyncio.run(server.serve())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
