@@ -37,7 +37,7 @@ class Thresholds:
     """Frame rate of the source before resampling."""
     min_face_px: float | None = 40.0
     """Median height of the face (chin to forehead) in source pixels."""
-    min_sharpness: float | None = 0.0002
+    min_sharpness: float | None = 0.00005
     """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1."""
     min_luminance: float | None = 20.0
     """Mean grey value 0..255."""
@@ -93,14 +93,16 @@ class StateConfig:
 
     speech_threshold: float = 0.5
     """Probability above which a frame counts as speech."""
-    motion_window: int = 9
+    motion_window: int = 5
     """Frames over which the mouth's movement is measured."""
     still_motion: float = 0.005
     """Spread of the mouth gap (in eye distances) of a mouth at rest."""
     moving_motion: float = 0.030
     """Spread of the mouth gap (in eye distances) of a talking mouth."""
-    min_state_s: float = 0.25
+    min_state_s: float = 0.15
     """Shorter states are merged into their neighbours."""
+    listen_hold_s: float = 0.5
+    """Listening lasts so much longer than the other's speech."""
     min_discard_s: float = 0.6
     """A mouth has to move for so long against the evidence before the frames are discarded."""
     min_sync: float = -0.3

@@ -21,6 +21,7 @@ _SWITCH = float(np.log(1 / 40))
 _HIDDEN = float(np.log(0.3))
 _BOTH = float(np.log(0.3))
 _LOUDNESS_WEIGHT = 2.5
+_VOICE_WEIGHT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +91,8 @@ def label_people(
         states = merge_short(by_hypothesis[path], round(config.min_state_s * VIDEO_FPS))
         mask = by_hypothesis[None, :] == states[:, None]
         confidence = np.where(mask, posterior, 0).sum(axis=1)
+        held = hold_listening(states, round(config.listen_hold_s * VIDEO_FPS))
+        states = merge_short(held, round(config.min_state_s * VIDEO_FPS))
         states = _discard(states, motion, round(config.min_discard_s * VIDEO_FPS))
         labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
     return labels
@@ -115,7 +118,7 @@ def _evidence(
     heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
     scores = np.zeros((len(speech), len(sets)))
     for h, (people, talk) in enumerate(sets):
-        scores[:, h] += np.log(heard) if talk else np.log(1 - heard)
+        scores[:, h] += _VOICE_WEIGHT * (np.log(heard) if talk else np.log(1 - heard))
         for i, motion in enumerate(motions):
             scores[:, h] += motion / 2 if i in people else -motion / 2
         if talk and not people:
@@ -164,6 +167,16 @@ def merge_short(states: NDArray[np.uint8], shortest: int) -> NDArray[np.uint8]:
         after = lengths[run + 1] if run + 1 < len(lengths) else -1
         source = edges[run] - 1 if before >= after else edges[run + 1]
         states[edges[run] : edges[run + 1]] = states[source]
+
+
+def hold_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8]:
+    """Let listening last so many frames into the idle time after it: attention outlives the other's last word."""
+    states = states.copy()
+    ends = np.flatnonzero((states[:-1] == LISTEN) & (states[1:] == IDLE)) + 1
+    for end in ends:
+        rest = states[end : end + frames]
+        rest[np.cumsum(rest != IDLE) == 0] = LISTEN
+    return states
 
 
 def _discard(states: NDArray[np.uint8], motion: NDArray[np.float32], shortest: int) -> NDArray[np.uint8]:
