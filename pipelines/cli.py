@@ -228,15 +228,25 @@ def autoencoder() -> None:
 
 @autoencoder.command("train")
 @click.argument("videos", type=FOLDER)
+@OVERRIDES
 @click.option("--out", type=FOLDER, default=WORKSPACE / "autoencoder", show_default=True, help="Folder to write.")
-@click.option("--minutes", default=30.0, show_default=True, help="Time to train.")
-def autoencoder_train(videos: Path, out: Path, minutes: float) -> None:
-    """Train the tiny autoencoder from the pixels of a folder of videos."""
-    from components.common import RichProgress
-    from lpm_model.training.autoencoder import train_autoencoder
+@click.option("--size", default=128, show_default=True, help="Side of the square videos that are taken (px).")
+def autoencoder_train(videos: Path, overrides: tuple[str, ...], out: Path, size: int) -> None:
+    """Train the tiny autoencoder from the pixels of a folder of square MP4s (steps=2000 batch=8 ...).
 
-    train_autoencoder(videos, out, minutes=minutes, progress=RichProgress())
-    OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
+    Curation encodes with it when told so: lpm run curate.autoencoder=DIR
+    """
+    from lpm_model.autoencoder import AutoencoderConfig
+    from lpm_model.training.autoencoder import train_autoencoder
+    from lpm_model.training.config import AutoencoderTraining
+    from pipelines.config import typed
+
+    if not videos.is_dir():
+        raise ValueError(f"{videos} is no folder: give one with square MP4s, such as runs/latest/raw/media")
+    settings = typed(AutoencoderTraining, overrides)
+    metrics = train_autoencoder(videos, out, AutoencoderConfig(), settings, size)
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    OUT.print(f"wrote {escape(str(out))} ({figures})", soft_wrap=True)
 
 
 if __name__ == "__main__":

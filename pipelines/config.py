@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -17,6 +17,8 @@ from components.ingest.config import IngestConfig
 from components.train.config import TrainConfig
 from lpm_model.config import from_mapping
 from pipelines.resources import Resources
+
+T = TypeVar("T")
 
 CONF = Path(__file__).parent / "conf"
 """The Hydra folder."""
@@ -114,6 +116,7 @@ def _merged(base: Any, overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    base = OmegaConf.create(base)
     OmegaConf.set_struct(base, False)
     try:
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
@@ -123,6 +126,11 @@ def _merged(base: Any, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ValueError("the config is no mapping: write one `key: value` a line")
     return {str(key): value for key, value in plain.items()}
+
+
+def typed(cls: type[T], overrides: Sequence[str]) -> T:
+    """One config dataclass from `key=value` overrides of its defaults."""
+    return from_mapping(cls, _merged({}, overrides))
 
 
 def _choice(group: str, value: str) -> str:

@@ -1,0 +1,61 @@
+"""What the contract tests read: files, imports, stages."""
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("lpm_model", "serving", "components", "pipelines")
+VERBS = ("ingest", "curate", "train", "distill", "evaluate", "deploy")
+
+
+@cache
+def project_files() -> tuple[Path, ...]:
+    """Files that belong to the project: tracked ones, or all of a checkout without git."""
+    done = subprocess.run(
+        ["git", "--no-optional-locks", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0:
+        return tuple(ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file())
+    skipped = {".venv", ".work", "runs", "workspace", "node_modules"}
+    return tuple(p for p in ROOT.rglob("*") if p.is_file() and not skipped & set(p.relative_to(ROOT).parts))
+
+
+def python_files(*packages: str) -> list[Path]:
+    return [p for p in project_files() if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in packages]
+
+
+def imported_roots(path: Path) -> Iterator[tuple[str, int]]:
+    """Top package and line of every import in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0], node.lineno
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
+def dvc_stages() -> dict[str, Any]:
+    stages: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return stages
+
+
+def dvc_edges() -> set[tuple[str, str]]:
+    """(producer, consumer) pairs: who writes what another stage depends on."""
+    producers = {out: name for name, stage in dvc_stages().items() for out in stage["outs"]}
+    return {
+        (producers[dep], name) for name, stage in dvc_stages().items() for dep in stage["deps"] if dep in producers
+    }

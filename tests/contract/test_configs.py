@@ -1,0 +1,88 @@
+"""Every YAML loads into types; what nobody knows is refused with what was probably meant."""
+
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.steps import STEPS
+from lpm_model.config import to_mapping
+from pipelines.config import CONF, compose_values, groups, load_config
+from pipelines.local import to_plain
+from tests.contract.project import ROOT
+
+CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_yaml_loads(choice: str) -> None:
+    config = load_config([choice])
+    group, _, name = choice.partition("=")
+    assert group != "profile" or config.profile == name
+
+
+def test_every_yaml_is_reached_by_a_choice() -> None:
+    found = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    assert found == {"config.yaml", *(f"{group}/{name}.yaml" for group in groups() for name in groups()[group])}
+
+
+def test_the_profiles_are_the_three() -> None:
+    assert groups()["profile"] == ["17b", "small", "tiny"]
+
+
+def test_tiny_is_the_default_and_only_default_values() -> None:
+    assert load_config().profile == "tiny"
+    assert all(getattr(load_config(), verb) == step.config_class()() for verb, step in STEPS.items())
+
+
+def test_overrides_reach_their_field() -> None:
+    config = load_config(["data.source=/some/where else", "curate.size_px=64", "deploy.gate.minimum_gain=1e-2"])
+    assert config.data.source == "/some/where else"
+    assert config.curate.size_px == 64
+    assert config.deploy.gate.minimum_gain == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("data.sorce=x", "data.source"),
+        ("curat.size_px=64", "curate"),
+        ("curate.size=64", "curate.size_px"),
+        ("ingest.require_consen=false", "ingest.require_consent"),
+        ("deploy.gate.minimum_gian=1", "deploy.gate.minimum_gain"),
+        ("train._target_=os.system", "train."),
+        ("profile=tyni", "profile=tiny"),
+        ("data=foldr", "data=folder"),
+    ],
+)
+def test_unknown_keys_are_refused_with_the_nearest(override: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"{meant}") as caught:
+        load_config([override])
+    assert "unknown config key" in str(caught.value) or "did you mean" in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["curate.size_px=big", "data.source=", "train.steps=", "curate=3", "oops", "=1"])
+def test_values_that_do_not_fit_are_refused(override: str) -> None:
+    with pytest.raises(ValueError, match="config|override|must be"):
+        load_config([override])
+
+
+def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("curate:\n  sise_px: 64\n")
+    with pytest.raises(ValueError, match=r"curate\.size_px"):
+        load_config(values=path)
+    with pytest.raises(ValueError, match="missing"):
+        load_config(values=tmp_path / "none.yaml")
+
+
+def test_params_of_dvc_are_the_composed_defaults() -> None:
+    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == compose_values()
+
+
+def test_a_config_survives_yaml() -> None:
+    config = load_config(["curate.profile=sft"])
+    text = yaml.safe_dump(to_plain(config))
+    assert difflib.SequenceMatcher(None, text, yaml.safe_dump(yaml.safe_load(text))).ratio() == 1
+    assert to_mapping(load_config(["profile=small"])) != to_mapping(config)

@@ -1,0 +1,61 @@
+"""What can be checked about every source file at a glance."""
+
+import ast
+import importlib
+import re
+
+import pytest
+
+from tests.contract.project import PACKAGES, ROOT, VERBS, module_name, project_files, python_files
+
+LINES_OF_A_FILE = 500
+LINES_OF_A_FUNCTION = 60
+UNFINISHED = re.compile(r"\b(TODO|FIXME)\b")
+NEEDS_A_CLUSTER_ARGV = {"serving.runtime"}
+"""Modules that start something when they are imported as a program only."""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_imports(package: str) -> None:
+    names = [module_name(path) for path in python_files(package) if path.name != "__main__.py"]
+    assert names
+    for name in names:
+        assert importlib.import_module(name).__name__ == name
+
+
+def test_files_and_functions_are_short() -> None:
+    long = []
+    for path in python_files(*PACKAGES, "tests"):
+        text = path.read_text()
+        if text.count("\n") + 1 > LINES_OF_A_FILE:
+            long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10)) + 1} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
+                length = node.end_lineno - node.lineno + 1
+                if length > LINES_OF_A_FUNCTION:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines")
+    assert not long
+
+
+def test_sources_are_ascii_and_finished() -> None:
+    bad = []
+    for path in python_files(*PACKAGES):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if not line.isascii() or UNFINISHED.search(line):
+                bad.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:60]}")
+    assert not bad
+
+
+def test_pins_carry_no_addresses() -> None:
+    assert all("://" not in (ROOT / name).read_text() for name in ("constraints.txt", "requirements-nodeps.txt"))
+
+
+def test_no_large_file_is_tracked() -> None:
+    large = [p for p in project_files() if p.stat().st_size > 2_000_000 and "weights" not in p.parts]
+    assert not large
+    assert sum(p.stat().st_size for p in project_files() if "weights" in p.parts) <= 9_000_000
+
+
+@pytest.mark.parametrize("room", [*PACKAGES, "infra", "helm/lpm", "tests", *(f"components/{verb}" for verb in VERBS)])
+def test_every_room_has_a_readme(room: str) -> None:
+    assert len((ROOT / room / "README.md").read_text().splitlines()) >= 5

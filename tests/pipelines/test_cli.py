@@ -1,0 +1,83 @@
+"""The lpm command: help that helps, errors on one line."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from pipelines.cli import cli, main
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return int(caught.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def all_commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        found.append((*prefix, name))
+        if isinstance(command, click.Group):
+            found += all_commands(command, (*prefix, name))
+    return found
+
+
+@pytest.mark.parametrize("command", all_commands(cli), ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = outcome(capsys, *command, "--help")
+    assert code == 0
+    assert f"Usage: lpm {' '.join(command)}" in out
+    options = [p for p in cli.commands[command[0]].params if isinstance(p, click.Option)]
+    assert all(option.help for option in options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "curate.sise_px=64"), "did you mean curate.size_px?"),
+        (("run", "profile=huge"), "no profile 'huge'"),
+        (("run", "data.source"), "has no '='"),
+        (("curate",), "curate needs raw: workspace/raw does not exist"),
+        (("serve",), "is no model folder: run `lpm run` first"),
+        (("lineage", "nothing"), "has no run.json"),
+        (("autoencoder", "train", "nothing"), "nothing is no folder"),
+        (("ingest", "--params", "none.yaml"), "none.yaml is missing"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = outcome(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(ValueError, match="workspace/raw does not exist"):
+        main(["--debug", "curate"])
+
+
+def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = outcome(capsys, "curat")
+    assert code == 2
+    assert "curat" in err
+
+
+def test_config_prints_what_is_composed(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = outcome(capsys, "config", "data.source=here")
+    assert code == 0
+    assert "source: here" in out
+
+
+def test_compile_writes_a_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, _ = outcome(capsys, "compile", "--out", "a/lpm.yaml")
+    assert code == 0
+    assert (tmp_path / "a" / "lpm.yaml").stat().st_size > 5000

@@ -1,0 +1,49 @@
+"""The doctor looks at the real machine and at what is broken on purpose."""
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipelines import doctor
+from pipelines.doctor import examine, failing
+
+
+def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checks = {check.name: check for check in examine()}
+    assert checks["Python"].state == "ok"
+    assert checks["packages [core]"].state == "ok"
+    assert checks["torch"].found
+    assert checks["a model to serve"].state == "optional"
+    assert all(check.fix for check in failing(list(checks.values())))
+
+
+def test_a_package_that_is_missing_or_old() -> None:
+    from packaging.requirements import Requirement
+
+    assert doctor._problem(Requirement("no-such-package>=1")) == "no-such-package is not installed"
+    assert "does not fit" in doctor._problem(Requirement("click>=99"))
+    assert doctor._problem(Requirement("click>=8")) == ""
+
+
+def test_endpoints_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        threading.Thread(target=server.accept, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        answering = {check.name: check for check in doctor._endpoints()}["MLFLOW_TRACKING_URI"]
+    assert (answering.state, answering.fix) == ("ok", "")
+    silent = {check.name: check for check in doctor._endpoints()}["MLFLOW_TRACKING_URI"]
+    assert silent.state == "missing"
+    assert "unset MLFLOW_TRACKING_URI" in silent.fix
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert "no server" in {check.name: check for check in doctor._endpoints()}["MLFLOW_TRACKING_URI"].found
+
+
+def test_a_program_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    checks = {check.name: check for check in doctor._programs()}
+    assert checks["node"].state == "optional"
+    assert checks["node"].fix

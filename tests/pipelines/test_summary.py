@@ -1,0 +1,62 @@
+"""summary.json: exactly the agreed keys, and the link to the latest run."""
+
+from pathlib import Path
+
+import pytest
+
+from components.common import read_json, write_json
+from components.steps import STEPS
+from pipelines.summary import build_summary, rejected_sources, write_summary
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    run = tmp_path / "runs" / "first"
+    for verb in STEPS:
+        record = {"step": verb, "seconds": 1.5, "peak_rss_mb": 100.0, "cached": verb == "ingest", "report": {}}
+        write_json(run / "steps" / f"{verb}.json", record)
+    stage = {"stage": "probe", "in": 3, "out": 2, "reasons": {"corrupt": 1}, "seconds_in": 9.0}
+    write_json(
+        run / "dataset" / "curation.json",
+        {"funnel": [stage], "rejected": [{"file": "media/c.mp4", "reason": "no face"}]},
+    )
+    write_json(run / "dataset" / "dataset.json", {"digest": "ab", "clips": 2, "seconds": 6.0, "size_px": 128})
+    write_json(run / "raw" / "ingest.json", {"rejected": [{"file": "bad.mp4", "reason": "not readable"}]})
+    scores = {"sync": 0.7, "listening": 0.5, "identity": 0.99, "psnr_db": 31.0, "drift": None, "speed": 2.0}
+    write_json(run / "report" / "report.json", {"scores": scores})
+    (run / "report" / "talk.mp4").touch()
+    write_json(
+        run / "release" / "deploy.json",
+        {"name": "lpm-online", "version": "3", "alias": "champion", "digest": "cd", "promoted": True},
+    )
+    return run
+
+
+def test_summary_has_the_agreed_shape(run_dir: Path) -> None:
+    summary = write_summary(run_dir)
+    assert read_json(run_dir.parent / "latest" / "summary.json") == summary
+    assert set(summary) == {"steps", "funnel", "scores", "model", "dataset", "paths"}
+    assert list(summary["steps"]) == list(STEPS)
+    assert summary["steps"]["ingest"] == {"seconds": 1.5, "peak_rss_mb": 100.0, "cached": True}
+    assert summary["funnel"] == [{"stage": "probe", "in": 3, "out": 2, "reasons": {"corrupt": 1}}]
+    assert summary["scores"] == {"sync": 0.7, "listening": 0.5, "identity": 0.99, "psnr_db": 31.0, "drift": None}
+    assert summary["model"] == {"name": "lpm-online", "version": "3", "alias": "champion", "digest": "cd"}
+    assert summary["dataset"] == {"digest": "ab", "clips": 2, "seconds": 6.0}
+    assert all(Path(path).is_absolute() for path in summary["paths"].values())
+
+
+def test_latest_moves_on(run_dir: Path) -> None:
+    write_summary(run_dir)
+    second = run_dir.rename(run_dir.with_name("second"))
+    write_summary(second)
+    assert (second.parent / "latest").resolve() == second
+
+
+def test_rejected_sources_of_both_steps(run_dir: Path) -> None:
+    assert rejected_sources(run_dir) == [("bad.mp4", "not readable"), ("media/c.mp4", "no face")]
+
+
+def test_a_missing_report_is_named(run_dir: Path) -> None:
+    (run_dir / "release" / "deploy.json").unlink()
+    with pytest.raises(ValueError, match=r"deploy\.json is missing"):
+        build_summary(run_dir)
