@@ -42,6 +42,7 @@ def render_inference_service(
     gpus: int = 0,
     gpu_resource: str = "nvidia.com/gpu",
     service_account: str = "",
+    token_secret: str = "lpm-session",
     min_replicas: int = 1,
     max_replicas: int = 1,
     timeout_s: int = 3600,
@@ -61,6 +62,8 @@ def render_inference_service(
         gpus: whole devices a replica needs.
         gpu_resource: extended resource that counts them.
         service_account: its secrets give the storage initializer access to the bucket; "" = the namespace's default.
+        token_secret: Secret whose key LPM_TOKEN is the session token; where it is absent, every replica makes one up
+            and logs it, so that several replicas need it. "" leaves it out.
         min_replicas: at least 1, because a WebSocket upgrade without an endpoint is refused with 403.
         max_replicas: no fewer than `min_replicas`.
         timeout_s: request timeout of the route in seconds, thus the longest session (the route's default is 60 s).
@@ -86,7 +89,18 @@ def render_inference_service(
         "terminationGracePeriodSeconds": grace_s,
         "automountServiceAccountToken": False,
         "securityContext": _pod_security(),
-        "containers": [_container(storage_uri, image, _resources(resources, gpus, gpu_resource), env or {})],
+        "containers": [
+            {
+                "name": "kserve-container",
+                "image": image,
+                "command": ["python", "-m", "serving.runtime"],
+                # Draining ends as soon as nobody speaks; a little of the grace period is left for closing.
+                "args": ["--model-dir", MODEL_DIR, "--drain-s", str(grace_s - 30)],
+                "env": _environment(storage_uri, token_secret, env or {}),
+                "resources": _resources(resources, gpus, gpu_resource),
+                **_container_constants(),
+            }
+        ],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     if service_account:
@@ -116,23 +130,23 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-def _container(
-    storage_uri: str, image: str, resources: dict[str, dict[str, str]], env: Mapping[str, str]
-) -> dict[str, Any]:
+def _environment(storage_uri: str, token_secret: str, env: Mapping[str, str]) -> list[dict[str, Any]]:
+    # KServe's webhook reads STORAGE_URI, downloads to MODEL_DIR before start, and puts MODEL_DIR in its place.
     reserved = {"STORAGE_URI": storage_uri, "PROTOCOL": "v2", "HOME": "/tmp"}
-    clash = sorted(reserved.keys() & env.keys())
+    clash = sorted((reserved.keys() | {"LPM_TOKEN"}) & env.keys())
     if clash:
         raise ValueError(f"env may not set {', '.join(clash)}: the manifest sets it; remove it from env")
+    entries: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in {**reserved, **env}.items()]
+    if token_secret:
+        reference = {"name": token_secret, "key": "LPM_TOKEN", "optional": True}
+        entries.append({"name": "LPM_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+    return entries
+
+
+def _container_constants() -> dict[str, Any]:
     ready = {"httpGet": {"path": "/v2/health/ready", "port": PORT}}
     return {
-        "name": "kserve-container",
-        "image": image,
-        "command": ["python", "-m", "serving.runtime"],
-        "args": ["--model-dir", MODEL_DIR],
-        # KServe's webhook reads STORAGE_URI, downloads to MODEL_DIR before start, and puts MODEL_DIR in its place.
-        "env": [{"name": key, "value": value} for key, value in {**reserved, **env}.items()],
         "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": resources,
         "startupProbe": {**ready, "periodSeconds": 5, "failureThreshold": 120, "timeoutSeconds": 5},
         "readinessProbe": {**ready, "periodSeconds": 5, "failureThreshold": 2, "timeoutSeconds": 5},
         "livenessProbe": {

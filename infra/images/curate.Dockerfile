@@ -14,7 +14,7 @@ COPY pyproject.toml constraints.txt requirements-nodeps.txt ./
 # torch comes first and alone, so that nothing after it can choose another build.
 RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constraints.txt torch
 # kfp: the pipeline's components run here as they are, with nothing installed at start. hydra-core: the `lpm` command.
-RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra data --extra demo --extra train --extra ray kfp hydra-core \
+RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra data --extra demo --extra train --extra ray kfp hydra-core minio \
     && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
 COPY README.md ./
 COPY lpm_model lpm_model
@@ -36,7 +36,7 @@ COPY --from=build /opt/lpm /opt/lpm
 # hadolint ignore=SC2016
 RUN echo 'export PATH=/opt/lpm/bin:$PATH' > /etc/profile.d/lpm.sh
 # HOME and the caches are writable under a read-only root as long as /tmp is.
-ENV PATH=/opt/lpm/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+ENV PATH=/opt/lpm/bin:$PATH LPM_COMMIT=${REVISION} HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
 USER 10001:10001

@@ -33,8 +33,8 @@ LABEL org.opencontainers.image.title="lpm-serve" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/lpm /opt/lpm
 # HOME and the caches are writable under a read-only root as long as /tmp is.
-ENV PATH=/opt/lpm/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
-    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/lpm/bin:$PATH LPM_COMMIT=${REVISION} HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LPM_HOST=0.0.0.0
 WORKDIR /tmp
 USER 10001:10001
 EXPOSE 8080

@@ -33,7 +33,7 @@ LABEL org.opencontainers.image.title="lpm-train" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/lpm /opt/lpm
 # HOME and the caches are writable under a read-only root as long as /tmp is.
-ENV PATH=/opt/lpm/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+ENV PATH=/opt/lpm/bin:$PATH LPM_COMMIT=${REVISION} HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
 USER 10001:10001

@@ -45,7 +45,9 @@ def test_container_starts_the_runtime_on_the_downloaded_model() -> None:
     predictor = render_inference_service(**ARGUMENTS)["spec"]["predictor"]
     (container,) = predictor["containers"]
     assert container["command"] == ["python", "-m", "serving.runtime"]
-    assert container["args"] == ["--model-dir", "/mnt/models"]
+    assert container["args"] == ["--model-dir", "/mnt/models", "--drain-s", "870"]
+    token = next(entry for entry in container["env"] if entry["name"] == "LPM_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"] == {"name": "lpm-session", "key": "LPM_TOKEN", "optional": True}
     assert {"name": "STORAGE_URI", "value": ARGUMENTS["storage_uri"]} in container["env"]
     assert predictor["minReplicas"] >= 1
     assert predictor["timeout"] > 60

@@ -116,11 +116,12 @@ def test_kserve_traps_are_avoided(helm: Path) -> None:
 
 
 def test_scaling_asks_for_the_autoscaler(helm: Path) -> None:
-    service = one(render(helm, "default", "--set", "serving.maxReplicas=3"), "InferenceService")
+    service = one(render(helm, "default", "--set", "serving.maxReplicas=3,auth.existingSecret=t"), "InferenceService")
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "hpa"
-    failed = run_helm(helm, "template", "rel", str(CHART), "--set", "serving.minReplicas=2")
-    assert failed.returncode != 0
-    assert "at least serving.minReplicas (2)" in failed.stderr
+    fewer = run_helm(helm, "template", "rel", str(CHART), "--set", "serving.minReplicas=2")
+    assert "at least serving.minReplicas (2)" in fewer.stderr
+    tokenless = run_helm(helm, "template", "rel", str(CHART), "--set", "serving.maxReplicas=2")
+    assert "name a Secret with the session token" in tokenless.stderr
 
 
 def test_chart_and_deploy_step_render_the_same_service(helm: Path) -> None:
@@ -132,6 +133,7 @@ def test_chart_and_deploy_step_render_the_same_service(helm: Path) -> None:
         image="lpm/serve:0.1.0",
         model_digest="ab" * 32,
         service_account="rel-lpm",
+        token_secret="",
     )
     left, right = chart["spec"]["predictor"], ours["spec"]["predictor"]
     for key in ("minReplicas", "maxReplicas", "timeout", "terminationGracePeriodSeconds", "securityContext"):
@@ -160,6 +162,28 @@ def test_deployment_mode_downloads_the_model(helm: Path) -> None:
         schemas.check_builtin(manifest)
 
 
+def test_options_of_the_runtime_exist(helm: Path) -> None:
+    settings = "serving.maxSessions=3,serving.allowedOrigins={https://a.example}"
+    (container,) = one(render(helm, "default", "--set", settings), "InferenceService")["spec"]["predictor"][
+        "containers"
+    ]
+    assert container["args"] == [
+        *(
+            "--model-dir",
+            "/mnt/models",
+            "--drain-s",
+            "870",
+            "--max-sessions",
+            "3",
+            "--allow-origin",
+            "https://a.example",
+        ),
+    ]
+    runtime = (schemas.ROOT / "serving" / "runtime.py").read_text()
+    for option in ("--model-dir", "--drain-s", "--max-sessions", "--allow-origin", "LPM_TOKEN"):
+        assert f'"{option}"' in runtime
+
+
 def test_a_claim_is_mounted_without_download(helm: Path) -> None:
     pod = one(render(helm, "dev"), "Deployment")["spec"]["template"]["spec"]
     assert "initContainers" not in pod
@@ -177,6 +201,9 @@ def test_no_secret_is_made_and_references_work(helm: Path) -> None:
     assert {"secretRef": {"name": "tokens"}} in container["envFrom"]
     config = next(m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"] == "rel-lpm")
     assert config["data"] == {"LOG": "debug"}
+    token = next(entry for entry in container["env"] if entry["name"] == "LPM_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"] == {"name": "lpm-session", "key": "LPM_TOKEN"}
+    assert token in one(manifests, "Pod")["spec"]["containers"][0]["env"]
     assert container["image"].startswith("registry.example.com/lpm/serve@sha256:")
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
 

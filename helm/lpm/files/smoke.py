@@ -1,13 +1,16 @@
-"""`helm test`: one of the given addresses must become ready, describe its model and upgrade to a WebSocket."""
+"""`helm test`: one of the given addresses becomes ready, describes its model and streams.
+
+With LPM_TOKEN set it opens a conversation and waits for video; without, the WebSocket upgrade must do.
+"""
 
 import argparse
 import json
+import os
 import sys
 import time
-import urllib.error
 import urllib.request
 
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 
 def wait_ready(endpoints: list[str], timeout_s: float) -> str:
@@ -28,6 +31,24 @@ def wait_ready(endpoints: list[str], timeout_s: float) -> str:
     raise SystemExit(f"not ready after {timeout_s:.0f} s: {last}")
 
 
+def converse(socket: ClientConnection, token: str, timeout_s: float) -> str:
+    """Open a conversation and return what proves that the endpoint works: video, or a place in the queue."""
+    socket.send(json.dumps({"type": "session.open", "token": token}))
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        frame = socket.recv(timeout=max(0.1, deadline - time.monotonic()))
+        header = frame[4 : 4 + int.from_bytes(frame[:4], "little")] if isinstance(frame, bytes) else frame
+        message = json.loads(header)
+        if message["type"] in ("error", "closed"):
+            raise SystemExit(f"the endpoint refused the conversation: {message}")
+        if message["type"] == "session.queued":
+            return f"all slots are taken, position {message['position']} in the queue"
+        if message["type"] == "media.chunk":
+            socket.send(json.dumps({"type": "session.close"}))
+            return f"video flows ({len(frame)} bytes in the first chunk)"
+    raise SystemExit(f"no video within {timeout_s:.0f} s")
+
+
 def main() -> int:
     """Run the checks; any failure ends with a message and exit code 1."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -41,8 +62,8 @@ def main() -> int:
     with urllib.request.urlopen(f"{endpoint}/v2", timeout=10) as answer:
         print(f"metadata: {json.load(answer)}")
     with connect(f"ws{endpoint.removeprefix('http')}{options.path}", open_timeout=15) as socket:
-        socket.ping().wait(10)
-    print(f"websocket: {options.path} upgrades")
+        token = os.environ.get("LPM_TOKEN")
+        print(f"stream: {converse(socket, token, 30) if token else 'the WebSocket upgrades'}")
     return 0
 
 

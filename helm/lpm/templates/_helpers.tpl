@@ -106,4 +106,7 @@ checksum/config: {{ toJson .Values.serving.env | sha256sum }}
 {{- if lt (int .Values.serving.maxReplicas) (int .Values.serving.minReplicas) -}}
 {{- fail (printf "serving.maxReplicas (%d) must be at least serving.minReplicas (%d)" (int .Values.serving.maxReplicas) (int .Values.serving.minReplicas)) -}}
 {{- end -}}
+{{- if and (gt (int .Values.serving.maxReplicas) 1) (not .Values.auth.existingSecret) -}}
+{{- fail "auth.existingSecret is empty: with several replicas name a Secret with the session token, or each makes up its own" -}}
+{{- end -}}
 {{- end -}}

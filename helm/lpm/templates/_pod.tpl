@@ -8,6 +8,16 @@ command: ["python", "-m", "serving.runtime"]
 args:
   - --model-dir
   - /mnt/models
+  - --drain-s
+  - {{ sub (int $root.Values.serving.terminationGracePeriodSeconds) 30 | quote }}
+  {{- if gt (int $root.Values.serving.maxSessions) 1 }}
+  - --max-sessions
+  - {{ $root.Values.serving.maxSessions | quote }}
+  {{- end }}
+  {{- range $root.Values.serving.allowedOrigins }}
+  - --allow-origin
+  - {{ . | quote }}
+  {{- end }}
   {{- range $root.Values.serving.extraArgs }}
   - {{ . | quote }}
   {{- end }}
@@ -18,6 +28,7 @@ env:
   - {name: PROTOCOL, value: v2}
   {{- end }}
   - {name: HOME, value: /tmp}
+  {{- include "lpm.token" $root | nindent 2 }}
 envFrom:
   - configMapRef: {name: {{ include "lpm.fullname" $root }}}
   {{- with $root.Values.serving.existingSecret }}
@@ -60,6 +71,14 @@ volumeMounts:
     subPath: {{ . }}
     {{- end }}
   {{- end }}
+{{- end -}}
+
+{{/* The session token, for the server and for the test pod. */}}
+{{- define "lpm.token" -}}
+{{- with .Values.auth.existingSecret -}}
+- name: LPM_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.auth.key }}}}
+{{- end -}}
 {{- end -}}
 
 {{/* Pod fields beside the containers, the same in both modes. */}}
