@@ -9,8 +9,8 @@ import numpy as np
 SHAPE_NAMES: Final[tuple[str, ...]] = (
     "face_width", "head_depth", "head_length", "jaw_width", "jaw_angle", "chin_length", "chin_forward",
     "cheek_fullness", "cheekbones", "nose_length", "nose_width", "nose_bridge", "nose_tip", "eye_size", "eye_spacing",
-    "eye_height", "eye_tilt", "brow_ridge", "forehead_slope", "forehead_height", "upper_lip", "lower_lip", "mouth_width",
-    "mouth_height", "ear_size", "neck_width",
+    "eye_height", "eye_tilt", "brow_ridge", "forehead_slope", "forehead_height", "upper_lip", "lower_lip",
+    "mouth_width", "mouth_height", "ear_size", "neck_width",
 )  # fmt: skip
 """Traits of the head's shape; each is a number of standard deviations from the mean head."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.performer.tracks import ARKIT_INDEX, ARKIT_NAMES
+from components.ingest.performer.tracks import ARKIT_INDEX
 
 HEAD_CREDIT: Final = 'Head model "facecap" by Bannaflak (from three.js), fine to use as long as credited.'
 """Licence line that every recording made with the packaged head carries."""
@@ -26,6 +26,10 @@ SKIN_PART: Final = 0
 TEETH_PART: Final = 1
 MOUTH_PART: Final = 2
 TONGUE_PART: Final = 3
+
+_FACECAP_SCALE: Final = 23.375
+_FACECAP_CENTRE: Final = np.array([0.0, 2.163, -3.4])
+_FACECAP_EYE: Final = np.array([3.2895, 2.6122508, 2.38155508])
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -43,6 +47,8 @@ class HeadRig:
     """[52, N, 3] offsets of each ARKit shape."""
     part: NDArray[np.uint8]
     """[N] what a vertex belongs to: skin, teeth, mouth bag or tongue."""
+    follow: FloatArray
+    """[N] 1 turns with the head, 0 stays with the shoulders."""
     rim: FloatArray
     """[N] 1 on the edge of the eyelids, falling to 0 two rings away."""
     eyes: FloatArray
@@ -50,7 +56,7 @@ class HeadRig:
     eye_radius: float
     """Radius of the eyeballs."""
     neck_loop: IntArray
-    """[K] vertices around the lower edge of the head, in order: where the neck begins."""
+    """[K] vertices around the lower edge of the head, in order; K is 0 for a head with its own neck."""
     identity_modes: FloatArray
     """[J, N, 3] shape modes the head brings along; J is 0 for the packaged head."""
     identity_eyes: FloatArray
@@ -84,41 +90,41 @@ def _facecap() -> HeadRig:
     if not path.is_file():
         raise ValueError(f"{path} is missing: reinstall openfacefx==0.24.0")
     glb = _Glb(path.read_bytes())
-    head, head_triangles, deltas = glb.mesh(2)
+    head, triangles, deltas = _weld(*glb.mesh(2))
+    part = _facecap_parts(head, triangles)
+    _close_lips(head, triangles, part)
     teeth, teeth_triangles, _ = glb.mesh(3)
     # A little further back and up than modelled: they would show through the closed lips of some people.
     teeth += np.array([0.0, 0.1, -0.15])
     eye, _, _ = glb.mesh(0)
-    head, head_triangles, deltas = _weld(head, head_triangles, deltas)
-    part = _facecap_parts(head, head_triangles)
-    _close_lips(head, head_triangles, part)
-    tongue, tongue_triangles = _tongue()
+    head, teeth, deltas = (
+        (head - _FACECAP_CENTRE) / _FACECAP_SCALE,
+        (teeth - _FACECAP_CENTRE) / _FACECAP_SCALE,
+        (deltas / _FACECAP_SCALE),
+    )
+    tongue, tongue_triangles = tongue_shape()
     lower = np.flatnonzero(part == TEETH_PART)
-    tongue_deltas = _follow_nearby(tongue, head[lower], deltas[:, lower])
-    reach = np.clip((tongue[:, 2] - 1.5) / 3.5, 0, 1)
-    tongue_deltas[ARKIT_INDEX["tongueOut"]] += reach[:, None] * np.array([0, 0.25, 2.2])
-    count, teeth_count = len(head), len(teeth)
+    tongue_deltas = follow_nearby(tongue, head[lower], deltas[:, lower])
+    reach = np.clip((tongue[:, 2] - 0.21) / 0.15, 0, 1)
+    tongue_deltas[ARKIT_INDEX["tongueOut"]] += reach[:, None] * np.array([0, 0.01, 0.094])
+    eyes = (_FACECAP_EYE * np.array([[-1, 1, 1], [1, 1, 1]]) - _FACECAP_CENTRE) / _FACECAP_SCALE
+    skin = triangles[part[triangles[:, 0]] == SKIN_PART]
+    count, extra = len(head), len(teeth) + len(tongue)
     vertices = np.concatenate([head, teeth, tongue])
-    still = np.zeros((len(ARKIT_NAMES), teeth_count, 3))
-    scale, centre = 23.375, np.array([0.0, 2.163, -3.4])
-    eye_centre = np.array([3.2895, 2.6122508, 2.38155508])
-    rim, loop = _edges(head_triangles, head, part)
-    padding = np.zeros(teeth_count + len(tongue))
     return HeadRig(
-        vertices=((vertices - centre) / scale).astype(np.float32),
-        triangles=np.concatenate([head_triangles, teeth_triangles + count, tongue_triangles + count + teeth_count])
-        .astype(np.int32),
-        deltas=(np.concatenate([deltas, still, tongue_deltas], 1) / scale).astype(np.float32),
-        part=np.concatenate([part, np.full(teeth_count, TEETH_PART), np.full(len(tongue), TONGUE_PART)])
-        .astype(np.uint8),
-        rim=np.concatenate([rim, padding]).astype(np.float32),
-        eyes=((np.stack([eye_centre * [-1, 1, 1], eye_centre]) - centre) / scale).astype(np.float32),
-        eye_radius=float(np.ptp(eye[:, 0]) / 2 / scale),
-        neck_loop=loop,
+        vertices=vertices.astype(np.float32),
+        triangles=np.concatenate([triangles, teeth_triangles + count, tongue_triangles + count + len(teeth)]),
+        deltas=np.concatenate([deltas, np.zeros((len(deltas), len(teeth), 3)), tongue_deltas], 1).astype(np.float32),
+        part=np.concatenate([part, np.repeat([TEETH_PART, TONGUE_PART], [len(teeth), len(tongue)])]).astype(np.uint8),
+        follow=np.ones(len(vertices), np.float32),
+        rim=np.concatenate([lid_rims(skin, head, eyes), np.zeros(extra)]).astype(np.float32),
+        eyes=eyes.astype(np.float32),
+        eye_radius=float(np.ptp(eye[:, 0]) / 2 / _FACECAP_SCALE),
+        neck_loop=boundary_loops(skin)[0],
         identity_modes=np.zeros((0, len(vertices), 3), np.float32),
         identity_eyes=np.zeros((0, 2, 3), np.float32),
         credit=HEAD_CREDIT,
-    )  # fmt: skip
+    )
 
 
 class _Glb:
@@ -239,26 +245,27 @@ def _close_lips(vertices: NDArray[np.float64], triangles: IntArray, part: NDArra
         vertices[half, 1] += shift * np.clip(1.3 * (1 - np.abs(vertices[half, 0]) / width), 0, 1)
 
 
-def _edges(
-    triangles: IntArray, vertices: NDArray[np.float64], part: NDArray[np.uint8]
-) -> tuple[NDArray[np.float64], IntArray]:
-    """How near each vertex is to an eyelid's edge (1 on it), and the loop where the neck begins."""
-    skin = triangles[part[triangles[:, 0]] == SKIN_PART]
-    loops = boundary_loops(skin)
-    neck = loops[0]
+def lid_rims(skin: IntArray, vertices: NDArray[np.float64], eyes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How near each vertex is to an eyelid's edge, 1 on it.
+
+    Args:
+        skin: [M, 3] triangles of the skin alone.
+        vertices: [N, 3] canonical positions.
+        eyes: [2, 3] centres of the eyeballs.
+    """
     rim = np.zeros(len(vertices))
-    for loop in loops:
+    for loop in boundary_loops(skin):
         middle = vertices[loop].mean(0)
-        if len(loop) < 30 and abs(middle[0]) > 2 and middle[1] > 0:
+        if np.linalg.norm(eyes[:, :2] - middle[:2], axis=1).min() < 0.05:
             rim[loop] = 1.0
     for value in (0.75, 0.2):
         touched = skin[(rim[skin] > value).any(1)].ravel()
         rim[touched] = np.maximum(rim[touched], value)
-    return rim, neck
+    return rim
 
 
-def _tongue() -> tuple[NDArray[np.float64], IntArray]:
-    """A flattened dome inside the lower teeth, in the packaged head's units."""
+def tongue_shape() -> tuple[NDArray[np.float64], IntArray]:
+    """A flattened dome inside the lower teeth, canonical, with its triangles."""
     rows, columns = 6, 12
     polar, azimuth = np.meshgrid(
         np.linspace(0.05, 1.75, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij"
@@ -266,7 +273,8 @@ def _tongue() -> tuple[NDArray[np.float64], IntArray]:
     x = 1.55 * np.sin(polar) * np.sin(azimuth)
     z = 2.3 + 2.3 * np.sin(polar) * np.cos(azimuth)
     y = -5.05 + 0.75 * np.cos(polar)
-    return np.stack([x, y, z], -1).reshape(-1, 3), grid_triangles(rows, columns, closed=True)
+    points = (np.stack([x, y, z], -1).reshape(-1, 3) - _FACECAP_CENTRE) / _FACECAP_SCALE
+    return points, grid_triangles(rows, columns, closed=True)
 
 
 def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
@@ -279,12 +287,12 @@ def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
     return quads.astype(np.int32)
 
 
-def _follow_nearby(
+def follow_nearby(
     points: NDArray[np.float64], anchors: NDArray[np.float64], deltas: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Offsets of points that ride along with anchors (inverse-distance weights)."""
     distance = np.linalg.norm(points[:, None] - anchors[None], axis=-1)
-    weights = 1.0 / (distance**2 + 0.3)
+    weights = 1.0 / (distance**2 + 5e-4)
     weights /= weights.sum(1, keepdims=True)
     moved: NDArray[np.float64] = np.einsum("pa,kac->kpc", weights, deltas)
     return moved

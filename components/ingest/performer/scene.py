@@ -1,7 +1,7 @@
 """Builds everything that one person's pictures need, once per person."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -71,7 +71,7 @@ def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
         samples: width and height of the supersampled picture.
     """
     rest, deltas = _shaped(rig, identity)
-    eyes = deform(identity, rig.eyes.astype(np.float64))
+    eyes = _eye_centres(rig, identity)
     vertices, triangles, follow, occlusion, deltas = _with_neck(rig, identity, rest, deltas)
     count = len(rig.vertices)
     part = np.concatenate([rig.part, np.full(len(vertices) - count, SKIN_PART, np.uint8)])
@@ -109,13 +109,35 @@ def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
 
 def _shaped(rig: HeadRig, identity: Identity) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rest positions of this person and offsets that follow the deformation (so that lids still meet)."""
-    base = rig.vertices.astype(np.float64)
+    base = rig.vertices + _own_modes(rig, identity, rig.identity_modes)
+    identity = _softened(rig, identity)
     rest = deform(identity, base)
-    deltas = np.zeros(rig.deltas.shape)
-    for index, delta in enumerate(rig.deltas):
-        moved = np.flatnonzero(np.abs(delta).max(1) > 1e-5)
-        deltas[index, moved] = deform(identity, base[moved] + delta[moved]) - rest[moved]
+    # To first order: as the skin around it is stretched, so is its movement.
+    step = 0.004
+    axes = step * np.eye(3)
+    stretch = np.stack([deform(identity, base + axis) - deform(identity, base - axis) for axis in axes], -1) / (
+        2 * step
+    )
+    deltas = np.einsum("nij,knj->kni", stretch, rig.deltas)
     return rest, deltas
+
+
+def _own_modes(rig: HeadRig, identity: Identity, modes: FloatArray) -> NDArray[np.float64]:
+    """What the head's own identity modes add for this person."""
+    rng = np.random.default_rng([identity.seed, 4])
+    amounts = np.clip(rng.normal(0, 0.9, len(modes)), -2, 2)
+    return np.asarray(np.tensordot(amounts, modes.astype(np.float64), 1))
+
+
+def _softened(rig: HeadRig, identity: Identity) -> Identity:
+    """Heads with modes of their own need less of the general deformation."""
+    share = 0.5 if len(rig.identity_modes) else 1.0
+    return replace(identity, shape=tuple(value * share for value in identity.shape))
+
+
+def _eye_centres(rig: HeadRig, identity: Identity) -> NDArray[np.float64]:
+    centres = rig.eyes + _own_modes(rig, identity, rig.identity_eyes)
+    return deform(_softened(rig, identity), centres)
 
 
 def _with_neck(
@@ -123,6 +145,8 @@ def _with_neck(
 ) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Appends the rings of the neck to the head."""
     loop = rig.neck_loop
+    if not len(loop):
+        return rest, rig.triangles, rig.follow.astype(np.float64), np.ones(len(rest)), deltas
     points, ring_follow, ring_jaw, ring_occlusion = neck_rings(identity, rest[loop])
     rings, size = points.shape[:2]
     start = len(rest)
@@ -138,7 +162,7 @@ def _with_neck(
     extra = np.zeros((len(deltas), rings * size, 3))
     for shape in _JAW:
         extra[shape] = (deltas[shape, loop][None] * ring_jaw[:, None, None]).reshape(-1, 3)
-    follow = np.concatenate([np.ones(start), np.repeat(ring_follow, size)])
+    follow = np.concatenate([rig.follow, np.repeat(ring_follow, size)])
     occlusion = np.concatenate([np.ones(start), np.repeat(ring_occlusion, size)])
     return (
         everything,
@@ -152,7 +176,7 @@ def _with_neck(
 def _neck_texels(rig: HeadRig, count: int) -> NDArray[np.float64]:
     """The neck continues the texture at the jaw's edge and leaves it downwards."""
     loop = rig.vertices[rig.neck_loop].astype(np.float64)
-    rings = count // len(loop)
+    rings = count // max(1, len(loop))
     points = np.repeat(loop[None], rings, 0)
     points[..., 1] = np.minimum(points[..., 1] - 0.03 * np.arange(1, rings + 1)[:, None], -0.5)
     points[1:, :, 1] = -0.555
@@ -167,13 +191,16 @@ def _occlusion(rig: HeadRig, rest: NDArray[np.float64]) -> NDArray[np.float64]:
     normal = np.zeros((len(rest), 3), np.float32)
     raster.normals(rest.astype(np.float32), rig.triangles[chosen], normal)
     points, directions = rest[skin], normal[skin].astype(np.float64)
-    offset = points[None] - points[:, None]
-    distance = np.sqrt((offset**2).sum(-1)) + 1e-9
-    height = np.einsum("ijk,ik->ij", offset, directions) / distance
     hollow = np.zeros(len(skin))
-    for radius, strength in ((0.035, 0.5), (0.1, 0.7)):
-        weight = np.exp(-((distance / radius) ** 2))
-        hollow += strength * np.maximum(0, (weight * height).sum(1) / weight.sum(1))
+    around = points[:: 1 + len(points) // 4000]
+    for start in range(0, len(skin), 1000):
+        rows = slice(start, start + 1000)
+        offset = around[None] - points[rows, None]
+        distance = np.sqrt((offset**2).sum(-1)) + 1e-9
+        height = np.einsum("ijk,ik->ij", offset, directions[rows]) / distance
+        for radius, strength in ((0.035, 0.5), (0.1, 0.7)):
+            weight = np.exp(-((distance / radius) ** 2))
+            hollow[rows] += strength * np.maximum(0, (weight * height).sum(1) / weight.sum(1))
     result[skin] = np.clip(1.06 - 1.5 * hollow, 0.3, 1.0)
     inside = rig.part != SKIN_PART
     depth = np.clip((rig.vertices[:, 2] - 0.27) / 0.11, 0, 1)
@@ -218,7 +245,7 @@ def _eyeballs(rig: HeadRig, identity: Identity, centres: NDArray[np.float64]) ->
     triangles = grid_triangles(rows, columns, closed=True)[:, ::-1]
     meshes = []
     for centre, canonical in zip(centres, rig.eyes.astype(np.float64), strict=True):
-        probes = deform(identity, canonical + step * np.concatenate([np.eye(3), -np.eye(3)]))
+        probes = deform(_softened(rig, identity), canonical + step * np.concatenate([np.eye(3), -np.eye(3)]))
         stretch = float(np.linalg.norm(probes[:3] - probes[3:], axis=1).min() / (2 * step))
         points = centre + ball * rig.eye_radius * stretch * 0.985
         shadow = np.clip(0.95 - 1.2 * np.maximum(0, ball[:, 1] - 0.05) - 0.35 * np.abs(ball[:, 0]), 0.3, 1)
