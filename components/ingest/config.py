@@ -17,6 +17,8 @@ class IngestConfig:
     """A source with more video files than this is an error: it is more likely a wrong path."""
     extensions: tuple[str, ...] = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
     """Names of video files end like this, in either case; everything else is ignored."""
+    also: tuple[str, ...] = ()
+    """Further folders that are collected beside the source, such as real clips beside the performer's."""
     performer: PerformerConfig = field(default_factory=PerformerConfig)
     """The corpus that the source "performer" renders."""
     performer_cache: str = ".work/performer"

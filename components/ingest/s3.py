@@ -40,7 +40,9 @@ def download(address: str, folder: Path, config: IngestConfig, progress: StepPro
     folder.mkdir(parents=True, exist_ok=True)
     try:
         client = _client()
-        wanted, refused = _choose(client.list_objects(bucket, prefix=prefix, recursive=True), prefix, config)
+        wanted, refused = _choose(
+            client.list_objects(bucket_name=bucket, prefix=prefix, recursive=True), prefix, config
+        )
         for entry, path in progress.track(wanted, "download"):
             _fetch(client, bucket, entry, folder / path)
     except (MinioException, HTTPError, OSError) as error:
@@ -98,5 +100,5 @@ def _fetch(client: Any, bucket: str, entry: Any, target: Path) -> None:
     if target.is_file() and target.stat().st_size == entry.size and tag.is_file() and tag.read_text() == entry.etag:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    client.fget_object(bucket, entry.object_name, str(target))
+    client.fget_object(bucket_name=bucket, object_name=entry.object_name, file_path=str(target))
     tag.write_text(entry.etag)

@@ -114,14 +114,19 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress)
             raise ValueError(f"source {source!r} is an address: give performer, a folder or s3://bucket/prefix")
         else:
             origin = "folder"
-            root = Path(source).expanduser()
-            if not root.is_dir():
-                raise ValueError(
-                    f"source folder {source} does not exist: give performer, a folder or s3://bucket/prefix"
-                )
-        report = _collect(source, origin, root, work, config, progress, rejected)
+            root = _folder(source)
+        others: list[tuple[Origin, Path]] = [("folder", _folder(name)) for name in config.also]
+        report = _collect(source, [(origin, root), *others], work, config, progress, rejected)
         shutil.rmtree(work / "download", ignore_errors=True)
     return report
+
+
+def _folder(name: str) -> Path:
+    """A source folder that exists."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"source folder {name} does not exist: give performer, a folder or s3://bucket/prefix")
+    return folder
 
 
 def _render(config: IngestConfig, progress: StepProgress) -> Path:
@@ -150,19 +155,19 @@ def _alone(lock: Path) -> Iterator[None]:
 
 def _collect(
     source: str,
-    origin: Origin,
-    root: Path,
+    roots: list[tuple[Origin, Path]],
     work: Path,
     config: IngestConfig,
     progress: StepProgress,
     rejected: list[Rejection],
 ) -> IngestReport:
-    """Let every usable file under `root` in and write the two reports."""
+    """Let every usable file under the roots in and write the two reports."""
     media = work / "media"
     media.mkdir(exist_ok=True)
     taken: dict[str, Source] = {}
     seconds = 0.0
-    for file in progress.track(_videos(root, config), "ingest"):
+    files = [(origin, root, file) for origin, root in roots for file in _videos(root, config)]
+    for origin, root, file in progress.track(files, "ingest"):
         name = file.relative_to(root).as_posix()
         try:
             entry, length_s = _admit(file, root, media, origin, config)
@@ -185,7 +190,7 @@ def _collect(
     licences = [one.licence or "unknown" for one in sources]
     report = IngestReport(
         source=source,
-        origin=origin,
+        origin=roots[0][0],
         sources=len(sources),
         bytes=sum(one.bytes for one in sources),
         seconds=round(seconds, 3),
