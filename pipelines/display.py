@@ -8,8 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from components.lineage import Link
@@ -81,7 +88,9 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
     table.add_section()
     for i, stage in enumerate(summary["funnel"]):
         reasons = ", ".join(f"{reason} {count}" for reason, count in stage["reasons"].items())
-        table.add_row("" if i else "funnel", escape(stage["stage"]), f"{stage['in']} -> {stage['out']}", escape(reasons))
+        table.add_row(
+            "" if i else "funnel", escape(stage["stage"]), f"{stage['in']} -> {stage['out']}", escape(reasons)
+        )
     table.add_section()
     for i, (name, value) in enumerate(summary["scores"].items()):
         table.add_row("" if i else "scores", name, "not measured" if value is None else f"{value:.3f}", "")
@@ -118,5 +127,7 @@ def lineage_lines(links: Sequence[Link]) -> list[str]:
         lines.append(f"    commit {link.commit}, config {link.config[:12]}, code {link.code[:12]}")
         for source in link.sources:
             rights = ", ".join(text for text in (source.licence, source.consent_ref) if text)
-            lines.append(f"    source {source.sha256} {escape(source.source_id)}" + (f" ({escape(rights)})" if rights else ""))
+            lines.append(
+                f"    source {source.sha256} {escape(source.source_id)}" + (f" ({escape(rights)})" if rights else "")
+            )
     return lines

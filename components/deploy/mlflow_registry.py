@@ -1,7 +1,8 @@
 """The model registry: folders as registered versions with lineage tags and the aliases champion and challenger."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,9 @@ def set_alias(mlflow_client: Any, version: Version, alias: str) -> None:
         mlflow_client.delete_registered_model_alias(version.name, CHALLENGER)
 
 
-def download(target: str, uri: str = "") -> Path:
-    """Fetch a registered model's folder: models:/NAME@ALIAS or models:/NAME/VERSION.
+@contextmanager
+def fetched(target: str, uri: str = "") -> Iterator[Path]:
+    """A registered model's folder, models:/NAME@ALIAS or models:/NAME/VERSION, for as long as the block lasts.
 
     Raises:
         ValueError: no such model, version or alias.
@@ -99,13 +101,10 @@ def download(target: str, uri: str = "") -> Path:
             version = _version(mlflow_client.get_model_version(name, number))
     except MlflowException as error:
         raise ValueError(f"{target} is not registered ({error}): `lpm deploy` registers models") from error
-    return Path(
-        download_artifacts(
-            artifact_uri=version.source,
-            dst_path=tempfile.mkdtemp(prefix="lpm-model-"),
-            tracking_uri=mlflow_client.tracking_uri,
+    with tempfile.TemporaryDirectory(prefix="lpm-model-") as place:
+        yield Path(
+            download_artifacts(artifact_uri=version.source, dst_path=place, tracking_uri=mlflow_client.tracking_uri)
         )
-    )
 
 
 def _version(found: Any) -> Version:

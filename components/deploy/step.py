@@ -102,7 +102,11 @@ def deploy(
         storage_uri=storage_uri,
         reused=judged,
     )
-    _write(model if released.digest == digest else None, released, release, result, config)
+    if released.digest == digest:
+        _write(model, released, release, result, config)
+    else:
+        with registry.fetched(f"models:/{released.name}/{released.version}", config.tracking.uri) as kept:
+            _write(kept, released, release, result, config)
     for _ in steps:
         continue
     return result
@@ -126,9 +130,7 @@ def read_scores(report: Path) -> dict[str, float]:
 
 def lineage_tags(model: Path) -> dict[str, str]:
     """Tags that lead from a registered model back to its data, code and parent."""
-    provenance: Mapping[str, Any] = (
-        read_json(model / "provenance.json") if (model / "provenance.json").exists() else {}
-    )
+    provenance: Mapping[str, Any] = read_json(model / "provenance.json") if (model / "provenance.json").exists() else {}
     tags = {
         name: str(provenance[name])
         for name in ("dataset_digest", "code_commit", "config_digest", "parent")
@@ -176,10 +178,7 @@ def _base_version(mlflow_client: Any, base: Path, config: DeployConfig) -> str:
     return known.version
 
 
-def _write(
-    model: Path | None, version: registry.Version, release: Path, result: DeployReport, config: DeployConfig
-) -> None:
-    source = model or registry.download(f"models:/{version.name}/{version.version}", config.tracking.uri)
+def _write(source: Path, version: registry.Version, release: Path, result: DeployReport, config: DeployConfig) -> None:
     check_model_folder(source)
     manifest = render_inference_service(
         name=config.service.name,

@@ -9,9 +9,7 @@ from components.tracking import step_run
 from lpm_model.config import to_mapping
 
 
-def distill(
-    base: Path, dataset: Path, model: Path, config: DistillConfig, progress: StepProgress
-) -> ModelReport:
+def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progress: StepProgress) -> ModelReport:
     """Distil a causal few-step model and record the run in MLflow.
 
     Args:

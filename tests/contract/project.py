@@ -56,6 +56,4 @@ def dvc_stages() -> dict[str, Any]:
 def dvc_edges() -> set[tuple[str, str]]:
     """(producer, consumer) pairs: who writes what another stage depends on."""
     producers = {out: name for name, stage in dvc_stages().items() for out in stage["outs"]}
-    return {
-        (producers[dep], name) for name, stage in dvc_stages().items() for dep in stage["deps"] if dep in producers
-    }
+    return {(producers[dep], name) for name, stage in dvc_stages().items() for dep in stage["deps"] if dep in producers}

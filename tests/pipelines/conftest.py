@@ -2,7 +2,6 @@
 
 import sys
 import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ def calls() -> Calls:
 
 
 @pytest.fixture
-def step(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
+def step(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Step:
     """A `curate` that adds up numbers."""
     for name, attributes in (
         ("components.count", {}),
@@ -59,7 +58,7 @@ def step(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Iterator[Step]:
         module = types.ModuleType(name)
         module.__dict__.update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
-    yield Step(
+    return Step(
         verb="count", inputs={"raw": "raw"}, output="dataset", folder="dataset", config_name="CountConfig", about=""
     )
 

@@ -51,9 +51,7 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
         (("ingest", "--params", "none.yaml"), "none.yaml is missing"),
     ],
 )
-def test_errors_are_one_line(
-    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = outcome(capsys, *arguments)
     assert code == 2
     assert message in err

@@ -12,10 +12,12 @@ from components.runner import StepRecord, run_step
 from components.steps import Step
 from tests.pipelines.conftest import Calls, CountConfig
 
+DEFAULT = CountConfig()
+
 
 @pytest.fixture
 def go(step: Step, raw: Path, tmp_path: Path):
-    def run(config: CountConfig = CountConfig(), name: str = "out", cached: bool = True) -> StepRecord:
+    def run(config: CountConfig = DEFAULT, name: str = "out", cached: bool = True) -> StepRecord:
         cache = tmp_path / "cache" if cached else None
         return run_step(step, {"raw": raw}, tmp_path / name, config, NoProgress(), cache=cache)
 

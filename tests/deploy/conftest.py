@@ -1,0 +1,59 @@
+"""Small true model folders and a MLflow that lives in one SQLite file."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from components.common import write_json
+from components.deploy.config import DeployConfig
+from components.tracking import TrackingConfig, client
+
+SCORES = {"sync": 0.7, "listening": 0.5, "identity": 0.98, "psnr_db": 31.0, "drift": 0.1}
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes seconds to lay out its tables; once is enough."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> DeployConfig:
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return DeployConfig(tracking=TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="test"))
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """A model folder whose weights are one number."""
+
+    def make(name: str, value: float = 0.0) -> Path:
+        folder = tmp_path / name
+        (folder / "autoencoder").mkdir(parents=True)
+        save_file({"w": np.full(3, value, np.float32)}, folder / "model.safetensors")
+        save_file({"w": np.zeros(2, np.float32)}, folder / "autoencoder" / "model.safetensors")
+        write_json(folder / "config.json", {"width": 3})
+        write_json(folder / "provenance.json", {"dataset_digest": "d" * 64, "parent": "p" * 64, "config_digest": "c"})
+        (folder / "README.md").write_text("# Card\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_report(tmp_path: Path) -> Callable[..., Path]:
+    """The part of an evaluation that deploy reads."""
+
+    def make(name: str, **changes: float | None) -> Path:
+        folder = tmp_path / name
+        write_json(folder / "report.json", {"scores": {**SCORES, **changes}})
+        return folder
+
+    return make

