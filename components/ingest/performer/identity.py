@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -128,21 +129,11 @@ class Identity:
         if seed < 0:
             raise ValueError(f"seed is {seed}: give a number >= 0")
         rng = np.random.default_rng([0x4C504D, seed])
-
-        def vary(colour: Colour, amount: float) -> Colour:
-            shade = float(rng.normal(0, amount))
-            shifted = [min(1.0, max(0.0, c * (1 + shade) + float(rng.normal(0, amount / 12)))) for c in colour]
-            return (shifted[0], shifted[1], shifted[2])
-
-        def between(colours: tuple[Colour, ...], position: float) -> Colour:
-            index = min(int(position), len(colours) - 2)
-            mixed = [a + (b - a) * (position - index) for a, b in zip(colours[index], colours[index + 1], strict=True)]
-            return (mixed[0], mixed[1], mixed[2])
-
+        vary = partial(_vary, rng)
         feminine = bool(rng.random() < 0.5)
         shape = np.clip(rng.normal(0, 1, len(SHAPE_NAMES)) + _leaning(feminine), -2.2, 2.2)
         tone = float(rng.uniform(0, len(_SKINS) - 1))
-        skin = vary(between(_SKINS, tone), 0.03)
+        skin = vary(_between(_SKINS, tone), 0.03)
         # Fair and red hair goes with fair skin; anybody may be grey.
         hair_weights = np.array([3, 3, 3, 2, 2, 1.2, 1.0, 0.5]) * np.where(tone > 4, [3, 2, 1, 0.1, 0, 0, 1, 0.5], 1.0)
         hair = vary(_HAIRS[int(rng.choice(len(_HAIRS), p=hair_weights / hair_weights.sum()))], 0.08)
@@ -227,6 +218,20 @@ _FEMININE_STYLES: Final = (
 _MASCULINE_STYLES: Final = (
     "bald", "buzz", "buzz", "short", "short", "side_part", "side_part", "quiff", "quiff", "fringe", "curly", "long",
 )  # fmt: skip
+
+
+def _vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
+    """A colour a little lighter or darker, and a trace off in hue."""
+    shade = float(rng.normal(0, amount))
+    shifted = [min(1.0, max(0.0, c * (1 + shade) + float(rng.normal(0, amount / 12)))) for c in colour]
+    return (shifted[0], shifted[1], shifted[2])
+
+
+def _between(colours: tuple[Colour, ...], position: float) -> Colour:
+    """The colour at a position along a row of colours."""
+    index = min(int(position), len(colours) - 2)
+    mixed = [a + (b - a) * (position - index) for a, b in zip(colours[index], colours[index + 1], strict=True)]
+    return (mixed[0], mixed[1], mixed[2])
 
 
 def _leaning(feminine: bool) -> np.ndarray[Any, np.dtype[np.float64]]:

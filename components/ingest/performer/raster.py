@@ -144,6 +144,24 @@ def _eye_colour(nx, ny, nz, eye):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _sample(texture, u, v):  # type: ignore[no-untyped-def]
+    """Bilinear look-up at column u and row v."""
+    u = min(max(u, 0.0), texture.shape[1] - 1.001)
+    v = min(max(v, 0.0), texture.shape[0] - 1.001)
+    iu, iv = int(u), int(v)
+    fu, fv = u - iu, v - iv
+    w00, w01 = (1.0 - fu) * (1.0 - fv), fu * (1.0 - fv)
+    w10, w11 = (1.0 - fu) * fv, fu * fv
+    p, q = texture[iv, iu], texture[iv, iu + 1]
+    r, s = texture[iv + 1, iu], texture[iv + 1, iu + 1]
+    return (
+        w00 * p[0] + w01 * q[0] + w10 * r[0] + w11 * s[0],
+        w00 * p[1] + w01 * q[1] + w10 * r[1] + w11 * s[1],
+        w00 * p[2] + w01 * q[2] + w10 * r[2] + w11 * s[2],
+    )
+
+
+@_jit
 def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, picture):  # type: ignore[no-untyped-def]
     """Draws triangles into `picture` [H, W, 3] with `depth` [H, W].
 
@@ -151,7 +169,6 @@ def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, pict
     colour[:, 1] the light. `cull` skips triangles that face away (clockwise on the screen).
     """
     height, width = depth.shape
-    rows, columns = texture.shape[0], texture.shape[1]
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         ax, ay = screen[a, 0], screen[a, 1]
@@ -193,17 +210,8 @@ def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, pict
                         if kind == SKIN:
                             u = wa * extra[a, 0] + wb * extra[b, 0] + wc * extra[c, 0]
                             v = wa * extra[a, 1] + wb * extra[b, 1] + wc * extra[c, 1]
-                            u = min(max(u, 0.0), columns - 1.001)
-                            v = min(max(v, 0.0), rows - 1.001)
-                            iu, iv = int(u), int(v)
-                            fu, fv = u - iu, v - iv
-                            w00, w01 = (1.0 - fu) * (1.0 - fv), fu * (1.0 - fv)
-                            w10, w11 = (1.0 - fu) * fv, fu * fv
-                            p, q = texture[iv, iu], texture[iv, iu + 1]
-                            r, s = texture[iv + 1, iu], texture[iv + 1, iu + 1]
-                            red *= w00 * p[0] + w01 * q[0] + w10 * r[0] + w11 * s[0]
-                            green *= w00 * p[1] + w01 * q[1] + w10 * r[1] + w11 * s[1]
-                            blue *= w00 * p[2] + w01 * q[2] + w10 * r[2] + w11 * s[2]
+                            tint_r, tint_g, tint_b = _sample(texture, u, v)
+                            red, green, blue = red * tint_r, green * tint_g, blue * tint_b
                         elif kind == EYE:
                             ny = wa * extra[a, 0] + wb * extra[b, 0] + wc * extra[c, 0]
                             nz = wa * extra[a, 1] + wb * extra[b, 1] + wc * extra[c, 1]

@@ -144,7 +144,7 @@ def _assemble(
         follow=follow.astype(np.float32),
         rim=np.concatenate([rim, np.zeros(len(tongue))]).astype(np.float32),
         eyes=eyes.astype(np.float32),
-        eye_radius=1.44 * _SCALE,
+        eye_radius=1.39 * _SCALE,
         neck_loop=np.zeros(0, np.int32),
         identity_modes=np.concatenate([modes[0], tongue_modes], 1).astype(np.float32),
         identity_eyes=modes[1].astype(np.float32),
