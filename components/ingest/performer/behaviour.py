@@ -4,7 +4,7 @@ The causal rules, in the order a viewer notices them (all delays counted from th
   nod      0.36-0.44 s after the other pauses (>= 0.2 s) at the end of a phrase of >= 0.8 s; deeper when it was louder,
            two beats after a phrase of >= 2.5 s; not while speaking oneself
   smile    follows the other's loudness and raised pitch, 0.25 s late
-  brows    rise 0.3 s after the other's pitch does
+  brows    rise 0.3 s after the other stresses something, by loudness or pitch
   tilt     the head tips slowly to one side while the other goes on speaking
   blink    soon after either person's phrase ends, besides every 2 to 6 s
 Chance is kept small (sway, blink times, glances), so that what is left is learnable from sound.
@@ -197,6 +197,12 @@ def _smile(other: Prosody, gain: float) -> NDArray[np.float32]:
     return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.8)).astype(np.float32)
 
 
+def _accent(voice: Prosody) -> NDArray[np.float32]:
+    """How much a moment is stressed: louder than the last second, or higher than usual."""
+    louder = np.clip((voice.level - smooth(voice.level, 1.0)) / _USUAL_LEVEL, 0.0, 1.0)
+    return np.asarray(1.1 * louder + 0.12 * np.clip(voice.pitch - 1.0, 0.0, 5.0), np.float32)
+
+
 def _raise_brows(
     shapes: NDArray[np.float32],
     own: Prosody,
@@ -204,9 +210,9 @@ def _raise_brows(
     speaking: NDArray[np.float32],
     hush: NDArray[np.float32],
 ) -> None:
-    spoken = smooth(np.clip(own.pitch - 1.0, 0.0, 6.0) / 6.0, 0.12) * speaking
-    heard = delay(smooth(np.clip(other.pitch - 1.5, 0.0, 6.0) / 6.0, 0.15), 0.3) * hush
-    lift = np.clip(1.6 * spoken + 1.6 * heard, 0.0, 0.8)
+    spoken = smooth(_accent(own), 0.12) * speaking
+    heard = delay(smooth(_accent(other), 0.2), 0.3) * hush
+    lift = np.clip(spoken + heard, 0.0, 0.8)
     for name, weight in (("browInnerUp", 0.8), ("browOuterUp_L", 1.0), ("browOuterUp_R", 1.0)):
         shapes[:, ARKIT_INDEX[name]] += (weight * lift).astype(np.float32)
 
