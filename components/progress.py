@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ class FileProgress:
         self._step = step
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        count = total if total is not None else len(items) if hasattr(items, "__len__") else None
+        count = total if total is not None else len(items) if isinstance(items, Sized) else None
         self._write(description, 0, count)
         last, done = time.monotonic(), 0
         for done, item in enumerate(items, start=1):

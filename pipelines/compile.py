@@ -30,7 +30,7 @@ def compile_pipeline(config: RootConfig, path: Path, registry: str = "") -> Path
 
 
 def outline(path: Path) -> dict[str, dict[str, Any]]:
-    """What a compiled pipeline does, without its texts: task -> image, input artifacts with their producers, outputs."""
+    """What a compiled pipeline does, without its texts: task -> image, inputs with their producers, outputs."""
     document = yaml.safe_load(path.read_text())
     executors = document["deploymentSpec"]["executors"]
     tasks = {}

@@ -13,7 +13,7 @@ def curate(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     preview: dsl.Output[dsl.HTML],
-):
+) -> None:
     """Turn raw videos into encoded training clips."""
     from components.kfp_task import run_task
 

@@ -14,7 +14,7 @@ def deploy(
     release: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
-):
+) -> None:
     """Register the model, gate it, and write what is served."""
     from components.kfp_task import run_task
 

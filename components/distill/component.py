@@ -13,7 +13,7 @@ def distill(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
-):
+) -> None:
     """Distil Base LPM into Online LPM."""
     from components.kfp_task import run_task
 

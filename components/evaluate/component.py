@@ -14,7 +14,7 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
     preview: dsl.Output[dsl.HTML],
-):
+) -> None:
     """Measure the model with LPM-Bench."""
     from components.kfp_task import run_task
 

@@ -12,7 +12,7 @@ def ingest(
     raw: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
-):
+) -> None:
     """Collect source videos with their licence and consent."""
     from components.kfp_task import run_task
 

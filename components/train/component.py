@@ -12,7 +12,7 @@ def train(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
-):
+) -> None:
     """Train Base LPM."""
     from components.kfp_task import run_task
 
