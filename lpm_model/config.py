@@ -91,3 +91,125 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 def to_mapping(config: Any) -> dict[str, Any]:
     """Plain nested values of a config dataclass, ready for JSON or YAML."""
     return dataclasses.asdict(config)
+
+
+REFERENCE_KINDS: dict[str, int] = {"global": 1, **{f"view_{i}": 2 + i for i in range(4)}, **{f"expression_{i}": 6 + i for i in range(8)}}
+"""Temporal RoPE offset of each reference subtype, counted back from latent 0 (paper section 3.3: segment-wise RoPE)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AudioConfig:
+    """What the audio encoder sees and gives; the same offline and streaming."""
+
+    encoder: str = "mel"
+    """Name in lpm_model.encoders.AUDIO_ENCODERS."""
+    past_ms: int = 100
+    """Audio before a span that its features may depend on."""
+    lookahead_ms: int = 100
+    """Audio after a span that its features may depend on (0 to 200)."""
+    mels: int = 48
+    """Mel bands."""
+    speak_window_latents: int = 2
+    """Latent frames of the character's own voice that a video token attends to: its own and those before."""
+    listen_window_latents: int = 12
+    """The same for the other's voice; longer, since reactions come late."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lookahead_ms <= 200:
+            raise ValueError(f"lookahead_ms is {self.lookahead_ms}; choose 0 to 200")
+
+    @property
+    def past_samples(self) -> int:
+        """Samples before a span that must be supplied."""
+        return self.past_ms * AUDIO_RATE // 1000
+
+    @property
+    def lookahead_samples(self) -> int:
+        """Samples after a span that must be supplied."""
+        return self.lookahead_ms * AUDIO_RATE // 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of the Diffusion Transformer; defaults are the tiny profile."""
+
+    latent_channels: int = 16
+    """Channels of a video latent."""
+    width: int = 256
+    """Token width."""
+    layers: int = 8
+    """Transformer blocks."""
+    heads: int = 2
+    """Attention heads."""
+    ffn_width: int = 768
+    """Hidden width of the feed-forward."""
+    time_width: int = 256
+    """Width of the sinusoidal timestep embedding."""
+    text_width: int = 64
+    """Width of a text token from the text encoder."""
+    text_tokens: int = 16
+    """Text tokens fed."""
+    audio_width: int = 0
+    """Width of an audio token from the audio encoder; 0 removes both audio branches from the graph."""
+    audio: AudioConfig = AudioConfig()
+    """Audio context."""
+    qk_norm: bool = True
+    """RMS norm of queries and keys over the whole width, as Wan 2.1 has it."""
+    eps: float = 1e-6
+    """Epsilon of every norm."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width {self.width} over {self.heads} heads must give an even whole number; change heads")
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+    @property
+    def rope_split(self) -> tuple[int, int, int]:
+        """Channels of a head that rotate with time, row and column (Wan 2.1's split)."""
+        side = 2 * (self.head_width // 6)
+        return self.head_width - 2 * side, side, side
+
+    @property
+    def audio_tokens(self) -> int:
+        """Audio tokens per latent frame: one per video frame."""
+        return FRAMES_PER_LATENT
+
+    @property
+    def context_latents(self) -> int:
+        """Latent frames of audio before the first video latent that the forward pass wants."""
+        return max(self.audio.speak_window_latents, self.audio.listen_window_latents) - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class OnlineConfig:
+    """How Online LPM streams: chunk, cache, steps."""
+
+    chunk_latents: int = 1
+    """Latent frames denoised together."""
+    sink_latents: int = 3
+    """First latent frames that stay in the cache for ever (latent 0, the character image, is one)."""
+    window_latents: int = 12
+    """Last latent frames kept in the cache."""
+    backbone_sigmas: tuple[float, ...] = (1.0, 0.6)
+    """Noise levels at which the backbone runs, one forward each (paper: 2 NFE)."""
+    refiner_sigma: float = 0.0
+    """Noise level at which the refiner takes over; 0 means there is no refiner."""
+    history_sigma: float = 0.1
+    """Noise put on the history before it enters the backbone's cache (paper section 4.1: noisy history)."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_latents not in (1, 3, 6):
+            raise ValueError(f"chunk_latents is {self.chunk_latents}; choose 1, 3 or 6")
+        if self.sink_latents < 1 or self.window_latents < self.chunk_latents:
+            raise ValueError("sink_latents must be at least 1 and window_latents at least one chunk")
+        if self.backbone_sigmas[0] != 1.0 or sorted(self.backbone_sigmas, reverse=True) != list(self.backbone_sigmas):
+            raise ValueError(f"backbone_sigmas {self.backbone_sigmas} must fall from 1.0")
+
+    @property
+    def cache_latents(self) -> int:
+        """Latent frames in the cache when it is full."""
+        return self.sink_latents + self.window_latents

@@ -1,0 +1,88 @@
+"""Attention as pure functions: 3-D rotary positions and scaled dot product.
+
+B batch, L tokens, N heads, D head width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+THETA = 10_000.0
+PLAIN_PRODUCTS = 1 << 20
+"""On CPU, up to this many scores a head, two matrix products are two to ten times faster than the fused kernel."""
+
+
+def rope_angles(positions: Tensor, width: int) -> Tensor:
+    """Angles of a rotary embedding (https://arxiv.org/abs/2104.09864).
+
+    Args:
+        positions: any shape, in units of the axis.
+        width: channels of a head given to this axis.
+
+    Returns:
+        positions.shape + [width / 2].
+    """
+    steps = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
+    return positions.double()[..., None] * THETA**-steps
+
+
+def rope3d(time: Tensor, height: int, width: int, split: tuple[int, int, int]) -> Tensor:
+    """Complex rotations for latent frames at given temporal positions.
+
+    Args:
+        time: [..., F] temporal position of each latent frame.
+        height: rows of the token grid.
+        width: columns of the token grid.
+        split: channels of a head for time, row, column.
+
+    Returns:
+        complex64 [..., F * height * width, D / 2].
+    """
+    t = rope_angles(time, split[0])[..., :, None, None, :].expand(*time.shape, height, width, split[0] // 2)
+    rows = rope_angles(torch.arange(height, device=time.device), split[1])[:, None, :].expand(height, width, -1)
+    columns = rope_angles(torch.arange(width, device=time.device), split[2])[None, :, :].expand(height, width, -1)
+    grid = torch.cat([rows, columns], dim=-1).expand(*time.shape, height, width, -1)
+    angles = torch.cat([t, grid], dim=-1).flatten(-4, -2)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Apply rotations to neighbouring channel pairs.
+
+    Args:
+        x: [B, L, N, D].
+        rotation: complex [L, D / 2] or [B, L, D / 2].
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * rotation.unsqueeze(-2)).flatten(-2)
+    return turned.to(x.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot product attention, [B, L, N, D] in and [B, L, N * D] out; mask [B, 1, 1 or Lq, Lk], True attends."""
+    q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    if q.device.type == "cpu" and q.shape[2] * k.shape[2] <= PLAIN_PRODUCTS:
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        out = scores.softmax(-1).to(v.dtype) @ v
+    else:
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
+
+
+def audio_windows(tokens: Tensor, window: int, frames: int) -> Tensor:
+    """The audio tokens that each of the last `frames` latent frames may attend to.
+
+    Args:
+        tokens: [B, P + F, n, C]: n tokens a latent frame, at least `window` - 1 frames before the first.
+        window: latent frames in a window: a frame's own and those before it.
+        frames: F.
+
+    Returns:
+        [B, F, window * n, C], oldest first.
+    """
+    if tokens.shape[1] < frames + window - 1:
+        raise ValueError(f"audio covers {tokens.shape[1]} latent frames; {frames + window - 1} are needed")
+    tail = tokens[:, tokens.shape[1] - frames - window + 1 :]
+    return tail.unfold(1, window, 1).permute(0, 1, 4, 2, 3).flatten(2, 3)

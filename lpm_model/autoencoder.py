@@ -1,0 +1,206 @@
+"""Causal video autoencoder: frames in, latents out, and the streaming decode that serving runs.
+
+B batch, F latent frames, T video frames (T = 4k + 1 for F = 1 + k), H W pixels, h w latent grid, C latent channels.
+
+Four frames form one group and travel as channels of a 2-D network, so that time costs no 3-D convolution;
+a causal mix with the group before is the only path between groups. The first frame is repeated to fill its group.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lpm_model.config import FRAMES_PER_LATENT, from_mapping
+
+SHIPPED = Path(__file__).parent / "weights" / "autoencoder-tiny"
+"""The autoencoder that comes with the package."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderConfig:
+    """Shape of the tiny causal video autoencoder."""
+
+    latent_channels: int = 16
+    """Channels of a latent."""
+    patch_px: int = 2
+    """Pixels folded into channels before the first convolution."""
+    encoder_widths: tuple[int, ...] = (48, 96, 160)
+    """Channels at each resolution, finest first."""
+    decoder_widths: tuple[int, ...] = (64, 112, 192)
+    """Channels at each resolution, finest first."""
+    depth: int = 2
+    """Residual blocks at each resolution."""
+
+    def __post_init__(self) -> None:
+        if len(self.encoder_widths) != len(self.decoder_widths):
+            raise ValueError("encoder_widths and decoder_widths must list the same number of resolutions")
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent cell along each side."""
+        return int(self.patch_px * 2 ** (len(self.encoder_widths) - 1))
+
+
+@dataclass(slots=True)
+class DecoderState:
+    """What the streaming decoder remembers: features of the group before, [B, width, h, w]; None at the start."""
+
+    previous: Tensor | None
+
+
+class VideoAutoencoder(Protocol):
+    """What the platform asks of any video autoencoder (the tiny one here, Wan's in the larger profiles)."""
+
+    config: AutoencoderConfig
+    digest: str
+
+    def encode(self, video: Tensor) -> Tensor:
+        """[B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[B, C, 1+k, h, w] to [B, 3, 4k+1, H, W] in [-1, 1]."""
+        ...
+
+    def init_decode(self, batch: int) -> DecoderState:
+        """The state before the first latent."""
+        ...
+
+    def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """[B, C, n, h, w] to the 4n frames they own, [B, 3, 4n, H, W]."""
+        ...
+
+
+class _Norm(nn.Module):
+    """Root-mean-square norm over channels at every pixel: local, so streaming and offline agree exactly."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=1) * (self.scale * x.shape[1] ** 0.5)
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _Norm(width)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(functional.silu(self.first(functional.silu(self.norm(x)))))
+        return x + out
+
+
+class _CausalMix(nn.Module):
+    """Adds to each group a projection of itself and of the group before it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _Norm(width)
+        self.now = nn.Conv2d(width, width, 1)
+        self.before = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, groups: int, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x [B*groups, width, h, w]; previous [B, width, h, w] or None for a start: the first group repeats itself."""
+        normed = self.norm(x).unflatten(0, (-1, groups))
+        first = normed[:, :1] if previous is None else previous[:, None].to(normed.dtype)
+        shifted = torch.cat([first, normed[:, :-1]], dim=1)
+        out = x + self.now(functional.silu(normed.flatten(0, 1))) + self.before(functional.silu(shifted.flatten(0, 1)))
+        return out, normed[:, -1]
+
+
+class TinyVideoAutoencoder(nn.Module):
+    """The small autoencoder for CPUs: 8x in space, 4x in time, causal."""
+
+    def __init__(self, config: AutoencoderConfig, digest: str = "") -> None:
+        super().__init__()
+        self.config, self.digest = config, digest
+        fold = 3 * FRAMES_PER_LATENT * config.patch_px**2
+        e, d = config.encoder_widths, config.decoder_widths
+        self.fold = nn.Conv2d(fold, e[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(e, e[1:], strict=False))
+        self.encoder = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(config.depth))) for w in e)
+        self.encoder_mix = _CausalMix(e[-1])
+        self.to_latent = nn.Conv2d(e[-1], config.latent_channels, 3, padding=1)
+        self.statistics = nn.BatchNorm2d(config.latent_channels, affine=False, momentum=0.01)
+        self.from_latent = nn.Conv2d(config.latent_channels, d[-1], 3, padding=1)
+        self.decoder_mix = _CausalMix(d[-1])
+        self.decoder = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(config.depth))) for w in reversed(d))
+        ups = list(zip(d[::-1], d[::-1][1:], strict=False))
+        self.up = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in ups)
+        self.unfold = nn.Conv2d(d[0], fold, 3, padding=1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode(self, video: Tensor) -> Tensor:
+        batch, _, frames, height, width = video.shape
+        stride = self.config.spatial_stride
+        if frames % FRAMES_PER_LATENT != 1 or height % stride or width % stride:
+            raise ValueError(f"video of {frames} frames at {width}x{height}: need 4k+1 frames and sides in {stride}s")
+        filled = torch.cat([video[:, :, :1].expand(-1, -1, FRAMES_PER_LATENT - 1, -1, -1), video], dim=2)
+        groups = filled.shape[2] // FRAMES_PER_LATENT
+        x = filled.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3).flatten(0, 1)
+        x = functional.pixel_unshuffle(x, self.config.patch_px).contiguous(memory_format=torch.channels_last)
+        x = self.encoder[0](self.fold(x))
+        for down, blocks in zip(self.down, self.encoder[1:], strict=True):  # type: ignore[arg-type]
+            x = blocks(down(x))
+        x, _ = self.encoder_mix(x, groups, None)
+        latents: Tensor = self.statistics(self.to_latent(x).float())
+        return latents.unflatten(0, (batch, groups)).transpose(1, 2)
+
+    def init_decode(self, batch: int) -> DecoderState:
+        return DecoderState(previous=None)
+
+    def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        batch, _, groups = latents.shape[:3]
+        x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x, previous = self.decoder_mix(self.from_latent(x), groups, state.previous)
+        x = self.decoder[0](x)
+        for up, blocks in zip(self.up, self.decoder[1:], strict=True):  # type: ignore[arg-type]
+            x = blocks(functional.pixel_shuffle(up(x), 2))
+        x = functional.pixel_shuffle(self.unfold(x), self.config.patch_px).float()
+        frames = x.unflatten(1, (FRAMES_PER_LATENT, 3)).unflatten(0, (batch, groups))
+        return frames.permute(0, 3, 1, 2, 4, 5).flatten(2, 3), DecoderState(previous=previous)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        frames, _ = self.decode_step(latents, self.init_decode(latents.shape[0]))
+        return frames[:, :, FRAMES_PER_LATENT - 1 :]
+
+
+def build_autoencoder(config: AutoencoderConfig) -> TinyVideoAutoencoder:
+    """A fresh autoencoder with random weights."""
+    return TinyVideoAutoencoder(config)
+
+
+def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
+    """Load an autoencoder folder (`model.safetensors`, `config.json`).
+
+    Args:
+        folder: None takes the one that ships with the package.
+
+    Raises:
+        ValueError: a missing file or weights of another shape, with the file's name.
+    """
+    from lpm_model.checkpoint import load_weights, weights_digest
+
+    source = SHIPPED if folder is None else folder
+    config_file, weights_file = source / "config.json", source / "model.safetensors"
+    if not config_file.is_file() or not weights_file.is_file():
+        raise ValueError(f"{source} holds no autoencoder: expected config.json and model.safetensors")
+    model = TinyVideoAutoencoder(from_mapping(AutoencoderConfig, json.loads(config_file.read_text())))
+    load_weights(model, load_file(weights_file), weights_file)
+    model.digest = weights_digest(weights_file)
+    return model.eval().requires_grad_(False)
+
+
+Encode = Callable[[Tensor], Tensor]

@@ -1,0 +1,151 @@
+"""What Base and Online LPM share: the character on screen and the conditions that drive it.
+
+B batch, F latent frames, R references, n audio tokens a latent frame.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lpm_model.autoencoder import TinyVideoAutoencoder
+from lpm_model.config import REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
+from lpm_model.dit import Conditions
+from lpm_model.encoders import HashTextEncoder, build_audio_encoder
+
+Image = NDArray[np.uint8]
+"""[H, W, 3] RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """Who is on screen."""
+
+    image: Tensor
+    """[1, channels, 1, h, w] latent of the character image, the first frame."""
+    references: Tensor
+    """[1, R, channels, h, w] latents of the references."""
+    positions: Tensor
+    """[R] temporal positions of the references."""
+
+
+def to_video(frames: NDArray[np.uint8]) -> Tensor:
+    """uint8 [T, H, W, 3] to float [1, 3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def to_frames(video: Tensor) -> Tensor:
+    """float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+
+
+def reference_positions(kinds: Sequence[str]) -> Tensor:
+    """Temporal positions of references by kind, [R]; before latent 0 and apart by type (paper section 3.3).
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    unknown = [kind for kind in kinds if kind not in REFERENCE_KINDS]
+    if unknown:
+        raise ValueError(f"unknown reference kind {unknown[0]!r}; choose from {', '.join(REFERENCE_KINDS)}")
+    return torch.tensor([-REFERENCE_KINDS[kind] for kind in kinds], dtype=torch.long)
+
+
+class CharacterModel(nn.Module):
+    """Encoders around a Diffusion Transformer."""
+
+    def __init__(self, config: ModelConfig, autoencoder: TinyVideoAutoencoder, size_px: int) -> None:
+        super().__init__()
+        self.config, self.size_px = config, size_px
+        self.autoencoder = autoencoder
+        self.audio_encoder = build_audio_encoder(config.audio)
+        self.text_encoder = HashTextEncoder(config)
+        if config.audio_width not in (0, self.audio_encoder.width):
+            raise ValueError(
+                f"audio_width is {config.audio_width} but encoder {config.audio.encoder!r} gives {self.audio_encoder.width}"
+            )
+
+    @torch.no_grad()
+    def character(self, image: Image, references: Sequence[Image] = (), kinds: Sequence[str] | None = None) -> Character:
+        """Encode a character.
+
+        Args:
+            image: the first frame, size_px square.
+            references: more pictures of the same person, size_px square; without any the image is its own reference.
+            kinds: one of config.REFERENCE_KINDS for each reference; "global" for the first, views after it by default.
+
+        Raises:
+            ValueError: a picture of another size or an unknown kind.
+        """
+        pictures = list(references) or [image]
+        names = list(kinds) if kinds is not None else list(REFERENCE_KINDS)[: len(pictures)]
+        for picture in (image, *pictures):
+            if picture.shape != (self.size_px, self.size_px, 3):
+                raise ValueError(f"picture of shape {picture.shape}: this model wants {self.size_px}x{self.size_px} RGB")
+        latents = [self.autoencoder.encode(to_video(picture[None])) for picture in (image, *pictures)]
+        return Character(
+            image=latents[0],
+            references=torch.cat(latents[1:], dim=2).transpose(1, 2),
+            positions=reference_positions(names),
+        )
+
+    def clip_features(self, audio: Tensor) -> Tensor:
+        """Audio features of a clip that starts in silence, as a stream would give them.
+
+        Args:
+            audio: [B, 4000 k] in [-1, 1]: the samples of latent frames 1 ... k.
+
+        Returns:
+            [B, context_latents + 1 + k, n, audio_width].
+        """
+        context = self.config.context_latents + 1
+        around = (self.audio_encoder.past_samples, self.audio_encoder.lookahead_samples)
+        silence = audio.new_zeros(audio.shape[0], SAMPLES_PER_LATENT)
+        before = self.audio_encoder.encode(nn.functional.pad(silence, around)).expand(-1, context, -1, -1)
+        return torch.cat([before, self.audio_encoder.encode(nn.functional.pad(audio, around))], dim=1)
+
+    def text(self, texts: Sequence[str] | None) -> Tensor | None:
+        """[B, text_tokens, text_width]; None stays None, as does a batch of empty texts."""
+        if texts is None or not any(texts):
+            return None
+        return self.text_encoder.encode(list(texts))
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no model folder: config.json is missing; give the folder that train or distill wrote")
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def inference_type() -> torch.dtype:
+    """bfloat16 where the CPU multiplies it natively (AMX or AVX512-BF16), else float32."""
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
+    """Conditions in the model's type."""
+
+    def to(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(dtype)
+
+    return Conditions(
+        text=to(conditions.text),
+        speak=to(conditions.speak),
+        listen=to(conditions.listen),
+        references=to(conditions.references),
+        reference_positions=conditions.reference_positions,
+    )

@@ -1,0 +1,64 @@
+"""Model folders: safetensors weights, config.json, provenance.json. Never a pickle."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+def weights_digest(path: Path) -> str:
+    """Hex SHA-256 of a weight file: the model's identity wherever one is named."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Copy weights into a model and refuse any mismatch.
+
+    Raises:
+        ValueError: names what is missing, unexpected or of another shape, and the file.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(weights))
+    unexpected = sorted(set(weights) - set(own))
+    if missing or unexpected:
+        raise ValueError(
+            f"{source} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}; "
+            "take the weights and config.json from the same folder"
+        )
+    for name, value in weights.items():
+        if own[name].shape != value.shape:
+            raise ValueError(f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}")
+    model.load_state_dict(dict(weights))
+
+
+def save_model(
+    folder: Path,
+    models: Mapping[str, nn.Module],
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write a model folder.
+
+    Args:
+        folder: is created.
+        models: file stem to module; "model" is the main one.
+        config: enough to build the modules again.
+        provenance: dataset digest, code commit, config digest, parent, metrics.
+        dtype: of floating weights on disk; integer buffers and normalisation statistics keep theirs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, model in models.items():
+        weights = {
+            name: (value.to(dtype) if value.dtype == torch.float32 and "statistics" not in name else value).clone(memory_format=torch.contiguous_format)
+            for name, value in model.state_dict().items()
+        }
+        save_file(weights, folder / f"{stem}.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2, sort_keys=True, default=str) + "\n")

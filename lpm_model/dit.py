@@ -1,0 +1,318 @@
+"""The Diffusion Transformer: bidirectional over a clip, or causal over a chunk when a cache is given.
+
+B batch, F latent frames, R reference images, h w latent grid, T tokens a latent frame (h w / 4), L = (F + R) T tokens,
+N heads, D head width, C model width, n audio tokens a latent frame.
+
+- patch 1 x 2 x 2, AdaLN with a timestep for each latent frame, 3-D RoPE, RMS-normed queries and keys
+- references are appended as clean tokens with their own temporal offsets, no extra parameters (paper section 3.3)
+- cross-attention: text in every block, speak audio in even blocks, listen audio in odd blocks, shared query,
+  out = W_text A_text + W_audio A_audio, audio values start at zero (paper section 3.2)
+- block layout and names of the rest follow Wan 2.1, so that its weights fit
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lpm_model.attention import attend, audio_windows, rope3d, rotate
+from lpm_model.cache import KVCache
+from lpm_model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What steers a generation; None where a branch is absent (a learned null stands in)."""
+
+    text: Tensor | None = None
+    """[B, text_tokens, text_width]."""
+    speak: Tensor | None = None
+    """[B, P + F, n, audio_width]: the character's own voice, P >= context_latents frames before the first."""
+    listen: Tensor | None = None
+    """[B, P + F, n, audio_width]: the other's voice."""
+    references: Tensor | None = None
+    """[B, R, channels, h, w]: latents of reference images."""
+    reference_positions: Tensor | None = None
+    """[R]: negative temporal positions (config.REFERENCE_KINDS)."""
+
+    def without(self, *names: str) -> "Conditions":
+        """The same with some branches absent."""
+        return replace(self, **dict.fromkeys(names))  # type: ignore[arg-type]
+
+
+def timestep_embedding(sigma: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding of 1000 sigma, cosines first as in Wan 2.1; sigma [...], result [..., width]."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000) * torch.arange(half, device=sigma.device, dtype=torch.float32) / half)
+    angles = 1000 * sigma.float()[..., None] * frequency
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class RMSNorm(nn.Module):
+    """Norm over the last axis whose scale follows the input's type, so that the fused kernel also runs under autocast."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.norm_q = RMSNorm(config.width, config.eps) if config.qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(config.width, config.eps) if config.qk_norm else nn.Identity()
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values [B, L, N, D], not rotated."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        split = (-1, (self.heads, q.shape[-1] // self.heads))
+        return self.norm_q(q).to(v.dtype).unflatten(*split), self.norm_k(k).to(v.dtype).unflatten(*split), v.unflatten(*split)
+
+
+class CrossAttention(nn.Module):
+    """Text for every block; one audio stream beside it, with the query shared."""
+
+    def __init__(self, config: ModelConfig, window: int) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.window = config.heads, window
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.norm_q = nn.RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        self.norm_k = nn.RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        if window:
+            self.audio_key, self.audio_value = nn.Linear(width, width), nn.Linear(width, width)
+            self.audio_out = nn.Linear(width, width, bias=False)
+            self.audio_slot = nn.Parameter(torch.randn(window * config.audio_tokens, width) * 0.02)
+            nn.init.zeros_(self.audio_value.weight)
+            nn.init.zeros_(self.audio_value.bias)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+    def forward(self, x: Tensor, text: Tensor, audio: Tensor | None, frames: int) -> Tensor:
+        """x [B, F T, C], text [B, Lt, C], audio [B, P + F, n, C] or None where the branch is absent."""
+        q = self.norm_q(self.query(x))
+        k, v = self.norm_k(self.key(text)), self.value(text)
+        q = q.to(v.dtype)
+        out: Tensor = self.out(attend(self._heads(q), self._heads(k.to(v.dtype)), self._heads(v)))
+        if audio is None:
+            return out
+        batch = x.shape[0]
+        keys = audio_windows(self.audio_key(audio), self.window, frames)
+        keys = keys + self.audio_slot.to(keys.dtype)
+        values = audio_windows(self.audio_value(audio), self.window, frames).flatten(0, 1)
+        keys = self.norm_k(keys.flatten(0, 1)).to(values.dtype)
+        per_frame = q.unflatten(1, (frames, -1)).flatten(0, 1)
+        heard = attend(self._heads(per_frame), self._heads(keys), self._heads(values))
+        return out + self.audio_out(heard.unflatten(0, (batch, frames)).flatten(1, 2))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.listens = index % 2 == 1
+        audio = config.audio
+        window = (audio.listen_window_latents if self.listens else audio.speak_window_latents) if config.audio_width else 0
+        self.modulation = nn.Parameter(torch.randn(6, config.width) / config.width**0.5)
+        self.norm = nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
+        self.attention = SelfAttention(config)
+        self.cross_norm = nn.LayerNorm(config.width, config.eps)
+        self.cross = CrossAttention(config, window)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.width, config.ffn_width), nn.GELU("tanh"), nn.Linear(config.ffn_width, config.width)
+        )
+
+    def forward(self, x: Tensor, step: "_Pass", layer: int) -> Tensor:
+        """x [B, L, C]: video tokens first, then references."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (step.modulation + self.modulation.to(x.dtype)).unbind(-2)
+        q, k, v = self.attention.project(step.modulate(self.norm(x), shift_a, scale_a))
+        x = x + step.gate(self.attention.out(step.self_attend(q, k, v, layer)), gate_a)
+        video = x[:, : step.video_tokens]
+        heard = step.listen if self.listens else step.speak
+        video = video + self.cross(self.cross_norm(video), step.text, heard, step.frames)
+        x = torch.cat([video, x[:, step.video_tokens :]], dim=1) if x.shape[1] > step.video_tokens else video
+        return x + step.gate(self.ffn(step.modulate(self.norm(x), shift_f, scale_f)), gate_f)
+
+
+Record = Callable[[int, Tensor, Tensor], None]
+"""Receives each layer's un-rotated keys and values."""
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What is the same for every block of one forward pass."""
+
+    time: Tensor
+    """[B, F + R, C] timestep embedding."""
+    modulation: Tensor
+    """[B, F + R, 6, C]."""
+    rotation: Tensor
+    """complex [L, D / 2] or [B, L, D / 2] of this pass's own tokens."""
+    key_rotation: Tensor
+    """The same for all keys: cached ones first, then this pass's own."""
+    mask: Tensor | None
+    """[B, 1, 1, keys], or None where every key counts."""
+    frames: int
+    video_tokens: int
+    text: Tensor
+    speak: Tensor | None
+    listen: Tensor | None
+    cache: KVCache | None
+    slots: int
+    record: Record | None
+
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        grouped = x.unflatten(1, (shift.shape[1], -1))
+        return (grouped * (1 + scale[:, :, None]) + shift[:, :, None]).flatten(1, 2)
+
+    def gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        return (x.unflatten(1, (gate.shape[1], -1)) * gate[:, :, None]).flatten(1, 2)
+
+    def self_attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+        """Attention of this pass's tokens over themselves and, in the causal case, over the cache."""
+        keys, values = k, v
+        if self.cache is not None:
+            past_k, past_v = self.cache.read(layer, self.slots)
+            keys, values = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
+        if self.record is not None:
+            self.record(layer, k, v)
+        return attend(rotate(q, self.rotation), rotate(keys, self.key_rotation), values, self.mask)
+
+
+class DiffusionTransformer(nn.Module):
+    """Predicts the velocity of video latents."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.width
+        self.patch = nn.Linear(4 * config.latent_channels, c)
+        self.time = nn.Sequential(nn.Linear(config.time_width, c), nn.SiLU(), nn.Linear(c, c))
+        self.time_modulation = nn.Linear(c, 6 * c)
+        self.text = nn.Sequential(nn.Linear(config.text_width, c), nn.GELU("tanh"), nn.Linear(c, c))
+        self.null_text = nn.Parameter(torch.zeros(1, 1, c))
+        if config.audio_width:
+            self.speak, self.listen = (
+                nn.Sequential(nn.Linear(config.audio_width, c), nn.SiLU(), nn.Linear(c, c)) for _ in range(2)
+            )
+            self.null_speak, self.null_listen = (nn.Parameter(torch.zeros(1, 1, 1, c)) for _ in range(2))
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
+        self.head_norm = nn.LayerNorm(c, config.eps, elementwise_affine=False)
+        self.head_modulation = nn.Parameter(torch.randn(2, c) / c**0.5)
+        self.head = nn.Linear(c, 4 * config.latent_channels)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def tokens(self, latents: Tensor) -> Tensor:
+        """[B, channels, F, h, w] to [B, F T, C]."""
+        b, _, f, h, w = latents.shape
+        patches = latents.unflatten(4, (w // 2, 2)).unflatten(3, (h // 2, 2)).permute(0, 2, 3, 5, 1, 4, 6)
+        return self.patch(patches.reshape(b, f * (h // 2) * (w // 2), -1))  # type: ignore[no-any-return]
+
+    def _audio(self, tokens: Tensor | None, embed: nn.Module, null: Tensor, batch: int, frames: int) -> Tensor:
+        if tokens is None:
+            shape = (batch, frames + self.config.context_latents, self.config.audio_tokens, self.config.width)
+            return null.expand(shape)
+        return embed(tokens)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        conditions: Conditions,
+        cache: KVCache | None = None,
+        record: Record | None = None,
+    ) -> Tensor:
+        """Predict velocities.
+
+        Args:
+            latents: [B, channels, F, h, w] noisy latents (clean ones where sigma is 0).
+            sigma: [B, F] noise level of each latent frame.
+            conditions: references are read only without a cache; with one they are in it already.
+            cache: history of the streaming model; None makes the pass bidirectional over the F frames.
+            record: gets every layer's keys and values; `cache.write` stores the chunk (the caller then advances).
+
+        Returns:
+            [B, channels, F, h, w].
+        """
+        b, channels, f, h, w = latents.shape
+        x = self.tokens(latents)
+        references = conditions.references if cache is None else None
+        step = self._prepare(sigma, conditions, references, cache, (f, h // 2, w // 2))
+        step.record = record
+        if references is not None:
+            x = torch.cat([x, self.tokens(references.transpose(1, 2))], dim=1)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, step, layer)
+        shift, scale = (step.time[:, :f, None] + self.head_modulation.to(x.dtype)).unbind(-2)
+        out = self.head(step.modulate(self.head_norm(x[:, : step.video_tokens]), shift, scale))
+        out = out.reshape(b, f, h // 2, w // 2, channels, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
+        return out.reshape(b, channels, f, h, w).float()
+
+    def _prepare(
+        self,
+        sigma: Tensor,
+        conditions: Conditions,
+        references: Tensor | None,
+        cache: KVCache | None,
+        grid: tuple[int, int, int],
+    ) -> _Pass:
+        (frames, rows, columns), batch, split = grid, sigma.shape[0], self.config.rope_split
+        positions = torch.arange(frames, device=sigma.device)
+        if references is not None:
+            assert conditions.reference_positions is not None, "references need their positions"
+            sigma = torch.cat([sigma, sigma.new_zeros(batch, references.shape[1])], dim=1)
+            positions = torch.cat([positions, conditions.reference_positions.to(sigma.device)])
+        layout = None if cache is None else cache.layout(frames)
+        if cache is None or layout is None:
+            rotation = key_rotation = rope3d(positions, rows, columns, split)
+            mask = None
+        else:
+            rotation = rope3d(layout.chunk_positions, rows, columns, split)
+            past = torch.cat([cache.reference_positions.expand(batch, -1), layout.slot_positions], dim=1)
+            key_rotation = torch.cat([rope3d(past, rows, columns, split), rotation], dim=1)
+            mask = cache.mask(layout, frames)
+        time = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
+        text = self.null_text.expand(batch, -1, -1) if conditions.text is None else self.text(conditions.text)
+        speak = listen = None
+        if self.config.audio_width:
+            speak = self._audio(conditions.speak, self.speak, self.null_speak, batch, frames)
+            listen = self._audio(conditions.listen, self.listen, self.null_listen, batch, frames)
+        return _Pass(
+            time=time, modulation=self.time_modulation(functional.silu(time)).unflatten(-1, (6, -1)),
+            rotation=rotation, key_rotation=key_rotation, mask=mask, frames=frames,
+            video_tokens=frames * rows * columns, text=text, speak=speak, listen=listen,
+            cache=cache, slots=0 if layout is None else layout.slots, record=None,
+        )  # fmt: skip
+
+    def prime(self, cache: KVCache, image: Tensor, conditions: Conditions) -> None:
+        """Put the character into an empty cache: references apart, the image as latent 0.
+
+        Args:
+            cache: empty, for B rows; changed in place.
+            image: [B, channels, 1, h, w] clean latent of the character image.
+            conditions: text and references are read.
+        """
+        tokens = image.shape[3] * image.shape[4] // 4
+        keys, values = [], []
+
+        def record(layer: int, k: Tensor, v: Tensor) -> None:
+            cache.write(layer, k[:, :tokens], v[:, :tokens])
+            keys.append(k[:, tokens:].detach())
+            values.append(v[:, tokens:].detach())
+
+        self(image, image.new_zeros(image.shape[0], 1), conditions.without("speak", "listen"), record=record)
+        cache.advance(1)
+        cache.reference_keys, cache.reference_values = torch.stack(keys), torch.stack(values)
+        if conditions.references is not None and conditions.reference_positions is not None:
+            cache.reference_positions = conditions.reference_positions.to(image.device)

@@ -1,0 +1,176 @@
+"""Base LPM: offline, bidirectional sampling with guidance, window by window for any length.
+
+B batch, F latent frames of a window, k latent frames to make.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lpm_model import flow
+from lpm_model.autoencoder import TinyVideoAutoencoder, load_autoencoder
+from lpm_model.character import Character, CharacterModel, cast, inference_type, read_model_config, to_frames
+from lpm_model.checkpoint import load_weights
+from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
+from lpm_model.dit import Conditions, DiffusionTransformer
+
+
+class BaseModel(CharacterModel):
+    """The bidirectional model and its encoders."""
+
+    def __init__(self, config: ModelConfig, autoencoder: TinyVideoAutoencoder, size_px: int) -> None:
+        super().__init__(config, autoencoder, size_px)
+        self.dit = DiffusionTransformer(config)
+
+
+def guided_velocity(
+    dit: DiffusionTransformer, noisy: Tensor, sigma: Tensor, conditions: Conditions, guidance: float
+) -> Tensor:
+    """Classifier-free guidance over text and audio jointly (https://arxiv.org/abs/2207.12598).
+
+    Args:
+        dit: the model.
+        noisy: [B, channels, F, h, w].
+        sigma: [B, F].
+        conditions: of the positive pass; the negative one drops text and both voices and keeps the identity.
+        guidance: 1 runs the positive pass alone.
+    """
+    positive: Tensor = dit(noisy, sigma, conditions)
+    if guidance == 1.0:
+        return positive
+    negative = dit(noisy, sigma, conditions.without("text", "speak", "listen"))
+    return negative + guidance * (positive - negative)
+
+
+@torch.no_grad()
+def sample_window(
+    dit: DiffusionTransformer,
+    known: Tensor,
+    frames: int,
+    conditions: Conditions,
+    *,
+    steps: int,
+    guidance: float,
+    shift: float = 3.0,
+    generator: torch.Generator | None = None,
+    keep: Sequence[float] = (),
+) -> tuple[Tensor, dict[float, Tensor]]:
+    """Euler sampling of one window whose first latent frames are known.
+
+    Args:
+        dit: the model.
+        known: [B, channels, K, h, w] clean latent frames at the start of the window.
+        frames: F, the window's length with the known ones.
+        conditions: of the whole window.
+        steps: Euler steps.
+        guidance: scale, see `guided_velocity`.
+        shift: of the schedule, see flow.shift_sigma.
+        generator: of the starting noise.
+        keep: noise levels whose states are wanted (the nearest of the schedule is taken).
+
+    Returns:
+        Clean latents [B, channels, F, h, w], and for each wanted level the state at it.
+    """
+    batch, channels, given, height, width = known.shape
+    dtype = dit.patch.weight.dtype
+    inputs = cast(conditions, dtype)
+    fresh = torch.randn(batch, channels, frames - given, height, width, generator=generator)
+    x = torch.cat([known, fresh], dim=2)
+    moving = torch.zeros(frames)
+    moving[given:] = 1
+    sigmas = flow.schedule(steps, shift)
+    nearest = {int((sigmas - level).abs().argmin()): level for level in keep}
+    states: dict[float, Tensor] = {}
+    for index, (sigma, target) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+        if index in nearest:
+            states[nearest[index]] = x.clone()
+        level = (sigma * moving).expand(batch, -1)
+        predicted = guided_velocity(dit, x.to(dtype), level, inputs, guidance)
+        x = flow.euler_step(x, predicted * moving[:, None, None], sigma, target)
+    return x, states
+
+
+def sample_latents(
+    base: BaseModel,
+    character: Character,
+    speak: Tensor,
+    listen: Tensor,
+    text: Sequence[str] | None = None,
+    *,
+    steps: int = 12,
+    guidance: float = 2.0,
+    seed: int = 0,
+    window_latents: int = 13,
+    overlap_latents: int = 3,
+) -> Tensor:
+    """Latents [B, channels, 1 + k, h, w] for voices of 4000 k samples; windows continue each other with an overlap."""
+    batch, total = speak.shape[0], 1 + speak.shape[1] // SAMPLES_PER_LATENT
+    generator = torch.Generator().manual_seed(seed)
+    voices = base.clip_features(speak), base.clip_features(listen)
+    done = character.image.expand(batch, -1, -1, -1, -1).float()
+    while done.shape[2] < total:
+        start = max(0, done.shape[2] - overlap_latents) if done.shape[2] > 1 else 0
+        frames = min(window_latents, total - start)
+        span = slice(start, start + frames + base.config.context_latents)
+        conditions = Conditions(
+            text=base.text(text),
+            speak=voices[0][:, span],
+            listen=voices[1][:, span],
+            references=character.references.expand(batch, -1, -1, -1, -1),
+            reference_positions=character.positions,
+        )
+        window, _ = sample_window(
+            base.dit, done[:, :, start:], frames, conditions, steps=steps, guidance=guidance, generator=generator
+        )
+        done = torch.cat([done[:, :, :start], window], dim=2)
+    return done
+
+
+@torch.no_grad()
+def sample_base(
+    base: BaseModel,
+    character: Character,
+    speak: Tensor,
+    listen: Tensor,
+    text: Sequence[str] | None = None,
+    *,
+    steps: int = 12,
+    guidance: float = 2.0,
+    seed: int = 0,
+) -> Tensor:
+    """Render voices offline.
+
+    Args:
+        base: the model.
+        character: who is on screen.
+        speak: [B, 4000 k] in [-1, 1], the character's voice.
+        listen: the other's voice.
+        text: a prompt for each row.
+        steps: Euler steps.
+        guidance: scale over text and audio; 1 turns it off.
+        seed: of the noise.
+
+    Returns:
+        uint8 [B, 4 k, H, W, 3]: the frames after the character image.
+    """
+    latents = sample_latents(base, character, speak, listen, text, steps=steps, guidance=guidance, seed=seed)
+    return to_frames(base.autoencoder.decode(latents))[:, 1:]
+
+
+def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
+    """Load a Base LPM folder for inference.
+
+    Raises:
+        ValueError: not a model folder, or weights that do not fit.
+    """
+    config = read_model_config(folder)
+    base = BaseModel(from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"])
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing: run `lpm train` again")
+    load_weights(base.dit, load_file(weights), weights)
+    base.dit.to(dtype if dtype is not None else inference_type())
+    return base.eval().requires_grad_(False)

@@ -1,0 +1,107 @@
+"""Settings of training and distillation; every profile and every stage is a set of these values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseTraining:
+    """Flow-matching training of Base LPM."""
+
+    steps: int = 700
+    """Optimizer steps."""
+    batch: int = 4
+    """Clips a step."""
+    clip_latents: int = 13
+    """Latent frames of a training window."""
+    learning_rate: float = 1e-3
+    """Peak of the cosine schedule."""
+    warmup_steps: int = 40
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    clip_norm: float = 1.0
+    """Gradient norm limit."""
+    ema_decay: float = 0.995
+    """Decay of the weight average that is kept."""
+    condition_dropout: float = 0.1
+    """Chance, each, that text, speak, listen or references are absent (needed for guidance)."""
+    independent_noise: float = 0.5
+    """Chance that each latent frame gets its own noise level instead of one a clip (prepares causal distillation)."""
+    sigma_shift: float = 2.0
+    """Shift of the noise level towards high noise (flow.shift_sigma)."""
+    motion_weight: float = 4.0
+    """Extra loss weight of latent cells that move, so that lips count more than the wall."""
+    checkpoint_steps: int = 100
+    """Steps between saved states, from which a killed run resumes."""
+    seed: int = 0
+    """Seed of weights, data order and noise."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.clip_latents < 2:
+            raise ValueError("steps and batch must be at least 1, clip_latents at least 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distillation:
+    """From Base to Online LPM: ODE regression, then on-policy DMD."""
+
+    trajectories: int = 96
+    """Teacher trajectories that the ODE stage regresses to."""
+    teacher_steps: int = 12
+    """Euler steps of the teacher."""
+    guidance: float = 2.0
+    """Teacher's guidance over text and voices."""
+    batch: int = 8
+    """Clips a step."""
+    clip_latents: int = 13
+    """Latent frames of a roll-out, the character image included."""
+    ode_steps: int = 48
+    """Optimizer steps of the ODE stage, each a whole roll-out."""
+    ode_learning_rate: float = 3e-4
+    """Peak learning rate of the ODE stage."""
+    dmd_steps: int = 12
+    """Student steps of on-policy DMD."""
+    dmd_learning_rate: float = 3e-5
+    """Student's learning rate in DMD."""
+    critic_learning_rate: float = 1e-4
+    """Critic's learning rate."""
+    critic_steps: int = 2
+    """Critic steps before each student step."""
+    ema_decay: float = 0.9
+    """Decay of the student's weight average, which is kept."""
+    clip_norm: float = 1.0
+    """Gradient norm limit."""
+    seed: int = 0
+    """Seed of data order and noise."""
+
+    def __post_init__(self) -> None:
+        if self.trajectories < self.batch:
+            raise ValueError(f"{self.trajectories} trajectories do not fill a batch of {self.batch}: lower batch")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderTraining:
+    """Training of the tiny video autoencoder from pixels."""
+
+    steps: int = 2000
+    """Optimizer steps."""
+    batch: int = 8
+    """Clips a step."""
+    clip_frames: int = 9
+    """Frames of a clip, 4k + 1."""
+    crop_px: int = 96
+    """Side of the random crop."""
+    learning_rate: float = 1e-3
+    """Peak of the cosine schedule."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    ema_decay: float = 0.998
+    """Decay of the weight average that is kept."""
+    latent_noise: float = 0.1
+    """Noise on normalised latents, so that the decoder forgives a generator's small errors."""
+    edge_weight: float = 0.5
+    """Weight of the loss on differences between neighbouring pixels and frames."""
+    motion_weight: float = 3.0
+    """Extra weight of pixels that move."""
+    seed: int = 0
+    """Seed of weights, data order and noise."""

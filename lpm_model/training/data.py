@@ -1,0 +1,161 @@
+"""Training batches from dataset shards, a pure function of (seed, step), so that a resumed run sees the same data.
+
+B batch, F latent frames of the window, R references, P latent frames of audio context, n audio tokens.
+"""
+
+import io
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from lpm_model.character import CharacterModel, reference_positions
+from lpm_model.config import SAMPLES_PER_LATENT
+from lpm_model.dit import Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One row of a dataset."""
+
+    key: str
+    latents: NDArray[np.float16]
+    """[channels, 1 + k, h, w]."""
+    references: NDArray[np.float16]
+    """[R, channels, h, w], the global one first."""
+    kinds: tuple[str, ...]
+    speak: NDArray[np.int16]
+    """[4000 k]."""
+    listen: NDArray[np.int16]
+    """[4000 k]."""
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one training step reads."""
+
+    keys: tuple[str, ...]
+    latents: Tensor
+    """[B, channels, F, h, w]."""
+    conditions: Conditions
+    generator: torch.Generator
+    """Of this step's noise."""
+
+
+def read_clips(dataset: Path) -> list[Clip]:
+    """Every clip of a dataset folder, in key order.
+
+    Raises:
+        ValueError: no shards, or a shard that is cut off, with its name.
+    """
+    shards = sorted((dataset / "shards").glob("train-*.tar"))
+    if not shards:
+        raise ValueError(f"{dataset} holds no shards: run `lpm curate` first")
+    clips = []
+    for shard in shards:
+        try:
+            rows = list(webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False))
+        except Exception as error:  # webdataset raises what the tar reader happens to raise
+            raise ValueError(f"{shard} cannot be read ({error}): run `lpm curate` again") from error
+        clips += [_clip(row, shard) for row in rows]
+    if not clips:
+        raise ValueError(f"{dataset} holds no clips: see its curation report")
+    return sorted(clips, key=lambda clip: clip.key)
+
+
+def _clip(row: dict[str, Any], shard: Path) -> Clip:
+    missing = [part for part in ("latents.npy", "references.npy", "speak.npy", "listen.npy", "json") if part not in row]
+    if missing:
+        raise ValueError(f"{shard}: clip {row.get('__key__')} lacks {', '.join(missing)}; run `lpm curate` again")
+
+    def array(name: str) -> NDArray[Any]:
+        loaded: NDArray[Any] = np.load(io.BytesIO(row[name]), allow_pickle=False)
+        return loaded
+
+    meta = json.loads(row["json"])
+    return Clip(
+        key=row["__key__"], latents=array("latents.npy"), references=array("references.npy"),
+        kinds=tuple(meta["reference_kinds"]), speak=array("speak.npy"), listen=array("listen.npy"),
+        caption=meta["caption"],
+    )  # fmt: skip
+
+
+def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
+    """Randomness that depends on nothing but its arguments."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{purpose}".encode()))
+
+
+class ClipBatches(IterableDataset[Batch]):
+    """Windows of equal length, drawn with a chance proportional to what each clip holds."""
+
+    def __init__(
+        self, clips: Sequence[Clip], model: CharacterModel, *, latents: int, batch: int, steps: range, seed: int
+    ) -> None:
+        long_enough = [clip for clip in clips if clip.latents.shape[1] >= latents]
+        if not long_enough:
+            longest = max(clip.latents.shape[1] for clip in clips)
+            raise ValueError(f"no clip has {latents} latent frames (the longest has {longest}): lower clip_latents")
+        self.clips, self.model = long_enough, model
+        self.latents, self.batch, self.steps, self.seed = latents, batch, steps, seed
+        self.weights = torch.tensor([float(clip.latents.shape[1] - latents + 1) for clip in long_enough])
+        self.features: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in self.steps:
+            yield self.make(step)
+
+    def make(self, step: int) -> Batch:
+        """The batch of one step."""
+        generator = step_generator(self.seed, step, "data")
+        rows = [self.clips[i] for i in torch.multinomial(self.weights, self.batch, True, generator=generator).tolist()]
+        starts = []
+        for clip in rows:
+            room = clip.latents.shape[1] - self.latents
+            from_image = bool(torch.rand(1, generator=generator) < 0.5)
+            starts.append(0 if from_image else int(torch.randint(room + 1, (1,), generator=generator)))
+        return Batch(
+            keys=tuple(clip.key for clip in rows),
+            latents=self._windows(rows, starts),
+            conditions=self._conditions(rows, starts),
+            generator=step_generator(self.seed, step, "noise"),
+        )
+
+    def _windows(self, rows: Sequence[Clip], starts: Sequence[int]) -> Tensor:
+        cut = [clip.latents[:, s : s + self.latents] for clip, s in zip(rows, starts, strict=True)]
+        return torch.from_numpy(np.stack(cut)).float()
+
+    def _conditions(self, rows: Sequence[Clip], starts: Sequence[int]) -> Conditions:
+        span = self.latents + self.model.config.context_latents
+        voices = [self._features(clip) for clip in rows]
+        speak, listen = (
+            torch.stack([voice[role][s : s + span] for voice, s in zip(voices, starts, strict=True)]).float()
+            for role in (0, 1)
+        )
+        return Conditions(
+            text=self.model.text([clip.caption for clip in rows]),
+            speak=speak,
+            listen=listen,
+            references=torch.from_numpy(np.stack([clip.references[:1] for clip in rows])).float(),
+            reference_positions=reference_positions([rows[0].kinds[0]]),
+        )
+
+    def _features(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """Features of both voices, [P + 1 + k, n, width], computed once a clip."""
+        if clip.key not in self.features:
+            pair = torch.from_numpy(np.stack([clip.speak, clip.listen])).float() / 32768
+            expected = (clip.latents.shape[1] - 1) * SAMPLES_PER_LATENT
+            if pair.shape[1] != expected:
+                raise ValueError(f"clip {clip.key} has {pair.shape[1]} samples for {expected}: run `lpm curate` again")
+            both = self.model.clip_features(pair).to(torch.bfloat16)
+            self.features[clip.key] = (both[0], both[1])
+        return self.features[clip.key]
