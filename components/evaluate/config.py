@@ -1,0 +1,110 @@
+"""Configuration of the evaluate step and what it reports."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
+
+HELD_OUT_IDENTITIES = 100_000
+"""First identity seed of the benchmark's people; training corpora draw from below."""
+PROBE_IDENTITIES = 200_000
+"""First identity seed of the people on whom the instruments are fitted; never scored."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchConfig:
+    """The benchmark set: held-out people saying held-out sentences to each other."""
+
+    conversations: int = 4
+    """Two-person conversations; each gives two cases."""
+    seconds: int = 12
+    """Length of each case."""
+    talk_seconds: int = 30
+    """Length of the long conversation behind the drift figures and talk.mp4."""
+    probe_people: int = 48
+    """People on whom the instruments are fitted."""
+    probe_frames: int = 25
+    """Frames of each of them; 4k + 1."""
+    check_people: int = 0
+    """Cases on which the instruments are checked; 0 takes all."""
+    size_px: int = 128
+    """Side of the picture."""
+    seed: int = 0
+    """Chooses people, sentences and timing."""
+
+    def __post_init__(self) -> None:
+        if self.conversations < 2:
+            raise ValueError(f"bench.conversations is {self.conversations}: shuffling needs at least 2")
+        if self.seconds < 4 or self.talk_seconds < self.seconds:
+            raise ValueError(
+                f"bench.seconds is {self.seconds}, bench.talk_seconds {self.talk_seconds}: "
+                "use at least 4 s a case and a talk no shorter than a case"
+            )
+        if self.probe_people < 8:
+            raise ValueError(f"bench.probe_people is {self.probe_people}: the instruments need at least 8 people")
+        if self.probe_frames % FRAMES_PER_LATENT != 1 or self.probe_frames < 5:
+            raise ValueError(f"bench.probe_frames is {self.probe_frames}: use 4k + 1, such as 25")
+
+    @property
+    def frames(self) -> int:
+        """Frames that are scored in each case: whole seconds, so whole latent frames."""
+        return self.seconds * VIDEO_FPS
+
+    @property
+    def talk_frames(self) -> int:
+        """Frames of the long conversation."""
+        return self.talk_seconds * VIDEO_FPS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """The evaluate step."""
+
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    """The benchmark set."""
+    cache: str = ".work/bench"
+    """Folder in which the rendered benchmark set is kept between runs."""
+    base_cases: int = 1
+    """Cases that Base LPM generates too, for comparison; 0 leaves Base out."""
+    base_seconds: int = 4
+    """Length of each of them."""
+    base_steps: int = 12
+    """Sampling steps of Base."""
+    base_guidance: float = 2.0
+    """Guidance of Base."""
+    seed: int = 0
+    """Of the models' noise."""
+
+    def __post_init__(self) -> None:
+        if self.base_cases and not 1 <= self.base_seconds <= self.bench.seconds:
+            raise ValueError(f"base_seconds is {self.base_seconds}: use 1..{self.bench.seconds} (bench.seconds)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateReport:
+    """What LPM-Bench found; written as report.json."""
+
+    scores: dict[str, float | None]
+    """The figures that are compared between models."""
+    intervals: dict[str, tuple[float | None, float | None]]
+    """90 % bootstrap intervals over cases of the anchored scores."""
+    anchors: dict[str, dict[str, float]]
+    """Raw value and both anchors of every metric: {"value", "truth" (1), "shuffled" (0)}."""
+    per_case: list[dict[str, Any]]
+    """Raw values of every case."""
+    probes: dict[str, Any]
+    """How well each instrument reads held-out truth."""
+    quality: dict[str, float | None]
+    """Picture quality beside the scores."""
+    drift: dict[str, Any]
+    """Change over the long rollout, with the same figures of the truth."""
+    speed: dict[str, Any]
+    """Time per second of video, Online and Base."""
+    bench: dict[str, Any]
+    """What was measured on: digest, note, people, seconds."""
+    seconds: dict[str, float]
+    """Time that each part of the evaluation took."""
+    notes: list[str]
+    """Limits that a reader must know, such as a weak probe."""
+    paths: dict[str, str]
+    """Files beside report.json."""

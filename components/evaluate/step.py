@@ -1,0 +1,331 @@
+"""The evaluate step: LPM-Bench on held-out people, every figure between its two anchors."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.common import StepProgress, staged
+from components.evaluate.bench import NOTE, SIGNALS, Bench, Case, build_bench
+from components.evaluate.config import EvaluateConfig, EvaluateReport
+from components.evaluate.drift import COLLAPSE_PEAK, DriftReport, cosine_distance, drift_report, edges, mean_lab
+from components.evaluate.generate import Generated, generate_base, generate_online, round_trip
+from components.evaluate.identity import IdentityScores, identity_scores
+from components.evaluate.instruments import Instruments, Reading, check_instruments, fit_instruments
+from components.evaluate.listening import ListeningScores, listening_scores
+from components.evaluate.metrics import Anchored, Array, anchored, normalise
+from components.evaluate.quality import frechet, laplacian_energy, psnr_db, ssim
+from components.evaluate.report import CaseView, write_report
+from components.evaluate.speed import SpeedReport, speed_report
+from components.evaluate.sync import SyncScores, sync_scores
+from serving.talk import OnlineLPM
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """All videos of one evaluation and what the instruments read from them; lists run over the cases, talk is last."""
+
+    cases: list[Case]
+    """Scored cases and the long conversation."""
+    passed: list[Array]
+    """Truth through the autoencoder, uint8 [T, H, W, 3]."""
+    generated: list[Generated]
+    """What the Online LPM made."""
+    on_truth: list[Reading]
+    """Readings of the truth."""
+    on_passed: list[Reading]
+    """Readings of the truth through the autoencoder."""
+    on_generated: list[Reading]
+    """Readings of the generated videos."""
+
+
+def evaluate(model: Path, base: Path, report: Path, config: EvaluateConfig, progress: StepProgress) -> EvaluateReport:
+    """Measure an Online LPM and write the report folder.
+
+    Args:
+        model: folder of the Online LPM.
+        base: folder of the Base LPM it comes from.
+        report: folder to write: report.json, report.html, videos/, talk.mp4.
+        config: what to measure.
+        progress: shows how far it is.
+
+    Raises:
+        ValueError: a model folder that cannot be read.
+    """
+    from lpm_model.autoencoder import load_autoencoder
+    from lpm_model.online import load_online
+
+    clock = Clock()
+    online: OnlineLPM = load_online(model)
+    autoencoder = load_autoencoder(model / "autoencoder")
+    with clock.part("bench"):
+        bench = build_bench(Path(config.cache), dataclasses.replace(config.bench, size_px=online.size_px), progress)
+    material = gather(online, autoencoder, bench, config, clock, progress)
+    base_speed = _run_base(base, bench, config, clock, progress)
+    with clock.part("measure"):
+        result = measure(material, bench, config, online.chunk_samples // 1000, base_speed)
+    with clock.part("report"), staged(report) as work:
+        result = dataclasses.replace(result, seconds=clock.seconds)
+        views = [_view(material, i) for i in range(len(material.cases))]
+        write_report(work, result, views[:-1], views[-1], progress.track)
+    log.info("evaluated %s: %s", model, result.scores)
+    return result
+
+
+class Clock:
+    """Time that each part takes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 2)
+
+
+def gather(
+    online: OnlineLPM, autoencoder: Any, bench: Bench, config: EvaluateConfig, clock: Clock, progress: StepProgress
+) -> Material:
+    """Run the autoencoder and the model over the set and read every video."""
+    cases = [*bench.cases, bench.talk]
+    with clock.part("instruments"):
+        clips = progress.track(bench.probes, "probe people through the autoencoder")
+        # The first frame of a clip comes back too: a clip is passed from its own first frame on.
+        probe_videos = [np.concatenate([c.frames[:1], round_trip(autoencoder, c.frames)]) for c in clips]
+        instruments = fit_instruments(bench.probes, probe_videos)
+    with clock.part("autoencoder"):
+        opened = progress.track(cases, "truth through the autoencoder")
+        passed = [round_trip(autoencoder, np.concatenate([c.image[None], c.frames])) for c in opened]
+    with clock.part("generate"):
+        generated = [generate_online(online, c, config.seed) for c in progress.track(cases, "generate")]
+    with clock.part("read"):
+        triples = [
+            _read(instruments, c, p, g.video)
+            for c, p, g in progress.track(list(zip(cases, passed, generated, strict=True)), "read")
+        ]
+    on_truth, on_passed, on_generated = (list(r) for r in zip(*triples, strict=True))
+    return Material(
+        cases=cases,
+        passed=passed,
+        generated=generated,
+        on_truth=on_truth,
+        on_passed=on_passed,
+        on_generated=on_generated,
+    )
+
+
+def _read(instruments: Instruments, case: Case, passed: Array, generated: Array) -> tuple[Reading, Reading, Reading]:
+    return instruments.read(case.frames), instruments.read(passed), instruments.read(generated)
+
+
+def _run_base(
+    base: Path, bench: Bench, config: EvaluateConfig, clock: Clock, progress: StepProgress
+) -> SpeedReport | None:
+    """Time Base LPM on the beginning of a few cases."""
+    if not config.base_cases:
+        return None
+    from lpm_model.sampler import load_base
+
+    with clock.part("base"):
+        loaded = load_base(base)
+        cases = progress.track(bench.cases[: config.base_cases], "base")
+        made = [generate_base(loaded, case, config) for case in cases]
+    seconds = [s for g in made for s in g.step_seconds]
+    return speed_report(seconds, len(made[0].video))
+
+
+def measure(
+    material: Material, bench: Bench, config: EvaluateConfig, chunk_frames: int, base_speed: SpeedReport | None
+) -> EvaluateReport:
+    """All figures from all readings."""
+    count = len(bench.cases)
+    groups, truths = [c.group for c in bench.cases], [c.truth for c in bench.cases]
+    on_truth, on_passed, on_generated = (
+        readings[:count] for readings in (material.on_truth, material.on_passed, material.on_generated)
+    )
+    jaws = [[r.signals["jaw_open"] for r in readings] for readings in (on_generated, on_passed)]
+    sync = sync_scores(jaws[0], jaws[1], truths, groups)
+    listening = listening_scores([r.reaction for r in on_generated], [r.reaction for r in on_passed], truths, groups)
+    embedded = [[r.embeddings for r in readings] for readings in (on_generated, on_passed, on_truth)]
+    identity = identity_scores(embedded[0], embedded[1], embedded[2], groups)
+    fidelity = _fidelity(on_generated, on_passed, on_truth, groups)
+    drift = {
+        name: drift_report(video, reading.embeddings, reading.features, chunk_frames)
+        for name, video, reading in (
+            ("generated", material.generated[-1].video, material.on_generated[-1]),
+            ("truth", material.passed[-1], material.on_passed[-1]),
+        )
+    }
+    steps = [s for g in material.generated for s in g.step_seconds]
+    speed = speed_report(steps, chunk_frames)
+    parts = _parts(sync, listening, identity, fidelity)
+    probes = {"signals": check_instruments(bench.cases, on_truth, on_passed)} | _identity_check(embedded, groups)
+    quality = _quality(material, count)
+    steadiness = _steadiness(material, drift["generated"], drift["truth"])
+    scores = {name: part.score for name, part in parts.items() if name in ("sync", "mouth_rest", "identity")}
+    scores |= {"listening": listening.score, "identity_similarity": identity.similarity.score}
+    scores |= {"identity_share": identity.nearest.value, "fidelity": fidelity.score, "drift": steadiness}
+    scores |= {"psnr_db": quality["autoencoder_psnr_db"], "speed": speed.seconds_per_video_second}
+    return EvaluateReport(
+        scores=scores,
+        intervals={name: (part.low, part.high) for name, part in parts.items()},
+        anchors={n: {"value": p.value, "truth": p.truth, "shuffled": p.shuffled} for n, p in parts.items()},
+        per_case=_per_case(bench, parts, sync),
+        probes=probes,
+        quality=quality,
+        drift={name: dataclasses.asdict(figures) for name, figures in drift.items()},
+        speed={"online": dataclasses.asdict(speed), "base": dataclasses.asdict(base_speed) if base_speed else None},
+        bench=_describe(bench, config),
+        seconds={},
+        notes=_notes(probes, scores, drift["generated"], drift["truth"]),
+        paths={"report": "report.html", "talk": "talk.mp4", "videos": "videos"},
+    )
+
+
+def _parts(
+    sync: SyncScores, listening: ListeningScores, identity: IdentityScores, fidelity: Anchored
+) -> dict[str, Anchored]:
+    """Every anchored metric by its name in the report."""
+    return {
+        "sync": sync.mouth,
+        "mouth_rest": sync.rest,
+        "listening_nod": listening.nod,
+        "listening_smile": listening.smile,
+        "listening_pause_lift": listening.lift,
+        "identity": identity.nearest,
+        "identity_similarity": identity.similarity,
+        "fidelity": fidelity,
+    }
+
+
+def _fidelity(generated: list[Reading], passed: list[Reading], truth: list[Reading], groups: list[str]) -> Anchored:
+    """Frechet distance of picture features to the truth, negated so that more is better."""
+    return anchored(
+        np.array([[-frechet(g.features, t.features) for t in truth] for g in generated]),
+        np.array([-frechet(p.features, t.features) for p, t in zip(passed, truth, strict=True)]),
+        groups,
+    )
+
+
+def _identity_check(embedded: list[list[Array]], groups: list[str]) -> dict[str, Any]:
+    """How well the embedding knows people on truth: the second half of each clip against centres of the first."""
+    halves = [(e[: len(e) // 2], e[len(e) // 2 :]) for e in embedded[2]]
+    first, second = [a for a, _ in halves], [b for _, b in halves]
+    on_truth = identity_scores(second, second, first, groups).nearest.value
+    return {
+        "identity_on_truth": on_truth,
+        "identity_through_autoencoder": identity_scores(embedded[1], embedded[1], embedded[2], groups).nearest.value,
+    }
+
+
+def _quality(material: Material, count: int) -> dict[str, float | None]:
+    """Picture quality of the autoencoder and of generated frames."""
+    truth = np.concatenate([c.frames for c in material.cases[:count]])
+    passed = np.concatenate(material.passed[:count])
+    made = np.concatenate([g.video for g in material.generated[:count]])
+    sharp = [float(laplacian_energy(v[::6]).mean()) for v in (made, passed, truth)]
+    return {
+        "autoencoder_psnr_db": psnr_db(passed, truth),
+        "autoencoder_ssim": ssim(passed[::6], truth[::6]),
+        "sharpness_ratio": sharp[0] / sharp[2],
+        "autoencoder_sharpness_ratio": sharp[1] / sharp[2],
+    }
+
+
+def _steadiness(material: Material, generated: DriftReport, truth: DriftReport) -> float | None:
+    """Drift between its anchors: 1 is the truth's own change, 0 is the difference to another person."""
+    last = edges(material.on_passed[-1].embeddings)[1]
+    colour = edges(mean_lab(material.passed[-1]))[1].mean(0)
+    others = range(len(material.cases) - 1)
+    far_identity = float(np.mean([cosine_distance(last, material.on_passed[i].embeddings) for i in others]))
+    far_colour = float(np.mean([np.linalg.norm(colour - mean_lab(material.passed[i]).mean(0)) for i in others]))
+    placed = [
+        normalise(generated.identity, truth.identity, far_identity),
+        normalise(generated.colour_de, truth.colour_de, far_colour),
+    ]
+    valid = [p for p in placed if p is not None]
+    return float(np.mean(valid)) if valid else None
+
+
+def _per_case(bench: Bench, parts: dict[str, Anchored], sync: SyncScores) -> list[dict[str, Any]]:
+    return [
+        {"name": case.name, "person": case.person, "text": case.text}
+        | {name: part.per_case[i] for name, part in parts.items()}
+        | {"sync_best": sync.best[i], "sync_lag_frames": sync.lags[i]}
+        for i, case in enumerate(bench.cases)
+    ]
+
+
+def _describe(bench: Bench, config: EvaluateConfig) -> dict[str, Any]:
+    return {
+        "digest": bench.digest,
+        "note": NOTE,
+        "cases": len(bench.cases),
+        "people": [c.person for c in bench.cases],
+        "seconds": config.bench.seconds,
+        "talk_seconds": config.bench.talk_seconds,
+        "probe_people": len(bench.probes),
+    }
+
+
+def _notes(
+    probes: dict[str, Any], scores: dict[str, float | None], drift: DriftReport, truth: DriftReport
+) -> list[str]:
+    """What a reader must know before trusting the figures."""
+    notes = []
+    for name in SIGNALS:
+        found = probes["signals"][name]
+        if not found["good"]:
+            notes.append(
+                f"Weak instrument: the {name} probe reads held-out truth with correlation "
+                f"{found['correlation_through_autoencoder']:.2f} (under 0.9), so what is measured with it is uncertain."
+            )
+    notes += [
+        f"No {name} score: its anchors nearly coincide on this set." for name, value in scores.items() if value is None
+    ]
+    if drift.freeze_rate > truth.freeze_rate:
+        notes.append(f"The picture stands still in {drift.freeze_rate:.0%} of the long conversation's 2 s windows.")
+    if drift.sink_collapse and drift.sink_peak > truth.sink_peak + 0.2:
+        notes.append(f"The long conversation keeps returning to its first picture (peak over {COLLAPSE_PEAK}).")
+    return notes
+
+
+def _view(material: Material, index: int) -> CaseView:
+    case, made = material.cases[index], material.on_generated[index]
+    truth = case.truth
+    step = material.generated[index].step_seconds
+    return CaseView(
+        case=case,
+        generated=material.generated[index].video,
+        passed=material.passed[index],
+        curves=[
+            ("Mouth opening", centred(truth.jaw_open), made.signals["jaw_open"]),
+            ("Head pitch", centred(truth.pitch), made.signals["pitch"]),
+            ("Smile", centred(truth.smile), made.signals["smile"]),
+            ("Likeness to the person (cosine)", *_likeness(material, index)),
+        ],
+        facts={"person": str(case.person), "median step": f"{1000 * float(np.median(step)):.0f} ms"},
+    )
+
+
+def centred(signal: Array) -> Array:
+    """A truth signal as the probes see it: relative to its mean."""
+    out: Array = signal - signal.mean()
+    return out
+
+
+def _likeness(material: Material, index: int) -> tuple[Array, Array]:
+    """Cosine to the person's true centre over time, of the truth and of the generated video."""
+    centre = material.on_truth[index].embeddings.mean(0)
+    centre = centre / np.linalg.norm(centre)
+    return material.on_truth[index].embeddings @ centre, material.on_generated[index].embeddings @ centre

@@ -1,0 +1,203 @@
+"""Renders a whole conversation: two sounds and a character image in, one MP4 with the character and both voices out.
+
+The sound streams through the Online LPM step by step, so memory and the time per second stay the same at any length.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+from serving.media_file import Frames, Mp4Writer, Samples, SoundReader, read_picture, square
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """Anything that shows how far a loop is."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield the items."""
+        ...
+
+
+class Source(Protocol):
+    """Gives samples piece by piece; silence past its end."""
+
+    def read(self, count: int) -> tuple[Samples, int]:
+        """Int16 [count] and how many of them are true ones."""
+        ...
+
+
+class OnlineLPM(Protocol):
+    """What is needed of `lpm_model.online.OnlineModel`."""
+
+    @property
+    def chunk_samples(self) -> int: ...
+    @property
+    def lookahead_samples(self) -> int: ...
+    @property
+    def size_px(self) -> int: ...
+    def character(self, image: Any, references: Any = ...) -> Any: ...
+    def init_state(self, character: Any, batch: int = ..., seed: int = ...) -> Any: ...
+    def step(self, state: Any, speak: Any, listen: Any, text: Any = ...) -> tuple[Any, Any]: ...
+
+
+class ArraySource:
+    """An int16 array that is read like a file."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples, self._at = samples, 0
+
+    def read(self, count: int) -> tuple[Samples, int]:
+        piece = self._samples[self._at : self._at + count]
+        self._at += piece.size
+        return np.pad(piece, (0, count - piece.size)), piece.size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TalkReport:
+    """What was rendered."""
+
+    frames: int
+    """Frames of the video."""
+    seconds: float
+    """Length of the video."""
+    path: Path
+    """The MP4."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """What one step of the model made."""
+
+    frames: Frames
+    """uint8 [n, H, W, 3]."""
+    speak: Samples
+    """int16 [1000 n]: the character's own voice under these frames."""
+    listen: Samples
+    """int16 [1000 n]: the other's voice under these frames."""
+
+
+class _Window:
+    """The chunk and its look-ahead out of a source, advancing by one chunk."""
+
+    def __init__(self, source: Source, chunk: int, lookahead: int) -> None:
+        self._source, self._chunk = source, chunk
+        self._held, self._true = source.read(lookahead)
+
+    def next(self) -> tuple[Samples, int]:
+        """Int16 [chunk + lookahead] and how many samples of its chunk part are true."""
+        fresh, true = self._source.read(self._chunk)
+        window = np.concatenate([self._held, fresh])
+        available = self._true + true
+        self._held, taken = window[self._chunk :], min(self._chunk, available)
+        self._true = available - taken
+        return window, taken
+
+
+def stream(
+    model: OnlineLPM, character: Any, speak: Source, listen: Source, *, text: str = "", seed: int = 0
+) -> Iterator[Chunk]:
+    """Run the model over two sounds until both end.
+
+    Args:
+        model: the Online LPM.
+        character: from `model.character`.
+        speak: the character's own voice.
+        listen: the other's voice.
+        text: what the character should do, in words.
+        seed: of the model's noise.
+
+    Yields:
+        Chunks; the last is cut to the frames that the longer sound reaches.
+    """
+    chunk, ahead = model.chunk_samples, model.lookahead_samples
+    own, other = _Window(speak, chunk, ahead), _Window(listen, chunk, ahead)
+    state = model.init_state(character, batch=1, seed=seed)
+    while True:
+        (own_samples, own_true), (other_samples, other_true) = own.next(), other.next()
+        count = math.ceil(max(own_true, other_true) / SAMPLES_PER_FRAME)
+        if not count:
+            return
+        frames, state = model.step(state, _waveform(own_samples), _waveform(other_samples), [text] if text else None)
+        samples = count * SAMPLES_PER_FRAME
+        yield Chunk(
+            frames=np.asarray(frames[0], np.uint8)[:count], speak=own_samples[:samples], listen=other_samples[:samples]
+        )
+        if count * SAMPLES_PER_FRAME < chunk:
+            return
+
+
+def _waveform(samples: Samples) -> Any:
+    import torch
+
+    return torch.from_numpy(samples.astype(np.float32) / 32768)[None]
+
+
+def mix(speak: Samples, listen: Samples) -> Samples:
+    """Both voices in one int16 track, clipped at full scale."""
+    total: npt.NDArray[np.int32] = speak.astype(np.int32) + listen.astype(np.int32)
+    return np.clip(total, -32768, 32767).astype(np.int16)
+
+
+def write_chunks(chunks: Iterable[Chunk], out: Path, *, size_px: int) -> TalkReport:
+    """Write chunks as they come into an MP4 whose sound is the mix of both voices."""
+    with Mp4Writer(out, height_px=size_px, width_px=size_px) as writer:
+        for chunk in chunks:
+            writer.write(chunk.frames, mix(chunk.speak, chunk.listen))
+    frames = writer.frames_written
+    return TalkReport(frames=frames, seconds=frames / VIDEO_FPS, path=out)
+
+
+def render_conversation(
+    model_dir: Path,
+    image: Path | Frames,
+    speak_wav: Path,
+    listen_wav: Path,
+    out: Path,
+    text: str = "",
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> TalkReport:
+    """Render the character of a picture speaking one sound while listening to another.
+
+    Args:
+        model_dir: folder of an Online LPM.
+        image: the character: a picture file or uint8 [H, W, 3]; its centre square is used.
+        speak_wav: what the character says; any sound file, any rate, any length.
+        listen_wav: what the character hears; the shorter of the two is followed by silence.
+        out: the MP4 to write (H.264 + AAC).
+        text: what the character should do, in words.
+        seed: of the model's noise.
+        progress: shows how far it is.
+
+    Raises:
+        ValueError: a file is missing, carries no sound, or the picture is unreadable or too large.
+    """
+    from lpm_model.online import load_online
+
+    speak, listen = SoundReader(speak_wav), SoundReader(listen_wav)
+    model: OnlineLPM = load_online(model_dir)
+    picture = read_picture(image, model.size_px) if isinstance(image, Path) else square(image, model.size_px)
+    chunks = stream(model, model.character(picture), speak, listen, text=text, seed=seed)
+    first = next(chunks, None)
+    if first is None:
+        raise ValueError(f"{speak_wav} and {listen_wav} are both empty: give at least one frame (1/24 s) of sound")
+    steps = math.ceil(max(speak.expected_samples, listen.expected_samples) / model.chunk_samples)
+    everything: Iterable[Chunk] = itertools.chain([first], chunks)
+    if progress is not None:
+        everything = progress.track(everything, "talk", max(1, steps))
+    report = write_chunks(everything, out, size_px=model.size_px)
+    log.info("wrote %s: %.1f s", out, report.seconds)
+    return report
