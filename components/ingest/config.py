@@ -22,7 +22,7 @@ class IngestConfig:
     performer: PerformerConfig = field(default_factory=PerformerConfig)
     """The corpus that the source "performer" renders."""
     performer_cache: str = ".work/performer"
-    """Folder where rendered corpora are kept and found again."""
+    """Folder where rendered corpora are kept and found again; empty = not kept."""
     truth: str = ""
     """Folder for the performer's truth (never under raw); empty = not handed out."""
 

@@ -103,7 +103,7 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress)
         rejected: list[Rejection] = []
         if source == "performer":
             origin: Origin = "performer"
-            root = _render(config, progress)
+            root = _render(work / "performer", config, progress)
         elif source.startswith("s3://"):
             from components.ingest.s3 import download
 
@@ -117,7 +117,8 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress)
             root = _folder(source)
         others: list[tuple[Origin, Path]] = [("folder", _folder(name)) for name in config.also]
         report = _collect(source, [(origin, root), *others], work, config, progress, rejected)
-        shutil.rmtree(work / "download", ignore_errors=True)
+        for fetched in ("download", "performer"):
+            shutil.rmtree(work / fetched, ignore_errors=True)
     return report
 
 
@@ -129,12 +130,13 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _render(config: IngestConfig, progress: StepProgress) -> Path:
-    """The performer's corpus, rendered now or found in the cache; its truth goes to config.truth."""
+def _render(own: Path, config: IngestConfig, progress: StepProgress) -> Path:
+    """The performer's corpus, rendered now (into `own` without a cache) or found; its truth goes to config.truth."""
     from components.ingest.performer.compose import render_corpus
 
     text = json.dumps(asdict(replace(config.performer, workers=1)), sort_keys=True)
-    corpus = Path(config.performer_cache) / hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    corpus = Path(config.performer_cache) / name if config.performer_cache else own
     corpus.mkdir(parents=True, exist_ok=True)
     with _alone(corpus / "lock"):
         render_corpus(corpus / "media", config.performer, progress, corpus / "truth")

@@ -193,8 +193,8 @@ def _add_nods(rotation: NDArray[np.float32], nods: Sequence[tuple[int, int, floa
 
 
 def _smile(other: Prosody, gain: float) -> NDArray[np.float32]:
-    warmth = np.clip(other.level / _USUAL_LEVEL, 0.0, 1.6) * 0.6 + 0.05 * np.clip(other.pitch, 0.0, 6.0)
-    return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.8)).astype(np.float32)
+    warmth = np.clip(other.level / _USUAL_LEVEL, 0.0, 1.6) * 0.8 + 0.06 * np.clip(other.pitch, 0.0, 6.0)
+    return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.9)).astype(np.float32)
 
 
 def _accent(voice: Prosody) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Conversations of two performers, rendered to ordinary MP4 files, with the truth beside them."""
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -14,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from components.common import StepProgress, write_json
+from components.common import StepProgress, file_digest, write_json
 from components.ingest.performer.behaviour import Performance, perform
 from components.ingest.performer.config import PerformerConfig
 from components.ingest.performer.dialogue import Line, script
@@ -22,6 +23,7 @@ from components.ingest.performer.media import write_mp4
 from components.ingest.performer.phones import Phone
 from components.ingest.performer.voices import VOICES, speak
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+from serving import tts
 
 if TYPE_CHECKING:
     from components.ingest.performer.identity import Identity
@@ -31,7 +33,6 @@ HELDOUT_PEOPLE: Final = 100_000
 VOICE_CREDIT: Final = (
     "Voices: hibari (Apache-2.0, distilled from Kokoro-82M) and Piper's en_US-joe (MIT, trained on CC0 recordings)."
 )
-_VERSION: Final = 1  # part of every digest: raise it when the same config gives other files
 _OTHER_GAIN: Final = 0.5  # how loud the other person is in a side's recording
 _FADE_SAMPLES: Final = 480  # 20 ms, where a line is cut off
 _SIDES: Final = ("a", "b")
@@ -271,8 +272,19 @@ def _digest(config: PerformerConfig, index: int) -> str:
     values: dict[str, Any] = asdict(config)
     for name in ("conversations", "workers"):
         del values[name]
-    text = json.dumps({"version": _VERSION, "index": index, **values}, sort_keys=True)
+    values["head"] = file_digest(Path(config.head)) if config.head else ""
+    text = json.dumps({"code": _code_digest(), "index": index, **values}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Digest of everything here that shapes a recording, so that no older one passes for the current code's."""
+    here = Path(__file__).parent
+    total = hashlib.sha256()
+    for file in (*sorted(here.glob("*.py")), *sorted(here.glob("*.yaml")), Path(tts.__file__)):
+        total.update(f"{file.name}\0{file_digest(file)}\n".encode())
+    return total.hexdigest()
 
 
 def _mark(out: Path, config: PerformerConfig, index: int) -> Path:
