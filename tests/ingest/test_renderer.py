@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,3 +194,18 @@ def test_a_detector_finds_every_face_and_sees_the_mouth_open(renderer: Renderer)
                 agreement.append(np.corrcoef(gaps, jaw)[0, 1])
     assert found >= 0.99 * frames * len(seeds)
     assert np.mean(agreement) > 0.85
+
+
+@pytest.mark.skipif("LPM_ICT_HEAD" not in os.environ, reason="set LPM_ICT_HEAD to an ict_light.npz to test its heads")
+def test_ict_heads_speak_blink_and_differ() -> None:
+    renderer = Renderer(SIZE, head=os.environ["LPM_ICT_HEAD"])
+    assert "ICT" in renderer.rig.credit
+    tracks = Tracks.rest(3)
+    tracks.blendshapes[1, ARKIT_INDEX["jawOpen"]] = 0.6
+    tracks.blendshapes[2, [ARKIT_INDEX["eyeBlink_L"], ARKIT_INDEX["eyeBlink_R"]]] = 1.0
+    rest, opened, blinked = renderer.render(plain(5), tracks)
+    assert changed(rest, opened)[MOUTH].sum() > 60
+    assert changed(rest, blinked)[EYES].sum() > 20
+    assert not changed(rest, blinked)[MOUTH].any()
+    other = renderer.render(plain(6), Tracks.rest(1))[0]
+    assert np.abs(rest.astype(float) - other)[30:100, 30:98].mean() > 6
