@@ -63,7 +63,7 @@ class UserBuffer:
     """
 
     WINDOW_CHUNKS = 24
-    """The surplus that was never needed over this many chunks is latency, and is dropped."""
+    """A surplus that was never needed over this many chunks is only latency; half of what is allowed remains."""
 
     def __init__(self, *, capacity: int, chunk: int, lookahead: int, surplus: int) -> None:
         self._queue = SampleQueue()
@@ -93,7 +93,7 @@ class UserBuffer:
         self.position += self._queue.drop(self._chunk)
         self._lows.append(len(self._queue) - self._lookahead)
         if len(self._lows) == self._lows.maxlen and min(self._lows) > self._surplus:
-            self._shed(min(self._lows))
+            self._shed(min(self._lows) - self._surplus // 2)
             self._lows.clear()
         return window, bool(real.size)
 

@@ -23,6 +23,8 @@ from serving.protocol import (
 )
 
 _S = CharacterState
+USER_SURPLUS = AUDIO_RATE * 80 // 1000
+"""User audio (80 ms) that may lie ready against network jitter."""
 TRANSITIONS: dict[CharacterState, frozenset[CharacterState]] = {
     _S.IDLE: frozenset({_S.LISTENING, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
     _S.LISTENING: frozenset({_S.IDLE, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
@@ -85,7 +87,7 @@ class Duplex:
             capacity=config.user_buffer_samples,
             chunk=chunk_samples,
             lookahead=lookahead_samples,
-            surplus=chunk_samples,
+            surplus=USER_SURPLUS,
         )
         self.state = CharacterState.IDLE
         self.position = 0

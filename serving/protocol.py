@@ -113,7 +113,7 @@ class TextSpeak(ClientMessage):
 
     type: Literal["text.speak"] = "text.speak"
     text: str = Field(min_length=1)
-    voice: Identifier | None = None
+    voice: str | None = Field(default=None, min_length=1, max_length=64)
     segment_id: Identifier | None = None
 
 
@@ -365,7 +365,9 @@ def _parse(adapter: TypeAdapter[Any], text: str) -> Any:
         raw = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ProtocolError("bad_message", f"not JSON: {error}") from error
-    event_id = raw.get("event_id") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict):
+        raise ProtocolError("bad_message", "a message is one JSON object")
+    event_id = raw.get("event_id")
     try:
         return adapter.validate_python(raw)
     except ValidationError as error:

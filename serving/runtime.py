@@ -168,8 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
     app = build(given.model_name, service, token)
     shown = token if not given.token else "..."  # a token that was given is a secret of whoever gave it
 
-    def announce() -> None:
-        logger.info("model %s ready at %s", given.model_name, page_url(given.host, given.http_port, shown))
+    def announce(port: int) -> None:
+        logger.info("model %s ready at %s", given.model_name, page_url(given.host, port, shown))
 
     server = DrainingServer(uvicorn_config(app, given.host, given.http_port, config), service, on_ready=announce)
     asyncio.run(server.serve())

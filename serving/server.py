@@ -30,7 +30,7 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn.Config,
         service: CharacterService,
         *,
-        on_ready: Callable[[], None] = lambda: None,
+        on_ready: Callable[[int], None],
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
@@ -44,7 +44,7 @@ class DrainingServer(uvicorn.Server):
         await self._service.start()
         await super().startup(sockets)
         if self.started:
-            self._on_ready()
+            self._on_ready(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say goodbye to every viewer before the sockets close."""
@@ -116,7 +116,7 @@ def serve_app(
     Args:
         model_dir: folder of an Online LPM; not needed with the fake engine.
         host: address to listen on.
-        port: TCP port to listen on.
+        port: TCP port to listen on; 0 takes a free one.
         engine: `lpm` or `fake`.
         token: what `session.open` must show; a random one by default.
         config: limits and policy.
@@ -127,13 +127,12 @@ def serve_app(
     """
     config = config or ServingConfig()
     token = token or secrets.token_urlsafe(16)
-    url = page_url(host, port, token)
     service = build_service(make_engine(engine, model_dir, require_consent=config.require_consent), config)
 
-    def announce() -> None:
-        logger.info("serving %s at %s", service.engine.model_uri, page_url(host, port, "..."))
+    def announce(bound_port: int) -> None:
+        logger.info("serving %s at %s", service.engine.model_uri, page_url(host, bound_port, "..."))
         if on_ready is not None:
-            on_ready(url)
+            on_ready(page_url(host, bound_port, token))
 
     DrainingServer(uvicorn_config(create_app(service, token), host, port, config), service, on_ready=announce).run()
 

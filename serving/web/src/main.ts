@@ -218,11 +218,14 @@ video.addEventListener("playing", () => {
 
 // Figures: presented frames a second, delay, and the share of real time that the model needs.
 let frames = 0;
+let shownFrames = 0;
 let since = performance.now();
 
 function countFrame(): void {
   frames += 1;
-  document.body.dataset.frames = String(Number(document.body.dataset.frames ?? "0") + 1);
+  shownFrames += 1;
+  document.body.dataset.frames = String(shownFrames);
+  if (shownFrames === 2) document.body.dataset.movingAfterMs = performance.now().toFixed(0);
   video.requestVideoFrameCallback(countFrame);
 }
 

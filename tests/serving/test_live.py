@@ -1,0 +1,307 @@
+"""Conversations over a real loopback WebSocket."""
+
+import asyncio
+import itertools
+import json
+import time
+
+import httpx
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect as connect_socket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from serving.client import RefusedError, connect, converse
+from serving.config import ServingConfig
+from serving.engine import FakeEngine
+from serving.protocol import (
+    STREAM_PATH,
+    Closed,
+    Error,
+    Flow,
+    GoingAway,
+    PlaybackFinished,
+    PlaybackStarted,
+    Replaced,
+    Resumed,
+    State,
+)
+
+
+async def fetch(url: str, *paths: str) -> list[httpx.Response]:
+    async with httpx.AsyncClient(base_url=url) as http:
+        return [await http.get(path) for path in paths]
+
+
+async def test_a_conversation_with_both_voices(start, voice) -> None:
+    async with start() as running:
+        seen = await converse(running.url, running.token, user=voice(36_000), character=voice(24_000), seconds=2.0)
+        page, metrics, health = await fetch(running.url, "/", "/metrics", "/healthz")
+    assert seen.ready.disclosure
+    assert seen.frames.shape[1:] == (64, 64, 3)
+    assert [c.message.pts_samples for c in seen.shown] == [4000 * n for n in range(len(seen.shown))]
+    assert list(itertools.chain(*(c.pts for c in seen.shown))) == [1000 * n for n in range(4 * len(seen.shown))]
+    finished = [event for event in seen.events if isinstance(event, PlaybackFinished)]
+    assert finished[0].position_samples == 24_000
+    assert not finished[0].interrupted
+    assert {"listening", "speaking"} <= {event.state for event in seen.events if isinstance(event, State)}
+    assert np.abs(np.concatenate([c.voice for c in seen.shown]).astype(int)).max() > 2000
+    assert page.status_code == health.status_code == 200
+    assert "frame-ancestors" in page.headers["content-security-policy"]
+    assert "lpm_first_frame_seconds_count 1.0" in metrics.text
+    assert 'lpm_character_sessions_ended_total{reason="client"} 1.0' in metrics.text
+
+
+async def test_generation_keeps_pace_with_the_playhead(start) -> None:
+    async with start() as running, connect(running.url, running.token, keep_frames=False) as client:
+        await client.wait(lambda: len(client.shown) >= 14)
+        arrivals = [chunk.received_s for chunk in client.shown]
+    chunk_s = 4 / 24
+    for number, arrival in enumerate(arrivals):
+        assert arrival - arrivals[0] >= (number - 1) * chunk_s - 0.05  # at most one chunk ahead
+
+
+async def test_text_is_spoken_by_the_server_and_one_after_the_other(start) -> None:
+    async with start() as running, connect(running.url, running.token) as client:
+        await client.speak("Hi. You.", segment_id="one")
+        await client.speak("Me.", segment_id="two", voice="test")
+        await client.wait(lambda: len(client.of(PlaybackFinished)) == 2)
+        lengths = {event.segment_id: event.position_samples for event in client.of(PlaybackFinished)}
+        await client.speak("No such voice.", segment_id="three", voice="nobody")
+        failed = await client.wait_event(Error)
+        await client.wait(lambda: len(client.of(PlaybackFinished)) == 3)
+    assert lengths == {"one": 2400 * 7, "two": 2400 * 3}
+    assert failed.code == "speech_failed"
+    assert [event.segment_id for event in client.of(PlaybackStarted)] == ["one", "two"]
+
+
+async def test_an_interruption_is_heard_within_a_chunk(start, voice) -> None:
+    async with start() as running, connect(running.url, running.token) as client:
+        await client.append_character("a", voice(10 * 24_000))
+        await client.wait_event(PlaybackStarted)
+        await client.wait(lambda: len(client.shown) >= 6)
+        await client.interrupt()
+        finished = await client.wait_event(PlaybackFinished)
+        at_interrupt = len(client.shown)
+        await client.wait(lambda: len(client.shown) >= at_interrupt + 6)
+        after = client.shown[at_interrupt:]
+    assert finished.interrupted
+    assert 0 < finished.position_samples <= client.shown[at_interrupt - 1].message.pts_samples + 4000
+    # Whatever was on its way when the word came is silenced too: no later chunk speaks.
+    assert all(chunk.message.state != "speaking" and chunk.message.segment_id is None for chunk in after)
+    assert np.abs(after[-1].voice.astype(int)).max() < 300
+
+
+async def test_a_starved_segment_falls_to_listening_not_to_a_frozen_frame(start, voice) -> None:
+    async with start() as running, connect(running.url, running.token) as client:
+        await client.append_character("a", voice(8000))
+        await client.wait(lambda: any(e.state == "listening" for e in client.of(State)))
+        before = len(client.shown)
+        await client.wait(lambda: len(client.shown) >= before + 3)
+        frames = np.concatenate([chunk.frames for chunk in client.shown[before:]]).astype(int)
+        assert client.of(PlaybackFinished) == []
+        await client.append_character("a", voice(8000))
+        await client.end_segment("a")
+        assert (await client.wait_event(PlaybackFinished)).position_samples == 16_000
+    assert np.abs(np.diff(frames, axis=0)).sum() > 0
+
+
+async def test_live_audio_beyond_two_seconds_is_dropped_oldest_first(start, voice) -> None:
+    async with start() as running, connect(running.url, running.token) as client:
+        await client.wait(lambda: bool(client.shown))
+        for _ in range(5):
+            await client.append_user(voice(24_000))
+        await client.wait(lambda: any(flow.user_dropped_samples >= 60_000 for flow in client.of(Flow)))
+        await client.wait(lambda: client.shown[-1].message.user_samples > 72_000)
+        assert client.shown[-1].message.user_buffered_samples <= 48_000
+
+
+async def test_credits_run_out_and_come_back(start, voice) -> None:
+    config = ServingConfig(character_buffer_s=2.0)
+    async with start(config=config) as running, connect(running.url, running.token) as client:
+        await client.append_character("a", voice(40_000))
+        await client.append_character("a", voice(40_000))
+        refused = await client.wait_event(Error)
+        assert (refused.code, refused.retryable) == ("input_backpressure", True)
+        await client.wait(lambda: client.of(Flow)[-1].credits > 40_000)
+        await client.append_character("a", voice(40_000))
+        await client.end_segment("a")
+        assert (await client.wait_event(PlaybackFinished)).position_samples == 80_000
+
+
+async def test_a_lost_connection_resumes_where_it_was(start, voice) -> None:
+    async with start() as running:
+        async with connect(running.url, running.token) as first:
+            await first.append_character("a", voice(6 * 24_000))
+            await first.end_segment("a")
+            await first.wait_event(PlaybackStarted)
+            await first.wait(lambda: len(first.shown) >= 4)
+        left_at = first.shown[-1].message.pts_samples
+        await asyncio.sleep(0.5)
+        async with connect(running.url, running.token, resume=first) as second:
+            await second.wait(lambda: len(second.shown) >= 3)
+            begin = second.shown[0]
+            await second.interrupt()
+            await second.wait_event(PlaybackFinished)
+        assert second.of(Resumed)[0].session_id == first.ready.session_id
+        assert 0 < begin.message.pts_samples - left_at <= 3 * 4000  # the media clock stood still meanwhile
+        assert begin.message.state == "speaking"
+        assert begin.pts[0] == begin.message.pts_samples
+        with pytest.raises(RefusedError, match="resume_failed"):
+            async with connect(running.url, running.token, resume=first):
+                pass
+
+
+async def test_another_connection_may_take_the_session_over(start) -> None:
+    async with start() as running, connect(running.url, running.token) as first:
+        await first.wait(lambda: bool(first.shown))
+        async with connect(running.url, running.token, resume=first) as second:
+            await second.wait(lambda: bool(second.shown))
+            assert await first.wait_event(Replaced)
+
+
+async def test_a_session_that_nobody_resumes_expires(start) -> None:
+    async with start(config=ServingConfig(grace_s=0.2)) as running:
+        async with connect(running.url, running.token) as gone:
+            await gone.wait(lambda: bool(gone.shown))
+        await asyncio.sleep(1.5)
+        with pytest.raises(RefusedError, match="resume_failed"):
+            async with connect(running.url, running.token, resume=gone):
+                pass
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "a-token-for-test"])
+async def test_a_wrong_token_is_refused(start, token: str) -> None:
+    async with start() as running:
+        with pytest.raises(RefusedError, match="unauthorized"):
+            async with connect(running.url, token):
+                pass
+
+
+async def test_a_foreign_origin_is_refused_and_a_listed_one_admitted(start) -> None:
+    async with start(config=ServingConfig(allowed_origins=("https://app.example",))) as running:
+        with pytest.raises(InvalidStatus, match="403"):
+            async with connect(running.url, running.token, origin="https://evil.example"):
+                pass
+        for origin in ("https://app.example", running.url):
+            async with connect(running.url, running.token, origin=origin) as client:
+                await client.wait(lambda client=client: bool(client.shown))
+                await client.close()
+
+
+async def test_an_oversized_message_ends_the_connection(start) -> None:
+    async with (
+        start(config=ServingConfig(max_message_bytes=20_000)) as running,
+        connect(running.url, running.token) as client,
+    ):
+        await client.wait(lambda: bool(client.shown))
+        await client.append_user(np.zeros(20_000, np.int16))
+        with pytest.raises(ConnectionError):
+            await client.wait(lambda: False)
+        assert any("1009" in error.message for error in client.of(Error))
+
+
+async def test_nonsense_is_answered_and_too_much_of_it_ends_the_session(start) -> None:
+    async with (
+        start(config=ServingConfig(max_bad_messages=3)) as running,
+        connect(running.url, running.token) as client,
+    ):
+        await client.socket.send('{"type": "session.explode", "event_id": "e1"}')
+        error = await client.wait_event(Error)
+        assert (error.code, error.event_id) == ("unknown_message", "e1")
+        await client.ping()
+        await client.socket.send(b"\x00")
+        await client.socket.send("not json")
+        assert (await client.wait_event(Closed)).reason == "protocol_violation"
+
+
+async def test_the_first_message_must_open_in_time(start) -> None:
+    async with start(config=ServingConfig(start_timeout_s=0.2)) as running:
+        address = running.url.replace("http", "ws") + STREAM_PATH
+        async with connect_socket(address) as silent:
+            assert json.loads(await silent.recv())["code"] == "start_timeout"
+            assert json.loads(await silent.recv())["type"] == "closed"
+            with pytest.raises(ConnectionClosed):
+                await silent.recv()
+        async with connect_socket(address) as wrong:
+            await wrong.send('{"type": "ping"}')
+            assert json.loads(await wrong.recv())["code"] == "unexpected_message"
+
+
+async def test_visitors_queue_and_detached_sessions_give_way(start) -> None:
+    async with start(config=ServingConfig(max_sessions=1, queue_limit=1)) as running:
+        async with connect(running.url, running.token) as first:
+            await first.wait(lambda: bool(first.shown))
+            address = running.url.replace("http", "ws") + STREAM_PATH
+            async with connect_socket(address) as waiting:
+                await waiting.send(json.dumps({"type": "session.open", "token": running.token}))
+                queued = json.loads(await waiting.recv())
+                assert (queued["type"], queued["position"]) == ("session.queued", 1)
+                with pytest.raises(RefusedError, match="resource_exhausted"):
+                    async with connect(running.url, running.token):
+                        pass
+                await first.socket.close()  # detached, and somebody waits
+                assert json.loads(await waiting.recv())["type"] == "session.ready"
+        with pytest.raises(RefusedError, match="resume_failed"):
+            async with connect(running.url, running.token, resume=first):
+                pass
+
+
+async def test_a_failing_model_ends_its_session_only(start) -> None:
+    class Fragile(FakeEngine):
+        def open(self, character_id, seed):
+            session, steps = super().open(character_id, seed), itertools.count()
+            step = session.step
+
+            def failing(speak, listen, text):
+                if text == "break" and next(steps) >= 0:
+                    raise RuntimeError("no such kernel")
+                return step(speak, listen, text)
+
+            session.step = failing
+            return session
+
+    async with start(engine=Fragile(48)) as running:
+        async with connect(running.url, running.token) as client:
+            await client.prompt("break")
+            assert (await client.wait_event(Error)).code == "engine_failed"
+            await client.wait_event(Closed)
+        async with connect(running.url, running.token) as client:
+            await client.wait(lambda: len(client.shown) >= 3)
+
+
+async def test_a_leaving_server_says_so_and_lets_speech_finish(start, voice) -> None:
+    async with start(config=ServingConfig(drain_s=5.0)) as running, connect(running.url, running.token) as client:
+        await client.append_character("a", voice(24_000))
+        await client.end_segment("a")
+        await client.wait_event(PlaybackStarted)
+        began = time.monotonic()
+        draining = asyncio.create_task(running.service.drain("server_shutdown"))
+        assert (await client.wait_event(GoingAway)).deadline_ms == 5000
+        assert (await fetch(running.url, "/healthz"))[0].status_code == 503
+        finished = await client.wait_event(PlaybackFinished)
+        assert (finished.position_samples, finished.interrupted) == (24_000, False)
+        assert (await client.wait_event(Closed)).reason == "server_shutdown"
+        await draining
+        assert time.monotonic() - began < 4.0
+
+
+async def test_a_viewer_who_reads_nothing_is_detached(start) -> None:
+    config = ServingConfig(stall_timeout_s=0.5, max_sessions=1)
+    async with start(config=config, engine=FakeEngine(256)) as running:
+        address = running.url.replace("http", "ws") + STREAM_PATH
+        async with connect_socket(address, max_queue=1) as lazy:
+            lazy.transport.pause_reading()
+            await lazy.send(json.dumps({"type": "session.open", "token": running.token}))
+            await asyncio.sleep(0.3)
+            (live,) = running.service._sessions.values()
+            async with asyncio.timeout(40):
+                while live.outbox is not None and len(live.outbox._items) < 8:
+                    # A real network buffers megabytes: fill them with control messages instead of waiting for video.
+                    live.post(live.core.stamp([Error(code="x" * 200_000, message="filler")]))
+                    await asyncio.sleep(0.02)
+            async with asyncio.timeout(20):
+                while live.outbox is not None:
+                    await live.next_chunk()  # also set by the detachment
+            lazy.transport.abort()
+        assert live.core.over or live.core.phase == "detached"

@@ -1,0 +1,118 @@
+import base64
+import json
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving import protocol
+from serving.protocol import (
+    AudioAppend,
+    Interrupt,
+    MediaChunk,
+    PlaybackFinished,
+    ProtocolError,
+    SessionOpen,
+    TextSpeak,
+    pack,
+    parse_client,
+    parse_server,
+    unpack,
+)
+
+
+def members(union: object) -> tuple[type, ...]:
+    return typing.get_args(typing.get_args(union)[0])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        SessionOpen(token="secret", character_id="ana", caps=["fmp4"]),
+        TextSpeak(text="Hello.", voice="hibari:+2", event_id="e-1"),
+        Interrupt(reason="barge-in", played_samples=48_000),
+    ],
+)
+def test_client_messages_survive_the_wire(message: protocol.ClientMessage) -> None:
+    parsed, payload = parse_client(message.model_dump_json(exclude_none=True))
+    assert parsed == message
+    assert payload == b""
+
+
+def test_server_messages_survive_the_wire() -> None:
+    chunk = MediaChunk(
+        seq=9,
+        pts_samples=4000,
+        duration_samples=4000,
+        state="speaking",
+        user_samples=0,
+        user_buffered_samples=0,
+        compute_ms=1.5,
+    )
+    assert parse_server(pack(chunk, b"fragment")) == (chunk, b"fragment")
+    finished = PlaybackFinished(seq=3, segment_id="a", position_samples=12, interrupted=True)
+    assert parse_server(finished.model_dump_json()) == (finished, b"")
+
+
+def test_audio_goes_as_bytes_or_as_base64() -> None:
+    pcm = bytes(range(8))
+    binary = parse_client(pack(AudioAppend(role="user", seq=4), pcm))
+    text = json.dumps({"type": "audio.append", "role": "user", "seq": 4, "b64": base64.b64encode(pcm).decode()})
+    assert binary[1] == parse_client(text)[1] == pcm
+
+
+def test_every_message_has_a_type_of_its_own_and_each_direction_its_union() -> None:
+    for union in (protocol.AnyClientMessage, protocol.AnyServerMessage):
+        names = [member.model_fields["type"].default for member in members(union)]
+        assert len(set(names)) == len(names)
+    assert all("seq" in member.model_fields for member in members(protocol.AnyServerMessage))
+    assert all("event_id" in member.model_fields for member in members(protocol.AnyClientMessage))
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        ('{"type": "session.explode", "event_id": "e7"}', "unknown_message"),
+        ('{"event_id": "e7"}', "unknown_message"),
+        ("[]", "bad_message"),
+        ("{", "bad_message"),
+        ('{"type": "interrupt", "surprise": 1}', "invalid_field"),
+        ('{"type": "text.speak", "text": ""}', "invalid_field"),
+        ('{"type": "playback.ack", "played_samples": -1}', "invalid_field"),
+        ('{"type": "audio.append", "role": "character", "b64": "AAAA"}', "bad_audio"),
+        ('{"type": "audio.append", "role": "character", "b64": "AAA="}', "invalid_field"),
+        ('{"type": "audio.append", "role": "user", "b64": "?"}', "bad_audio"),
+        (b"\x01", "bad_frame"),
+        (b"\xff\xff\xff\xff{}", "bad_frame"),
+        (b"\x02\x00\x00\x00\xff\xff", "bad_frame"),
+        (pack(Interrupt(), b"payload"), "bad_frame"),
+    ],
+)
+def test_what_cannot_be_accepted_has_a_documented_code(data: str | bytes, code: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_client(data)
+    assert caught.value.code == code
+
+
+def test_an_error_names_the_event_it_answers() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_client('{"type": "session.explode", "event_id": "e7"}')
+    assert caught.value.event_id == "e7"
+
+
+@given(st.one_of(st.text(max_size=200), st.binary(max_size=200)))
+def test_no_input_breaks_the_parser(data: str | bytes) -> None:
+    code = ""
+    try:
+        parse_client(data)
+    except ProtocolError as error:
+        code = error.code
+    assert code in {"", "bad_message", "bad_frame", "unknown_message", "invalid_field", "bad_audio"}
+
+
+@given(st.binary(max_size=300))
+def test_packing_keeps_the_payload(payload: bytes) -> None:
+    header, back = unpack(pack(AudioAppend(role="user"), payload))
+    assert back == payload
+    assert json.loads(header)["type"] == "audio.append"
