@@ -215,9 +215,8 @@ def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, pict
                         elif kind == EYE:
                             ny = wa * extra[a, 0] + wb * extra[b, 0] + wc * extra[c, 0]
                             nz = wa * extra[a, 1] + wb * extra[b, 1] + wc * extra[c, 1]
-                            lit = green
-                            red, green, blue = _eye_colour(red, ny, nz, eye)
-                            red, green, blue = red * lit, green * lit, blue * lit
+                            eye_r, eye_g, eye_b = _eye_colour(red, ny, nz, eye)
+                            red, green, blue = eye_r * green, eye_g * green, eye_b * green
                         picture[y, x, 0] = red
                         picture[y, x, 1] = green
                         picture[y, x, 2] = blue
