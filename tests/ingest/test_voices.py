@@ -1,5 +1,7 @@
 """The voices speak what they are given, the same each time, and their phones lie where the sound is."""
 
+import difflib
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,37 @@ def test_every_phone_has_a_mouth_shape() -> None:
 def test_bad_requests_name_the_remedy(text: str, voice: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         synthesize(text, voice)
+
+
+def aligned_elsewhere(pcm: np.ndarray, text: str) -> list[tuple[str, float]]:
+    """Phones and their middles (samples) as pocketsphinx hears them, knowing the words."""
+    from pocketsphinx import Decoder
+    from scipy.signal import resample_poly
+
+    sound = resample_poly(pcm.astype(np.float64), 2, 3).astype(np.int16).tobytes()
+    decoder = Decoder(samprate=16_000, loglevel="FATAL")
+    decoder.set_align_text(text)
+    for step in range(2):  # words first, then the phones inside them
+        decoder.start_utt()
+        decoder.process_raw(sound, full_utt=True)
+        decoder.end_utt()
+        if step == 0:
+            decoder.set_alignment()
+    return [(p.name, (p.start + p.duration / 2) * 240) for word in decoder.get_alignment() for p in word]
+
+
+@pytest.mark.parametrize("voice", ["hibari", "joe", "hibari:-3", "joe:+4"])
+def test_an_independent_aligner_finds_the_phones_at_the_same_place(voice: str) -> None:
+    text = "my brother moved into a bigger apartment last month"
+    speech = speak(f"{text.capitalize()}.", voice)
+    theirs = aligned_elsewhere(speech.pcm, text)
+    ours = [(p.symbol, (p.start_sample + p.end_sample) / 2) for p in speech.phones]
+    matcher = difflib.SequenceMatcher(a=[one[0] for one in theirs], b=[one[0] for one in ours], autojunk=False)
+    offsets = [
+        ours[block.b + i][1] - theirs[block.a + i][1]
+        for block in matcher.get_matching_blocks()
+        for i in range(block.size)
+    ]
+    assert len(offsets) > 25
+    assert np.median(np.abs(offsets)) < 0.03 * 24_000
+    assert np.percentile(np.abs(offsets), 90) < 0.08 * 24_000
