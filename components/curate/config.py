@@ -94,7 +94,9 @@ class StateConfig:
     speech_threshold: float = 0.5
     """Probability above which a frame counts as speech."""
     motion_window: int = 5
-    """Frames over which the mouth's movement is measured."""
+    """Frames over which a mouth's movement is measured to find who speaks."""
+    discard_window: int = 15
+    """Frames over which a mouth's movement is measured where its person does not speak."""
     still_motion: float = 0.005
     """Spread of the mouth gap (in eye distances) of a mouth at rest."""
     moving_motion: float = 0.030

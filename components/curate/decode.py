@@ -39,8 +39,10 @@ def video_frames(path: Path, limits: SourceLimits) -> Iterator[tuple[int, NDArra
         if shown > limit:
             raise SourceRejected(path.name, "too_long", f"more than {limits.max_duration_s:g} s of pictures")
         previous = (time_s, picture)
-    if previous is not None and shown / VIDEO_FPS <= previous[0] + 0.5 / VIDEO_FPS:
-        yield shown, previous[1], True
+    new = True
+    while previous is not None and shown / VIDEO_FPS < previous[0] + 0.499 / VIDEO_FPS:
+        yield shown, previous[1], new
+        shown, new = shown + 1, False
 
 
 def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, NDArray[np.uint8]]]:
@@ -50,6 +52,7 @@ def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, NDArray
     count = damaged = 0
     zero: float | None = None
     last_s = -1.0
+    converter = av.video.reformatter.VideoReformatter()  # keeps its scaler; frame.to_ndarray would build one a frame
     with open_media(path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "SLICE"  # one worker a core already; frame threads would double them and add delay
@@ -61,7 +64,7 @@ def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, NDArray
                 zero = time_s if zero is None else zero
                 if time_s - zero > last_s:
                     last_s = time_s - zero
-                    yield last_s, _upright(frame)
+                    yield last_s, _upright(frame, converter)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
     if count == 0:
@@ -70,9 +73,9 @@ def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, NDArray
         raise SourceRejected(path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
+def _upright(frame: Any, converter: Any) -> NDArray[np.uint8]:
     """RGB as shown: a phone's rotation flag is applied."""
-    picture: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    picture: NDArray[np.uint8] = converter.reformat(frame, format="rgb24").to_ndarray()
     turns = round(getattr(frame, "rotation", 0) / 90) % 4
     return np.rot90(picture, turns) if turns else picture
 

@@ -1,6 +1,6 @@
 """Pixels to latents, with whatever autoencoder the config names."""
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +17,6 @@ class LatentEncoder(Protocol):
     def encode(self, clip: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Latents float16 [C, 1+k, h, w] of an RGB clip uint8 [4k+1, H, W, 3]."""
         ...
-
-
-EncoderFactory = Callable[[str], LatentEncoder]
-"""Makes an encoder from the config's `autoencoder` folder; runs in the worker, so it must be importable by name."""
 
 
 class AutoencoderEncoder:
@@ -44,6 +40,7 @@ class AutoencoderEncoder:
         return np.asarray(latents.numpy(), np.float16)
 
 
+@functools.cache
 def load_encoder(folder: str) -> LatentEncoder:
-    """The encoder of an autoencoder folder; empty = the shipped tiny one."""
+    """The encoder of an autoencoder folder (empty = the shipped tiny one), one a process."""
     return AutoencoderEncoder(folder)

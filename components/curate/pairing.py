@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from components.curate.analyse import Analysis
 from components.curate.config import StateConfig
 from components.curate.faces import Track
-from components.curate.states import Labels, drop_dubbed, label_people, motion_evidence, sync_score
+from components.curate.states import Labels, drop_dubbed, label_people, sync_score
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
 
 _MIN_SEPARATION_DB = 2.0
@@ -84,32 +84,31 @@ def _smooth(values: NDArray[np.float32], width: int = 5) -> NDArray[np.float32]:
     return np.convolve(padded, np.ones(width, np.float32) / width, mode="valid").astype(np.float32)
 
 
-def on_timeline(track: Track, values: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
-    """A track's values on all frames of its source, 0 (no evidence) elsewhere."""
-    out = np.zeros(frames, np.float32)
-    out[track.start : track.stop] = values
+def gap_on_timeline(track: Track, frames: int) -> NDArray[np.float32]:
+    """A person's mouth gap on all frames of the source, NaN where the face is not seen."""
+    out = np.full(frames, np.nan, np.float32)
+    out[track.start : track.stop] = track.column("gap")
     return out
 
 
 def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -> Labelled:
     """Label every person of a source, using the partner's camera where it can be aligned."""
     offset = None if partner is None else camera_offset(own.track, partner.track, config.max_camera_offset_s)
-    evidence = [on_timeline(t, motion_evidence(t.column("gap"), config), own.frames) for t in own.tracks]
+    gaps = [gap_on_timeline(track, own.frames) for track in own.tracks]
     if partner is None or offset is None:
-        return Labelled(labels=_by_shot(own, evidence, config), partner=None, offset_samples=0)
+        return Labelled(labels=_by_shot(own, gaps, config), partner=None, offset_samples=0)
     frames = round(offset / SAMPLES_PER_FRAME)
     other_speech = shift_frames(partner.speech, frames, own.frames, 0.0)
     speech = np.maximum(own.speech, other_speech)
     other_db = shift_frames(partner.loudness, frames, own.frames, -80.0)
     side = louder_side(own.loudness, other_db, speech, config.speech_threshold)
-    main = _main_track(partner)
-    theirs = on_timeline(main, motion_evidence(main.column("gap"), config), partner.frames)
-    theirs = shift_frames(theirs, frames, own.frames, 0.0)
+    theirs = gap_on_timeline(_main_track(partner), partner.frames)
+    theirs = shift_frames(theirs, frames, own.frames, float("nan"))
     labels: list[Labels] = []
     other = np.zeros(own.frames, np.uint8)
     for shot, (start, stop) in enumerate(own.shots):
         inside = [i for i, track in enumerate(own.tracks) if track.shot == shot]
-        people = [evidence[i][start:stop] for i in inside] + [theirs[start:stop]]
+        people = [gaps[i][start:stop] for i in inside] + [theirs[start:stop]]
         biggest = max(range(len(inside)), key=lambda n: own.tracks[inside[n]].face_px, default=None)
         pair = None if biggest is None else (biggest, len(inside))
         part = None if side is None else side[start:stop]
@@ -124,12 +123,12 @@ def _main_track(analysis: Analysis) -> Track:
     return max(analysis.tracks, key=lambda track: len(track.values) * track.face_px)
 
 
-def _by_shot(own: Analysis, evidence: list[NDArray[np.float32]], config: StateConfig) -> list[Labels]:
+def _by_shot(own: Analysis, gaps: list[NDArray[np.float32]], config: StateConfig) -> list[Labels]:
     """Label a source without a partner, shot by shot."""
     labels: list[Labels] = []
     for shot, (start, stop) in enumerate(own.shots):
         inside = [i for i, track in enumerate(own.tracks) if track.shot == shot]
-        found = label_people(own.speech[start:stop], [evidence[i][start:stop] for i in inside], config)
+        found = label_people(own.speech[start:stop], [gaps[i][start:stop] for i in inside], config)
         for n, i in enumerate(inside):
             track = own.tracks[i]
             sync = sync_score(track.column("gap"), own.loudness[track.start : track.stop])

@@ -22,6 +22,7 @@ _HIDDEN = float(np.log(0.3))
 _BOTH = float(np.log(0.3))
 _LOUDNESS_WEIGHT = 2.5
 _VOICE_WEIGHT = 2.0
+_REST_SMOOTHING = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +50,9 @@ def moving_spread(values: NDArray[np.float32], window: int) -> NDArray[np.float3
     return np.where(count > half, spread, np.nan).astype(np.float32)
 
 
-def motion_evidence(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.float32]:
+def motion_evidence(gap: NDArray[np.float32], config: StateConfig, window: int) -> NDArray[np.float32]:
     """Log odds that the mouth talks, from the spread of its opening; 0 where the face is not seen."""
-    spread = np.maximum(moving_spread(gap, config.motion_window), 1e-5)
+    spread = np.maximum(moving_spread(gap, window), 1e-5)
     low, high = np.log(config.still_motion), np.log(config.moving_motion)
     scaled = (np.log(spread) - (low + high) / 2) / ((high - low) / 2) * 2.0
     clipped = np.clip(np.nan_to_num(scaled, nan=0.0), -_MOTION_LIMIT, _MOTION_LIMIT)
@@ -60,7 +61,7 @@ def motion_evidence(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np
 
 def label_people(
     speech: NDArray[np.float32],
-    motions: list[NDArray[np.float32]],
+    gaps: list[NDArray[np.float32]],
     config: StateConfig,
     *,
     loudness_side: NDArray[np.float32] | None = None,
@@ -70,7 +71,7 @@ def label_people(
 
     Args:
         speech: probability of speech by frame, float32 [T].
-        motions: for each person the log odds of a talking mouth, float32 [T] (see `motion_evidence`).
+        gaps: for each person the mouth gap in eye distances, float32 [T]; NaN where the face is not seen.
         config: thresholds.
         loudness_side: which microphone of `pair` is louder: +1 the first person's, -1 the second's, float32 [T].
         pair: indices of the two people that have a camera and microphone each.
@@ -79,21 +80,22 @@ def label_people(
         One Labels per person, in order.
     """
     if not len(speech):
-        return [Labels(states=np.zeros(0, np.uint8), confidence=np.zeros(0, np.float32)) for _ in motions]
+        return [Labels(states=np.zeros(0, np.uint8), confidence=np.zeros(0, np.float32)) for _ in gaps]
+    motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
     sets = _hypotheses(len(motions), pair)
     scores = _evidence(speech, motions, sets, loudness_side, pair)
     path, posterior = _decode(scores)
     active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
     spoken = np.array([talk for _, talk in sets])
     labels = []
-    for i, motion in enumerate(motions):
+    for i, gap in enumerate(gaps):
         by_hypothesis = np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8)
         states = merge_short(by_hypothesis[path], round(config.min_state_s * VIDEO_FPS))
         mask = by_hypothesis[None, :] == states[:, None]
         confidence = np.where(mask, posterior, 0).sum(axis=1)
         held = hold_listening(states, round(config.listen_hold_s * VIDEO_FPS))
         states = merge_short(held, round(config.min_state_s * VIDEO_FPS))
-        states = _discard(states, motion, round(config.min_discard_s * VIDEO_FPS))
+        states = _discard_restless(states, gap, config)
         labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
     return labels
 
@@ -179,9 +181,14 @@ def hold_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8]:
     return states
 
 
-def _discard(states: NDArray[np.uint8], motion: NDArray[np.float32], shortest: int) -> NDArray[np.uint8]:
-    """Mark long spans in which a mouth talks although its person does not speak."""
-    return _mark_long(states, (motion > 1.0) & (states != SPEAK), shortest)
+def _discard_restless(states: NDArray[np.uint8], gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.uint8]:
+    """Mark long spans in which a mouth moves as in talk although its person does not speak."""
+    smooth, window = _REST_SMOOTHING, config.discard_window
+    padded = np.pad(motion_evidence(gap, config, window), smooth // 2, mode="edge")
+    restless = np.convolve(padded, np.ones(smooth) / smooth, mode="valid")
+    reach = window // 2 + smooth // 2  # so far, the windows still see the person's own words
+    near = np.convolve(np.pad(states == SPEAK, reach, mode="edge"), np.ones(2 * reach + 1), mode="valid") > 0.5
+    return _mark_long(states, (restless > 0.5) & ~near, round(config.min_discard_s * VIDEO_FPS))
 
 
 def drop_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:

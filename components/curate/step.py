@@ -15,7 +15,7 @@ import numpy as np
 from components.common import StepProgress, read_json, staged, write_json
 from components.curate import parts, work
 from components.curate.config import CurationConfig
-from components.curate.encode import EncoderFactory, load_encoder
+from components.curate.encode import load_encoder
 from components.curate.executor import run_jobs
 from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
@@ -56,14 +56,7 @@ class CurationReport:
     """Sources left out: file, reason, detail."""
 
 
-def curate(
-    raw: Path,
-    dataset: Path,
-    config: CurationConfig,
-    progress: StepProgress,
-    *,
-    encoder: EncoderFactory = load_encoder,
-) -> CurationReport:
+def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgress) -> CurationReport:
     """Cut, filter, label, caption and encode the videos of a corpus.
 
     Args:
@@ -71,7 +64,6 @@ def curate(
         dataset: output folder, replaced as a whole when the step succeeds; a killed run is resumed.
         config: what to do.
         progress: bars.
-        encoder: makes the encoder in each worker; must be importable by name.
 
     Returns:
         The report that is also written to dataset/curation.json.
@@ -80,9 +72,9 @@ def curate(
         ValueError: raw is no corpus, nothing is left, retention is out of bounds or the manifest fails its gate.
     """
     sources = read_sources(raw)
-    digest = encoder(config.autoencoder).digest
+    digest = load_encoder(config.autoencoder).digest
     with staged(dataset, resume=True) as folder:
-        base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config, encoder=encoder)
+        base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
         left_out = _leave_out(sources, config)
         chosen = [source for source in sources if source.source_id not in left_out]
         looked = dict(_look(base, chosen, progress))

@@ -13,7 +13,7 @@ from components.curate import parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, SourceClips, make_clips
 from components.curate.config import CurationConfig
-from components.curate.encode import EncoderFactory, LatentEncoder
+from components.curate.encode import load_encoder
 from components.curate.manifest import Source, write_rows
 from components.curate.pairing import label_source
 from components.curate.probe import SourceRejected
@@ -37,8 +37,6 @@ class Job:
     """The source."""
     config: CurationConfig
     """Settings."""
-    encoder: EncoderFactory
-    """Makes the encoder in the worker."""
     partner_id: str | None = None
     """Source of the conversation partner's camera."""
     key: str = ""
@@ -94,7 +92,7 @@ def _clips(job: Job) -> dict[str, Any]:
             labelled=labelled,
             partner=partner if labelled.partner is not None else None,
             config=job.config,
-            encoder=_encoder(job),
+            encoder=load_encoder(job.config.autoencoder),
         )
     )
     _save(job.folder / CLIPS, found)
@@ -128,17 +126,6 @@ def died(job: Job) -> dict[str, Any]:
     """Outcome of a source that takes its worker process down."""
     detail = "the worker process ended while working on it (decoder crash or out of memory)"
     return {"ok": False, "file": job.source.file, "reason": "worker_died", "detail": detail}
-
-
-_encoders: dict[tuple[EncoderFactory, str], LatentEncoder] = {}
-
-
-def _encoder(job: Job) -> LatentEncoder:
-    """One encoder a process."""
-    name = (job.encoder, job.config.autoencoder)
-    if name not in _encoders:
-        _encoders[name] = job.encoder(job.config.autoencoder)
-    return _encoders[name]
 
 
 def _save(folder: Path, found: SourceClips) -> None:

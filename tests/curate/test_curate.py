@@ -1,0 +1,225 @@
+"""The whole step on small corpora: outputs, refusals, resume, executors."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+
+from components.common import NoProgress, folder_digest
+from components.curate import work
+from components.curate.config import CurationConfig, Thresholds
+from components.curate.manifest import SCORES, decode_states, read_rows, schema
+from components.curate.shards import content_digest
+from components.curate.step import curate
+from tests.curate.corpus import make_raw, refused_files, without_sound
+
+OUTPUTS = {"manifest.parquet", "dataset.json", "curation.json", "curation.html", "shards", "previews", "validation"}
+
+
+def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -> None:
+    assert {path.name for path in dataset.iterdir()} == OUTPUTS
+    described = json.loads((dataset / "dataset.json").read_text())
+    assert described["digest"] == report["dataset_digest"] == content_digest(dataset)
+    assert described["clips"] == report["clips"] >= 4
+    assert (dataset / "validation" / "index.html").exists()
+    page = (dataset / "curation.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
+    rows = read_rows(dataset / "manifest.parquet")
+    for row in rows:
+        assert set(row) == set(schema().names)
+        assert row["frames"] % 4 == 1
+        states = decode_states(row["states"])
+        assert len(states) == row["frames"]
+        assert set(states) <= {0, 1, 2}
+        assert row["kept"] == (row["reason"] == "")
+        assert row["licence"] == "CC0-1.0"
+        assert row["consent_ref"] == "test"
+        assert row["audio_start_sample"] == (row["start_frame"] + 1) * 1000
+        fields = json.loads(row["caption_fields"])
+        assert all(set(field) == {"value", "modality", "scorer"} for field in fields.values())
+        assert all(row[name] is not None for name in SCORES if name != "sync")
+        assert row["partner_source_id"] != row["source_id"]
+        for reference in row["references"]:
+            assert not row["start_frame"] <= reference["frame"] < row["start_frame"] + row["frames"]
+    assert {state for row in rows for state, _ in row["states"]} == {0, 1, 2}
+
+
+def test_a_square_one_person_picture_is_used_untouched(dataset: Path) -> None:
+    for row in read_rows(dataset / "manifest.parquet"):
+        assert row["crop_box"] == [0, 0, 128, 128]
+        assert not row["resampled"]
+
+
+def test_the_funnel_adds_up(report: dict[str, Any], dataset: Path) -> None:
+    for stage in report["funnel"]:
+        assert stage["in"] == stage["out"] + sum(stage["reasons"].values())
+    stages = {stage["stage"]: stage for stage in report["funnel"]}
+    rows = read_rows(dataset / "manifest.parquet")
+    assert stages["quality"]["in"] == len(rows)
+    assert stages["quality"]["out"] == stages["references"]["in"]
+    assert stages["references"]["out"] == sum(row["kept"] for row in rows) == report["clips"]
+
+
+def test_shards_read_back(dataset: Path) -> None:
+    rows = {row["clip_id"]: row for row in read_rows(dataset / "manifest.parquet")}
+    tars = sorted(str(path) for path in (dataset / "shards").glob("*.tar"))
+    seen = 0
+    for sample in webdataset.WebDataset(tars, shardshuffle=False):
+        row, facts = rows[sample["__key__"]], json.loads(sample["json"])
+        arrays = {name: np.load(io.BytesIO(sample[f"{name}.npy"])) for name in ("latents", "references", "speak", "listen")}
+        assert arrays["latents"].dtype == np.float16
+        assert arrays["latents"].shape == (4, 1 + (row["frames"] - 1) // 4, 16, 16)
+        assert arrays["references"].shape == (len(facts["reference_kinds"]), 4, 16, 16)
+        assert facts["reference_kinds"][0] == "global"
+        assert arrays["speak"].shape == arrays["listen"].shape == ((row["frames"] - 1) * 1000,)
+        assert arrays["speak"].dtype == arrays["listen"].dtype == np.int16
+        assert facts["states"] == row["states"]
+        assert facts["size_px"] == 128
+        seen += 1
+    assert seen == sum(row["kept"] for row in rows.values())
+
+
+def test_sounds_are_those_of_each_side(dataset: Path, conversation: Path) -> None:
+    """Own voice is in `speak`, the other's in `listen`, nearly alone."""
+    rows = {row["clip_id"]: row for row in read_rows(dataset / "manifest.parquet")}
+    own = {"speak": [], "listen": []}
+    for sample in webdataset.WebDataset([str(p) for p in (dataset / "shards").glob("*.tar")], shardshuffle=False):
+        row = rows[sample["__key__"]]
+        span = slice(row["audio_start_sample"], row["audio_start_sample"] + row["audio_samples"])
+        with np.load(conversation / "truth" / f"{row['source_id']}.npz") as truth:
+            for name in own:
+                given = np.load(io.BytesIO(sample[f"{name}.npy"])).astype(float)
+                clean = truth[f"{name}_pcm"][span].astype(float)
+                if np.abs(clean).max() > 3000 and len(clean) == len(given):
+                    own[name].append(np.corrcoef(given, clean)[0, 1])
+    assert np.mean(own["speak"]) > 0.9
+    assert np.mean(own["listen"]) > 0.9
+
+
+@pytest.fixture(scope="module")
+def small(config: CurationConfig, tmp_path_factory: pytest.TempPathFactory, sides: list[Path]) -> Path:
+    """A corpus of one good file and one of each kind that must be refused."""
+    home = tmp_path_factory.mktemp("small")
+    return make_raw(home / "raw", [sides[0], *refused_files(home / "files", sides[1]).values()])
+
+
+def test_bad_files_are_named_and_the_run_goes_on(small: Path, config: CurationConfig, tmp_path: Path) -> None:
+    result = curate(small, tmp_path / "dataset", config, NoProgress())
+    assert result.clips > 0
+    assert {Path(item["file"]).stem: item["reason"] for item in result.rejected} == {
+        "empty": "empty",
+        "corrupt": "corrupt",
+        "cut": "corrupt",
+        "playlist": "corrupt",
+        "no_audio": "no_audio",
+        "no_face": "no_face",
+        "too_short": "too_short",
+    }
+    assert all(item["detail"] for item in result.rejected)
+
+
+def test_silent_video_is_idle_where_sound_is_not_required(
+    sides: list[Path], config: CurationConfig, tmp_path: Path
+) -> None:
+    silent = without_sound(sides[0], tmp_path / "silent.mp4")
+    relaxed = dataclasses.replace(config, require_audio=False, require_reference=False, min_retention=0.0)
+    result = curate(make_raw(tmp_path / "raw", [silent]), tmp_path / "dataset", relaxed, NoProgress())
+    assert set(result.state_seconds) == {"idle"}
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(
+    sides: list[Path], config: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = make_raw(tmp_path / "raw", sides)
+    curate(raw, tmp_path / "whole", config, NoProgress())
+    real = work.make_clips
+    calls = []
+
+    def killed(inputs: Any) -> Any:
+        calls.append(inputs.own.source.source_id)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(inputs)
+
+    monkeypatch.setattr(work, "make_clips", killed)
+    with pytest.raises(KeyboardInterrupt):
+        curate(raw, tmp_path / "resumed", config, NoProgress())
+    assert not (tmp_path / "resumed").exists()
+    monkeypatch.setattr(work, "analyse", None)  # the first pass must not be done again
+    curate(raw, tmp_path / "resumed", config, NoProgress())
+    assert calls == [calls[0], calls[1], calls[1]]
+    assert folder_digest(tmp_path / "resumed") == folder_digest(tmp_path / "whole")
+
+
+def test_processes_give_the_same_bytes(sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path) -> None:
+    two = dataclasses.replace(config, workers=2)
+    result = curate(make_raw(tmp_path / "raw", sides), tmp_path / "dataset", two, NoProgress())
+    assert result.dataset_digest == content_digest(dataset)
+
+
+def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    try:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    except (RuntimeError, OSError, TimeoutError) as error:
+        pytest.skip(f"Ray cannot start here: {error}")
+    try:
+        with_ray = dataclasses.replace(config, executor="ray")
+        result = curate(make_raw(tmp_path / "raw", sides), tmp_path / "dataset", with_ray, NoProgress())
+    finally:
+        ray.shutdown()
+    assert result.dataset_digest == content_digest(dataset)
+
+
+def test_nothing_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
+    strict = dataclasses.replace(config, thresholds=Thresholds(min_face_px=1000.0))
+    raw = make_raw(tmp_path / "raw", sides[:1])
+    with pytest.raises(ValueError, match=r"no clip is left(.|\n)*face_px_below_min"):
+        curate(raw, tmp_path / "dataset", strict, NoProgress())
+    bounded = dataclasses.replace(config, max_retention=0.1)
+    with pytest.raises(ValueError, match=r"outside 0\.02\.\.0\.1"):
+        curate(raw, tmp_path / "dataset", bounded, NoProgress())
+
+
+def test_copies_and_two_shots_are_left_out(
+    conversation: Path, sides: list[Path], config: CurationConfig, tmp_path: Path
+) -> None:
+    two_shot = next((conversation / "media").glob("*_two_shot.mp4"))
+    copy = tmp_path / "copy.mp4"
+    shutil.copyfile(sides[1], copy)
+    raw = make_raw(tmp_path / "raw", [*sides, two_shot, copy])
+    result = curate(raw, tmp_path / "dataset", config, NoProgress())
+    assert sorted(item["reason"] for item in result.rejected) == ["duplicate", "two_shot_skipped"]
+
+
+def test_a_broken_listing_is_explained(config: CurationConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lpm ingest"):
+        curate(tmp_path, tmp_path / "dataset", config, NoProgress())
+    (tmp_path / "sources.jsonl").write_text('{"source_id": "../up", "file": "x"}\n')
+    with pytest.raises(ValueError, match="line 1"):
+        curate(tmp_path, tmp_path / "dataset", config, NoProgress())
+
+
+def test_a_crashing_decoder_costs_only_its_own_file() -> None:
+    from components.curate.executor import run_jobs
+
+    done = dict(run_jobs(_crash_on_two, [1, 2, 3], kind="process", workers=2, died=lambda job: {"died": job}))
+    assert done == {0: {"job": 1}, 1: {"died": 2}, 2: {"job": 3}}
+
+
+def _crash_on_two(job: int) -> dict[str, Any]:
+    if job == 2:
+        os.abort()
+    return {"job": job}

@@ -1,0 +1,94 @@
+"""The clock: odd and variable frame rates, gaps in the sound."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.curate.config import SourceLimits
+from components.curate.decode import audio_track, video_frames
+from components.curate.probe import SourceRejected, probe
+from components.curate.shots import ShotFinder
+from components.curate.speech import SILENCE_DB, loudness_db, speech_probability
+from tests.curate.corpus import write_video
+
+LIMITS = SourceLimits()
+
+
+def grey(value: int) -> np.ndarray:
+    return np.full((64, 64, 3), value, np.uint8)
+
+
+def shown(path: Path) -> list[int]:
+    return [round(picture.mean() / 10) for _, picture, _ in video_frames(path, LIMITS)]
+
+
+def test_twelve_fps_shows_every_picture_twice(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "slow.mp4", [grey(10 * (n + 1)) for n in range(12)], [n / 12 for n in range(12)], fps=12)
+    values = shown(path)
+    assert len(values) >= 22
+    assert max(values.count(v) for v in set(values)) <= 3
+    new = [fresh for _, _, fresh in video_frames(path, LIMITS)]
+    assert sum(new) == 12
+
+
+def test_forty_eight_fps_shows_every_second_picture(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "fast.mp4", [grey(2 * n) for n in range(96)], [n / 48 for n in range(96)], fps=48)
+    pictures = [picture.mean() for _, picture, _ in video_frames(path, LIMITS)]
+    assert len(pictures) == 48
+    np.testing.assert_allclose(pictures, [4 * n for n in range(48)], atol=6)
+
+
+def test_a_variable_rate_keeps_its_speed(tmp_path: Path) -> None:
+    times = [n / 24 for n in range(24)] + [1.0, 1.5, 2.0]
+    path = write_video(tmp_path / "vfr.mp4", [grey(5 * (n + 1)) for n in range(27)], times)
+    pictures = [picture.mean() for _, picture, _ in video_frames(path, LIMITS)]
+    assert len(pictures) == 49
+    assert abs(pictures[12] - 65) < 4
+    assert abs(pictures[34] - 130) < 5
+    assert abs(pictures[44] - 135) < 5
+
+
+def test_sound_is_resampled_and_placed_by_time(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "tone.mp4", [grey(90)] * 48, tone_from_s=1.0)
+    track = audio_track(path, 48)
+    assert track.shape == (48_000,)
+    assert np.abs(track[:23_500]).max() < 700
+    loud = track[24_500:46_000].astype(float)
+    spectrum = np.abs(np.fft.rfft(loud * np.hanning(len(loud))))
+    assert spectrum.argmax() * 24_000 / len(loud) == pytest.approx(440, abs=2)
+    level = loudness_db(track)
+    assert level[30] == pytest.approx(-9.0, abs=1.0)
+    assert level[10] < -40
+
+
+def test_silence_is_no_speech() -> None:
+    track = np.zeros(24_000, np.int16)
+    assert not speech_probability(track).any()
+    assert (loudness_db(track) == SILENCE_DB).all()
+
+
+def test_a_hard_cut_is_found() -> None:
+    noise = np.random.default_rng(0)
+    red, blue = noise.integers(0, 90, (64, 96, 3), np.uint8), noise.integers(150, 255, (64, 96, 3), np.uint8)
+    finder = ShotFinder(3.0)
+    for number in range(80):
+        finder.push(red if number < 40 else blue)
+    assert finder.shots() == [(0, 40), (40, 80)]
+
+
+def test_limits_are_named(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", [grey(90)] * 48)
+    for limits, reason in (
+        (SourceLimits(max_bytes=10), "too_large"),
+        (SourceLimits(max_side_px=32), "too_big"),
+        (SourceLimits(max_duration_s=1.0), "too_long"),
+        (SourceLimits(min_duration_s=5.0), "too_short"),
+        (SourceLimits(max_fps=12.0), "too_fast"),
+    ):
+        with pytest.raises(SourceRejected) as refusal:
+            probe(path, limits)
+        assert refusal.value.reason == reason
+        assert "v.mp4" in str(refusal.value)
+    with pytest.raises(SourceRejected, match=r"missing\.mp4: missing"):
+        probe(tmp_path / "missing.mp4", LIMITS)

@@ -1,0 +1,105 @@
+"""A performed conversation against its truth: clocks, states, sound of each side."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.curate.analyse import Analysis, analyse
+from components.curate.config import CurationConfig
+from components.curate.decode import audio_track, video_frames
+from components.curate.manifest import DISCARD, Source
+from components.curate.pairing import camera_offset, label_source
+from components.curate.parts import load_analysis, save_analysis
+
+
+@pytest.fixture(scope="module")
+def analyses(sides: list[Path], config: CurationConfig) -> list[Analysis]:
+    def look(file: Path) -> Analysis:
+        facts = {"sha256": "", "bytes": 0, "origin": "performer", "licence": "", "consent_ref": ""}
+        return analyse(file.parent, Source(source_id=file.stem, file=file.name, **facts), config)
+
+    return [look(file) for file in sides]
+
+
+def truth_of(analysis: Analysis, conversation: Path) -> dict[str, np.ndarray]:
+    with np.load(conversation / "truth" / f"{analysis.source.source_id}.npz") as data:
+        return {name: data[name] for name in ("state", "jaw_open", "speak_pcm", "listen_pcm")}
+
+
+def accuracy(analysis: Analysis, partner: Analysis | None, conversation: Path, config: CurationConfig) -> float:
+    truth = truth_of(analysis, conversation)["state"]
+    states = np.full(analysis.frames, DISCARD, np.uint8)
+    for track, labels in zip(analysis.tracks, label_source(analysis, partner, config.states).labels, strict=True):
+        states[track.start : track.stop] = labels.states
+    return float((states[: len(truth)] == truth[: len(states)]).mean())
+
+
+def test_states_of_two_cameras(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
+    a, b = analyses
+    assert accuracy(a, b, conversation, config) > 0.9
+    assert accuracy(b, a, conversation, config) > 0.9
+
+
+def test_states_of_one_camera(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
+    for analysis in analyses:
+        assert accuracy(analysis, None, conversation, config) > 0.88
+
+
+def test_the_mouth_follows_the_jaw_at_once(analyses: list[Analysis], conversation: Path) -> None:
+    for analysis in analyses:
+        (track,) = analysis.tracks
+        jaw = truth_of(analysis, conversation)["jaw_open"][track.start : track.stop]
+        gap = track.column("gap")
+        by_lag = {lag: np.corrcoef(gap[12:-12], np.roll(jaw, lag)[12:-12])[0, 1] for lag in range(-3, 4)}
+        assert by_lag[0] > 0.8
+        assert max(by_lag, key=by_lag.__getitem__) in (-1, 0, 1)
+
+
+def test_sound_starts_with_the_picture(analyses: list[Analysis], conversation: Path) -> None:
+    for analysis in analyses:
+        own = truth_of(analysis, conversation)["speak_pcm"].astype(float)
+        size = min(len(own), len(analysis.track))
+        both = np.fft.irfft(np.fft.rfft(analysis.track[:size].astype(float)) * np.conj(np.fft.rfft(own[:size])), size)
+        assert int(both.argmax()) in (0, 1, size - 1)
+
+
+def test_a_late_camera_is_aligned_and_labelled_as_well(
+    analyses: list[Analysis], conversation: Path, config: CurationConfig
+) -> None:
+    import dataclasses
+
+    a, b = analyses
+    late = dataclasses.replace(
+        b,
+        frames=b.frames - 7,
+        track=b.track[7000:],
+        speech=b.speech[7:],
+        loudness=b.loudness[7:],
+        tracks=[dataclasses.replace(track, values=track.values[7:]) for track in b.tracks],
+    )
+    assert camera_offset(a.track, late.track, 2.0) == -7000
+    assert label_source(a, late, config.states).offset_samples == -7000
+    assert accuracy(a, late, conversation, config) > 0.9
+
+
+def test_recordings_of_different_rooms_do_not_match(analyses: list[Analysis]) -> None:
+    other = np.random.default_rng(1).normal(0, 2000, len(analyses[0].track)).astype(np.int16)
+    assert camera_offset(analyses[0].track, other, 2.0) is None
+    assert camera_offset(analyses[0].track, np.zeros_like(other), 2.0) is None
+
+
+def test_an_analysis_comes_back_from_disk(analyses: list[Analysis], tmp_path: Path) -> None:
+    save_analysis(tmp_path / "look.npz", analyses[0])
+    back = load_analysis(tmp_path / "look.npz")
+    assert back.source == analyses[0].source
+    assert back.header == analyses[0].header
+    assert back.shots == analyses[0].shots
+    np.testing.assert_array_equal(back.tracks[0].values, analyses[0].tracks[0].values)
+    np.testing.assert_array_equal(back.track, analyses[0].track)
+
+
+def test_every_frame_is_decoded_once(sides: list[Path], config: CurationConfig) -> None:
+    numbers = [number for number, _, _ in video_frames(sides[0], config.limits)]
+    assert numbers == list(range(288))
+    assert audio_track(sides[0], 288).shape == (288_000,)
