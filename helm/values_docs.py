@@ -38,15 +38,13 @@ def comments(text: str) -> dict[tuple[str, ...], str]:
     return found
 
 
-def rows(
-    values: dict[str, Any], notes: dict[tuple[str, ...], str], path: tuple[str, ...] = ()
-) -> list[tuple[str, ...]]:
+def rows(values: dict[str, Any], notes: dict[tuple[str, ...], str], path: tuple[str, ...] = ()) -> list[Row]:
     """List (path, default, description) of every value.
 
     Raises:
         ValueError: a value has no comment.
     """
-    listed = []
+    listed: list[Row] = []
     for key, value in values.items():
         here = (*path, key)
         if here in notes:

@@ -52,22 +52,21 @@ def render_inference_service(
     """Render a `serving.kserve.io/v1beta1` InferenceService that runs `python -m serving.runtime`.
 
     Args:
-        name: object name; KServe derives longer names from it, so at most 48 characters.
+        name: object name, at most 48 characters, because KServe derives longer ones.
         namespace: where it is applied.
-        storage_uri: immutable place of the model folder; an alias must be resolved before.
+        storage_uri: immutable place of the model folder; resolve an alias before.
         image: serve image with a tag other than `latest`, or a digest.
         model_digest: hex SHA-256 of the model folder.
-        lineage: further annotations (`dataset-digest`, `code-commit`, `run-id`, ...); keys get our prefix.
+        lineage: further annotations (`run-id`, `code-commit`, ...); keys get our prefix.
         resources: Kubernetes `requests` and `limits`; the default suits the tiny profile on CPU.
         gpus: whole devices a replica needs.
-        gpu_resource: extended resource that counts them.
-        service_account: its secrets give the storage initializer access to the bucket; "" = the namespace's default.
-        token_secret: Secret whose key LPM_TOKEN is the session token; where it is absent, every replica makes one up
-            and logs it, so that several replicas need it. "" leaves it out.
-        min_replicas: at least 1, because a WebSocket upgrade without an endpoint is refused with 403.
+        gpu_resource: what they are counted as.
+        service_account: its secrets open the bucket; "" = the namespace's default.
+        token_secret: Secret with the session token in key LPM_TOKEN, needed by several replicas; "" = none.
+        min_replicas: at least 1: a WebSocket upgrade without an endpoint is refused with 403.
         max_replicas: no fewer than `min_replicas`.
-        timeout_s: request timeout of the route in seconds, thus the longest session (the route's default is 60 s).
-        grace_s: seconds a terminating pod has to finish its sessions.
+        timeout_s: longest session (s), the route's request timeout (60 s by default).
+        grace_s: time (s) a terminating pod has to finish its sessions.
         env: plain settings of the container; never secrets.
 
     Raises:
@@ -75,46 +74,27 @@ def render_inference_service(
     """
     _check_names(name, namespace, storage_uri, image, model_digest)
     _check_numbers(min_replicas, max_replicas, timeout_s, grace_s, gpus)
-    annotations = {
-        "serving.kserve.io/deploymentMode": "Standard",  # Knative cuts WebSockets
-        "serving.kserve.io/autoscalerClass": "none" if min_replicas == max_replicas else "hpa",
-        f"{ANNOTATION_PREFIX}model-digest": model_digest,
-        f"{ANNOTATION_PREFIX}storage-uri": storage_uri,
-        **_lineage_annotations(lineage or {}),
+    container = {
+        "image": image,
+        # Draining ends as soon as nobody speaks; some of the grace period is left for closing.
+        "args": ["--model-dir", MODEL_DIR, "--drain-s", str(grace_s - 30)],
+        "env": _environment(storage_uri, token_secret, env or {}),
+        "resources": _resources(resources, gpus, gpu_resource),
     }
-    predictor: dict[str, Any] = {
-        "minReplicas": min_replicas,
-        "maxReplicas": max_replicas,
-        "timeout": timeout_s,
-        "terminationGracePeriodSeconds": grace_s,
-        "automountServiceAccountToken": False,
-        "securityContext": _pod_security(),
-        "containers": [
-            {
-                "name": "kserve-container",
-                "image": image,
-                "command": ["python", "-m", "serving.runtime"],
-                # Draining ends as soon as nobody speaks; a little of the grace period is left for closing.
-                "args": ["--model-dir", MODEL_DIR, "--drain-s", str(grace_s - 30)],
-                "env": _environment(storage_uri, token_secret, env or {}),
-                "resources": _resources(resources, gpus, gpu_resource),
-                **_container_constants(),
-            }
-        ],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-    }
-    if service_account:
-        predictor["serviceAccountName"] = service_account
+    scaling = {"minReplicas": min_replicas, "maxReplicas": max_replicas, "timeout": timeout_s}
+    annotations = _annotations(storage_uri, model_digest, lineage or {}, scales=min_replicas < max_replicas)
+    labels = {"app.kubernetes.io/name": "lpm", "app.kubernetes.io/instance": name}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/name": "lpm", "app.kubernetes.io/instance": name},
-            "annotations": annotations,
+        "metadata": {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations},
+        "spec": {
+            "predictor": {
+                **scaling,
+                **_pod(service_account, grace_s),
+                "containers": [{**_container_constants(), **container}],
+            }
         },
-        "spec": {"predictor": predictor},
     }
 
 
@@ -146,6 +126,8 @@ def _environment(storage_uri: str, token_secret: str, env: Mapping[str, str]) ->
 def _container_constants() -> dict[str, Any]:
     ready = {"httpGet": {"path": "/v2/health/ready", "port": PORT}}
     return {
+        "name": "kserve-container",
+        "command": ["python", "-m", "serving.runtime"],
         "ports": [{"name": "http1", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": {**ready, "periodSeconds": 5, "failureThreshold": 120, "timeoutSeconds": 5},
         "readinessProbe": {**ready, "periodSeconds": 5, "failureThreshold": 2, "timeoutSeconds": 5},
@@ -166,14 +148,20 @@ def _container_constants() -> dict[str, Any]:
     }
 
 
-def _pod_security() -> dict[str, Any]:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": USER_ID,
-        "runAsGroup": USER_ID,
-        "fsGroup": USER_ID,
-        "seccompProfile": {"type": "RuntimeDefault"},
+def _pod(service_account: str, grace_s: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "terminationGracePeriodSeconds": grace_s,
+        "automountServiceAccountToken": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
+    return {"serviceAccountName": service_account, **fields} if service_account else fields
 
 
 def _resources(
@@ -188,8 +176,13 @@ def _resources(
     return merged
 
 
-def _lineage_annotations(lineage: Mapping[str, str]) -> dict[str, str]:
-    annotations = {}
+def _annotations(storage_uri: str, model_digest: str, lineage: Mapping[str, str], *, scales: bool) -> dict[str, str]:
+    annotations = {
+        "serving.kserve.io/deploymentMode": "Standard",  # Knative cuts WebSockets
+        "serving.kserve.io/autoscalerClass": "hpa" if scales else "none",
+        f"{ANNOTATION_PREFIX}model-digest": model_digest,
+        f"{ANNOTATION_PREFIX}storage-uri": storage_uri,
+    }
     for key, value in lineage.items():
         if not _ANNOTATION.fullmatch(key):
             raise ValueError(

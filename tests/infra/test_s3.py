@@ -30,7 +30,7 @@ def script() -> ModuleType:
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     keys = {"AWS_ACCESS_KEY_ID": weed.ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": weed.SECRET_KEY}
-    command = [sys.executable, str(SCRIPT), "--timeout-s", "3", *arguments]
+    command = [sys.executable, str(SCRIPT), "--timeout-s", "1", *arguments]
     env = {**os.environ, **keys, **environment}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
 
