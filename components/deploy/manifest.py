@@ -59,12 +59,10 @@ def render_inference_service(
         model_digest: hex SHA-256 of the model folder.
         lineage: further annotations (`run-id`, `code-commit`, ...); keys get our prefix.
         resources: Kubernetes `requests` and `limits`; the default suits the tiny profile on CPU.
-        gpus: whole devices a replica needs.
-        gpu_resource: what they are counted as.
+        gpus, gpu_resource: whole devices a replica needs, and the extended resource that counts them.
         service_account: its secrets open the bucket; "" = the namespace's default.
         token_secret: Secret with the session token in key LPM_TOKEN, needed by several replicas; "" = none.
-        min_replicas: at least 1: a WebSocket upgrade without an endpoint is refused with 403.
-        max_replicas: no fewer than `min_replicas`.
+        min_replicas, max_replicas: at least 1: a WebSocket upgrade without an endpoint is refused with 403.
         timeout_s: longest session (s), the route's request timeout (60 s by default).
         grace_s: time (s) a terminating pod has to finish its sessions.
         env: plain settings of the container; never secrets.
@@ -82,19 +80,14 @@ def render_inference_service(
         "resources": _resources(resources, gpus, gpu_resource),
     }
     scaling = {"minReplicas": min_replicas, "maxReplicas": max_replicas, "timeout": timeout_s}
+    pod = _pod(service_account, grace_s) | {"containers": [_container_constants() | container]}
     annotations = _annotations(storage_uri, model_digest, lineage or {}, scales=min_replicas < max_replicas)
     labels = {"app.kubernetes.io/name": "lpm", "app.kubernetes.io/instance": name}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations},
-        "spec": {
-            "predictor": {
-                **scaling,
-                **_pod(service_account, grace_s),
-                "containers": [{**_container_constants(), **container}],
-            }
-        },
+        "spec": {"predictor": scaling | pod},
     }
 
 
