@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from components.common import StepProgress, read_json, staged, write_json
 from components.curate import parts, work
 from components.curate.config import CurationConfig
 from components.curate.encode import load_encoder
-from components.curate.executor import run_jobs
+from components.curate.executor import Executor
 from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
 from components.curate.manifest import STATE_NAMES, Source, read_rows, write_rows
@@ -77,8 +76,10 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
         base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
         left_out = _leave_out(sources, config)
         chosen = [source for source in sources if source.source_id not in left_out]
-        looked = dict(_look(base, chosen, progress))
-        outcomes = dict(_make_clips(base, chosen, looked, digest, progress))
+        with Executor(config.executor, config.workers) as executor:
+            looked = _run(executor, work.look, _look_jobs(base, chosen), progress, "looking at sources")
+            jobs = _clip_jobs(base, chosen, looked, digest)
+            outcomes = _run(executor, work.clips, jobs, progress, "making clips")
         rejected = left_out | {k: v for k, v in (looked | outcomes).items() if not v["ok"]}
         good = [source for source in chosen if source.source_id not in rejected]
         rows = _assemble(folder, good, config, progress)
@@ -139,34 +140,28 @@ def _refusal(source: Source, reason: str, detail: str) -> dict[str, Any]:
     return {"ok": False, "file": source.file, "reason": reason, "detail": detail}
 
 
-def _look(base: work.Job, sources: list[Source], progress: StepProgress) -> Iterator[tuple[str, dict[str, Any]]]:
+def _look_jobs(base: work.Job, sources: list[Source]) -> list[work.Job]:
     """First pass over all sources."""
-    jobs = [dataclasses.replace(base, source=source, key=work.look_key(source, base.config)) for source in sources]
-    yield from _run(work.look, jobs, base.config, progress, "looking at sources")
+    return [dataclasses.replace(base, source=source, key=work.look_key(source, base.config)) for source in sources]
 
 
-def _make_clips(
-    base: work.Job, sources: list[Source], looked: Outcomes, digest: str, progress: StepProgress
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: str) -> list[work.Job]:
     """Second pass over the sources that can be used, each with its partner's first pass."""
-    good = {source.source_id: source for source in sources if looked[source.source_id]["ok"]}
-    by_camera = {(s.conversation_id, s.camera): s for s in good.values() if s.conversation_id}
+    good = [source for source in sources if looked[source.source_id]["ok"]]
+    by_camera = {(source.conversation_id, source.camera): source for source in good if source.conversation_id}
     jobs = []
-    for source in good.values():
+    for source in good:
         side = {"a": "b", "b": "a"}.get(source.camera or "")
         partner = by_camera.get((source.conversation_id, side)) if side and source.conversation_id else None
         job = dataclasses.replace(base, source=source, partner_id=partner.source_id if partner else None)
         partner_key = work.look_key(partner, base.config) if partner else ""
         jobs.append(dataclasses.replace(job, key=work.clips_key(job, partner_key, digest)))
-    yield from _run(work.clips, jobs, base.config, progress, "making clips")
+    return jobs
 
 
-def _run(
-    function: Any, jobs: list[work.Job], config: CurationConfig, progress: StepProgress, about: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    done = run_jobs(function, jobs, kind=config.executor, workers=config.workers, died=work.died)
-    for number, outcome in progress.track(done, about, total=len(jobs)):
-        yield jobs[number].source.source_id, outcome
+def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:
+    done = progress.track(executor.map(function, jobs, work.died), about, total=len(jobs))
+    return {jobs[number].source.source_id: outcome for number, outcome in done}
 
 
 def _assemble(

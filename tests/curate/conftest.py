@@ -50,7 +50,7 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lpm_model.checkpoint import save_model
 
     torch.manual_seed(0)
-    shape = AutoencoderConfig(latent_channels=4, encoder_widths=(8, 8, 8), decoder_widths=(8, 8, 8), depth=1)
+    shape = AutoencoderConfig(latent_channels=4, encoder_widths=(8, 8, 8), decoder_widths=(8, 8, 8))
     folder = tmp_path_factory.mktemp("autoencoder")
     save_model(folder, {"model": build_autoencoder(shape)}, dataclasses.asdict(shape), {}, dtype=torch.float32)
     return folder

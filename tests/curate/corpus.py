@@ -66,7 +66,9 @@ def write_video(
             tone = np.where(at >= tone_from_s, 0.5 * np.sin(2 * np.pi * 440 * at), 0.0)
             pcm = np.repeat((tone * 32767).astype(np.int16), 2)[None]
             for start in range(0, pcm.shape[1] // 2, 1024):
-                piece = av.AudioFrame.from_ndarray(pcm[:, 2 * start : 2 * (start + 1024)], format="s16", layout="stereo")
+                piece = av.AudioFrame.from_ndarray(
+                    pcm[:, 2 * start : 2 * (start + 1024)], format="s16", layout="stereo"
+                )
                 piece.sample_rate, piece.pts, piece.time_base = 48000, start, Fraction(1, 48000)
                 out.mux(sound.encode(piece))
             out.mux(sound.encode())

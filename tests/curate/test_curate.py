@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ import webdataset
 from components.common import NoProgress, folder_digest
 from components.curate import work
 from components.curate.config import CurationConfig, Thresholds
+from components.curate.executor import Executor
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
 from components.curate.shards import content_digest
 from components.curate.step import curate
+from tests.curate.abort import abort_on_two
 from tests.curate.corpus import make_raw, refused_files, without_sound
 
 OUTPUTS = {"manifest.parquet", "dataset.json", "curation.json", "curation.html", "shards", "previews", "validation"}
@@ -78,7 +79,9 @@ def test_shards_read_back(dataset: Path) -> None:
     seen = 0
     for sample in webdataset.WebDataset(tars, shardshuffle=False):
         row, facts = rows[sample["__key__"]], json.loads(sample["json"])
-        arrays = {name: np.load(io.BytesIO(sample[f"{name}.npy"])) for name in ("latents", "references", "speak", "listen")}
+        arrays = {
+            name: np.load(io.BytesIO(sample[f"{name}.npy"])) for name in ("latents", "references", "speak", "listen")
+        }
         assert arrays["latents"].dtype == np.float16
         assert arrays["latents"].shape == (4, 1 + (row["frames"] - 1) // 4, 16, 16)
         assert arrays["references"].shape == (len(facts["reference_kinds"]), 4, 16, 16)
@@ -163,7 +166,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert folder_digest(tmp_path / "resumed") == folder_digest(tmp_path / "whole")
 
 
-def test_processes_give_the_same_bytes(sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path) -> None:
+def test_processes_give_the_same_bytes(
+    sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path
+) -> None:
     two = dataclasses.replace(config, workers=2)
     result = curate(make_raw(tmp_path / "raw", sides), tmp_path / "dataset", two, NoProgress())
     assert result.dataset_digest == content_digest(dataset)
@@ -213,13 +218,6 @@ def test_a_broken_listing_is_explained(config: CurationConfig, tmp_path: Path) -
 
 
 def test_a_crashing_decoder_costs_only_its_own_file() -> None:
-    from components.curate.executor import run_jobs
-
-    done = dict(run_jobs(_crash_on_two, [1, 2, 3], kind="process", workers=2, died=lambda job: {"died": job}))
+    with Executor("process", 2) as executor:
+        done = dict(executor.map(abort_on_two, [1, 2, 3], lambda job: {"died": job}))
     assert done == {0: {"job": 1}, 1: {"died": 2}, 2: {"job": 3}}
-
-
-def _crash_on_two(job: int) -> dict[str, Any]:
-    if job == 2:
-        os.abort()
-    return {"job": job}

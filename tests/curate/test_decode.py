@@ -24,7 +24,9 @@ def shown(path: Path) -> list[int]:
 
 
 def test_twelve_fps_shows_every_picture_twice(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "slow.mp4", [grey(10 * (n + 1)) for n in range(12)], [n / 12 for n in range(12)], fps=12)
+    path = write_video(
+        tmp_path / "slow.mp4", [grey(10 * (n + 1)) for n in range(12)], [n / 12 for n in range(12)], fps=12
+    )
     values = shown(path)
     assert len(values) >= 22
     assert max(values.count(v) for v in set(values)) <= 3
