@@ -40,7 +40,6 @@ def render_inference_service(
     lineage: Mapping[str, str] | None = None,
     resources: Mapping[str, Mapping[str, str]] | None = None,
     gpus: int = 0,
-    gpu_resource: str = "nvidia.com/gpu",
     service_account: str = "",
     token_secret: str = "lpm-session",
     min_replicas: int = 1,
@@ -59,10 +58,11 @@ def render_inference_service(
         model_digest: hex SHA-256 of the model folder.
         lineage: further annotations (`run-id`, `code-commit`, ...); keys get our prefix.
         resources: Kubernetes `requests` and `limits`; the default suits the tiny profile on CPU.
-        gpus, gpu_resource: whole devices a replica needs, and the extended resource that counts them.
+        gpus: whole NVIDIA devices a replica needs; name other devices in `resources`.
         service_account: its secrets open the bucket; "" = the namespace's default.
         token_secret: Secret with the session token in key LPM_TOKEN, needed by several replicas; "" = none.
-        min_replicas, max_replicas: at least 1: a WebSocket upgrade without an endpoint is refused with 403.
+        min_replicas: at least 1: a WebSocket upgrade without an endpoint is refused with 403.
+        max_replicas: no fewer than `min_replicas`.
         timeout_s: longest session (s), the route's request timeout (60 s by default).
         grace_s: time (s) a terminating pod has to finish its sessions.
         env: plain settings of the container; never secrets.
@@ -77,7 +77,7 @@ def render_inference_service(
         # Draining ends as soon as nobody speaks; some of the grace period is left for closing.
         "args": ["--model-dir", MODEL_DIR, "--drain-s", str(grace_s - 30)],
         "env": _environment(storage_uri, token_secret, env or {}),
-        "resources": _resources(resources, gpus, gpu_resource),
+        "resources": _resources(resources, gpus),
     }
     scaling = {"minReplicas": min_replicas, "maxReplicas": max_replicas, "timeout": timeout_s}
     pod = _pod(service_account, grace_s) | {"containers": [_container_constants() | container]}
@@ -157,15 +157,13 @@ def _pod(service_account: str, grace_s: int) -> dict[str, Any]:
     return {"serviceAccountName": service_account, **fields} if service_account else fields
 
 
-def _resources(
-    resources: Mapping[str, Mapping[str, str]] | None, gpus: int, gpu_resource: str
-) -> dict[str, dict[str, str]]:
+def _resources(resources: Mapping[str, Mapping[str, str]] | None, gpus: int) -> dict[str, dict[str, str]]:
     merged = {kind: dict(amounts) for kind, amounts in (resources or _DEFAULT_RESOURCES).items()}
     unknown = sorted(merged.keys() - {"requests", "limits"})
     if unknown:
         raise ValueError(f"resources has {', '.join(unknown)}: only requests and limits exist")
     if gpus:
-        merged.setdefault("limits", {})[gpu_resource] = str(gpus)
+        merged.setdefault("limits", {})["nvidia.com/gpu"] = str(gpus)
     return merged
 
 

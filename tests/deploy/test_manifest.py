@@ -67,7 +67,8 @@ def test_gpus_are_limits_and_defaults_stay_untouched() -> None:
         return dict(manifest["spec"]["predictor"]["containers"][0]["resources"])
 
     assert resources(gpus=1)["limits"]["nvidia.com/gpu"] == "1"
-    assert resources(gpus=1, gpu_resource="nvidia.com/mig-3g.40gb")["limits"]["nvidia.com/mig-3g.40gb"] == "1"
+    slices = {"limits": {"nvidia.com/mig-3g.40gb": "1"}}
+    assert resources(resources=slices) == slices
     assert "nvidia.com/gpu" not in resources()["limits"]
 
 
