@@ -7,7 +7,7 @@ a causal mix with the group before is the only path between groups. The first fr
 """
 
 import json
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,16 +31,16 @@ class AutoencoderConfig:
     """Channels of a latent."""
     patch_px: int = 2
     """Pixels folded into channels before the first convolution."""
-    encoder_widths: tuple[int, ...] = (48, 96, 160)
+    encoder_widths: tuple[int, ...] = (32, 64, 160)
     """Channels at each resolution, finest first."""
-    decoder_widths: tuple[int, ...] = (64, 112, 192)
+    decoder_widths: tuple[int, ...] = (48, 96, 224)
     """Channels at each resolution, finest first."""
-    depth: int = 2
-    """Residual blocks at each resolution."""
+    depths: tuple[int, ...] = (1, 1, 2)
+    """Residual blocks at each resolution, finest first."""
 
     def __post_init__(self) -> None:
-        if len(self.encoder_widths) != len(self.decoder_widths):
-            raise ValueError("encoder_widths and decoder_widths must list the same number of resolutions")
+        if not len(self.encoder_widths) == len(self.decoder_widths) == len(self.depths):
+            raise ValueError("encoder_widths, decoder_widths and depths must list the same number of resolutions")
 
     @property
     def spatial_stride(self) -> int:
@@ -102,6 +102,10 @@ class _Residual(nn.Module):
         return x + out
 
 
+def _residuals(width: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(*(_Residual(width) for _ in range(depth)))
+
+
 class _CausalMix(nn.Module):
     """Adds to each group a projection of itself and of the group before it."""
 
@@ -112,7 +116,7 @@ class _CausalMix(nn.Module):
         self.before = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, groups: int, previous: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x [B*groups, width, h, w]; previous [B, width, h, w] or None for a start: the first group repeats itself."""
+        """X [B*groups, width, h, w]; previous [B, width, h, w] or None for a start: the first group repeats itself."""
         normed = self.norm(x).unflatten(0, (-1, groups))
         first = normed[:, :1] if previous is None else previous[:, None].to(normed.dtype)
         shifted = torch.cat([first, normed[:, :-1]], dim=1)
@@ -130,13 +134,13 @@ class TinyVideoAutoencoder(nn.Module):
         e, d = config.encoder_widths, config.decoder_widths
         self.fold = nn.Conv2d(fold, e[0], 3, padding=1)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(e, e[1:], strict=False))
-        self.encoder = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(config.depth))) for w in e)
+        self.encoder = nn.ModuleList(_residuals(w, n) for w, n in zip(e, config.depths, strict=True))
         self.encoder_mix = _CausalMix(e[-1])
         self.to_latent = nn.Conv2d(e[-1], config.latent_channels, 3, padding=1)
         self.statistics = nn.BatchNorm2d(config.latent_channels, affine=False, momentum=0.01)
         self.from_latent = nn.Conv2d(config.latent_channels, d[-1], 3, padding=1)
         self.decoder_mix = _CausalMix(d[-1])
-        self.decoder = nn.ModuleList(nn.Sequential(*(_Residual(w) for _ in range(config.depth))) for w in reversed(d))
+        self.decoder = nn.ModuleList(_residuals(w, n) for w, n in zip(d[::-1], config.depths[::-1], strict=True))
         ups = list(zip(d[::-1], d[::-1][1:], strict=False))
         self.up = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in ups)
         self.unfold = nn.Conv2d(d[0], fold, 3, padding=1)
@@ -203,4 +207,6 @@ def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
     return model.eval().requires_grad_(False)
 
 
-Encode = Callable[[Tensor], Tensor]
+def copy_autoencoder(source: Path | None, model: Path) -> None:
+    """Put the autoencoder of a model into the model's folder, where serving reads it."""
+    shutil.copytree(SHIPPED if source is None else source, model / "autoencoder", dirs_exist_ok=True)

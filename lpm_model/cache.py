@@ -48,7 +48,9 @@ class KVCache:
     """S."""
 
     @classmethod
-    def empty(cls, layers: int, batch: int, tokens: int, heads: int, width: int, online: OnlineConfig, like: Tensor) -> "KVCache":
+    def empty(
+        cls, layers: int, batch: int, tokens: int, heads: int, width: int, online: OnlineConfig, like: Tensor
+    ) -> "KVCache":
         """Buffers for `batch` rows, without references."""
         shape = (layers, batch, online.cache_latents, tokens, heads, width)
         none = like.new_zeros(layers, batch, 0, heads, width)

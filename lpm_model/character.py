@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from lpm_model.autoencoder import TinyVideoAutoencoder
 from lpm_model.config import REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
-from lpm_model.dit import Conditions
 from lpm_model.encoders import HashTextEncoder, build_audio_encoder
 
 Image = NDArray[np.uint8]
@@ -41,7 +40,7 @@ def to_video(frames: NDArray[np.uint8]) -> Tensor:
 
 
 def to_frames(video: Tensor) -> Tensor:
-    """float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
+    """Float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
     return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
 
 
@@ -72,7 +71,9 @@ class CharacterModel(nn.Module):
             )
 
     @torch.no_grad()
-    def character(self, image: Image, references: Sequence[Image] = (), kinds: Sequence[str] | None = None) -> Character:
+    def character(
+        self, image: Image, references: Sequence[Image] = (), kinds: Sequence[str] | None = None
+    ) -> Character:
         """Encode a character.
 
         Args:
@@ -87,7 +88,9 @@ class CharacterModel(nn.Module):
         names = list(kinds) if kinds is not None else list(REFERENCE_KINDS)[: len(pictures)]
         for picture in (image, *pictures):
             if picture.shape != (self.size_px, self.size_px, 3):
-                raise ValueError(f"picture of shape {picture.shape}: this model wants {self.size_px}x{self.size_px} RGB")
+                raise ValueError(
+                    f"picture of shape {picture.shape}: this model wants {self.size_px}x{self.size_px} RGB"
+                )
         latents = [self.autoencoder.encode(to_video(picture[None])) for picture in (image, *pictures)]
         return Character(
             image=latents[0],
@@ -125,7 +128,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no model folder: config.json is missing; give the folder that train or distill wrote")
+        raise ValueError(
+            f"{folder} is no model folder: config.json is missing; give the folder that train or distill wrote"
+        )
     loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
 
@@ -134,18 +139,3 @@ def inference_type() -> torch.dtype:
     """bfloat16 where the CPU multiplies it natively (AMX or AVX512-BF16), else float32."""
     fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
-
-
-def cast(conditions: Conditions, dtype: torch.dtype) -> Conditions:
-    """Conditions in the model's type."""
-
-    def to(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.to(dtype)
-
-    return Conditions(
-        text=to(conditions.text),
-        speak=to(conditions.speak),
-        listen=to(conditions.listen),
-        references=to(conditions.references),
-        reference_positions=conditions.reference_positions,
-    )

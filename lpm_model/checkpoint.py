@@ -33,7 +33,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
         )
     for name, value in weights.items():
         if own[name].shape != value.shape:
-            raise ValueError(f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}")
+            raise ValueError(
+                f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}"
+            )
     model.load_state_dict(dict(weights))
 
 
@@ -56,7 +58,9 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     for stem, model in models.items():
         weights = {
-            name: (value.to(dtype) if value.dtype == torch.float32 and "statistics" not in name else value).clone(memory_format=torch.contiguous_format)
+            name: (value.to(dtype) if value.dtype == torch.float32 and "statistics" not in name else value).clone(
+                memory_format=torch.contiguous_format
+            )
             for name, value in model.state_dict().items()
         }
         save_file(weights, folder / f"{stem}.safetensors")

@@ -74,7 +74,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
         if len(kinds) != len(value):
             raise ValueError(f"config {name} needs {len(kinds)} values, not {len(value)}")
-        return tuple(_convert(kind, item, f"{name}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            _convert(kind, item, f"{name}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin is dict:
         return {k: _convert(args[1], v, f"{name}.{k}") for k, v in value.items()}
     if origin is typing.Literal:
@@ -93,7 +95,11 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-REFERENCE_KINDS: dict[str, int] = {"global": 1, **{f"view_{i}": 2 + i for i in range(4)}, **{f"expression_{i}": 6 + i for i in range(8)}}
+REFERENCE_KINDS: dict[str, int] = {
+    "global": 1,
+    **{f"view_{i}": 2 + i for i in range(4)},
+    **{f"expression_{i}": 6 + i for i in range(8)},
+}
 """Temporal RoPE offset of each reference subtype, counted back from latent 0 (paper section 3.3: segment-wise RoPE)."""
 
 
@@ -149,8 +155,8 @@ class ModelConfig:
     """Width of a text token from the text encoder."""
     text_tokens: int = 16
     """Text tokens fed."""
-    audio_width: int = 0
-    """Width of an audio token from the audio encoder; 0 removes both audio branches from the graph."""
+    audio_width: int = 960
+    """Width of an audio token, as the audio encoder gives it; 0 removes both audio branches from the graph."""
     audio: AudioConfig = AudioConfig()
     """Audio context."""
     qk_norm: bool = True

@@ -42,6 +42,12 @@ class Conditions:
         """The same with some branches absent."""
         return replace(self, **dict.fromkeys(names))  # type: ignore[arg-type]
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
+        """The same with every per-row tensor changed; reference_positions, which all rows share, stay."""
+        names = ("text", "speak", "listen", "references")
+        present = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: change(value) for name, value in present.items()})
+
 
 def timestep_embedding(sigma: Tensor, width: int) -> Tensor:
     """Sinusoidal embedding of 1000 sigma, cosines first as in Wan 2.1; sigma [...], result [..., width]."""
@@ -75,7 +81,11 @@ class SelfAttention(nn.Module):
         """Queries, keys, values [B, L, N, D], not rotated."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         split = (-1, (self.heads, q.shape[-1] // self.heads))
-        return self.norm_q(q).to(v.dtype).unflatten(*split), self.norm_k(k).to(v.dtype).unflatten(*split), v.unflatten(*split)
+        return (
+            self.norm_q(q).to(v.dtype).unflatten(*split),
+            self.norm_k(k).to(v.dtype).unflatten(*split),
+            v.unflatten(*split),
+        )
 
 
 class CrossAttention(nn.Module):
@@ -100,7 +110,7 @@ class CrossAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1))
 
     def forward(self, x: Tensor, text: Tensor, audio: Tensor | None, frames: int) -> Tensor:
-        """x [B, F T, C], text [B, Lt, C], audio [B, P + F, n, C] or None where the branch is absent."""
+        """X [B, F T, C], text [B, Lt, C], audio [B, P + F, n, C] or None where the branch is absent."""
         q = self.norm_q(self.query(x))
         k, v = self.norm_k(self.key(text)), self.value(text)
         q = q.to(v.dtype)
@@ -122,7 +132,9 @@ class Block(nn.Module):
         super().__init__()
         self.listens = index % 2 == 1
         audio = config.audio
-        window = (audio.listen_window_latents if self.listens else audio.speak_window_latents) if config.audio_width else 0
+        window = (
+            (audio.listen_window_latents if self.listens else audio.speak_window_latents) if config.audio_width else 0
+        )
         self.modulation = nn.Parameter(torch.randn(6, config.width) / config.width**0.5)
         self.norm = nn.LayerNorm(config.width, config.eps, elementwise_affine=False)
         self.attention = SelfAttention(config)
@@ -133,7 +145,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, step: "_Pass", layer: int) -> Tensor:
-        """x [B, L, C]: video tokens first, then references."""
+        """X [B, L, C]: video tokens first, then references."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (step.modulation + self.modulation.to(x.dtype)).unbind(-2)
         q, k, v = self.attention.project(step.modulate(self.norm(x), shift_a, scale_a))
         x = x + step.gate(self.attention.out(step.self_attend(q, k, v, layer)), gate_a)

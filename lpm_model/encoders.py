@@ -46,7 +46,9 @@ class MelAudioEncoder:
         self.past_samples, self.lookahead_samples = config.past_samples, config.lookahead_samples
         self.bands = config.mels
         # Spectra start every hop from the window's first sample; those whose whole span lies inside it count.
-        self.columns = (self.past_samples + SAMPLES_PER_LATENT // FRAMES_PER_LATENT + self.lookahead_samples - _FFT) // _HOP + 1
+        self.columns = (
+            self.past_samples + SAMPLES_PER_LATENT // FRAMES_PER_LATENT + self.lookahead_samples - _FFT
+        ) // _HOP + 1
         self.width = self.columns * self.bands
 
     def encode(self, audio: Tensor) -> Tensor:

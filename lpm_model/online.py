@@ -15,7 +15,7 @@ from torch import Tensor
 from lpm_model import flow
 from lpm_model.autoencoder import DecoderState, TinyVideoAutoencoder, load_autoencoder
 from lpm_model.cache import KVCache
-from lpm_model.character import Character, CharacterModel, cast, inference_type, read_model_config, to_frames
+from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, ModelConfig, OnlineConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
@@ -53,7 +53,9 @@ class OnlineState:
 class OnlineModel(CharacterModel):
     """Backbone and encoders of a live character."""
 
-    def __init__(self, config: ModelConfig, online: OnlineConfig, autoencoder: TinyVideoAutoencoder, size_px: int) -> None:
+    def __init__(
+        self, config: ModelConfig, online: OnlineConfig, autoencoder: TinyVideoAutoencoder, size_px: int
+    ) -> None:
         super().__init__(config, autoencoder, size_px)
         self.online = online
         self.backbone = DiffusionTransformer(config)
@@ -94,7 +96,9 @@ class OnlineModel(CharacterModel):
         features = self.clip_features(torch.zeros(batch, SAMPLES_PER_LATENT))[:, : self.config.context_latents]
         tail = torch.zeros(batch, self.audio_encoder.past_samples)
         with torch.no_grad():
-            _, decoder = self.autoencoder.decode_step(rows.image.to(self._decoder_type), self.autoencoder.init_decode(batch))
+            _, decoder = self.autoencoder.decode_step(
+                rows.image.to(self._decoder_type), self.autoencoder.init_decode(batch)
+            )
         return OnlineState(
             cache=cache, speak=features, listen=features, speak_tail=tail, listen_tail=tail, decoder=decoder,
             generator=torch.Generator().manual_seed(seed), grid=(rows.image.shape[3], rows.image.shape[4]),
@@ -113,7 +117,7 @@ class OnlineModel(CharacterModel):
             self.config.head_width, self.online, self.backbone.patch.weight,
         )  # fmt: skip
         conditions = Conditions(references=character.references, reference_positions=character.positions)
-        self.backbone.prime(cache, character.image.to(self.dtype), cast(conditions, self.dtype))
+        self.backbone.prime(cache, character.image.to(self.dtype), conditions.map(lambda value: value.to(self.dtype)))
         return cache
 
     def denoise(self, cache: KVCache, noisy: Tensor, index: int, conditions: Conditions) -> Tensor:
@@ -123,7 +127,13 @@ class OnlineModel(CharacterModel):
         return flow.clean_from_velocity(noisy, predicted, sigma[:, None, :, None, None])
 
     def generate(
-        self, cache: KVCache, conditions: Conditions, noise: "Noise", *, exit_index: int | None = None, train: bool = False
+        self,
+        cache: KVCache,
+        conditions: Conditions,
+        noise: "Noise",
+        *,
+        exit_index: int | None = None,
+        train: bool = False,
     ) -> Tensor:
         """Denoise one chunk from noise.
 
@@ -180,7 +190,8 @@ class OnlineModel(CharacterModel):
                 raise ValueError(f"{name} audio has shape {tuple(audio.shape)}; a step wants [batch, {want}] samples")
         heard_speak, speak_tail = self._hear(state.speak, state.speak_tail, speak)
         heard_listen, listen_tail = self._hear(state.listen, state.listen_tail, listen)
-        conditions = cast(Conditions(text=self.text(text), speak=heard_speak, listen=heard_listen), self.dtype)
+        heard = Conditions(text=self.text(text), speak=heard_speak, listen=heard_listen)
+        conditions = heard.map(lambda value: value.to(self.dtype))
         shape = (speak.shape[0], self.config.latent_channels, self.chunk_latents, *state.grid)
         noise = Noise(shape, state.generator)
         clean = self.generate(state.cache, conditions, noise)
@@ -238,10 +249,15 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
     """
     config = read_model_config(folder)
     if "online" not in config:
-        raise ValueError(f"{folder} is not an Online LPM (its config.json has no 'online' part): run `lpm distill` on it")
+        raise ValueError(
+            f"{folder} is not an Online LPM (its config.json has no 'online' part): run `lpm distill` on it"
+        )
     autoencoder = load_autoencoder(folder / "autoencoder")
     model = OnlineModel(
-        from_mapping(ModelConfig, config["model"]), from_mapping(OnlineConfig, config["online"]), autoencoder, config["size_px"]
+        from_mapping(ModelConfig, config["model"]),
+        from_mapping(OnlineConfig, config["online"]),
+        autoencoder,
+        config["size_px"],
     )
     weights = folder / "model.safetensors"
     if not weights.is_file():
@@ -250,6 +266,12 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
     kind = dtype if dtype is not None else inference_type()
     model.backbone.to(kind)
     if kind != torch.float32:
-        for part in (autoencoder.from_latent, autoencoder.decoder_mix, autoencoder.decoder, autoencoder.up, autoencoder.unfold):
+        for part in (
+            autoencoder.from_latent,
+            autoencoder.decoder_mix,
+            autoencoder.decoder,
+            autoencoder.up,
+            autoencoder.unfold,
+        ):
             part.to(kind)
     return model.eval().requires_grad_(False)

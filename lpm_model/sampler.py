@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.autoencoder import TinyVideoAutoencoder, load_autoencoder
-from lpm_model.character import Character, CharacterModel, cast, inference_type, read_model_config, to_frames
+from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
@@ -76,7 +76,7 @@ def sample_window(
     """
     batch, channels, given, height, width = known.shape
     dtype = dit.patch.weight.dtype
-    inputs = cast(conditions, dtype)
+    inputs = conditions.map(lambda value: value.to(dtype))
     fresh = torch.randn(batch, channels, frames - given, height, width, generator=generator)
     x = torch.cat([known, fresh], dim=2)
     moving = torch.zeros(frames)
@@ -167,7 +167,9 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
         ValueError: not a model folder, or weights that do not fit.
     """
     config = read_model_config(folder)
-    base = BaseModel(from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"])
+    base = BaseModel(
+        from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"]
+    )
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: run `lpm train` again")

@@ -1,6 +1,7 @@
 """Trains the tiny video autoencoder from video files; `lpm autoencoder train FOLDER` runs it."""
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder
 from lpm_model.character import to_video
@@ -19,7 +20,7 @@ from lpm_model.checkpoint import save_model
 from lpm_model.config import to_mapping
 from lpm_model.training.config import AutoencoderTraining
 from lpm_model.training.data import step_generator
-from lpm_model.training.loop import cosine, run
+from lpm_model.training.loop import StateFile, Track, cosine, run
 
 log = logging.getLogger(__name__)
 MAX_FRAMES = 40_000
@@ -46,7 +47,9 @@ def read_videos(folder: Path, size_px: int) -> list[NDArray[np.uint8]]:
                 continue
             videos.append(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]))
     if not videos:
-        raise ValueError(f"{folder} holds no {size_px} px square MP4: render some with `lpm ingest data.source=performer`")
+        raise ValueError(
+            f"{folder} holds no {size_px} px square MP4: render some with `lpm ingest data.source=performer`"
+        )
     return videos
 
 
@@ -105,12 +108,19 @@ class AutoencoderModule(lightning.LightningModule):
         self.average.update_parameters(self.model)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.model.parameters(), self.settings.learning_rate, (0.9, 0.95), weight_decay=0.01)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), self.settings.learning_rate, (0.9, 0.95), weight_decay=0.01
+        )
         return cosine(optimizer, self.settings.steps, self.settings.warmup_steps, self.start)
 
 
 def train_autoencoder(
-    videos: Path, folder: Path, config: AutoencoderConfig, settings: AutoencoderTraining, size_px: int = 128
+    videos: Path,
+    folder: Path,
+    config: AutoencoderConfig,
+    settings: AutoencoderTraining,
+    progress: Track | None = None,
+    size_px: int = 128,
 ) -> dict[str, float]:
     """Train from a folder of square MP4s and write an autoencoder folder.
 
@@ -119,6 +129,7 @@ def train_autoencoder(
         folder: output: model.safetensors (bfloat16), config.json, provenance.json.
         config: shape of the model.
         settings: of the training.
+        progress: shows the steps.
         size_px: side of the videos that are taken.
 
     Returns:
@@ -129,9 +140,13 @@ def train_autoencoder(
     held_out = every[::20] if len(every) >= 20 else every
     seen = [v for i, v in enumerate(every) if i % 20] if len(every) >= 20 else every
     model = build_autoencoder(config)
-    module = AutoencoderModule(model, settings, 0)
-    loader = DataLoader(CropBatches(seen, settings, range(settings.steps)), batch_size=None)
-    run(module, loader, settings.steps, folder / "state", settings.steps)
+    state = StateFile(folder / "state")
+    module = AutoencoderModule(model, settings, state.step())
+    batches = CropBatches(seen, settings, range(module.start, settings.steps))
+    run(
+        module, batches, settings.steps, state, settings.checkpoint_steps,
+        description="train autoencoder", progress=progress,
+    )  # fmt: skip
     best: TinyVideoAutoencoder = module.average.module  # type: ignore[assignment]
     metrics = {"psnr_db": held_out_psnr(best.eval(), held_out)}
     provenance = {
@@ -142,6 +157,7 @@ def train_autoencoder(
         "metrics": metrics,
     }
     save_model(folder, {"model": best}, to_mapping(config), provenance)
+    shutil.rmtree(state.path.parent, ignore_errors=True)
     return metrics
 
 

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from lpm_model.config import ModelConfig, OnlineConfig
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseTraining:
     """Flow-matching training of Base LPM."""
 
+    model: ModelConfig = ModelConfig()
+    """Shape of the model."""
     steps: int = 700
     """Optimizer steps."""
     batch: int = 4
@@ -45,6 +49,8 @@ class BaseTraining:
 class Distillation:
     """From Base to Online LPM: ODE regression, then on-policy DMD."""
 
+    online: OnlineConfig = OnlineConfig()
+    """Chunk, cache and noise levels of the streaming model."""
     trajectories: int = 96
     """Teacher trajectories that the ODE stage regresses to."""
     teacher_steps: int = 12
@@ -71,6 +77,8 @@ class Distillation:
     """Decay of the student's weight average, which is kept."""
     clip_norm: float = 1.0
     """Gradient norm limit."""
+    checkpoint_steps: int = 20
+    """Steps between saved states, from which a killed run resumes."""
     seed: int = 0
     """Seed of data order and noise."""
 
@@ -91,7 +99,7 @@ class AutoencoderTraining:
     """Frames of a clip, 4k + 1."""
     crop_px: int = 96
     """Side of the random crop."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     """Peak of the cosine schedule."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
@@ -103,5 +111,7 @@ class AutoencoderTraining:
     """Weight of the loss on differences between neighbouring pixels and frames."""
     motion_weight: float = 3.0
     """Extra weight of pixels that move."""
+    checkpoint_steps: int = 500
+    """Steps between saved states, from which a killed run resumes."""
     seed: int = 0
     """Seed of weights, data order and noise."""

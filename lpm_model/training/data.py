@@ -7,7 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,26 @@ class Batch:
     conditions: Conditions
     generator: torch.Generator
     """Of this step's noise."""
+
+    def to(self, device: torch.device, **_: Any) -> "Batch":
+        """On another device."""
+        moved = self.conditions.map(lambda value: value.to(device))
+        return replace(self, latents=self.latents.to(device), conditions=moved)
+
+
+def read_dataset(dataset: Path, autoencoder_digest: str) -> dict[str, Any]:
+    """dataset.json, checked against the autoencoder that will decode what is trained on it.
+
+    Raises:
+        ValueError: no dataset, or one made with another autoencoder.
+    """
+    path = dataset / "dataset.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run `lpm curate` first")
+    about: dict[str, Any] = json.loads(path.read_text())
+    if about["autoencoder_digest"] != autoencoder_digest:
+        raise ValueError(f"{dataset} was encoded with another autoencoder: run `lpm curate` again with this one")
+    return about
 
 
 def read_clips(dataset: Path) -> list[Clip]:

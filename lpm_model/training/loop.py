@@ -5,19 +5,28 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Track(Protocol):
+    """How a training says how far it is."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield the items while showing a bar with the time left."""
+        ...
 
 
 def cosine(optimizer: Optimizer, steps: int, warmup: int, start: int = 0) -> dict[str, Any]:
@@ -48,10 +57,16 @@ class StateFile:
 
     def save(self, module: nn.Module, optimizers: list[Optimizer], step: int) -> None:
         """Write the state after `step` steps."""
-        tensors = {f"module.{name}": value.clone(memory_format=torch.contiguous_format) for name, value in module.state_dict().items()}
+        tensors = {
+            f"module.{name}": value.clone(memory_format=torch.contiguous_format)
+            for name, value in module.state_dict().items()
+        }
         for number, optimizer in enumerate(optimizers):
             for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer{number}.{index}.{key}": value.clone(memory_format=torch.contiguous_format) for key, value in moments.items()}
+                tensors |= {
+                    f"optimizer{number}.{index}.{key}": value.clone(memory_format=torch.contiguous_format)
+                    for key, value in moments.items()
+                }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"run": json.dumps({"step": step})})
@@ -60,7 +75,7 @@ class StateFile:
     def restore(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
         """Load what `save` wrote into a module and its freshly made optimizers."""
         weights: dict[str, Tensor] = {}
-        moments: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+        moments: dict[int, dict[int, dict[str, Tensor]]] = {}
         with safe_open(self.path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 part, rest = name.split(".", 1)
@@ -68,18 +83,20 @@ class StateFile:
                     weights[rest] = file.get_tensor(name)
                 else:
                     index, key = rest.split(".", 1)
-                    moments[int(part.removeprefix("optimizer"))].setdefault(int(index), {})[key] = file.get_tensor(name)
+                    number = int(part.removeprefix("optimizer"))
+                    moments.setdefault(number, {}).setdefault(int(index), {})[key] = file.get_tensor(name)
         module.load_state_dict(weights)
-        for optimizer, state in zip(optimizers, moments, strict=True):
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        for number, optimizer in enumerate(optimizers):
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": moments.get(number, {}), "param_groups": groups})
 
 
 class Checkpoints(Callback):
     """Saves a state every so many steps and restores it at the start; `start` is the step the run goes on from."""
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.file, self.every = StateFile(folder), every
-        self.start = self.file.step()
+    def __init__(self, file: StateFile, every: int) -> None:
+        self.file, self.every = file, every
+        self.start = file.step()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if self.start:
@@ -94,50 +111,80 @@ class Checkpoints(Callback):
             self.file.save(module, trainer.optimizers, done)
 
 
-class StopOnNan(Callback):
-    """Ends a run whose loss is no number, naming the step."""
+class LossHistory(Callback):
+    """Remembers the losses, and ends a run whose loss is no number, naming the clips."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if isinstance(loss, Tensor) and not bool(torch.isfinite(loss)):
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
             names = ", ".join(getattr(batch, "keys", ()))
-            raise ValueError(f"the loss is not finite at batch {batch_idx} ({names}): lower learning_rate or drop these clips")
+            raise ValueError(
+                f"the loss is not finite at batch {batch_idx} ({names}): lower learning_rate or drop these clips"
+            )
+        self.losses.append(loss)
+        if len(self.losses) % 50 == 0:
+            log.info("step %d: loss %.4f", module.start + len(self.losses), self.recent())
+
+    def recent(self) -> float:
+        """Mean of the last 50."""
+        tail = self.losses[-50:]
+        return sum(tail) / len(tail) if tail else float("nan")
 
 
 def run(
     module: lightning.LightningModule,
-    loader: DataLoader[Any],
+    batches: Iterable[Any],
     steps: int,
-    folder: Path,
+    state: StateFile,
     checkpoint_steps: int,
     *,
+    description: str,
+    progress: Track | None = None,
     clip_norm: float | None = 1.0,
-    callbacks: tuple[Callback, ...] = (),
     logger: Any = False,
-) -> lightning.Trainer:
-    """Fit a module for what is left of `steps` batches, with bf16 products and a progress bar.
+) -> LossHistory:
+    """Fit a module for what is left of `steps` batches, with bf16 products.
 
     Args:
-        module: knows its own `start`.
-        loader: yields exactly the batches that are left.
+        module: knows its own `start`, the step that the run goes on from.
+        batches: exactly the batches that are left.
         steps: batches of the whole run.
-        folder: of the resume state.
+        state: where the run resumes from and saves to.
         checkpoint_steps: batches between saved states.
+        description: of the progress bar.
+        progress: shows it; None is silent.
         clip_norm: gradient norm limit; None for manual optimization.
-        callbacks: more of them.
         logger: Lightning logger(s).
     """
-    checkpoints = Checkpoints(folder, checkpoint_steps)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*IterableDataset.*")
+    warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    history = LossHistory()
+    left = steps - state.step()
     trainer = lightning.Trainer(
-        accelerator="auto", devices=1, precision="bf16-mixed", max_epochs=1, logger=logger,
-        limit_train_batches=steps - checkpoints.start, gradient_clip_val=clip_norm, enable_checkpointing=False,
-        enable_model_summary=False, log_every_n_steps=10,
-        callbacks=[checkpoints, StopOnNan(), RichProgressBar(refresh_rate=5), *callbacks],
+        accelerator="auto", devices=1, precision="bf16-mixed", max_epochs=1, limit_train_batches=left, logger=logger,
+        gradient_clip_val=clip_norm, enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
+        enable_progress_bar=False, callbacks=[Checkpoints(state, checkpoint_steps), history],
     )  # fmt: skip
-    trainer.fit(module, loader)
-    return trainer
+    if left > 0:
+        trainer.fit(module, batches if progress is None else _Tracked(batches, progress, description, left))
+    elif state.step():
+        state.restore(module, [])
+    return history
+
+
+class _Tracked:
+    """Batches that move a progress bar; Lightning asks for a new iterator once an epoch."""
+
+    def __init__(self, batches: Iterable[Any], progress: Track, description: str, total: int) -> None:
+        self.batches, self.progress, self.description, self.total = batches, progress, description, total
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.progress.track(self.batches, self.description, self.total)
+
+    def __len__(self) -> int:
+        return self.total

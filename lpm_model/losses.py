@@ -1,0 +1,53 @@
+"""Training losses as pure functions.
+
+B batch, F latent frames.
+"""
+
+import torch
+from torch import Tensor
+
+
+def motion_weights(latents: Tensor, extra: float) -> Tensor:
+    """Loss weights [B, 1, 1, h, w] of mean one: cells that move over the clip count up to 1 + `extra` times more.
+
+    Args:
+        latents: [B, channels, F, h, w].
+        extra: 0 gives ones.
+    """
+    spread = latents.std(dim=2, keepdim=True).mean(dim=1, keepdim=True)
+    relative = spread / spread.amax(dim=(3, 4), keepdim=True).clamp(min=1e-6)
+    weight = 1 + extra * relative
+    return weight / weight.mean(dim=(3, 4), keepdim=True)
+
+
+def flow_matching_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean squared error of velocities; weight broadcasts over [B, channels, F, h, w], 0 leaves out."""
+    full = weight.expand_as(target)
+    return (full * (predicted.float() - target).square()).sum() / full.sum().clamp(min=1e-6)
+
+
+def ode_regression_loss(clean: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean squared error between the student's clean chunk and the teacher's (CausVid, arXiv 2412.07772)."""
+    return flow_matching_loss(clean, teacher, weight)
+
+
+def dmd_gradient(sample: Tensor, real_clean: Tensor, fake_clean: Tensor) -> Tensor:
+    """Gradient of distribution matching distillation for a student sample.
+
+    g = (fake - real) / mean |sample - real|, the normaliser taken per row (Self-Forcing, arXiv 2506.08009;
+    DMD, arXiv 2311.18828). Zero where critic and teacher agree.
+
+    Args:
+        sample: [B, channels, F, h, w] the student's clean latents.
+        real_clean: what the teacher makes of the re-noised sample.
+        fake_clean: what the critic makes of it.
+    """
+    axes = tuple(range(1, sample.dim()))
+    normaliser = (sample - real_clean).abs().mean(dim=axes, keepdim=True).clamp(min=1e-6)
+    return torch.nan_to_num((fake_clean - real_clean) / normaliser)
+
+
+def dmd_loss(sample: Tensor, gradient: Tensor) -> Tensor:
+    """A loss whose gradient with respect to `sample` is `gradient` over the number of elements."""
+    target = (sample - gradient).detach()
+    return 0.5 * (sample - target).square().mean()

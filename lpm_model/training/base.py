@@ -1,0 +1,125 @@
+"""Flow-matching training of Base LPM.
+
+B batch, F latent frames of the window.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lpm_model import flow
+from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
+from lpm_model.checkpoint import save_model
+from lpm_model.config import to_mapping
+from lpm_model.dit import Conditions
+from lpm_model.losses import flow_matching_loss, motion_weights
+from lpm_model.sampler import BaseModel
+from lpm_model.training.config import BaseTraining
+from lpm_model.training.data import Batch, ClipBatches, read_clips, read_dataset
+from lpm_model.training.loop import StateFile, Track, cosine, run
+
+
+def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torch.Generator) -> Tensor:
+    """Noise levels [B, F]: latent 0 clean, the others one level a clip or, by chance, one each."""
+    shared = torch.rand(batch, 1, generator=generator).expand(-1, frames)
+    own = torch.rand(batch, frames, generator=generator)
+    pick = torch.rand(batch, 1, generator=generator) < settings.independent_noise
+    sigma = flow.shift_sigma(torch.where(pick, own, shared), settings.sigma_shift)
+    return torch.cat([torch.zeros(batch, 1), sigma[:, 1:]], dim=1)
+
+
+def drop_conditions(conditions: Conditions, chance: float, generator: torch.Generator) -> Conditions:
+    """Leave branches out at random, each for the whole batch, and now and then everything but the identity."""
+    draws = torch.rand(5, generator=generator)
+    if draws[4] < chance:
+        return conditions.without("text", "speak", "listen")
+    names = ("text", "speak", "listen", "references")
+    return conditions.without(*(name for name, draw in zip(names, draws, strict=False) if draw < chance / 2))
+
+
+class BaseModule(lightning.LightningModule):
+    """One role: the model and its weight average."""
+
+    def __init__(self, base: BaseModel, settings: BaseTraining, start: int) -> None:
+        super().__init__()
+        self.dit, self.settings, self.start = base.dit, settings, start
+        self.average = AveragedModel(base.dit, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        clean, generator = batch.latents, batch.generator
+        sigma = draw_sigmas(*clean.shape[:3:2], self.settings, generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        conditions = drop_conditions(batch.conditions, self.settings.condition_dropout, generator)
+        level = sigma[:, None, :, None, None]
+        predicted = self.dit(flow.interpolate(clean, noise, level), sigma, conditions)
+        weight = motion_weights(clean, self.settings.motion_weight) * (level > 0)
+        loss = flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_zero_grad(self, _optimizer: Any) -> None:
+        self.average.update_parameters(self.dit)
+
+    def configure_optimizers(self) -> Any:
+        decay = [p for p in self.dit.parameters() if p.dim() >= 2]
+        rest = [p for p in self.dit.parameters() if p.dim() < 2]
+        groups = [{"params": decay, "weight_decay": self.settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, self.settings.learning_rate, (0.9, 0.95))
+        return cosine(optimizer, self.settings.steps, self.settings.warmup_steps, self.start)
+
+
+def train_base(
+    dataset: Path,
+    folder: Path,
+    settings: BaseTraining,
+    progress: Track | None = None,
+    *,
+    autoencoder: Path | None = None,
+    logger: Any = False,
+) -> dict[str, float]:
+    """Train Base LPM on a dataset and write its model folder; a killed run goes on from its last saved state.
+
+    Args:
+        dataset: folder that curate wrote.
+        folder: output; `state/` inside it holds the resume state until the end.
+        settings: model and training.
+        progress: shows the steps.
+        autoencoder: the one that made the latents; None is the shipped one.
+        logger: Lightning logger(s).
+
+    Returns:
+        Metrics: the last loss (mean over 50 steps), steps, clips.
+
+    Raises:
+        ValueError: the dataset is empty, too short or was encoded with another autoencoder.
+    """
+    torch.manual_seed(settings.seed)
+    encoder = load_autoencoder(autoencoder)
+    about = read_dataset(dataset, encoder.digest)
+    base = BaseModel(settings.model, encoder, about["size_px"])
+    state = StateFile(folder / "state")
+    module = BaseModule(base, settings, state.step())
+    clips = read_clips(dataset)
+    batches = ClipBatches(
+        clips, base, latents=settings.clip_latents, batch=settings.batch,
+        steps=range(module.start, settings.steps), seed=settings.seed,
+    )  # fmt: skip
+    history = run(
+        module, batches, settings.steps, state, settings.checkpoint_steps,
+        description="train Base LPM", progress=progress, clip_norm=settings.clip_norm, logger=logger,
+    )  # fmt: skip
+    metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}
+    save_model(
+        folder,
+        {"model": module.average.module},
+        {"model": to_mapping(base.config), "size_px": base.size_px},
+        {"dataset_digest": about["digest"], "settings": to_mapping(settings), "metrics": metrics},
+    )
+    copy_autoencoder(autoencoder, folder)
+    shutil.rmtree(state.path.parent, ignore_errors=True)
+    return metrics
