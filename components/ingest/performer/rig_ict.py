@@ -73,7 +73,8 @@ def load_ict(path: str) -> HeadRig:
             if source in names:
                 shapes[number] += delta(source, keep)
     modes = [name for name in names if name.startswith("identity")]
-    eyes = np.stack([(rest[part].min(0) + rest[part].max(0)) / 2 for part in _EYES])
+    # Slightly smaller and further back than modelled, so that closed lids cover them on every face.
+    eyes = np.stack([(rest[part].min(0) + rest[part].max(0)) / 2 for part in _EYES]) - np.array([0, 0, 0.003])
     everywhere = [np.arange(part.start, part.stop, dtype=np.int32) for part in _EYES]
     mode_eyes = np.array([[delta(name, part).mean(0) for part in everywhere] for name in modes])
     mode_points = np.stack([delta(name, keep) for name in modes])
@@ -144,7 +145,7 @@ def _assemble(
         follow=follow.astype(np.float32),
         rim=np.concatenate([rim, np.zeros(len(tongue))]).astype(np.float32),
         eyes=eyes.astype(np.float32),
-        eye_radius=1.39 * _SCALE,
+        eye_radius=1.37 * _SCALE,
         neck_loop=np.zeros(0, np.int32),
         identity_modes=np.concatenate([modes[0], tongue_modes], 1).astype(np.float32),
         identity_eyes=modes[1].astype(np.float32),
