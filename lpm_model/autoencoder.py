@@ -156,7 +156,7 @@ class TinyVideoAutoencoder(nn.Module):
         x = filled.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3).flatten(0, 1)
         x = functional.pixel_unshuffle(x, self.config.patch_px).contiguous(memory_format=torch.channels_last)
         x = self.encoder[0](self.fold(x))
-        for down, blocks in zip(self.down, self.encoder[1:], strict=True):  # type: ignore[arg-type]
+        for down, blocks in zip(self.down, self.encoder[1:], strict=True):
             x = blocks(down(x))
         x, _ = self.encoder_mix(x, groups, None)
         latents: Tensor = self.statistics(self.to_latent(x).float())
@@ -170,7 +170,7 @@ class TinyVideoAutoencoder(nn.Module):
         x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         x, previous = self.decoder_mix(self.from_latent(x), groups, state.previous)
         x = self.decoder[0](x)
-        for up, blocks in zip(self.up, self.decoder[1:], strict=True):  # type: ignore[arg-type]
+        for up, blocks in zip(self.up, self.decoder[1:], strict=True):
             x = blocks(functional.pixel_shuffle(up(x), 2))
         x = functional.pixel_shuffle(self.unfold(x), self.config.patch_px).float()
         frames = x.unflatten(1, (FRAMES_PER_LATENT, 3)).unflatten(0, (batch, groups))

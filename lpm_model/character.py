@@ -67,7 +67,7 @@ class CharacterModel(nn.Module):
         self.text_encoder = HashTextEncoder(config)
         if config.audio_width not in (0, self.audio_encoder.width):
             raise ValueError(
-                f"audio_width is {config.audio_width} but encoder {config.audio.encoder!r} gives {self.audio_encoder.width}"
+                f"audio_width is {config.audio_width}, encoder {config.audio.encoder!r} gives {self.audio_encoder.width}"
             )
 
     @torch.no_grad()

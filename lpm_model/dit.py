@@ -40,7 +40,7 @@ class Conditions:
 
     def without(self, *names: str) -> "Conditions":
         """The same with some branches absent."""
-        return replace(self, **dict.fromkeys(names))  # type: ignore[arg-type]
+        return replace(self, **dict.fromkeys(names))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
         """The same with every per-row tensor changed; reference_positions, which all rows share, stay."""
@@ -58,7 +58,7 @@ def timestep_embedding(sigma: Tensor, width: int) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Norm over the last axis whose scale follows the input's type, so that the fused kernel also runs under autocast."""
+    """Norm over the last axis; its scale follows the input's type, so that the fused kernel runs under autocast."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -229,13 +229,13 @@ class DiffusionTransformer(nn.Module):
         """[B, channels, F, h, w] to [B, F T, C]."""
         b, _, f, h, w = latents.shape
         patches = latents.unflatten(4, (w // 2, 2)).unflatten(3, (h // 2, 2)).permute(0, 2, 3, 5, 1, 4, 6)
-        return self.patch(patches.reshape(b, f * (h // 2) * (w // 2), -1))  # type: ignore[no-any-return]
+        return self.patch(patches.reshape(b, f * (h // 2) * (w // 2), -1))
 
     def _audio(self, tokens: Tensor | None, embed: nn.Module, null: Tensor, batch: int, frames: int) -> Tensor:
         if tokens is None:
             shape = (batch, frames + self.config.context_latents, self.config.audio_tokens, self.config.width)
             return null.expand(shape)
-        return embed(tokens)  # type: ignore[no-any-return]
+        return embed(tokens)
 
     def forward(
         self,

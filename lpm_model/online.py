@@ -174,7 +174,7 @@ class OnlineModel(CharacterModel):
 
         Args:
             state: from `init_state` or the step before; its buffers are reused.
-            speak: [B, chunk_samples + lookahead_samples] in [-1, 1], the character's voice from the chunk's first sample.
+            speak: [B, chunk_samples + lookahead_samples] in [-1, 1], own voice from the chunk's first sample.
             listen: the same for the other's voice.
             text: a prompt for each row.
 

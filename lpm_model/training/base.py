@@ -52,7 +52,7 @@ class BaseModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         clean, generator = batch.latents, batch.generator
-        sigma = draw_sigmas(*clean.shape[:3:2], self.settings, generator)
+        sigma = draw_sigmas(clean.shape[0], clean.shape[2], self.settings, generator)
         noise = torch.randn(clean.shape, generator=generator)
         conditions = drop_conditions(batch.conditions, self.settings.condition_dropout, generator)
         level = sigma[:, None, :, None, None]

@@ -63,12 +63,13 @@ def chunk_conditions(conditions: Conditions, context: int, first: int, frames: i
 
 def start_cache(online: OnlineModel, image: Tensor, conditions: Conditions) -> KVCache:
     """A cache primed with the characters of a batch; image [B, channels, 1, h, w]."""
-    assert conditions.references is not None and conditions.reference_positions is not None
+    assert conditions.references is not None
+    assert conditions.reference_positions is not None
     return online.prime(Character(image, conditions.references, conditions.reference_positions))
 
 
 class OdeModule(lightning.LightningModule):
-    """Stage 1: from each state of the teacher's trajectory straight to its end (paper section 4.2; arXiv 2412.07772)."""
+    """Stage 1: from each state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772)."""
 
     def __init__(self, online: OnlineModel, settings: Distillation, start: int) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class OdeModule(lightning.LightningModule):
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.settings.clip_norm)
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
-        schedule.step()  # type: ignore[union-attr,call-arg]
+        schedule.step()  # type: ignore[union-attr]
         return total
 
     def configure_optimizers(self) -> Any:
@@ -117,7 +118,7 @@ class DmdModule(lightning.LightningModule):
         self.frozen = [online, teacher]  # in a list: neither is trained nor saved with this module
 
     def roll_out(self, batch: Batch, *, train: bool) -> Tensor:
-        """The student's own clip [B, channels, F, h, w] after the image of the batch, through `generate` and `remember`."""
+        """The student's own clip [B, channels, F, h, w] after the batch's image, through `generate` and `remember`."""
         online: OnlineModel = self.frozen[0]  # type: ignore[assignment]
         image = batch.latents[:, :, :1]
         cache = start_cache(online, image, batch.conditions)
@@ -163,7 +164,7 @@ class DmdModule(lightning.LightningModule):
         return dmd_loss(clip[:, :, 1:], gradient[:, :, 1:])
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        student, critic = self.optimizers()  # type: ignore[misc]
+        student, critic = self.optimizers()  # type: ignore[attr-defined]
         turn = (index + self.start) % (self.settings.critic_steps + 1)
         is_student = turn == self.settings.critic_steps
         loss = self.student_loss(batch) if is_student else self.critic_loss(batch)
@@ -319,7 +320,8 @@ def _match(
     total = settings.dmd_steps * (settings.critic_steps + 1)
     history = run(
         module, batches(range(module.start, total), settings.batch, settings.seed + 2), total, state,
-        settings.checkpoint_steps, description="distil: on-policy DMD", progress=progress, clip_norm=None, logger=logger,
+        settings.checkpoint_steps, description="distil: on-policy DMD", progress=progress, clip_norm=None,
+        logger=logger,
     )  # fmt: skip
     online.backbone.load_state_dict(module.average.module.state_dict())
     return history.recent()
@@ -332,4 +334,4 @@ class _Again:
         self.make = make
 
     def __iter__(self) -> Iterator[Any]:
-        return self.make()  # type: ignore[no-any-return]
+        return self.make()

@@ -104,11 +104,11 @@ class Checkpoints(Callback):
             self.file.restore(module, trainer.optimizers)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: Any, **__: Any
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         done = self.start + trainer.fit_loop.total_batch_idx + 1
         if done % self.every == 0:
-            self.file.save(module, trainer.optimizers, done)
+            self.file.save(pl_module, trainer.optimizers, done)
 
 
 class LossHistory(Callback):
@@ -118,7 +118,7 @@ class LossHistory(Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
@@ -128,7 +128,7 @@ class LossHistory(Callback):
             )
         self.losses.append(loss)
         if len(self.losses) % 50 == 0:
-            log.info("step %d: loss %.4f", module.start + len(self.losses), self.recent())
+            log.info("%d steps of this run: loss %.4f", len(self.losses), self.recent())
 
     def recent(self) -> float:
         """Mean of the last 50."""
