@@ -3,7 +3,7 @@
 An engine is owned by one thread: `open`, `step` and `close` are never called from the event loop.
 """
 
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -153,6 +153,7 @@ class LpmEngine:
     """The Online LPM of a model folder."""
 
     def __init__(self, folder: Path, *, require_consent: bool = True) -> None:
+        from lpm_model.checkpoint import weights_digest
         from lpm_model.online import load_online
 
         self._folder, self._require_consent = folder, require_consent
@@ -163,7 +164,7 @@ class LpmEngine:
         self.chunk_samples = int(self._model.chunk_samples)
         self.lookahead_samples = int(self._model.lookahead_samples)
         self.model_uri = folder.resolve().as_uri()
-        self.model_digest = _digest(folder)
+        self.model_digest = weights_digest(folder / "model.safetensors")
         if not self.characters():
             raise ValueError(
                 f"{folder} has no character that may be shown; add characters/<id>/character.json with consent_ref"
@@ -212,21 +213,6 @@ class LpmSession:
         self._state = None
 
 
-def _digest(folder: Path) -> str:
-    """SHA-256 over the weights, as far as provenance.json does not name it already."""
-    import hashlib
-
-    provenance = folder / "provenance.json"
-    if provenance.exists():
-        named = json.loads(provenance.read_text(encoding="utf-8")).get("digest")
-        if named:
-            return str(named)
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def make_engine(kind: str, model_dir: Path | None, *, require_consent: bool = True) -> Engine:
     """The engine by name.
 
@@ -237,6 +223,9 @@ def make_engine(kind: str, model_dir: Path | None, *, require_consent: bool = Tr
         return FakeEngine()
     if kind != "lpm":
         raise ValueError(f"unknown engine {kind!r}; choose lpm or fake")
+    # Threads that spin while they wait starve the event loop and the video encoder on a small machine (25 times slower
+    # steps were seen on a busy one). The OpenMP runtime reads this when torch loads it, which is not before here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if model_dir is None or not (model_dir / "config.json").is_file():
         raise ValueError(f"{model_dir} is no model folder (config.json is missing); give the folder that deploy wrote")
     return LpmEngine(model_dir, require_consent=require_consent)
