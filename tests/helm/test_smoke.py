@@ -36,11 +36,11 @@ def smoke(*arguments: str, token: str | None = None) -> subprocess.CompletedProc
         {"LPM_TOKEN": token} if token else {}
     )
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, env=env, check=False)
 
 
 def test_ready_metadata_and_video(endpoint: str) -> None:
-    result = smoke("--timeout-s", "90", "http://127.0.0.1:9", endpoint, token=TOKEN)
+    result = smoke("--timeout-s", "200", "http://127.0.0.1:9", endpoint, token=TOKEN)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "metadata: {'name': 'kserve'" in result.stdout
     assert "video flows" in result.stdout
