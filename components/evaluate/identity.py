@@ -10,7 +10,7 @@ import numpy as np
 
 from components.evaluate.metrics import Anchored, Array, anchored
 
-GRID = 20
+GRID = 16
 """Side of the colour thumbnail that is embedded."""
 COMPONENTS = 96
 """Principal components kept before people are told apart."""
@@ -29,8 +29,9 @@ class Embedder:
 
     def embed(self, video: Array) -> Array:
         """Unit embeddings, float [T, DIRECTIONS], of a uint8 video [T, H, W, 3]."""
-        points = (thumbnails(video) - self.mean) @ self.basis
-        return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
+        points: Array = (thumbnails(video) - self.mean) @ self.basis
+        length: Array = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
+        return points / length
 
 
 def thumbnails(video: Array) -> Array:

@@ -126,8 +126,8 @@ def fit_probe(people: list[list[Clip]], targets: list[Array], view: View) -> Pro
 
 
 def _ridge(inputs: Array, signal: Array) -> list[Array]:
-    """Ridge weights for every penalty in STRENGTHS from one eigendecomposition."""
-    values, vectors = np.linalg.eigh((inputs.T @ inputs).astype(np.float64))
-    values = np.clip(values, 0, None)
-    projected = vectors.T @ (inputs.T @ signal)
-    return [vectors @ (projected / (values + strength * values.mean() + 1e-9)) for strength in STRENGTHS]
+    """Ridge weights for every penalty in STRENGTHS."""
+    gram, projected = inputs.T @ inputs, inputs.T @ signal
+    power = float(np.trace(gram)) / len(gram)
+    eye = np.eye(len(gram), dtype=gram.dtype)
+    return [np.linalg.solve(gram + (strength * power + 1e-6) * eye, projected) for strength in STRENGTHS]

@@ -30,21 +30,29 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Material:
-    """All videos of one evaluation and what the instruments read from them; lists run over the cases, talk is last."""
+class Yardstick:
+    """All that does not depend on the model; lists run over the cases, the long conversation is last."""
 
     cases: list[Case]
     """Scored cases and the long conversation."""
+    instruments: Instruments
+    """Fitted on other people."""
     passed: list[Array]
     """Truth through the autoencoder, uint8 [T, H, W, 3]."""
-    generated: list[Generated]
-    """What the Online LPM made."""
     on_truth: list[Reading]
     """Readings of the truth."""
     on_passed: list[Reading]
     """Readings of the truth through the autoencoder."""
-    on_generated: list[Reading]
-    """Readings of the generated videos."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Played:
+    """What the model made of the cases."""
+
+    videos: list[Generated]
+    """One for each case, the long conversation last."""
+    readings: list[Reading]
+    """What the instruments read from them."""
 
 
 def evaluate(model: Path, base: Path, report: Path, config: EvaluateConfig, progress: StepProgress) -> EvaluateReport:
@@ -68,13 +76,14 @@ def evaluate(model: Path, base: Path, report: Path, config: EvaluateConfig, prog
     autoencoder = load_autoencoder(model / "autoencoder")
     with clock.part("bench"):
         bench = build_bench(Path(config.cache), dataclasses.replace(config.bench, size_px=online.size_px), progress)
-    material = gather(online, autoencoder, bench, config, clock, progress)
+    yardstick = make_yardstick(autoencoder, bench, clock, progress)
+    played = play(online, yardstick, config.seed, clock, progress)
     base_speed = _run_base(base, bench, config, clock, progress)
     with clock.part("measure"):
-        result = measure(material, bench, config, online.chunk_samples // 1000, base_speed)
+        result = measure(yardstick, played, bench, config, online.chunk_samples // 1000, base_speed)
     with clock.part("report"), staged(report) as work:
         result = dataclasses.replace(result, seconds=clock.seconds)
-        views = [_view(material, i) for i in range(len(material.cases))]
+        views = [_view(yardstick, played, i) for i in range(len(yardstick.cases))]
         write_report(work, result, views[:-1], views[-1], progress.track)
     log.info("evaluated %s: %s", model, result.scores)
     return result
@@ -93,39 +102,33 @@ class Clock:
         self.seconds[name] = round(time.perf_counter() - began, 2)
 
 
-def gather(
-    online: OnlineLPM, autoencoder: Any, bench: Bench, config: EvaluateConfig, clock: Clock, progress: StepProgress
-) -> Material:
-    """Run the autoencoder and the model over the set and read every video."""
+def make_yardstick(autoencoder: Any, bench: Bench, clock: Clock, progress: StepProgress) -> Yardstick:
+    """Pass truth through the autoencoder, fit the instruments on other people and read the truth with them."""
     cases = [*bench.cases, bench.talk]
     with clock.part("instruments"):
         clips = progress.track(bench.probes, "probe people through the autoencoder")
-        # The first frame of a clip comes back too: a clip is passed from its own first frame on.
-        probe_videos = [np.concatenate([c.frames[:1], round_trip(autoencoder, c.frames)]) for c in clips]
-        instruments = fit_instruments(bench.probes, probe_videos)
+        instruments = fit_instruments(
+            bench.probes, [np.concatenate([c.frames[:1], round_trip(autoencoder, c.frames)]) for c in clips]
+        )
     with clock.part("autoencoder"):
         opened = progress.track(cases, "truth through the autoencoder")
         passed = [round_trip(autoencoder, np.concatenate([c.image[None], c.frames])) for c in opened]
-    with clock.part("generate"):
-        generated = [generate_online(online, c, config.seed) for c in progress.track(cases, "generate")]
-    with clock.part("read"):
-        triples = [
-            _read(instruments, c, p, g.video)
-            for c, p, g in progress.track(list(zip(cases, passed, generated, strict=True)), "read")
-        ]
-    on_truth, on_passed, on_generated = (list(r) for r in zip(*triples, strict=True))
-    return Material(
-        cases=cases,
-        passed=passed,
-        generated=generated,
-        on_truth=on_truth,
-        on_passed=on_passed,
-        on_generated=on_generated,
+    with clock.part("read_truth"):
+        videos = [*[c.frames for c in cases], *passed]
+        readings = [instruments.read(v) for v in progress.track(videos, "read truth")]
+    count = len(cases)
+    return Yardstick(
+        cases=cases, instruments=instruments, passed=passed, on_truth=readings[:count], on_passed=readings[count:]
     )
 
 
-def _read(instruments: Instruments, case: Case, passed: Array, generated: Array) -> tuple[Reading, Reading, Reading]:
-    return instruments.read(case.frames), instruments.read(passed), instruments.read(generated)
+def play(online: OnlineLPM, yardstick: Yardstick, seed: int, clock: Clock, progress: StepProgress) -> Played:
+    """Let the model play all cases and read what it made."""
+    with clock.part("generate"):
+        videos = [generate_online(online, c, seed) for c in progress.track(yardstick.cases, "generate")]
+    with clock.part("read_generated"):
+        readings = [yardstick.instruments.read(g.video) for g in progress.track(videos, "read generated")]
+    return Played(videos=videos, readings=readings)
 
 
 def _run_base(
@@ -145,13 +148,18 @@ def _run_base(
 
 
 def measure(
-    material: Material, bench: Bench, config: EvaluateConfig, chunk_frames: int, base_speed: SpeedReport | None
+    yardstick: Yardstick,
+    played: Played,
+    bench: Bench,
+    config: EvaluateConfig,
+    chunk_frames: int,
+    base_speed: SpeedReport | None,
 ) -> EvaluateReport:
     """All figures from all readings."""
     count = len(bench.cases)
     groups, truths = [c.group for c in bench.cases], [c.truth for c in bench.cases]
     on_truth, on_passed, on_generated = (
-        readings[:count] for readings in (material.on_truth, material.on_passed, material.on_generated)
+        readings[:count] for readings in (yardstick.on_truth, yardstick.on_passed, played.readings)
     )
     jaws = [[r.signals["jaw_open"] for r in readings] for readings in (on_generated, on_passed)]
     sync = sync_scores(jaws[0], jaws[1], truths, groups)
@@ -162,16 +170,16 @@ def measure(
     drift = {
         name: drift_report(video, reading.embeddings, reading.features, chunk_frames)
         for name, video, reading in (
-            ("generated", material.generated[-1].video, material.on_generated[-1]),
-            ("truth", material.passed[-1], material.on_passed[-1]),
+            ("generated", played.videos[-1].video, played.readings[-1]),
+            ("truth", yardstick.passed[-1], yardstick.on_passed[-1]),
         )
     }
-    steps = [s for g in material.generated for s in g.step_seconds]
+    steps = [s for g in played.videos for s in g.step_seconds]
     speed = speed_report(steps, chunk_frames)
     parts = _parts(sync, listening, identity, fidelity)
     probes = {"signals": check_instruments(bench.cases, on_truth, on_passed)} | _identity_check(embedded, groups)
-    quality = _quality(material, count)
-    steadiness = _steadiness(material, drift["generated"], drift["truth"])
+    quality = _quality(yardstick, played, count)
+    steadiness = _steadiness(yardstick, drift["generated"], drift["truth"])
     scores = {name: part.score for name, part in parts.items() if name in ("sync", "mouth_rest", "identity")}
     scores |= {"listening": listening.score, "identity_similarity": identity.similarity.score}
     scores |= {"identity_share": identity.nearest.value, "fidelity": fidelity.score, "drift": steadiness}
@@ -228,11 +236,11 @@ def _identity_check(embedded: list[list[Array]], groups: list[str]) -> dict[str,
     }
 
 
-def _quality(material: Material, count: int) -> dict[str, float | None]:
+def _quality(yardstick: Yardstick, played: Played, count: int) -> dict[str, float | None]:
     """Picture quality of the autoencoder and of generated frames."""
-    truth = np.concatenate([c.frames for c in material.cases[:count]])
-    passed = np.concatenate(material.passed[:count])
-    made = np.concatenate([g.video for g in material.generated[:count]])
+    truth = np.concatenate([c.frames for c in yardstick.cases[:count]])
+    passed = np.concatenate(yardstick.passed[:count])
+    made = np.concatenate([g.video for g in played.videos[:count]])
     sharp = [float(laplacian_energy(v[::6]).mean()) for v in (made, passed, truth)]
     return {
         "autoencoder_psnr_db": psnr_db(passed, truth),
@@ -242,13 +250,13 @@ def _quality(material: Material, count: int) -> dict[str, float | None]:
     }
 
 
-def _steadiness(material: Material, generated: DriftReport, truth: DriftReport) -> float | None:
+def _steadiness(yardstick: Yardstick, generated: DriftReport, truth: DriftReport) -> float | None:
     """Drift between its anchors: 1 is the truth's own change, 0 is the difference to another person."""
-    last = edges(material.on_passed[-1].embeddings)[1]
-    colour = edges(mean_lab(material.passed[-1]))[1].mean(0)
-    others = range(len(material.cases) - 1)
-    far_identity = float(np.mean([cosine_distance(last, material.on_passed[i].embeddings) for i in others]))
-    far_colour = float(np.mean([np.linalg.norm(colour - mean_lab(material.passed[i]).mean(0)) for i in others]))
+    last = edges(yardstick.on_passed[-1].embeddings)[1]
+    colour = edges(mean_lab(yardstick.passed[-1]))[1].mean(0)
+    others = range(len(yardstick.cases) - 1)
+    far_identity = float(np.mean([cosine_distance(last, yardstick.on_passed[i].embeddings) for i in others]))
+    far_colour = float(np.mean([np.linalg.norm(colour - mean_lab(yardstick.passed[i]).mean(0)) for i in others]))
     placed = [
         normalise(generated.identity, truth.identity, far_identity),
         normalise(generated.colour_de, truth.colour_de, far_colour),
@@ -300,19 +308,19 @@ def _notes(
     return notes
 
 
-def _view(material: Material, index: int) -> CaseView:
-    case, made = material.cases[index], material.on_generated[index]
+def _view(yardstick: Yardstick, played: Played, index: int) -> CaseView:
+    case, made = yardstick.cases[index], played.readings[index]
     truth = case.truth
-    step = material.generated[index].step_seconds
+    step = played.videos[index].step_seconds
     return CaseView(
         case=case,
-        generated=material.generated[index].video,
-        passed=material.passed[index],
+        generated=played.videos[index].video,
+        passed=yardstick.passed[index],
         curves=[
             ("Mouth opening", centred(truth.jaw_open), made.signals["jaw_open"]),
             ("Head pitch", centred(truth.pitch), made.signals["pitch"]),
             ("Smile", centred(truth.smile), made.signals["smile"]),
-            ("Likeness to the person (cosine)", *_likeness(material, index)),
+            ("Likeness to the person (cosine)", *_likeness(yardstick.on_truth[index], made)),
         ],
         facts={"person": str(case.person), "median step": f"{1000 * float(np.median(step)):.0f} ms"},
     )
@@ -324,8 +332,8 @@ def centred(signal: Array) -> Array:
     return out
 
 
-def _likeness(material: Material, index: int) -> tuple[Array, Array]:
+def _likeness(truth: Reading, generated: Reading) -> tuple[Array, Array]:
     """Cosine to the person's true centre over time, of the truth and of the generated video."""
-    centre = material.on_truth[index].embeddings.mean(0)
+    centre = truth.embeddings.mean(0)
     centre = centre / np.linalg.norm(centre)
-    return material.on_truth[index].embeddings @ centre, material.on_generated[index].embeddings @ centre
+    return truth.embeddings @ centre, generated.embeddings @ centre

@@ -1,0 +1,223 @@
+"""Instruments on drawn people, and the whole evaluation of models that play well, late, someone else, or not at all."""
+
+import dataclasses
+import json
+import re
+
+import av
+import numpy as np
+import pytest
+
+from components.common import NoProgress
+from components.evaluate import step
+from components.evaluate.bench import SIGNALS, load_bench, save_bench
+from components.evaluate.config import BenchConfig, EvaluateConfig
+from components.evaluate.face import prepare, register
+from components.evaluate.generate import generate_online, round_trip
+from components.evaluate.identity import fit_embedder, identity_scores
+from components.evaluate.instruments import check_instruments, soften
+from components.evaluate.report import curve_svg
+
+CONFIG = EvaluateConfig(base_cases=0)
+
+
+class Puppet:
+    """An Online LPM that knows the benchmark by heart and plays it back as told."""
+
+    chunk_samples, lookahead_samples, size_px = 4000, 0, 64
+
+    def __init__(self, cases, play):
+        self.films = {case.image.tobytes() + case.speak[:40_000].tobytes(): play(case) for case in cases}
+        self.images = {case.image.tobytes(): case for case in cases}
+
+    def character(self, image, references=()):
+        case = self.images[image.tobytes()]
+        return self.films[image.tobytes() + case.speak[:40_000].tobytes()]
+
+    def init_state(self, character, batch=1, seed=0):
+        return character
+
+    def step(self, state, speak, listen, text=None):
+        assert speak.shape == listen.shape == (1, 4000)
+        return state[None, :4], state[4:]
+
+
+class Mirror:
+    """An autoencoder that loses nothing."""
+
+    def encode(self, video):
+        return video
+
+    def decode(self, latents):
+        return latents
+
+
+@pytest.fixture(scope="module")
+def yardstick(drawn_bench):
+    return step.make_yardstick(Mirror(), drawn_bench, step.Clock(), NoProgress())
+
+
+@pytest.fixture(scope="module")
+def run(drawn_bench, yardstick):
+    def measured(film):
+        puppet = Puppet(yardstick.cases, film)
+        played = step.play(puppet, yardstick, 0, step.Clock(), NoProgress())
+        return step.measure(yardstick, played, drawn_bench, CONFIG, 4, None)
+
+    return measured
+
+
+def test_probes_read_people_they_have_never_seen(drawn_bench, yardstick):
+    soft = [yardstick.instruments.read(soften(c.frames)) for c in drawn_bench.cases]
+    found = check_instruments(drawn_bench.cases, yardstick.on_truth[:-1], soft)
+    for name in ("jaw_open", "smile", "pitch"):
+        assert found[name]["correlation_on_truth"] > 0.9, (name, found[name])
+        assert found[name]["correlation_through_autoencoder"] > 0.85, (name, found[name])
+
+
+def test_registration_finds_shift_and_roll(faces):
+    import cv2
+
+    face = faces.draw(7, 0.1)
+    turned = []
+    for shift, roll in [(0, 0), (3, 0), (-3, 0), (0, 0.1), (0, -0.1)]:
+        warp = cv2.getRotationMatrix2D((31.5, 28.3), -np.degrees(roll), 1.0)
+        warp[1, 2] += shift
+        turned.append(cv2.warpAffine(face, warp, (64, 64), borderMode=cv2.BORDER_REPLICATE))
+    poses = register(np.stack(turned))
+    assert poses[1, 1] - poses[2, 1] == pytest.approx(6 / 64, abs=0.02)
+    assert poses[3, 2] - poses[4, 2] == pytest.approx(0.2, abs=0.05)
+    assert prepare(np.stack(turned)).colours.shape == (5, 64, 64, 2)
+
+
+def test_the_truth_scores_one_everywhere(run):
+    report = run(lambda case: case.frames)
+    for name in ("sync", "listening", "identity", "identity_similarity", "fidelity", "mouth_rest"):
+        assert report.scores[name] == pytest.approx(1, abs=0.02), name
+    assert report.scores["drift"] == pytest.approx(1, abs=0.02)
+    assert report.quality["sharpness_ratio"] == pytest.approx(1)
+    assert report.scores["psnr_db"] > 45
+    assert report.bench["note"] == "performer's held-out people and sentences"
+
+
+def test_a_grey_video_scores_about_zero_and_is_flagged_as_frozen(run):
+    report = run(lambda case: np.full_like(case.frames, 128))
+    assert report.scores["sync"] == pytest.approx(0, abs=0.05)
+    assert report.scores["mouth_rest"] == pytest.approx(0, abs=0.05)
+    assert report.scores["identity"] < 0.4
+    assert report.drift["generated"]["freeze_rate"] == 1
+    assert any("stands still" in note for note in report.notes)
+
+
+def test_a_late_video_is_found_at_its_lag(run):
+    report = run(lambda case: np.concatenate([case.frames[:1].repeat(3, 0), case.frames[:-3]]))
+    assert [c["sync_lag_frames"] for c in report.per_case] == [3] * 6
+    assert report.scores["sync"] < 0.8
+    assert report.scores["identity"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_wrong_person_with_the_right_mouth_keeps_sync_and_loses_identity(drawn_bench, run, faces):
+    people = [c.person for c in drawn_bench.cases]
+    following = dict(zip(people, people[2:] + people[:2], strict=True)) | {120: 100}
+    report = run(lambda case: faces.film(following[case.person], case.truth))
+    assert report.scores["sync"] > 0.85
+    assert report.scores["identity_share"] < 0.1
+
+
+def test_a_rollout_that_turns_into_someone_else_drifts(drawn_bench, run, faces):
+    def morph(case):
+        other = faces.film(case.person + 1, case.truth)
+        blend = np.linspace(0, 1, len(other))[:, None, None, None]
+        return (case.frames * (1 - blend) + other * blend).astype(np.uint8)
+
+    report = run(morph)
+    assert report.scores["drift"] < 0.5
+    assert report.drift["generated"]["identity"] > 3 * report.drift["truth"]["identity"]
+
+
+def test_the_report_folder_opens_from_disk(drawn_bench, yardstick, tmp_path, monkeypatch):
+    import sys
+    import types
+
+    puppet = Puppet([*drawn_bench.cases, drawn_bench.talk], lambda case: case.frames)
+    monkeypatch.setattr(step, "make_yardstick", lambda *_: yardstick)
+    monkeypatch.setattr(step, "build_bench", lambda out, config, progress: drawn_bench)
+    monkeypatch.setitem(sys.modules, "lpm_model.online", types.SimpleNamespace(load_online=lambda folder: puppet))
+    fake = types.SimpleNamespace(load_autoencoder=lambda folder: Mirror())
+    monkeypatch.setitem(sys.modules, "lpm_model.autoencoder", fake)
+    result = step.evaluate(tmp_path / "m", tmp_path / "b", tmp_path / "report", CONFIG, NoProgress())
+    folder = tmp_path / "report"
+    written = json.loads((folder / "report.json").read_text())
+    assert written["scores"]["sync"] == pytest.approx(result.scores["sync"])
+    assert {"sync", "listening", "identity", "psnr_db", "drift"} <= written["scores"].keys()
+    assert {"bench", "generate", "read_generated", "measure"} <= written["seconds"].keys()
+    page = (folder / "report.html").read_text()
+    links = re.findall(r'src="([^"]+)"', page)
+    assert len(links) == 8
+    assert all((folder / link).is_file() for link in links)
+    assert "http" not in page.replace("http://www.w3.org", "")
+    with av.open(str(folder / "talk.mp4")) as container:
+        assert container.streams.video[0].frames == 192
+        assert container.streams.audio[0].rate == 24_000
+    with av.open(str(folder / "videos" / "c0_a.mp4")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (384, 128)
+
+
+def test_frames_of_a_case_come_back_in_order_and_complete(drawn_bench):
+    case = drawn_bench.cases[0]
+    made = generate_online(Puppet([case], lambda c: c.frames), case, 0)
+    assert np.array_equal(made.video, case.frames)
+    assert len(made.step_seconds) == len(case.frames) // 4 - 1
+
+
+def test_long_videos_pass_the_autoencoder_in_windows(drawn_bench):
+    video = np.concatenate([drawn_bench.talk.image[None], drawn_bench.talk.frames])
+    back = round_trip(Mirror(), video)
+    assert back.shape == drawn_bench.talk.frames.shape
+    assert np.abs(back.astype(int) - drawn_bench.talk.frames).max() <= 1
+
+
+def test_identity_separates_people_and_shuffled_is_zero(drawn_bench):
+    embedder = fit_embedder([p.frames for p in drawn_bench.probes])
+    points = [embedder.embed(c.frames) for c in drawn_bench.cases]
+    groups = [c.group for c in drawn_bench.cases]
+    right = identity_scores(points, points, points, groups)
+    assert right.nearest.value == 1
+    assert right.nearest.shuffled == 0
+    assert right.similarity.value > right.similarity.shuffled + 0.5
+    moved = points[2:] + points[:2]
+    assert identity_scores(moved, points, points, groups).nearest.value == 0
+
+
+def test_the_set_survives_its_cache(drawn_bench, tmp_path):
+    save_bench(drawn_bench, tmp_path)
+    loaded = load_bench(tmp_path)
+    assert [c.name for c in loaded.cases] == [c.name for c in drawn_bench.cases]
+    assert loaded.digest == drawn_bench.digest
+    for old, new in zip([*drawn_bench.cases, drawn_bench.talk], [*loaded.cases, loaded.talk], strict=True):
+        assert np.array_equal(old.frames, new.frames)
+        assert all(np.array_equal(getattr(old.truth, n), getattr(new.truth, n)) for n in SIGNALS)
+    assert np.array_equal(loaded.probes[3].frames, drawn_bench.probes[3].frames)
+
+
+def test_curves_show_both_signals_and_who_speaks():
+    svg = curve_svg(np.zeros(48), np.ones(48), np.array([1] * 24 + [2] * 24))
+    assert svg.count("<path") == 2
+    assert svg.count('class="speak"') == svg.count('class="listen"') == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"conversations": 1}, "at least 2"),
+        ({"seconds": 2}, "at least 4 s"),
+        ({"talk_seconds": 5}, "no shorter"),
+        ({"probe_people": 3}, "at least 8"),
+        ({"probe_frames": 24}, "4k \\+ 1"),
+    ],
+)
+def test_unusable_configurations_are_refused_with_the_remedy(values, message):
+    with pytest.raises(ValueError, match=message):
+        BenchConfig(**values)
+    with pytest.raises(ValueError, match="base_seconds"):
+        dataclasses.replace(CONFIG, base_cases=1, base_seconds=60)
