@@ -178,7 +178,7 @@ def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dat
     ray = pytest.importorskip("ray")
     try:
         ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    except (RuntimeError, OSError, TimeoutError) as error:
+    except Exception as error:  # Ray raises bare exceptions where a machine is too busy or too small for it
         pytest.skip(f"Ray cannot start here: {error}")
     try:
         with_ray = dataclasses.replace(config, executor="ray")

@@ -1,0 +1,67 @@
+"""Real people from package-carried clips: who speaks, who listens, what is refused."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from components.common import NoProgress
+from components.curate.config import CurationConfig
+from components.curate.manifest import decode_states, read_rows
+from components.curate.step import curate
+from components.ingest.real_clips import fetch_real_clips
+from tests.curate.corpus import make_raw
+
+
+@pytest.fixture(scope="module")
+def rows(config: CurationConfig, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    try:
+        clips = fetch_real_clips()
+    except ValueError as error:
+        pytest.skip(str(error))
+    home = tmp_path_factory.mktemp("real")
+    raw = make_raw(home / "raw", clips)
+    report = curate(raw, home / "dataset", dataclasses.replace(config, mesh_stride=2), NoProgress())
+    refused = {Path(item["file"]).stem: item["reason"] for item in report.rejected}
+    assert refused in ({"franck": "no_audio"}, {})
+    return read_rows(home / "dataset" / "manifest.parquet")
+
+
+def seconds(rows: list[dict[str, object]], track: int) -> dict[int, float]:
+    """Seconds of each state of one person of the press statement."""
+    states = [
+        decode_states(row["states"]) for row in rows if (row["source_id"], row["track"]) == ("obama_speech", track)
+    ]
+    return {code: sum(float((track == code).sum()) for track in states) / 24 for code in (0, 1, 2)}
+
+
+def test_one_speaks_and_the_other_listens_in_one_shot(rows: list[dict[str, object]]) -> None:
+    speaker, listener = seconds(rows, 0), seconds(rows, 1)
+    assert speaker[1] > 3.0
+    assert speaker[2] < 0.5
+    assert listener[2] > 4.0
+    assert listener[1] == 0.0
+
+
+def test_each_person_has_a_square_of_their_own(rows: list[dict[str, object]]) -> None:
+    boxes = {row["track"]: row["crop_box"] for row in rows if row["source_id"] == "obama_speech"}
+    assert set(boxes) == {0, 1}
+    for track, (x, y, width, height) in boxes.items():
+        assert width == height
+        assert 0 <= x <= 320 - width
+        assert 0 <= y <= 240 - height
+        other = next(row["face_box"] for row in rows if row["source_id"] == "obama_speech" and row["track"] != track)
+        centre = (other[0] + other[2]) / 2
+        assert not x < centre < x + width
+
+
+def test_a_talking_head_speaks(rows: list[dict[str, object]]) -> None:
+    for name in ("jwpIntro", "testMovie"):
+        states = [decode_states(row["states"]) for row in rows if row["source_id"] == name]
+        assert sum((track == 1).sum() for track in states) > 48
+        assert sum((track == 2).sum() for track in states) < 12
+
+
+def test_slow_sources_are_not_taken_for_frozen(rows: list[dict[str, object]]) -> None:
+    assert all(row["frozen_s"] < 0.5 for row in rows)
+    assert all(row["kept"] for row in rows)
