@@ -15,6 +15,7 @@ from components.common import NoProgress, StepProgress, write_json
 from components.progress import FileProgress
 from components.runner import StepRecord, run_step
 from components.steps import STEPS
+from components.tracking import numbers_of
 from lpm_model.config import from_mapping
 
 
@@ -78,17 +79,6 @@ def _describe(record: StepRecord, folder: Path, output: Any, metrics: Any, summa
         pages = [folder / "report.html", *sorted(folder.glob("validation/**/index.html"))]
         page = next((page for page in pages if page.exists()), None)
         Path(preview.path).write_text(page.read_text() if page else "<p>This step wrote no page.</p>")
-
-
-def numbers_of(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number in a report under its dotted name."""
-    found: dict[str, float] = {}
-    for key, value in report.items():
-        if isinstance(value, Mapping):
-            found.update(numbers_of(value, f"{prefix}{key}."))
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[f"{prefix}{key}"] = float(value)
-    return found
 
 
 def markdown(record: StepRecord) -> str:

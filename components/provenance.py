@@ -1,12 +1,16 @@
 """Where a model comes from: the provenance.json of a model folder."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common import read_json, write_json
+from components.common import read_json, staged, write_json
 from components.fingerprint import code_commit, config_digest
+
+_KEY = "resume-key.txt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,28 @@ def dataset_digest(dataset: Path) -> str:
     if not digest:
         raise ValueError(f"{dataset / 'dataset.json'} has no digest: run curate again")
     return digest
+
+
+@contextmanager
+def resumable(model: Path, dataset: str, parent: str, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """A working folder that becomes `model` at the end and is kept when the process is killed.
+
+    A later call goes on in it only if it would train the same thing.
+
+    Args:
+        model: the final folder.
+        dataset: digest of the dataset.
+        parent: digest of the parent's weights.
+        settings: of the training.
+    """
+    key = config_digest({"dataset": dataset, "parent": parent, "settings": dict(settings)})
+    left = model.with_name(f".{model.name}.partial")
+    if left.exists() and (not (left / _KEY).exists() or (left / _KEY).read_text() != key):
+        shutil.rmtree(left)
+    with staged(model, resume=True) as work:
+        (work / _KEY).write_text(key)
+        yield work
+        (work / _KEY).unlink()
 
 
 def write_provenance(model: Path, report: ModelReport, settings: Mapping[str, Any]) -> None:

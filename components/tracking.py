@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.kfp_task import numbers_of
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingConfig:
@@ -67,6 +65,14 @@ class StepRun:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
 
+    def lightning_logger(self) -> Any:
+        """A Lightning logger that writes the training's curves into this run and leaves it open."""
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        logger = MLFlowLogger(run_id=self.run_id, tracking_uri=self.client.tracking_uri, prefix=self._prefix)
+        logger.finalize = lambda status: None  # Lightning would end the run before its last figures are in
+        return logger
+
     def tags(self, values: Mapping[str, str]) -> None:
         """Record lineage."""
         for name, value in values.items():
@@ -103,6 +109,17 @@ def step_run(verb: str, config: TrackingConfig) -> Iterator[StepRun]:
         mlflow_client.set_terminated(run.info.run_id, status="FAILED")
         raise
     mlflow_client.set_terminated(run.info.run_id)
+
+
+def numbers_of(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Every number in a report under its dotted name."""
+    found: dict[str, float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping):
+            found.update(numbers_of(value, f"{prefix}{key}."))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[f"{prefix}{key}"] = float(value)
+    return found
 
 
 def _experiment(mlflow_client: Any, config: TrackingConfig) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from components.common import StepProgress, file_digest
 from components.distill.config import DistillConfig
-from components.provenance import ModelReport, dataset_digest, model_report, write_provenance
+from components.provenance import ModelReport, dataset_digest, model_report, resumable, write_provenance
 from components.tracking import step_run
 from lpm_model.config import to_mapping
 
@@ -27,10 +27,10 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
     digest = dataset_digest(dataset)
     parent = file_digest(base / "model.safetensors")
     settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
-    with step_run("distill", config.tracking) as run:
+    with step_run("distill", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params(settings)
         run.dataset(dataset, digest)
-        metrics = distill_online(base, dataset, model, config, progress)
+        metrics = distill_online(base, dataset, work, config, progress, logger=run.lightning_logger())
         report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
         run.tags(
@@ -41,5 +41,5 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
                 "config_digest": report.config_digest,
             }
         )
-    write_provenance(model, report, settings)
+        write_provenance(work, report, settings)
     return report

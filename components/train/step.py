@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.common import StepProgress
-from components.provenance import ModelReport, dataset_digest, model_report, write_provenance
+from components.provenance import ModelReport, dataset_digest, model_report, resumable, write_provenance
 from components.tracking import step_run
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
@@ -25,12 +25,13 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
 
     digest = dataset_digest(dataset)
     settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
-    with step_run("train", config.tracking) as run:
+    autoencoder = Path(config.autoencoder) if config.autoencoder else None
+    with step_run("train", config.tracking) as run, resumable(model, digest, "", settings) as work:
         run.params(settings)
         run.dataset(dataset, digest)
-        metrics = train_base(dataset, model, config, progress)
+        metrics = train_base(dataset, work, config, progress, autoencoder=autoencoder, logger=run.lightning_logger())
         report = model_report(dataset=digest, parent="", settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
         run.tags({"dataset_digest": digest, "code_commit": report.code_commit, "config_digest": report.config_digest})
-    write_provenance(model, report, settings)
+        write_provenance(work, report, settings)
     return report

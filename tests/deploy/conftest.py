@@ -1,7 +1,5 @@
 """Small true model folders and a MLflow that lives in one SQLite file."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,23 +10,9 @@ from safetensors.numpy import save_file
 
 from components.common import write_json
 from components.deploy.config import DeployConfig
-from components.tracking import TrackingConfig, client
+from components.tracking import TrackingConfig
 
 SCORES = {"sync": 0.7, "listening": 0.5, "identity": 0.98, "psnr_db": 31.0, "drift": 0.1}
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow takes seconds to lay out its tables; once is enough for all test processes of a session."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    path, done = shared / "mlflow.db", shared / "mlflow.done"
-    with (shared / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            client(f"sqlite:///{path}").search_experiments()
-            done.touch()
-    return path
 
 
 @pytest.fixture

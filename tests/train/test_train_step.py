@@ -1,0 +1,108 @@
+"""The train step around a true training of two steps: provenance, MLflow, resume only of the same."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.common import NoProgress, file_digest, read_json
+from components.deploy.release import check_model_folder
+from components.provenance import dataset_digest, resumable
+from components.tracking import TrackingConfig, client
+from components.train.config import TrainConfig
+from components.train.step import train
+from tests.train.corpus import MODEL, make_autoencoder, make_dataset
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A trained model with everything around it."""
+    place = tmp_path_factory.mktemp("train")
+    shutil.copy(empty_database, place / "mlflow.db")
+    make_dataset(place / "dataset", make_autoencoder(place / "autoencoder"))
+    train(place / "dataset", place / "base", config(place), NoProgress())
+    return place
+
+
+def config(place: Path, **changes: object) -> TrainConfig:
+    return TrainConfig(
+        **{
+            "model": MODEL,
+            "steps": 2,
+            "batch": 2,
+            "clip_latents": 3,
+            "autoencoder": str(place / "autoencoder"),
+            "tracking": TrackingConfig(uri=f"sqlite:///{place / 'mlflow.db'}", experiment="test"),
+            **changes,
+        }
+    )
+
+
+def test_the_model_folder_says_where_it_comes_from(place: Path) -> None:
+    check_model_folder(place / "base")
+    provenance = read_json(place / "base" / "provenance.json")
+    assert provenance["dataset_digest"] == "d" * 64
+    assert provenance["settings"]["steps"] == 2
+    assert provenance["metrics"]["loss"] > 0
+    assert len(provenance["config_digest"]) == 64
+    assert provenance["code_commit"]
+    assert read_json(place / "base" / "report.json")["metrics"]["clips"] == 3
+    assert not list(place.glob(".base*"))
+
+
+def test_the_run_is_in_mlflow_with_its_dataset(place: Path) -> None:
+    mlflow = client(config(place).tracking.uri)
+    (experiment,) = mlflow.search_experiments(filter_string="name = 'test'")
+    (run,) = mlflow.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.model.width"] == "32"
+    assert run.data.metrics["train.loss"] > 0
+    assert run.data.tags["dataset_digest"] == "d" * 64
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == "d" * 36
+
+
+def test_a_run_that_was_given_is_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = client(config(place).tracking.uri)
+    given = mlflow.create_run(mlflow.get_experiment_by_name("test").experiment_id, run_name="given")
+    monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
+    report = train(place / "dataset", place / "second", config(place), NoProgress())
+    assert report.run_id == given.info.run_id
+    assert mlflow.get_run(given.info.run_id).info.status == "RUNNING"
+    first, second = (file_digest(place / name / "model.safetensors") for name in ("base", "second"))
+    assert first == second
+
+
+def test_a_failed_training_is_marked(place: Path) -> None:
+    with pytest.raises(ValueError, match="lower clip_latents"):
+        train(place / "dataset", place / "failed", config(place, clip_latents=9), NoProgress())
+    mlflow = client(config(place).tracking.uri)
+    runs = mlflow.search_runs([mlflow.get_experiment_by_name("test").experiment_id], "attributes.status = 'FAILED'")
+    assert len(runs) == 1
+    assert not (place / "failed").exists()
+
+
+def test_only_the_same_training_is_resumed(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+
+    def killed() -> str:
+        with resumable(model, "d", "", {"steps": 2}) as work:
+            found = (work / "state").read_text() if (work / "state").exists() else "nothing"
+            (work / "state").write_text("half way")
+            raise KeyboardInterrupt(found)
+
+    with pytest.raises(KeyboardInterrupt, match="nothing"):
+        killed()
+    with pytest.raises(KeyboardInterrupt, match="half way"):
+        killed()
+    with resumable(model, "d", "", {"steps": 3}) as work:
+        assert not (work / "state").exists()
+    assert [path.name for path in model.iterdir()] == []
+
+
+def test_a_dataset_without_digest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is missing"):
+        dataset_digest(tmp_path)
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no digest"):
+        dataset_digest(tmp_path)
