@@ -20,6 +20,7 @@ from serving.protocol import (
     STREAM_PATH,
     Closed,
     Error,
+    Interrupt,
     ProtocolError,
     SessionClose,
     SessionOpen,
@@ -182,6 +183,8 @@ class Connection:
                 continue
             if isinstance(message, TextSpeak):
                 self._service.spoken(live)
+            elif isinstance(message, Interrupt):
+                self._service.metrics.interruptions.inc()
             elif isinstance(message, SessionClose):
                 await self._service.close(live, "client")
 

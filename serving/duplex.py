@@ -25,6 +25,8 @@ from serving.protocol import (
 _S = CharacterState
 USER_SURPLUS = AUDIO_RATE * 80 // 1000
 """User audio (80 ms) that may lie ready against network jitter."""
+ACK_TRUST = 2 * AUDIO_RATE
+"""A viewer's playback may be said to lag by this much (2 s); a finish is never held back longer."""
 TRANSITIONS: dict[CharacterState, frozenset[CharacterState]] = {
     _S.IDLE: frozenset({_S.LISTENING, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
     _S.LISTENING: frozenset({_S.IDLE, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
@@ -97,6 +99,7 @@ class Duplex:
         self._finished: dict[str, None] = {}
         self._silent_for = 1 << 40
         self._interrupt_pending = False
+        self._played: int | None = None
 
     @property
     def buffered_samples(self) -> int:
@@ -165,6 +168,10 @@ class Duplex:
             if segment.segment_id == segment_id:
                 segment.ended = True
 
+    def note_played(self, played_samples: int) -> None:
+        """How far the client has really played on the media clock: finishes and positions follow it."""
+        self._played = min(max(played_samples, self._played or 0), self.position)
+
     def interrupt(self, played_samples: int | None = None) -> list[ServerMessage]:
         """Silence the character: every segment finishes now, and the next chunk closes the mouth.
 
@@ -222,8 +229,9 @@ class Duplex:
 
     @property
     def _playhead(self) -> int:
-        """Where playback is at least: generation runs one chunk ahead."""
-        return max(0, self.position - self.chunk_samples)
+        """Where playback is: one chunk behind generation, or as far behind as the client says."""
+        paced = max(0, self.position - self.chunk_samples)
+        return paced if self._played is None else min(paced, max(self._played, paced - ACK_TRUST))
 
     def _everything(self) -> Sequence[Segment]:
         return [*self._played_out, *self._segments]

@@ -42,4 +42,4 @@ class Metrics:
         self.user_dropped = Counter(
             "lpm_user_samples_dropped", "Live user samples dropped as too old", registry=registry
         )
-        self.interruptions = Counter("lpm_interruptions", "Segments cut by an interruption", registry=registry)
+        self.interruptions = Counter("lpm_interruptions", "Interruptions asked for", registry=registry)

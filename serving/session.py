@@ -217,6 +217,7 @@ class Session:
             case Interrupt():
                 return self.interrupt_everything(message.played_samples)
             case PlaybackAck():
+                duplex.note_played(message.played_samples)
                 return []
             case Ping():
                 return [Pong(t=message.t)]

@@ -106,6 +106,21 @@ def test_the_client_says_how_far_it_has_played() -> None:
     assert finished.position_samples == 700
 
 
+def test_finishes_wait_for_a_viewer_who_lags_but_not_for_ever() -> None:
+    duplex = make()
+    duplex.append_character("a", tone(800))
+    duplex.end_segment("a")
+    run(duplex, 2)
+    duplex.note_played(100)
+    assert of(run(duplex, 4)[1], PlaybackFinished) == []
+    duplex.note_played(800)
+    assert len(of(run(duplex, 1)[1], PlaybackFinished)) == 1
+    duplex.append_character("b", tone(800))
+    duplex.end_segment("b")
+    chunks = 2 * 24_000 // CHUNK
+    assert len(of(run(duplex, chunks + 5)[1], PlaybackFinished)) == 1
+
+
 def test_a_starved_segment_falls_to_listening_and_speaks_on() -> None:
     duplex = make()
     duplex.append_character("a", tone(CHUNK + LOOKAHEAD))

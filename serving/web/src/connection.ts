@@ -73,7 +73,6 @@ export class Connection {
 
   private note(message: ServerMessage): void {
     if (message.type === "session.ready" || message.type === "resumed") {
-      this.retries = 0;
       this.remember({ session_id: message.session_id, resume_token: message.resume_token, last_seq: message.seq });
       this.onLink("live", "");
     } else if (message.type === "session.queued") {
@@ -89,6 +88,7 @@ export class Connection {
       this.remember(null);
     } else if (this.memory && message.seq > 0) {
       this.memory.last_seq = message.seq;
+      if (message.type === "media.chunk") this.retries = 0;
     }
   }
 

@@ -239,6 +239,7 @@ window.setInterval(() => {
   const shown = heard ?? player.lag * 1000;
   element("latency").textContent = `${Math.round(shown)} ms`;
   element("latency").title = heard === null ? "picture behind the server" : "from microphone to picture";
+  if (live && !video.paused) connection.send({ type: "playback.ack", played_samples: player.playedSamples });
   if (computeRatio !== null) element("compute").textContent = `${Math.round(computeRatio * 100)} % of real time`;
 }, 1000);
 
