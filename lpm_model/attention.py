@@ -71,6 +71,32 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return out.transpose(1, 2).flatten(2)
 
 
+def attend_with_past(
+    query: Tensor, past_key: Tensor, past_value: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """The same over a long past and a short present, without joining the two in memory.
+
+    Args:
+        query: [B, L, N, D] rotated.
+        past_key: [B, N, D, P] rotated, ready for the product.
+        past_value: [B, N, P, D].
+        key: [B, L, N, D] rotated.
+        value: [B, L, N, D].
+        mask: [B, 1, 1, P + L], True attends.
+
+    Returns:
+        [B, L, N * D].
+    """
+    q = (query * query.shape[-1] ** -0.5).transpose(1, 2)
+    scores = torch.cat([q @ past_key, q @ key.permute(0, 2, 3, 1)], dim=-1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    share = scores.softmax(-1).to(value.dtype)
+    past = past_key.shape[-1]
+    out = share[..., :past] @ past_value + share[..., past:] @ value.transpose(1, 2)
+    return out.transpose(1, 2).flatten(2)
+
+
 def audio_windows(tokens: Tensor, window: int, frames: int) -> Tensor:
     """The audio tokens that each of the last `frames` latent frames may attend to.
 

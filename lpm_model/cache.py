@@ -6,11 +6,12 @@ Positions are relative to the window and bounded by S + W + chunk, so that a cal
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from lpm_model.attention import rotate
 from lpm_model.config import OnlineConfig
 
 
@@ -46,6 +47,8 @@ class KVCache:
     """[B] latent frames written so far."""
     sink: int
     """S."""
+    ready: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Each layer's past as products want it, kept while the counter stands still."""
 
     @classmethod
     def empty(
@@ -109,11 +112,14 @@ class KVCache:
         before, own = slots.new_ones(batch, self.reference_keys.shape[2]), slots.new_ones(batch, chunk * tokens)
         return torch.cat([before, slots, own], dim=1)[:, None, None]
 
-    def read(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of references and of the first `slots` slots, [B, keys, N, D]."""
-        keys = [self.reference_keys[layer], self.keys[layer][:, :slots].flatten(1, 2)]
-        values = [self.reference_values[layer], self.values[layer][:, :slots].flatten(1, 2)]
-        return torch.cat(keys, dim=1), torch.cat(values, dim=1)
+    def past(self, layer: int, slots: int, rotation: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """References and the first `slots` slots: rotated keys [B, N, D, P] and values [B, N, P, D]."""
+        if layer not in self.ready:
+            keys = torch.cat([self.reference_keys[layer], self.keys[layer][:, :slots].flatten(1, 2)], dim=1)
+            values = torch.cat([self.reference_values[layer], self.values[layer][:, :slots].flatten(1, 2)], dim=1)
+            turned = rotate(keys, rotation).to(dtype)
+            self.ready[layer] = turned.permute(0, 2, 3, 1).contiguous(), values.to(dtype).transpose(1, 2).contiguous()
+        return self.ready[layer]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Store un-rotated keys and values [B, c * T, N, D] of the next c latent frames (call `advance` once after)."""
@@ -128,6 +134,7 @@ class KVCache:
 
     def advance(self, chunk: int) -> None:
         """Count the written latent frames; the only place where the counter moves."""
+        self.ready.clear()
         self.written = self.written + chunk
 
     def take(self, mask: Tensor, other: "KVCache") -> None:
@@ -136,13 +143,14 @@ class KVCache:
             own, new = getattr(self, name), getattr(other, name)
             own[:, mask] = new[:, mask]
         self.written = torch.where(mask, other.written, self.written)
+        self.ready.clear()
 
     def clone(self) -> "KVCache":
         """An independent copy."""
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sink"}
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("sink", "ready")}
         return KVCache(**{name: t.clone() for name, t in tensors.items()}, sink=self.sink)
 
     def to(self, device: torch.device | str) -> "KVCache":
         """A copy on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sink"}
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("sink", "ready")}
         return KVCache(**{name: t.to(device) for name, t in tensors.items()}, sink=self.sink)

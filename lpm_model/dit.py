@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lpm_model.attention import attend, audio_windows, rope3d, rotate
+from lpm_model.attention import attend, attend_with_past, audio_windows, rope3d, rotate
 from lpm_model.cache import KVCache
 from lpm_model.config import ModelConfig
 
@@ -170,8 +170,8 @@ class _Pass:
     """[B, F + R, 6, C]."""
     rotation: Tensor
     """complex [L, D / 2] or [B, L, D / 2] of this pass's own tokens."""
-    key_rotation: Tensor
-    """The same for all keys: cached ones first, then this pass's own."""
+    past_rotation: Tensor
+    """The same for the keys in the cache; empty without one."""
     mask: Tensor | None
     """[B, 1, 1, keys], or None where every key counts."""
     frames: int
@@ -192,13 +192,13 @@ class _Pass:
 
     def self_attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Attention of this pass's tokens over themselves and, in the causal case, over the cache."""
-        keys, values = k, v
-        if self.cache is not None:
-            past_k, past_v = self.cache.read(layer, self.slots)
-            keys, values = torch.cat([past_k.to(k.dtype), k], dim=1), torch.cat([past_v.to(v.dtype), v], dim=1)
         if self.record is not None:
             self.record(layer, k, v)
-        return attend(rotate(q, self.rotation), rotate(keys, self.key_rotation), values, self.mask)
+        query, key = rotate(q, self.rotation), rotate(k, self.rotation)
+        if self.cache is None:
+            return attend(query, key, v)
+        past_key, past_value = self.cache.past(layer, self.slots, self.past_rotation, v.dtype)
+        return attend_with_past(query, past_key, past_value, key, v, self.mask)
 
 
 class DiffusionTransformer(nn.Module):
@@ -287,12 +287,12 @@ class DiffusionTransformer(nn.Module):
             positions = torch.cat([positions, conditions.reference_positions.to(sigma.device)])
         layout = None if cache is None else cache.layout(frames)
         if cache is None or layout is None:
-            rotation = key_rotation = rope3d(positions, rows, columns, split)
-            mask = None
+            rotation = rope3d(positions, rows, columns, split)
+            past_rotation, mask = rotation[:0], None
         else:
             rotation = rope3d(layout.chunk_positions, rows, columns, split)
             past = torch.cat([cache.reference_positions.expand(batch, -1), layout.slot_positions], dim=1)
-            key_rotation = torch.cat([rope3d(past, rows, columns, split), rotation], dim=1)
+            past_rotation = rope3d(past, rows, columns, split)
             mask = cache.mask(layout, frames)
         time = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
         text = self.null_text.expand(batch, -1, -1) if conditions.text is None else self.text(conditions.text)
@@ -302,7 +302,7 @@ class DiffusionTransformer(nn.Module):
             listen = self._audio(conditions.listen, self.listen, self.null_listen, batch, frames)
         return _Pass(
             time=time, modulation=self.time_modulation(functional.silu(time)).unflatten(-1, (6, -1)),
-            rotation=rotation, key_rotation=key_rotation, mask=mask, frames=frames,
+            rotation=rotation, past_rotation=past_rotation, mask=mask, frames=frames,
             video_tokens=frames * rows * columns, text=text, speak=speak, listen=listen,
             cache=cache, slots=0 if layout is None else layout.slots, record=None,
         )  # fmt: skip
