@@ -22,7 +22,7 @@ demo: setup ## From video to a live character: one whole run, then a table, repo
 	$(BIN)/lpm run data=demo
 
 test: lint ## Lint, types and all tests that take minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 test-long: setup ## The tests that take an hour.
 	$(BIN)/python -m pytest -m slow --timeout 7200
