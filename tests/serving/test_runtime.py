@@ -41,7 +41,7 @@ async def test_the_stream_runs_inside_kserve(voice) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     url = f"http://127.0.0.1:{port}"
-    async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         try:
             await until_ready(http, process)
             metadata = (await http.get("/v2/models/ana")).json()
