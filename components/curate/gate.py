@@ -42,7 +42,7 @@ def validate(rows: list[dict[str, Any]], config: CurationConfig, docs: Path) -> 
     frame["audio_surplus"] = frame["audio_samples"] - (frame["frames"] - 1) * 1000
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs)}
+    backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
     context.add_data_docs_site(
         "curation", {"class_name": "SiteBuilder", "store_backend": backend, "site_index_builder": _INDEX}
     )
