@@ -21,12 +21,10 @@ class BenchConfig:
     """Length of each case."""
     talk_seconds: int = 30
     """Length of the long conversation behind the drift figures and talk.mp4."""
-    probe_people: int = 48
+    probe_people: int = 64
     """People on whom the instruments are fitted."""
     probe_frames: int = 25
     """Frames of each of them; 4k + 1."""
-    check_people: int = 0
-    """Cases on which the instruments are checked; 0 takes all."""
     size_px: int = 128
     """Side of the picture."""
     seed: int = 0
@@ -66,7 +64,7 @@ class EvaluateConfig:
     """Folder in which the rendered benchmark set is kept between runs."""
     base_cases: int = 1
     """Cases that Base LPM generates too, for comparison; 0 leaves Base out."""
-    base_seconds: int = 4
+    base_seconds: int = 2
     """Length of each of them."""
     base_steps: int = 12
     """Sampling steps of Base."""
@@ -88,7 +86,7 @@ class EvaluateReport:
     """The figures that are compared between models."""
     intervals: dict[str, tuple[float | None, float | None]]
     """90 % bootstrap intervals over cases of the anchored scores."""
-    anchors: dict[str, dict[str, float]]
+    anchors: dict[str, dict[str, float | None]]
     """Raw value and both anchors of every metric: {"value", "truth" (1), "shuffled" (0)}."""
     per_case: list[dict[str, Any]]
     """Raw values of every case."""

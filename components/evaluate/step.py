@@ -180,11 +180,13 @@ def measure(
     probes = {"signals": check_instruments(bench.cases, on_truth, on_passed)} | _identity_check(embedded, groups)
     quality = _quality(yardstick, played, count)
     steadiness = _steadiness(yardstick, drift["generated"], drift["truth"])
-    scores = {name: part.score for name, part in parts.items() if name in ("sync", "mouth_rest", "identity")}
+    scores: dict[str, float | None] = {
+        name: part.score for name, part in parts.items() if name in ("sync", "mouth_rest", "identity")
+    }
     scores |= {"listening": listening.score, "identity_similarity": identity.similarity.score}
     scores |= {"identity_share": identity.nearest.value, "fidelity": fidelity.score, "drift": steadiness}
     scores |= {"psnr_db": quality["autoencoder_psnr_db"], "speed": speed.seconds_per_video_second}
-    return EvaluateReport(
+    figures = dict(
         scores=scores,
         intervals={name: (part.low, part.high) for name, part in parts.items()},
         anchors={n: {"value": p.value, "truth": p.truth, "shuffled": p.shuffled} for n, p in parts.items()},
@@ -198,6 +200,16 @@ def measure(
         notes=_notes(probes, scores, drift["generated"], drift["truth"]),
         paths={"report": "report.html", "talk": "talk.mp4", "videos": "videos"},
     )
+    return EvaluateReport(**finite(figures))
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None where a number is not finite: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(finite(item) for item in value)
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _parts(

@@ -87,8 +87,8 @@ def make_case(name, group, person, seed, frames=FRAMES):
 
 def make_probe(person):
     truth = make_truth(person, 25)
-    turned = make_truth(person + 1, 60)
-    signals = {n: getattr(turned, n)[10:35] for n in ("smile", "brow", "pitch")} | {"jaw_open": truth.jaw_open}
+    turned = make_truth(person + 1)
+    signals = {n: getattr(turned, n)[50:75] for n in ("smile", "brow", "pitch")} | {"jaw_open": truth.jaw_open}
     frames = np.stack(
         [draw_face(person, *(signals[n][t] for n in ("jaw_open", "smile", "brow", "pitch"))) for t in range(25)]
     )

@@ -70,9 +70,9 @@ def run(drawn_bench, yardstick):
 def test_probes_read_people_they_have_never_seen(drawn_bench, yardstick):
     soft = [yardstick.instruments.read(soften(c.frames)) for c in drawn_bench.cases]
     found = check_instruments(drawn_bench.cases, yardstick.on_truth[:-1], soft)
-    for name in ("jaw_open", "smile", "pitch"):
-        assert found[name]["correlation_on_truth"] > 0.9, (name, found[name])
-        assert found[name]["correlation_through_autoencoder"] > 0.85, (name, found[name])
+    for name, least in {"jaw_open": 0.9, "pitch": 0.9, "smile": 0.75}.items():
+        assert found[name]["correlation_on_truth"] > least, (name, found[name])
+        assert found[name]["correlation_through_autoencoder"] > least - 0.05, (name, found[name])
 
 
 def test_registration_finds_shift_and_roll(faces):
@@ -135,27 +135,43 @@ def test_a_rollout_that_turns_into_someone_else_drifts(drawn_bench, run, faces):
     assert report.drift["generated"]["identity"] > 3 * report.drift["truth"]["identity"]
 
 
-def test_the_report_folder_opens_from_disk(drawn_bench, yardstick, tmp_path, monkeypatch):
-    import sys
-    import types
+@pytest.fixture(scope="module")
+def model_folders(tmp_path_factory):
+    """An Online LPM and its Base with random weights, as train and distill leave them."""
+    import torch
 
-    puppet = Puppet([*drawn_bench.cases, drawn_bench.talk], lambda case: case.frames)
-    monkeypatch.setattr(step, "make_yardstick", lambda *_: yardstick)
+    from lpm_model.autoencoder import AutoencoderConfig, build_autoencoder
+    from lpm_model.checkpoint import save_model
+    from lpm_model.config import ModelConfig, OnlineConfig, to_mapping
+    from lpm_model.online import OnlineModel
+
+    torch.manual_seed(0)
+    root, shape = tmp_path_factory.mktemp("models"), AutoencoderConfig()
+    config, online = ModelConfig(width=48, heads=2, layers=2, ffn_width=64), OnlineConfig(window_latents=3)
+    model = OnlineModel(config, online, build_autoencoder(shape), 64)
+    described = {"model": to_mapping(config), "size_px": 64}
+    for name, more in (("online", {"online": to_mapping(online)}), ("base", {})):
+        save_model(root / name, {"model": model.backbone}, described | more, {})
+        save_model(root / name / "autoencoder", {"model": model.autoencoder}, to_mapping(shape), {})
+    return root / "online", root / "base"
+
+
+def test_the_step_writes_a_report_that_opens_from_disk(drawn_bench, model_folders, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "build_bench", lambda out, config, progress: drawn_bench)
-    monkeypatch.setitem(sys.modules, "lpm_model.online", types.SimpleNamespace(load_online=lambda folder: puppet))
-    fake = types.SimpleNamespace(load_autoencoder=lambda folder: Mirror())
-    monkeypatch.setitem(sys.modules, "lpm_model.autoencoder", fake)
-    result = step.evaluate(tmp_path / "m", tmp_path / "b", tmp_path / "report", CONFIG, NoProgress())
     folder = tmp_path / "report"
+    config = dataclasses.replace(CONFIG, base_cases=1, base_seconds=1, base_steps=1)
+    result = step.evaluate(*model_folders, folder, config, NoProgress())
     written = json.loads((folder / "report.json").read_text())
-    assert written["scores"]["sync"] == pytest.approx(result.scores["sync"])
+    assert written["scores"]["identity_share"] == pytest.approx(result.scores["identity_share"])
     assert {"sync", "listening", "identity", "psnr_db", "drift"} <= written["scores"].keys()
-    assert {"bench", "generate", "read_generated", "measure"} <= written["seconds"].keys()
+    assert {"bench", "instruments", "autoencoder", "generate", "base", "measure"} <= written["seconds"].keys()
+    assert written["speed"]["base"]["seconds_per_video_second"] > 0
+    assert any("Weak instrument" in note for note in written["notes"])
     page = (folder / "report.html").read_text()
     links = re.findall(r'src="([^"]+)"', page)
     assert len(links) == 8
     assert all((folder / link).is_file() for link in links)
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "http" not in page
     with av.open(str(folder / "talk.mp4")) as container:
         assert container.streams.video[0].frames == 192
         assert container.streams.audio[0].rate == 24_000
