@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -195,14 +194,14 @@ def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
     Raises:
         ValueError: a missing file or weights of another shape, with the file's name.
     """
-    from lpm_model.checkpoint import load_weights, weights_digest
+    from lpm_model.checkpoint import load_weights, read_weights, weights_digest
 
     source = SHIPPED if folder is None else folder
     config_file, weights_file = source / "config.json", source / "model.safetensors"
     if not config_file.is_file() or not weights_file.is_file():
         raise ValueError(f"{source} holds no autoencoder: expected config.json and model.safetensors")
     model = TinyVideoAutoencoder(from_mapping(AutoencoderConfig, json.loads(config_file.read_text())))
-    load_weights(model, load_file(weights_file), weights_file)
+    load_weights(model, read_weights(weights_file), weights_file)
     model.digest = weights_digest(weights_file)
     return model.eval().requires_grad_(False)
 

@@ -67,7 +67,7 @@ class CharacterModel(nn.Module):
         self.text_encoder = HashTextEncoder(config)
         if config.audio_width not in (0, self.audio_encoder.width):
             raise ValueError(
-                f"audio_width is {config.audio_width}, encoder {config.audio.encoder!r} gives {self.audio_encoder.width}"
+                f"audio_width is {config.audio_width}; {config.audio.encoder!r} gives {self.audio_encoder.width}"
             )
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class CharacterModel(nn.Module):
             kinds: one of config.REFERENCE_KINDS for each reference; "global" for the first, views after it by default.
 
         Raises:
-            ValueError: a picture of another size or an unknown kind.
+            ValueError: a picture of another size, an unknown kind or a number of kinds that does not fit.
         """
         pictures = list(references) or [image]
         names = list(kinds) if kinds is not None else list(REFERENCE_KINDS)[: len(pictures)]
@@ -91,6 +91,8 @@ class CharacterModel(nn.Module):
                 raise ValueError(
                     f"picture of shape {picture.shape}: this model wants {self.size_px}x{self.size_px} RGB"
                 )
+        if len(names) != len(pictures):
+            raise ValueError(f"{len(pictures)} references and {len(names)} kinds: give one kind for each reference")
         latents = [self.autoencoder.encode(to_video(picture[None])) for picture in (image, *pictures)]
         return Character(
             image=latents[0],

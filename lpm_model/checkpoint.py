@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
@@ -15,6 +16,20 @@ def weights_digest(path: Path) -> str:
     """Hex SHA-256 of a weight file: the model's identity wherever one is named."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weight file.
+
+    Raises:
+        ValueError: the file is missing, cut off or no safetensors file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: copy the whole model folder, or run the step that wrote it again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it or run the step that wrote it again") from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:

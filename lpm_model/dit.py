@@ -192,13 +192,12 @@ class _Pass:
 
     def self_attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Attention of this pass's tokens over themselves and, in the causal case, over the cache."""
+        query, key = rotate(q, self.rotation), rotate(k, self.rotation)
+        # The past is read before the record: writing a chunk replaces the oldest latent frames of the ring.
+        past = None if self.cache is None else self.cache.past(layer, self.slots, self.past_rotation, v.dtype)
         if self.record is not None:
             self.record(layer, k, v)
-        query, key = rotate(q, self.rotation), rotate(k, self.rotation)
-        if self.cache is None:
-            return attend(query, key, v)
-        past_key, past_value = self.cache.past(layer, self.slots, self.past_rotation, v.dtype)
-        return attend_with_past(query, past_key, past_value, key, v, self.mask)
+        return attend(query, key, v) if past is None else attend_with_past(query, *past, key, v, self.mask)
 
 
 class DiffusionTransformer(nn.Module):

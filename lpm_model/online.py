@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.autoencoder import DecoderState, TinyVideoAutoencoder, load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
-from lpm_model.checkpoint import load_weights
+from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, ModelConfig, OnlineConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 
@@ -214,7 +213,15 @@ class OnlineModel(CharacterModel):
         return torch.cat([features, new], dim=1), window[:, end - self.audio_encoder.past_samples : end]
 
     def reset(self, state: OnlineState, mask: Tensor, character: Character) -> None:
-        """Start the rows where mask [B] is True again with a character; the other rows are left as they are."""
+        """Start the rows where mask [B] is True again with a character; the other rows are left as they are.
+
+        Raises:
+            ValueError: its references are of other kinds than those of the rows that stay.
+        """
+        if not torch.equal(character.positions, state.cache.reference_positions):
+            raise ValueError(
+                "a reset row needs references of the same kinds as the other rows: give the same kinds, or a new state"
+            )
         fresh = self.init_state(character, batch=mask.shape[0])
         state.cache.take(mask, fresh.cache)
         for name in ("speak", "listen", "speak_tail", "listen_tail"):
@@ -262,7 +269,7 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: run `lpm distill` again")
-    load_weights(model.backbone, load_file(weights), weights)
+    load_weights(model.backbone, read_weights(weights), weights)
     kind = dtype if dtype is not None else inference_type()
     model.backbone.to(kind)
     if kind != torch.float32:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.autoencoder import TinyVideoAutoencoder, load_autoencoder
 from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
-from lpm_model.checkpoint import load_weights
+from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 
@@ -173,6 +172,6 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: run `lpm train` again")
-    load_weights(base.dit, load_file(weights), weights)
+    load_weights(base.dit, read_weights(weights), weights)
     base.dit.to(dtype if dtype is not None else inference_type())
     return base.eval().requires_grad_(False)

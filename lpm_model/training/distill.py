@@ -11,7 +11,6 @@ from typing import Any
 
 import lightning
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,7 +18,7 @@ from lpm_model import flow
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import Character, read_model_config
-from lpm_model.checkpoint import load_weights, save_model, weights_digest
+from lpm_model.checkpoint import load_weights, read_weights, save_model, weights_digest
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
@@ -255,7 +254,7 @@ def distill_online(
     encoder = load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, encoder.digest)
     online = OnlineModel(from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"])
-    weights = load_file(base / "model.safetensors")
+    weights = read_weights(base / "model.safetensors")
     load_weights(online.backbone, weights, base / "model.safetensors")
     teacher = DiffusionTransformer(online.config).requires_grad_(False).eval()
     load_weights(teacher, weights, base / "model.safetensors")

@@ -80,6 +80,17 @@ def test_a_masked_key_does_not_count() -> None:
     assert torch.allclose(attention.attend(q, k, v, mask), attention.attend(q, k[:, kept], v[:, kept]), atol=1e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_past_and_present_apart_are_past_and_present_joined(masked: bool) -> None:
+    q, k, v = normal(2, 3, 2, 8, seed=1), normal(2, 9, 2, 8, seed=2), normal(2, 9, 2, 8, seed=3)
+    mask = normal(2, 1, 1, 9, seed=4) > -0.5 if masked else None
+    if mask is not None:
+        mask[..., -1] = True
+    past_key, past_value = k[:, :6].permute(0, 2, 3, 1), v[:, :6].transpose(1, 2)
+    apart = attention.attend_with_past(q, past_key, past_value, k[:, 6:], v[:, 6:], mask)
+    assert torch.allclose(apart, attention.attend(q, k, v, mask), atol=1e-5)
+
+
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
 @settings(max_examples=30, deadline=None)
 def test_audio_windows_are_a_frames_own_tokens_and_those_before(window: int, frames: int, spare: int) -> None:

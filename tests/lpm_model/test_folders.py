@@ -1,0 +1,181 @@
+"""Model folders, characters and the offline sampler."""
+
+import json
+import pickletools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
+from lpm_model.character import reference_positions, to_frames, to_video
+from lpm_model.checkpoint import load_weights, read_weights, save_model, weights_digest
+from lpm_model.config import REFERENCE_KINDS, to_mapping
+from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.online import OnlineModel, load_online
+from lpm_model.sampler import BaseModel, guided_velocity, load_base, sample_base, sample_window
+from tests.lpm_model.tiny import MODEL, SIZE_PX, conditions, normal, online_config, transformer, voice
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "base"
+    save_model(folder, {"model": transformer()}, {"model": to_mapping(MODEL), "size_px": SIZE_PX}, {}, torch.float32)
+    copy_autoencoder(encoder_folder, folder)
+    return folder
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+
+
+def test_weights_come_back(tmp_path: Path, dit: DiffusionTransformer) -> None:
+    save_model(tmp_path, {"model": dit}, {"a": 1}, {"parent": Path("x")}, torch.float32)
+    fresh = DiffusionTransformer(MODEL)
+    load_weights(fresh, read_weights(tmp_path / "model.safetensors"), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), dit.state_dict().values(), strict=True))
+    assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
+    assert json.loads((tmp_path / "provenance.json").read_text()) == {"parent": "x"}
+
+
+def test_weights_are_rounded_to_bfloat16_and_statistics_are_not(tmp_path: Path, encoder_folder: Path) -> None:
+    model = load_autoencoder(encoder_folder)
+    save_model(tmp_path, {"model": model}, {}, {})
+    stored = read_weights(tmp_path / "model.safetensors")
+    assert stored["fold.weight"].dtype == torch.bfloat16
+    assert stored["statistics.running_mean"].dtype == torch.float32
+    assert torch.equal(stored["fold.weight"], model.fold.weight.bfloat16())
+
+
+def test_the_same_weights_have_the_same_digest(tmp_path: Path, dit: DiffusionTransformer) -> None:
+    for name in ("a", "b"):
+        save_model(tmp_path / name, {"model": dit}, {}, {})
+    save_model(tmp_path / "c", {"model": transformer(seed=1)}, {}, {})
+    a, b, c = (weights_digest(tmp_path / name / "model.safetensors") for name in "abc")
+    assert a == b != c
+
+
+def test_no_file_of_a_model_folder_is_a_pickle(base: Path) -> None:
+    files = [path for path in base.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    for path in files:
+        with pytest.raises(ValueError, match=r".+"):
+            pickletools.dis(path.read_bytes(), out=open("/dev/null", "w"))  # noqa: SIM115
+
+
+def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        read_weights(tmp_path / "model.safetensors")
+
+
+def test_a_base_is_no_online_model(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not an Online LPM"):
+        load_online(base)
+    with pytest.raises(ValueError, match="is no model folder"):
+        load_base(tmp_path)
+
+
+def test_a_saved_online_model_streams_as_before(online: OnlineModel, encoder_folder: Path, tmp_path: Path) -> None:
+    config = {"model": to_mapping(MODEL), "online": to_mapping(online_config()), "size_px": SIZE_PX}
+    save_model(tmp_path, {"model": online.backbone}, config, {}, torch.float32)
+    copy_autoencoder(encoder_folder, tmp_path)
+    loaded, sound = load_online(tmp_path, torch.float32), voice(6400, 1)
+    frames = [m.step(m.init_state(m.character(picture())), sound, sound, ["x"])[0] for m in (online, loaded)]
+    assert int((frames[0].int() - frames[1].int()).abs().max()) <= 1
+
+
+def test_half_precision_streams_too(online: OnlineModel, encoder_folder: Path, tmp_path: Path) -> None:
+    config = {"model": to_mapping(MODEL), "online": to_mapping(online_config()), "size_px": SIZE_PX}
+    save_model(tmp_path, {"model": online.backbone}, config, {})
+    copy_autoencoder(encoder_folder, tmp_path)
+    loaded = load_online(tmp_path, torch.bfloat16)
+    state = loaded.init_state(loaded.character(picture()), batch=2)
+    for _ in range(7):
+        frames, state = loaded.step(state, voice(6400, 1, 2), voice(6400, 2, 2), ["x", "y"])
+    loaded.reset(state, torch.tensor([True, False]), loaded.character(picture(1)))
+    frames, state = loaded.step(state, voice(6400, 1, 2), voice(6400, 2, 2), ["x", "y"])
+    assert frames.shape == (2, 4, SIZE_PX, SIZE_PX, 3)
+    assert state.position.tolist() == [2, 9]
+
+
+def test_pictures_survive_the_way_to_floats_and_back() -> None:
+    frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    assert np.array_equal(to_frames(to_video(frames))[0].numpy(), frames)
+
+
+def test_reference_kinds_stand_apart_before_the_image() -> None:
+    positions = reference_positions(list(REFERENCE_KINDS))
+    assert len(set(positions.tolist())) == len(REFERENCE_KINDS)
+    assert int(positions.max()) < 0
+    with pytest.raises(ValueError, match="unknown reference kind 'hat'"):
+        reference_positions(["global", "hat"])
+
+
+def test_a_character_without_references_is_its_own(online: OnlineModel) -> None:
+    alone = online.character(picture())
+    assert torch.equal(alone.references[:, 0], alone.image[:, :, 0])
+    both = online.character(picture(), [picture(1), picture(2)], ["global", "expression_3"])
+    assert both.references.shape == (1, 2, 16, 4, 4)
+    assert both.positions.tolist() == [-1, -9]
+
+
+def test_characters_that_do_not_fit_are_refused(online: OnlineModel) -> None:
+    with pytest.raises(ValueError, match="wants 32x32"):
+        online.character(picture()[:16])
+    with pytest.raises(ValueError, match="2 references and 1 kinds"):
+        online.character(picture(), [picture(1), picture(2)], ["global"])
+
+
+def test_an_audio_width_that_does_not_fit_is_refused(online: OnlineModel) -> None:
+    with pytest.raises(ValueError, match="gives 960"):
+        BaseModel(type(MODEL)(audio_width=100), online.autoencoder, SIZE_PX)
+
+
+class Straight(torch.nn.Module):
+    """A model that knows the answer: its velocity leads from any noise to `clean`; text moves the target."""
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        super().__init__()
+        self.clean = clean
+        self.patch = torch.nn.Linear(1, 1)
+
+    def forward(self, noisy: torch.Tensor, sigma: torch.Tensor, given: Conditions) -> torch.Tensor:
+        target = self.clean + (0 if given.text is None else 1)
+        return (noisy - target) / sigma[:, None, :, None, None].clamp(min=1e-6)
+
+
+def test_a_window_keeps_what_is_known_and_ends_where_the_model_points() -> None:
+    clean = normal(1, 16, 5, 4, 4, seed=4)
+    dit = Straight(clean)
+    known = normal(1, 16, 2, 4, 4, seed=6)
+    generator = torch.Generator().manual_seed(0)
+    made, states = sample_window(
+        dit, known, 5, Conditions(), steps=6, guidance=1.0, generator=generator, keep=(1.0, 0.6)
+    )  # type: ignore[arg-type]
+    assert torch.equal(made[:, :, :2], known)
+    assert torch.allclose(made[:, :, 2:], clean[:, :, 2:], atol=1e-4)
+    assert set(states) == {1.0, 0.6}
+    assert all(torch.equal(state[:, :, :2], known) for state in states.values())
+    start = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(states[1.0][:, :, 2:], start)
+    assert torch.allclose(states[0.6][:, :, 2:], 0.6 * start + 0.4 * clean[:, :, 2:], atol=1e-4)
+
+
+def test_guidance_moves_past_the_positive_pass() -> None:
+    dit, given, sigma = Straight(torch.zeros(1, 16, 1, 4, 4)), conditions(1), torch.ones(1, 1)
+    noisy = normal(1, 16, 1, 4, 4)
+    made = [guided_velocity(dit, noisy, sigma, given, scale) for scale in (0.0, 1.0, 3.0)]  # type: ignore[arg-type]
+    assert torch.allclose(made[0], noisy)
+    assert torch.allclose(made[1], noisy - 1)
+    assert torch.allclose(made[2], noisy - 3)
+
+
+@pytest.mark.parametrize("latents", [1, 12, 14])
+def test_base_renders_any_length(base: Path, latents: int) -> None:
+    model, sound = load_base(base, torch.float32), voice(4000 * latents, 1)
+    who = model.character(picture())
+    frames = sample_base(model, who, sound, sound, ["she smiles"], steps=1, guidance=1.0, seed=3)
+    assert (frames.dtype, tuple(frames.shape)) == (torch.uint8, (1, 4 * latents, SIZE_PX, SIZE_PX, 3))
+    again = sample_base(model, who, sound, sound, ["she smiles"], steps=1, guidance=1.0, seed=3)
+    assert torch.equal(frames, again)
