@@ -79,7 +79,6 @@ def train_base(
     settings: BaseTraining,
     progress: Track | None = None,
     *,
-    autoencoder: Path | None = None,
     logger: Any = False,
 ) -> dict[str, float]:
     """Train Base LPM on a dataset and write its model folder; a killed run goes on from its last saved state.
@@ -89,7 +88,6 @@ def train_base(
         folder: output; `state/` inside it holds the resume state until the end.
         settings: model and training.
         progress: shows the steps.
-        autoencoder: the one that made the latents; None is the shipped one.
         logger: Lightning logger(s).
 
     Returns:
@@ -99,6 +97,7 @@ def train_base(
         ValueError: the dataset is empty, too short or was encoded with another autoencoder.
     """
     torch.manual_seed(settings.seed)
+    autoencoder = Path(settings.autoencoder) if settings.autoencoder else None
     encoder = load_autoencoder(autoencoder)
     about = read_dataset(dataset, encoder.digest)
     base = BaseModel(settings.model, encoder, about["size_px"])

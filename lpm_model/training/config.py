@@ -11,6 +11,8 @@ class BaseTraining:
 
     model: ModelConfig = ModelConfig()
     """Shape of the model."""
+    autoencoder: str = ""
+    """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
     steps: int = 700
     """Optimizer steps."""
     batch: int = 4
