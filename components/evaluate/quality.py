@@ -6,7 +6,7 @@ from components.evaluate.metrics import Array
 
 
 def psnr_db(video: Array, truth: Array) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 videos [T, H, W, 3], from the mean squared error over everything."""
+    """Peak signal-to-noise ratio in dB of two uint8 videos [T, H, W, 3], from the squared error over everything."""
     errors = [np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2) for a, b in zip(video, truth, strict=True)]
     error = float(np.mean(errors))
     return 10 * float(np.log10(255**2 / error)) if error else float("inf")

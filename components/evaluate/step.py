@@ -180,20 +180,18 @@ def measure(
     probes = {"signals": check_instruments(bench.cases, on_truth, on_passed)} | _identity_check(embedded, groups)
     quality = _quality(yardstick, played, count)
     steadiness = _steadiness(yardstick, drift["generated"], drift["truth"])
-    scores: dict[str, float | None] = {
-        name: part.score for name, part in parts.items() if name in ("sync", "mouth_rest", "identity")
-    }
+    scores: dict[str, float | None] = {name: parts[name].score for name in ("sync", "mouth_rest", "identity")}
     scores |= {"listening": listening.score, "identity_similarity": identity.similarity.score}
     scores |= {"identity_share": identity.nearest.value, "fidelity": fidelity.score, "drift": steadiness}
     scores |= {"psnr_db": quality["autoencoder_psnr_db"], "speed": speed.seconds_per_video_second}
-    figures = dict(
+    figures: dict[str, Any] = dict(
         scores=scores,
         intervals={name: (part.low, part.high) for name, part in parts.items()},
         anchors={n: {"value": p.value, "truth": p.truth, "shuffled": p.shuffled} for n, p in parts.items()},
         per_case=_per_case(bench, parts, sync),
         probes=probes,
         quality=quality,
-        drift={name: dataclasses.asdict(figures) for name, figures in drift.items()},
+        drift={name: dataclasses.asdict(found) for name, found in drift.items()},
         speed={"online": dataclasses.asdict(speed), "base": dataclasses.asdict(base_speed) if base_speed else None},
         bench=_describe(bench, config),
         seconds={},
