@@ -69,9 +69,13 @@ class StepRun:
         """A Lightning logger that writes the training's curves into this run and leaves it open."""
         from lightning.pytorch.loggers import MLFlowLogger
 
-        logger = MLFlowLogger(run_id=self.run_id, tracking_uri=self.client.tracking_uri, prefix=self._prefix)
-        logger.finalize = lambda status: None  # Lightning would end the run before its last figures are in
-        return logger
+        class OpenLogger(MLFlowLogger):
+            """Lightning's, which would end the run before its last figures are in."""
+
+            def finalize(self, status: str = "success") -> None:
+                """Leave the run open."""
+
+        return OpenLogger(run_id=self.run_id, tracking_uri=self.client.tracking_uri, prefix=self._prefix)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Record lineage."""

@@ -75,14 +75,12 @@ def deploy(
     digest = model_digest(model)
     next(steps)
     mlflow_client = client(config.tracking.uri)
-    known = registry.find(mlflow_client, config.model_name, digest)
-    judged = known is not None and _same(known.scores, scores)
-    version = known
-    if version is None:
-        with step_run("deploy", config.tracking) as run:
-            version = registry.register(run, config.model_name, model, digest, lineage_tags(model))
-            run.metrics({"scores": scores})
-    base_version = _base_version(mlflow_client, base, config) if base is not None else ""
+    version = _registered(mlflow_client, config.model_name, model, digest, config, scores)
+    judged = _same(version.scores, scores)
+    base_version = ""
+    if base is not None:
+        check_model_folder(base)
+        base_version = _registered(mlflow_client, config.base_name, base, model_digest(base), config).version
     if not judged:
         registry.set_scores(mlflow_client, version, scores)
     decision, released = _judge(mlflow_client, version, scores, config)
@@ -168,14 +166,21 @@ def _judge(
     return decision, champion or version
 
 
-def _base_version(mlflow_client: Any, base: Path, config: DeployConfig) -> str:
-    check_model_folder(base)
-    digest = model_digest(base)
-    known = registry.find(mlflow_client, config.base_name, digest)
+def _registered(
+    mlflow_client: Any,
+    name: str,
+    folder: Path,
+    digest: str,
+    config: DeployConfig,
+    scores: Mapping[str, float] | None = None,
+) -> registry.Version:
+    """The version that holds a folder; registered now if it never was."""
+    known = registry.find(mlflow_client, name, digest)
     if known is None:
         with step_run("deploy", config.tracking) as run:
-            known = registry.register(run, config.base_name, base, digest, lineage_tags(base))
-    return known.version
+            known = registry.register(run, name, folder, digest, lineage_tags(folder))
+            run.metrics({"scores": scores or {}})
+    return known
 
 
 def _write(source: Path, version: registry.Version, release: Path, result: DeployReport, config: DeployConfig) -> None:

@@ -10,7 +10,5 @@ from lpm_model.training.config import BaseTraining
 class TrainConfig(BaseTraining):
     """The training's own settings and where it is recorded."""
 
-    autoencoder: str = ""
-    """Folder of the autoencoder that curate encoded with; empty = the shipped tiny one."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """MLflow."""

@@ -25,11 +25,10 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
 
     digest = dataset_digest(dataset)
     settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
-    autoencoder = Path(config.autoencoder) if config.autoencoder else None
     with step_run("train", config.tracking) as run, resumable(model, digest, "", settings) as work:
         run.params(settings)
         run.dataset(dataset, digest)
-        metrics = train_base(dataset, work, config, progress, autoencoder=autoencoder, logger=run.lightning_logger())
+        metrics = train_base(dataset, work, config, progress, logger=run.lightning_logger())
         report = model_report(dataset=digest, parent="", settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
         run.tags({"dataset_digest": digest, "code_commit": report.code_commit, "config_digest": report.config_digest})
