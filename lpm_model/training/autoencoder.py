@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset
 from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder
 from lpm_model.character import to_video
 from lpm_model.checkpoint import save_model
-from lpm_model.config import to_mapping
+from lpm_model.config import FRAMES_PER_LATENT, to_mapping
 from lpm_model.training.config import AutoencoderTraining
 from lpm_model.training.data import step_generator
 from lpm_model.training.loop import StateFile, Track, cosine, run
@@ -166,7 +166,8 @@ def held_out_psnr(model: TinyVideoAutoencoder, videos: Sequence[NDArray[np.uint8
     """Mean PSNR in dB of videos [T, H, W, 3] passed through the autoencoder, over their first `frames` frames."""
     values = []
     for video in videos:
-        clip = to_video(video[: frames - (frames - 1) % 4])
+        length = min(frames, len(video))
+        clip = to_video(video[: length - (length - 1) % FRAMES_PER_LATENT])
         error = (model.decode(model.encode(clip)).clamp(-1, 1) - clip).square().mean() / 4
         values.append(-10 * torch.log10(error))
     return float(torch.stack(values).mean())

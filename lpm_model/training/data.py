@@ -76,13 +76,18 @@ def read_clips(dataset: Path) -> list[Clip]:
     """Every clip of a dataset folder, in key order.
 
     Raises:
-        ValueError: no shards, or a shard that is cut off, with its name.
+        ValueError: no shards, or a shard that is missing or cut off, with its name.
     """
     shards = sorted((dataset / "shards").glob("train-*.tar"))
+    listed = json.loads((dataset / "dataset.json").read_text()).get("shards", [])
+    lost = sorted(set(listed) - {shard.name for shard in shards})
+    if lost:
+        raise ValueError(f"{dataset / 'shards' / lost[0]} is missing: copy the whole dataset or run `lpm curate` again")
     if not shards:
         raise ValueError(f"{dataset} holds no shards: run `lpm curate` first")
     clips = []
     for shard in shards:
+        _check_end(shard)
         try:
             rows = list(webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False))
         except Exception as error:  # webdataset raises what the tar reader happens to raise
@@ -91,6 +96,15 @@ def read_clips(dataset: Path) -> list[Clip]:
     if not clips:
         raise ValueError(f"{dataset} holds no clips: see its curation report")
     return sorted(clips, key=lambda clip: clip.key)
+
+
+def _check_end(shard: Path) -> None:
+    """A tar file ends in two empty blocks; one that is cut off between two clips shows in nothing else."""
+    with shard.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 1024))
+        if file.read() != bytes(1024):
+            raise ValueError(f"{shard} is cut off: copy it again or run `lpm curate` again")
 
 
 def _clip(row: dict[str, Any], shard: Path) -> Clip:

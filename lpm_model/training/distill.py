@@ -26,7 +26,7 @@ from lpm_model.online import Noise, OnlineModel
 from lpm_model.sampler import guided_velocity, sample_window
 from lpm_model.training.config import Distillation
 from lpm_model.training.data import Batch, ClipBatches, read_clips, read_dataset, step_generator
-from lpm_model.training.loop import StateFile, Track, cosine, run
+from lpm_model.training.loop import RECENT, LossHistory, StateFile, Track, cosine, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +199,10 @@ def teacher_trajectories(
         parts.append((clean, torch.stack([states[level] for level in levels]), batch.conditions))
 
     def join(name: str) -> Tensor | None:
-        values = [getattr(conditions, name) for _, _, conditions in parts]
-        return None if values[0] is None else torch.cat(values)
+        values: list[Tensor | None] = [getattr(conditions, name) for _, _, conditions in parts]
+        like = next((value for value in values if value is not None), None)
+        # A batch without any caption has no text; beside one with captions it reads as empty texts do there.
+        return None if like is None else torch.cat([torch.zeros_like(like) if v is None else v for v in values])
 
     return Trajectories(
         clean=torch.cat([p[0] for p in parts]),
@@ -295,7 +297,7 @@ def _regress(
     wanted = iter(source) if progress is None else progress.track(source, "teacher trajectories", count)
     if module.start == settings.ode_steps:
         state.restore(module, [])
-        return float("nan")
+        return LossHistory(state.losses()).recent()
     trajectories = teacher_trajectories(teacher, wanted, settings)
     history = run(
         module, _Again(lambda: ode_batches(trajectories, range(module.start, settings.ode_steps), settings)),
@@ -303,7 +305,7 @@ def _regress(
         description="distil: ODE regression", progress=progress, clip_norm=None, logger=logger,
     )  # fmt: skip
     if settings.dmd_steps:
-        state.save(module, [], settings.ode_steps)
+        state.save(module, [], settings.ode_steps, history.losses[-RECENT:])
     return history.recent()
 
 

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,8 @@ from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+RECENT = 50
+"""Losses that the reported one is the mean of."""
 
 
 class Track(Protocol):
@@ -55,7 +57,14 @@ class StateFile:
         with safe_open(self.path, "pt") as file:
             return int(json.loads(file.metadata()["run"])["step"])
 
-    def save(self, module: nn.Module, optimizers: list[Optimizer], step: int) -> None:
+    def losses(self) -> list[float]:
+        """The last losses before the state was written, so that a resumed run reports what an unbroken one does."""
+        if not self.path.is_file():
+            return []
+        with safe_open(self.path, "pt") as file:
+            return list(json.loads(file.metadata()["run"]).get("losses", []))
+
+    def save(self, module: nn.Module, optimizers: list[Optimizer], step: int, losses: Sequence[float] = ()) -> None:
         """Write the state after `step` steps."""
         tensors = {
             f"module.{name}": value.clone(memory_format=torch.contiguous_format)
@@ -69,7 +78,7 @@ class StateFile:
                 }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"run": json.dumps({"step": step})})
+        save_file(tensors, partial, metadata={"run": json.dumps({"step": step, "losses": list(losses)})})
         os.replace(partial, self.path)
 
     def restore(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
@@ -94,8 +103,8 @@ class StateFile:
 class Checkpoints(Callback):
     """Saves a state every so many steps and restores it at the start; `start` is the step the run goes on from."""
 
-    def __init__(self, file: StateFile, every: int) -> None:
-        self.file, self.every = file, every
+    def __init__(self, file: StateFile, every: int, history: "LossHistory") -> None:
+        self.file, self.every, self.history = file, every, history
         self.start = file.step()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -108,14 +117,14 @@ class Checkpoints(Callback):
     ) -> None:
         done = self.start + trainer.fit_loop.total_batch_idx + 1
         if done % self.every == 0:
-            self.file.save(pl_module, trainer.optimizers, done)
+            self.file.save(pl_module, trainer.optimizers, done, self.history.losses[-RECENT:])
 
 
 class LossHistory(Callback):
     """Remembers the losses, and ends a run whose loss is no number, naming the clips."""
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
+    def __init__(self, before: Sequence[float] = ()) -> None:
+        self.losses, self.before = list(before), len(before)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -127,12 +136,13 @@ class LossHistory(Callback):
                 f"the loss is not finite at batch {batch_idx} ({names}): lower learning_rate or drop these clips"
             )
         self.losses.append(loss)
-        if len(self.losses) % 50 == 0:
-            log.info("%d steps of this run: loss %.4f", len(self.losses), self.recent())
+        done = len(self.losses) - self.before
+        if done % 50 == 0:
+            log.info("%d steps of this run: loss %.4f", done, self.recent())
 
     def recent(self) -> float:
         """Mean of the last 50."""
-        tail = self.losses[-50:]
+        tail = self.losses[-RECENT:]
         return sum(tail) / len(tail) if tail else float("nan")
 
 
@@ -163,12 +173,12 @@ def run(
     """
     warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    history = LossHistory()
+    history = LossHistory(state.losses())
     left = steps - state.step()
     trainer = lightning.Trainer(
         accelerator="auto", devices=1, precision="bf16-mixed", max_epochs=1, limit_train_batches=left, logger=logger,
         gradient_clip_val=clip_norm, enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
-        enable_progress_bar=False, callbacks=[Checkpoints(state, checkpoint_steps), history],
+        enable_progress_bar=False, callbacks=[history, Checkpoints(state, checkpoint_steps, history)],
     )  # fmt: skip
     if left > 0:
         trainer.fit(module, batches if progress is None else _Tracked(batches, progress, description, left))
