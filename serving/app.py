@@ -36,8 +36,7 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "web" / "dist"
 POLICY_VIOLATION, TOO_BIG, TRY_LATER, NORMAL = 1008, 1009, 1013, 1000
 _PAGE_HEADERS = {
-    # unsafe-eval: browser drivers evaluate their conditions inside the page, and the page itself evaluates nothing.
-    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-eval'; "
+    "Content-Security-Policy": "default-src 'self'; script-src 'self'; "
     "media-src 'self' blob:; connect-src 'self' ws: wss:; img-src 'self' data:; style-src 'self'; "
     "frame-ancestors 'self'; base-uri 'none'",
     "Referrer-Policy": "no-referrer",
