@@ -100,11 +100,7 @@ def deploy(
         storage_uri=storage_uri,
         reused=judged,
     )
-    if released.digest == digest:
-        _write(model, released, release, result, config)
-    else:
-        with registry.fetched(f"models:/{released.name}/{released.version}", config.tracking.uri) as kept:
-            _write(kept, released, release, result, config)
+    _release(model, released, release, result, config)
     for _ in steps:
         continue
     return result
@@ -181,6 +177,17 @@ def _registered(
             known = registry.register(run, name, folder, digest, lineage_tags(folder))
             run.metrics({"scores": scores or {}})
     return known
+
+
+def _release(
+    model: Path, released: registry.Version, release: Path, result: DeployReport, config: DeployConfig
+) -> None:
+    """Write the release from this model's folder, or from the registry where the champion stays."""
+    if released.digest == result.digest:
+        _write(model, released, release, result, config)
+        return
+    with registry.fetched(f"models:/{released.name}/{released.version}", config.tracking.uri) as kept:
+        _write(kept, released, release, result, config)
 
 
 def _write(source: Path, version: registry.Version, release: Path, result: DeployReport, config: DeployConfig) -> None:
