@@ -85,6 +85,7 @@ def _step_command(step: Step) -> click.Command:
         from components.runner import run_step
         from pipelines.config import load_config
         from pipelines.display import record_line
+        from pipelines.summary import decision_line
 
         config = load_config(overrides, params)
         if step.verb == "ingest":
@@ -96,6 +97,8 @@ def _step_command(step: Step) -> click.Command:
         settings = getattr(config, step.verb)
         record = run_step(step, inputs, output, settings, RichProgress(), cache=cache if use_cache else None)
         OUT.print(record_line(record, output), soft_wrap=True)
+        if step.verb == "deploy":
+            OUT.print(escape(decision_line(record.report)), soft_wrap=True)
 
     decorated: Callable[..., Any] = OVERRIDES(run)
     for name, folder in ({**step.inputs, step.output: step.folder}).items():
@@ -132,7 +135,7 @@ def run(overrides: tuple[str, ...], runs: Path, run_id: str, cache: Path, use_ca
     from pipelines.config import load_config
     from pipelines.display import RunDisplay, summary_table
     from pipelines.local import run_pipeline
-    from pipelines.summary import rejected_sources
+    from pipelines.summary import notes
 
     started = time.monotonic()
     config = load_config(overrides)
@@ -142,8 +145,8 @@ def run(overrides: tuple[str, ...], runs: Path, run_id: str, cache: Path, use_ca
         folder, summary = run_pipeline(config, runs, run_id=run_id, cache=cache if use_cache else None, watch=display)
     seconds = time.monotonic() - started
     OUT.print(summary_table(summary, f"run {folder.name}: {seconds:.0f} s"))
-    for file, reason in rejected_sources(folder):
-        OUT.print(f"rejected {escape(file)}: {escape(reason)}", soft_wrap=True)
+    for note in notes(folder):
+        OUT.print(escape(note), soft_wrap=True)
     reused = [verb for verb, record in summary["steps"].items() if record["cached"]]
     if len(reused) == len(STEPS):
         OUT.print(f"nothing had changed: all six steps came from the cache ({seconds:.0f} s)")

@@ -57,6 +57,25 @@ def point_latest(run_dir: Path) -> None:
     temporary.replace(run_dir.with_name("latest"))
 
 
+def notes(run_dir: Path) -> list[str]:
+    """What a reader of the table should know beside it: refused files, the benchmark's people, the gate's decision."""
+    measured = str(read_json(run_dir / "report" / "report.json").get("bench", {}).get("note", ""))
+    deployed = read_json(run_dir / "release" / "deploy.json")
+    return [
+        *(f"rejected {file}: {reason}" for file, reason in rejected_sources(run_dir)),
+        *([f"measured on: {measured}"] if measured else []),
+        decision_line(deployed),
+    ]
+
+
+def decision_line(deployed: Mapping[str, Any]) -> str:
+    """What deploy decided, in one sentence."""
+    line = f"{deployed['name']} version {deployed['version']} is {deployed['alias']}: {'; '.join(deployed['reasons'])}"
+    if deployed["released_version"] != deployed["version"]:
+        line += f"; version {deployed['released_version']} stays in service"
+    return line
+
+
 def rejected_sources(run_dir: Path) -> list[tuple[str, str]]:
     """Source files that a run refused, with the reason, in ingest and in curate."""
     found = []

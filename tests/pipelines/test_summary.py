@@ -6,7 +6,7 @@ import pytest
 
 from components.common import read_json, write_json
 from components.steps import STEPS
-from pipelines.summary import build_summary, rejected_sources, write_summary
+from pipelines.summary import build_summary, notes, rejected_sources, write_summary
 
 
 @pytest.fixture
@@ -23,11 +23,18 @@ def run_dir(tmp_path: Path) -> Path:
     write_json(run / "dataset" / "dataset.json", {"digest": "ab", "clips": 2, "seconds": 6.0, "size_px": 128})
     write_json(run / "raw" / "ingest.json", {"rejected": [{"file": "bad.mp4", "reason": "not readable"}]})
     scores = {"sync": 0.7, "listening": 0.5, "identity": 0.99, "psnr_db": 31.0, "drift": None, "speed": 2.0}
-    write_json(run / "report" / "report.json", {"scores": scores})
+    write_json(run / "report" / "report.json", {"scores": scores, "bench": {"note": "held-out people"}})
     (run / "report" / "talk.mp4").touch()
     write_json(
         run / "release" / "deploy.json",
-        {"name": "lpm-online", "version": "3", "alias": "champion", "digest": "cd", "promoted": True},
+        {
+            "name": "lpm-online",
+            "version": "3",
+            "alias": "challenger",
+            "digest": "cd",
+            "reasons": ["sync 0.3 is worse"],
+            "released_version": "2",
+        },
     )
     return run
 
@@ -40,7 +47,7 @@ def test_summary_has_the_agreed_shape(run_dir: Path) -> None:
     assert summary["steps"]["ingest"] == {"seconds": 1.5, "peak_rss_mb": 100.0, "cached": True}
     assert summary["funnel"] == [{"stage": "probe", "in": 3, "out": 2, "reasons": {"corrupt": 1}}]
     assert summary["scores"] == {"sync": 0.7, "listening": 0.5, "identity": 0.99, "psnr_db": 31.0, "drift": None}
-    assert summary["model"] == {"name": "lpm-online", "version": "3", "alias": "champion", "digest": "cd"}
+    assert summary["model"] == {"name": "lpm-online", "version": "3", "alias": "challenger", "digest": "cd"}
     assert summary["dataset"] == {"digest": "ab", "clips": 2, "seconds": 6.0}
     assert all(Path(path).is_absolute() for path in summary["paths"].values())
 
@@ -54,6 +61,15 @@ def test_latest_moves_on(run_dir: Path) -> None:
 
 def test_rejected_sources_of_both_steps(run_dir: Path) -> None:
     assert rejected_sources(run_dir) == [("bad.mp4", "not readable"), ("media/c.mp4", "no face")]
+
+
+def test_notes_say_what_the_table_cannot(run_dir: Path) -> None:
+    assert notes(run_dir) == [
+        "rejected bad.mp4: not readable",
+        "rejected media/c.mp4: no face",
+        "measured on: held-out people",
+        "lpm-online version 3 is challenger: sync 0.3 is worse; version 2 stays in service",
+    ]
 
 
 def test_a_missing_report_is_named(run_dir: Path) -> None:
