@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +47,8 @@ def cli(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; errors of the user's making are one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped command ends what it has started
     try:
         code = cli.main(args=arguments, prog_name="lpm", standalone_mode=False)
     except click.ClickException as error:
@@ -61,7 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         if "--debug" in arguments:
             raise
-        ERR.print(f"[red]error[/]: {escape(str(error))}", soft_wrap=True)
+        line = str(error).replace(":\n", ": ").replace("\n", "; ")
+        ERR.print(f"[red]error[/]: {escape(line)}", soft_wrap=True)
         raise SystemExit(2) from error
     raise SystemExit(code or 0)
 

@@ -5,8 +5,10 @@ gets a process of its own. What the tasks print goes to `run.log`; their progres
 """
 
 import json
+import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +25,8 @@ from components.steps import STEPS
 from lpm_model.config import from_mapping, to_mapping
 from pipelines.config import RootConfig
 from pipelines.summary import point_latest, write_summary
+
+log = logging.getLogger(__name__)
 
 
 class RunFailedError(ValueError):
@@ -87,8 +91,10 @@ def to_plain(config: RootConfig) -> dict[str, Any]:
 
 def _watched(run_dir: Path, environment: dict[str, str], watch: Callable[[Event], None]) -> int:
     command = [sys.executable, "-m", "pipelines.local", str(run_dir)]
-    with (run_dir / "run.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    with (run_dir / "run.log").open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
         events = _events(run_dir)
         try:
             while process.poll() is None:
@@ -96,12 +102,23 @@ def _watched(run_dir: Path, environment: dict[str, str], watch: Callable[[Event]
                     watch(event)
                 time.sleep(0.2)
         except BaseException:
-            process.terminate()
-            process.wait(timeout=30)
+            _stop(process)
             raise
         for event in next(events):
             watch(event)
     return process.returncode
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the runner and the task that it has started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=20)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            log.warning("the run did not end on %s", number.name)
 
 
 def _events(run_dir: Path) -> Iterator[list[Event]]:
@@ -135,7 +152,8 @@ def _failure(run_dir: Path, code: int) -> str:
             return f"{verb} failed: {kind}{error['message']} (log: {run_dir / 'run.log'})"
     done = [verb for verb in STEPS if (run_dir / "steps" / f"{verb}.json").exists()]
     where = next((verb for verb in STEPS if verb not in done), "the runner")
-    return f"{where} ended with exit code {code} and no message, perhaps out of memory (log: {run_dir / 'run.log'})"
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code} and no message"
+    return f"{where} {how}; the same command goes on from there (log: {run_dir / 'run.log'}; was memory short?)"
 
 
 def main(run_dir: Path) -> None:

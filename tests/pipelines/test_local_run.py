@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import psutil
 import pytest
 
 from components.common import read_json
@@ -37,7 +38,7 @@ def test_a_run_stops_at_the_step_that_fails_and_says_why(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     events: list[dict[str, object]] = []
-    with pytest.raises(RunFailedError, match=r"curate failed: .*\(log: .*run\.log\)"):
+    with pytest.raises(RunFailedError, match=r"(?s)curate failed: no clip is left.*\(log: .*run\.log\)"):
         run_pipeline(
             load_config([f"data.source={videos}", "curate.workers=1", "curate.require_audio=false"]),
             tmp_path / "runs",
@@ -54,6 +55,17 @@ def test_a_run_stops_at_the_step_that_fails_and_says_why(
     assert (run.parent / "latest").resolve() == run
     assert {"ingest"} <= {event["step"] for event in events} <= {"ingest", "curate"}
     assert any(event.get("finished") for event in events)
+
+
+def test_a_stopped_run_leaves_no_process(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(load_config([f"data.source={videos}"]), tmp_path / "runs", run_id="one", watch=_interrupt)
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if str(tmp_path) in command]
+
+
+def _interrupt(_event: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_name_is_used_once(tmp_path: Path) -> None:
