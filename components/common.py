@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -34,7 +34,7 @@ class RichProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        count = total if total is not None else len(items) if hasattr(items, "__len__") else None
+        count = total if total is not None else len(items) if isinstance(items, Sized) else None
         with Progress(*columns) as bar:
             task = bar.add_task(description, total=count)
             for item in items:

@@ -159,6 +159,8 @@ class ModelConfig:
     """Width of an audio token, as the audio encoder gives it; 0 removes both audio branches from the graph."""
     audio: AudioConfig = AudioConfig()
     """Audio context."""
+    anchor_gain: float = 2.0
+    """Latents are modelled as this many times their difference to the character image; 0 models them as they are."""
     qk_norm: bool = True
     """RMS norm of queries and keys over the whole width, as Wan 2.1 has it."""
     eps: float = 1e-6
@@ -196,15 +198,15 @@ class OnlineConfig:
 
     chunk_latents: int = 1
     """Latent frames denoised together."""
-    sink_latents: int = 3
+    sink_latents: int = 1
     """First latent frames that stay in the cache for ever (latent 0, the character image, is one)."""
-    window_latents: int = 12
+    window_latents: int = 6
     """Last latent frames kept in the cache."""
     backbone_sigmas: tuple[float, ...] = (1.0, 0.6)
     """Noise levels at which the backbone runs, one forward each (paper: 2 NFE)."""
     refiner_sigma: float = 0.0
     """Noise level at which the refiner takes over; 0 means there is no refiner."""
-    history_sigma: float = 0.1
+    history_sigma: float = 0.25
     """Noise put on the history before it enters the backbone's cache (paper section 4.1: noisy history)."""
 
     def __post_init__(self) -> None:

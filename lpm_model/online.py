@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lpm_model import flow
+from lpm_model.anchor import from_anchor
 from lpm_model.autoencoder import DecoderState, TinyVideoAutoencoder, load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
@@ -35,8 +36,8 @@ class OnlineState:
     """The same for the other's voice."""
     decoder: DecoderState
     generator: torch.Generator
-    grid: tuple[int, int]
-    """Rows and columns of a latent."""
+    anchor: Tensor
+    """[B, channels, 1, h, w] latents of the character images."""
 
     @property
     def position(self) -> Tensor:
@@ -100,7 +101,7 @@ class OnlineModel(CharacterModel):
             )
         return OnlineState(
             cache=cache, speak=features, listen=features, speak_tail=tail, listen_tail=tail, decoder=decoder,
-            generator=torch.Generator().manual_seed(seed), grid=(rows.image.shape[3], rows.image.shape[4]),
+            generator=torch.Generator().manual_seed(seed), anchor=rows.image,
         )  # fmt: skip
 
     @property
@@ -191,17 +192,19 @@ class OnlineModel(CharacterModel):
         heard_listen, listen_tail = self._hear(state.listen, state.listen_tail, listen)
         heard = Conditions(text=self.text(text), speak=heard_speak, listen=heard_listen)
         conditions = heard.map(lambda value: value.to(self.dtype))
-        shape = (speak.shape[0], self.config.latent_channels, self.chunk_latents, *state.grid)
+        shape = (speak.shape[0], self.config.latent_channels, self.chunk_latents, *state.anchor.shape[3:])
         noise = Noise(shape, state.generator)
         clean = self.generate(state.cache, conditions, noise)
         self.remember(state.cache, clean, conditions, noise)
-        video, decoder = self.autoencoder.decode_step(clean.to(self._decoder_type), state.decoder)
+        latents = from_anchor(clean, state.anchor, self.config.anchor_gain)
+        video, decoder = self.autoencoder.decode_step(latents.to(self._decoder_type), state.decoder)
         context = self.config.context_latents
         following = OnlineState(
             cache=state.cache,
             speak=heard_speak[:, heard_speak.shape[1] - context :],
             listen=heard_listen[:, heard_listen.shape[1] - context :],
-            speak_tail=speak_tail, listen_tail=listen_tail, decoder=decoder, generator=state.generator, grid=state.grid,
+            speak_tail=speak_tail, listen_tail=listen_tail, decoder=decoder, generator=state.generator,
+            anchor=state.anchor,
         )  # fmt: skip
         return to_frames(video), following
 
@@ -224,7 +227,7 @@ class OnlineModel(CharacterModel):
             )
         fresh = self.init_state(character, batch=mask.shape[0])
         state.cache.take(mask, fresh.cache)
-        for name in ("speak", "listen", "speak_tail", "listen_tail"):
+        for name in ("speak", "listen", "speak_tail", "listen_tail", "anchor"):
             old, new = getattr(state, name), getattr(fresh, name)
             setattr(state, name, torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old))
         before, start = state.decoder.previous, fresh.decoder.previous

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lpm_model import flow
+from lpm_model.anchor import from_anchor, to_anchor
 from lpm_model.autoencoder import TinyVideoAutoencoder, load_autoencoder
 from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
@@ -106,6 +107,7 @@ def sample_latents(
     overlap_latents: int = 3,
 ) -> Tensor:
     """Latents [B, channels, 1 + k, h, w] for voices of 4000 k samples; windows continue each other with an overlap."""
+    gain = base.config.anchor_gain
     batch, total = speak.shape[0], 1 + speak.shape[1] // SAMPLES_PER_LATENT
     generator = torch.Generator().manual_seed(seed)
     voices = base.clip_features(speak), base.clip_features(listen)
@@ -121,10 +123,12 @@ def sample_latents(
             references=character.references.expand(batch, -1, -1, -1, -1),
             reference_positions=character.positions,
         )
+        known = to_anchor(done[:, :, start:], gain)
         window, _ = sample_window(
-            base.dit, done[:, :, start:], frames, conditions, steps=steps, guidance=guidance, generator=generator
+            base.dit, known, frames, conditions, steps=steps, guidance=guidance, generator=generator
         )
-        done = torch.cat([done[:, :, :start], window], dim=2)
+        new = from_anchor(window[:, :, known.shape[2] :], known[:, :, :1], gain)
+        done = torch.cat([done, new], dim=2)
     return done
 
 

@@ -57,7 +57,7 @@ class BaseModule(lightning.LightningModule):
         conditions = drop_conditions(batch.conditions, self.settings.condition_dropout, generator)
         level = sigma[:, None, :, None, None]
         predicted = self.dit(flow.interpolate(clean, noise, level), sigma, conditions)
-        weight = motion_weights(clean, self.settings.motion_weight) * (level > 0)
+        weight = motion_weights(clean[:, :, 1:], self.settings.motion_weight) * (level > 0)
         loss = flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -13,7 +13,7 @@ class BaseTraining:
     """Shape of the model."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
-    steps: int = 700
+    steps: int = 620
     """Optimizer steps."""
     batch: int = 4
     """Clips a step."""
@@ -53,9 +53,9 @@ class Distillation:
 
     online: OnlineConfig = OnlineConfig()
     """Chunk, cache and noise levels of the streaming model."""
-    trajectories: int = 96
+    trajectories: int = 64
     """Teacher trajectories that the ODE stage regresses to."""
-    teacher_steps: int = 12
+    teacher_steps: int = 9
     """Euler steps of the teacher."""
     guidance: float = 2.0
     """Teacher's guidance over text and voices."""
@@ -63,11 +63,11 @@ class Distillation:
     """Clips a step."""
     clip_latents: int = 13
     """Latent frames of a roll-out, the character image included."""
-    ode_steps: int = 48
+    ode_steps: int = 60
     """Optimizer steps of the ODE stage, each a whole roll-out."""
-    ode_learning_rate: float = 3e-4
+    ode_learning_rate: float = 5e-4
     """Peak learning rate of the ODE stage."""
-    dmd_steps: int = 12
+    dmd_steps: int = 4
     """Student steps of on-policy DMD."""
     dmd_learning_rate: float = 3e-5
     """Student's learning rate in DMD."""

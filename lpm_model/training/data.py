@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from lpm_model.anchor import to_anchor
 from lpm_model.character import CharacterModel, reference_positions
 from lpm_model.config import SAMPLES_PER_LATENT
 from lpm_model.dit import Conditions
@@ -46,7 +47,7 @@ class Batch:
 
     keys: tuple[str, ...]
     latents: Tensor
-    """[B, channels, F, h, w]."""
+    """[B, channels, F, h, w], relative to latent 0 (lpm_model.anchor)."""
     conditions: Conditions
     generator: torch.Generator
     """Of this step's noise."""
@@ -159,7 +160,7 @@ class ClipBatches(IterableDataset[Batch]):
             starts.append(0 if from_image else int(torch.randint(room + 1, (1,), generator=generator)))
         return Batch(
             keys=tuple(clip.key for clip in rows),
-            latents=self._windows(rows, starts),
+            latents=to_anchor(self._windows(rows, starts), self.model.config.anchor_gain),
             conditions=self._conditions(rows, starts),
             generator=step_generator(self.seed, step, "noise"),
         )

@@ -68,7 +68,10 @@ def start_cache(online: OnlineModel, image: Tensor, conditions: Conditions) -> K
 
 
 class OdeModule(lightning.LightningModule):
-    """Stage 1: from each state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772)."""
+    """Stage 1: from each state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772).
+
+    The history is the student's own, so that it learns to come back from its errors (arXiv 2506.08009).
+    """
 
     def __init__(self, online: OnlineModel, settings: Distillation, start: int) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class OdeModule(lightning.LightningModule):
     def training_step(self, batch: Trajectories, _index: int) -> Tensor:
         online, optimizer, schedule = self.online[0], self.optimizers(), self.lr_schedulers()
         cache = start_cache(online, batch.clean[:, :, :1], batch.conditions)
-        weight = motion_weights(batch.clean, 4.0)
+        weight = motion_weights(batch.clean[:, :, 1:], 4.0)
         noise = Noise(tuple(batch.clean[:, :, : online.chunk_latents].shape), batch.generator)
         firsts = range(1, batch.clean.shape[2] - online.chunk_latents + 1, online.chunk_latents)
         total = torch.zeros(())
@@ -90,7 +93,7 @@ class OdeModule(lightning.LightningModule):
             clean = online.denoise(cache, batch.states[index][:, :, span], index, heard)
             loss = ode_regression_loss(clean, batch.clean[:, :, span], weight) / len(firsts)
             self.manual_backward(loss)
-            online.remember(cache, batch.clean[:, :, span], heard, noise)
+            online.remember(cache, clean, heard, noise)
             total = total + loss.detach()
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.settings.clip_norm)
         optimizer.step()  # type: ignore[union-attr]
