@@ -6,10 +6,10 @@ from components.evaluate.metrics import Array
 
 
 def psnr_db(video: Array, truth: Array) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 videos [T, H, W, 3], from the squared error over everything."""
+    """Peak signal-to-noise ratio in dB of two uint8 videos [T, H, W, 3], over everything; 100 where they are equal."""
     errors = [np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2) for a, b in zip(video, truth, strict=True)]
     error = float(np.mean(errors))
-    return 10 * float(np.log10(255**2 / error)) if error else float("inf")
+    return 10 * float(np.log10(255**2 / max(error, 255**2 / 1e10)))
 
 
 def ssim(video: Array, truth: Array) -> float:
