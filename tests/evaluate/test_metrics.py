@@ -172,7 +172,7 @@ def test_picture_quality_closed_forms():
     rng = np.random.default_rng(0)
     video = rng.integers(0, 200, (3, 32, 32, 3)).astype(np.uint8)
     assert psnr_db(video + 10, video) == pytest.approx(20 * np.log10(25.5))
-    assert psnr_db(video, video) == float("inf")
+    assert psnr_db(video, video) == pytest.approx(100)
     assert ssim(video, video) == pytest.approx(1)
     assert ssim(video, rng.integers(0, 200, video.shape).astype(np.uint8)) < 0.2
     assert laplacian_energy(np.full((2, 16, 16, 3), 128, np.uint8)).tolist() == [0, 0]
