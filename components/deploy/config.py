@@ -22,8 +22,8 @@ class GateConfig:
         default_factory=lambda: {"sync": 0.05, "listening": 0.05, "identity": 0.02, "psnr_db": 0.5, "drift": 0.05}
     )
     """Score -> how much worse than the champion it may be, in the score's unit."""
-    lower_is_better: tuple[str, ...] = ("drift",)
-    """Scores that improve downwards."""
+    lower_is_better: tuple[str, ...] = ("speed",)
+    """Scores that improve downwards; all others, drift included, are 1 for the truth."""
 
     def __post_init__(self) -> None:
         if not self.primary:

@@ -5,7 +5,7 @@ import pytest
 from components.deploy.config import DeployConfig, GateConfig
 from components.deploy.gate import decide
 
-OLD = {"sync": 0.6, "listening": 0.5, "identity": 0.98, "psnr_db": 31.0, "drift": 0.10}
+OLD = {"sync": 0.6, "listening": 0.5, "identity": 0.98, "psnr_db": 31.0, "drift": 0.9, "speed": 0.5}
 RULE = GateConfig()
 
 
@@ -34,11 +34,13 @@ def test_a_gain_bought_with_a_loss_elsewhere_loses(change: dict[str, float], nam
 
 
 def test_small_losses_are_tolerated() -> None:
-    assert decide({**OLD, "sync": 0.7, "psnr_db": 30.8, "drift": 0.13}, OLD, RULE).promoted
+    assert decide({**OLD, "sync": 0.7, "psnr_db": 30.8, "drift": 0.87}, OLD, RULE).promoted
 
 
-def test_less_drift_is_no_loss() -> None:
-    assert decide({**OLD, "sync": 0.7, "drift": 0.0}, OLD, RULE).promoted
+def test_a_score_that_improves_downwards() -> None:
+    rule = GateConfig(tolerances={"speed": 0.1})
+    assert decide({**OLD, "sync": 0.7, "speed": 0.1}, OLD, rule).promoted
+    assert not decide({**OLD, "sync": 0.7, "speed": 0.7}, OLD, rule).promoted
 
 
 def test_a_missing_score_is_not_promoted() -> None:
