@@ -70,16 +70,14 @@ def fit_instruments(clips: list[ProbeClip], passed: list[Array]) -> Instruments:
         clips: people who are never scored, with their truth.
         passed: their frames through the autoencoder, uint8 [4k + 1, H, W, 3] each.
     """
-    soft = [soften(video) for video in passed]
-    prepared = [[prepare(video) for video in pair] for pair in zip(passed, soft, strict=True)]
+    people = [[clip.frames, video, soften(video)] for clip, video in zip(clips, passed, strict=True)]
+    prepared = [[prepare(video) for video in renditions] for renditions in people]
     probes = {name: fit_probe(prepared, [clip.signals[name] for clip in clips], VIEWS[name]) for name in SIGNALS}
     stack = thumbnails(np.concatenate(passed))
     mean = stack.mean(0)
     _, vectors = np.linalg.eigh(np.cov(stack - mean, rowvar=False))
-    people = [np.concatenate(pair) for pair in zip(passed, soft, strict=True)]
-    return Instruments(
-        probes=probes, embedder=fit_embedder(people), mean=mean, basis=vectors[:, ::-1][:, :FEATURES].copy()
-    )
+    embedder = fit_embedder([np.concatenate(renditions) for renditions in people])
+    return Instruments(probes=probes, embedder=embedder, mean=mean, basis=vectors[:, ::-1][:, :FEATURES].copy())
 
 
 def check_instruments(cases: list[Case], truth: list[Reading], passed: list[Reading]) -> dict[str, Any]:
@@ -94,11 +92,11 @@ def check_instruments(cases: list[Case], truth: list[Reading], passed: list[Read
     for name in SIGNALS:
         on_truth = [pearson(r.signals[name], getattr(c.truth, name)) for r, c in zip(truth, cases, strict=True)]
         on_passed = [pearson(r.signals[name], getattr(c.truth, name)) for r, c in zip(passed, cases, strict=True)]
-        through = nanmean(np.array(on_passed))
+        sharp, through = nanmean(np.array(on_truth)), nanmean(np.array(on_passed))
         report[name] = {
-            "correlation_on_truth": nanmean(np.array(on_truth)),
+            "correlation_on_truth": sharp,
             "correlation_through_autoencoder": through,
             "lowest_person": float(np.nanmin(on_passed)),
-            "good": through >= GOOD_PROBE,
+            "good": sharp >= GOOD_PROBE,
         }
     return report

@@ -1,7 +1,7 @@
 """In-domain probes: closed-form readers of mouth opening, smile, brow and head pitch from pixels.
 
 A general face tracker misreads soft generated frames, so the instruments are fitted on true renders of other people,
-passed through the autoencoder, and are checked on held-out true renders before anything is measured with them.
+sharp and through the autoencoder, and are checked on held-out true renders before anything is measured with them.
 Everything is relative to the clip's own mean picture, so that a probe works on faces that it has never seen.
 """
 

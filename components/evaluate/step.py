@@ -20,6 +20,7 @@ from components.evaluate.identity import IdentityScores, identity_scores
 from components.evaluate.instruments import Instruments, Reading, check_instruments, fit_instruments
 from components.evaluate.listening import ListeningScores, listening_scores
 from components.evaluate.metrics import Anchored, Array, anchored, normalise
+from components.evaluate.probes import GOOD_PROBE
 from components.evaluate.quality import frechet, laplacian_energy, psnr_db, ssim
 from components.evaluate.report import CaseView, write_report
 from components.evaluate.speed import SpeedReport, speed_report
@@ -303,10 +304,16 @@ def _notes(
     notes = []
     for name in SIGNALS:
         found = probes["signals"][name]
+        sharp, through = found["correlation_on_truth"], found["correlation_through_autoencoder"]
         if not found["good"]:
             notes.append(
-                f"Weak instrument: the {name} probe reads held-out truth with correlation "
-                f"{found['correlation_through_autoencoder']:.2f} (under 0.9), so what is measured with it is uncertain."
+                f"Weak instrument: the {name} probe reads held-out truth with correlation {sharp:.2f} "
+                "(under 0.9), so what is measured with it is uncertain."
+            )
+        elif through < GOOD_PROBE:
+            notes.append(
+                f"The autoencoder hides part of {name}: the probe reads held-out truth with correlation {sharp:.2f}, "
+                f"and with {through:.2f} after the autoencoder. Anchor 1 is what the autoencoder lets through."
             )
     notes += [
         f"No {name} score: its anchors nearly coincide on this set." for name, value in scores.items() if value is None

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.evaluate.bench import LISTEN, SPEAK, Truth
-from components.evaluate.metrics import Anchored, Array, anchored, lagged_correlation, pearson
+from components.evaluate.metrics import Anchored, Array, anchored, lagged_correlation, pearson, smooth
 
 MAX_LAG = 6
 """Frames (a quarter of a second) to either side within which the best lag is looked for."""
+
+SYLLABLE_FRAMES = 4.0
+"""Smoothing that leaves posture and smiles and takes syllables away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +39,10 @@ def mouth_rest(mouth: Array, truth: Truth) -> float:
     speaking, listening = truth.state == SPEAK, truth.state == LISTEN
     if min(speaking.sum(), listening.sum()) < 12:
         return float("nan")
-    loud = float(mouth[speaking].std())
-    return float(np.clip(1 - mouth[listening].std() / loud, -1, 1)) if loud > 1e-9 else 0.0
+    # Speech moves the mouth several times a second; what a slow smile does to it does not count.
+    quick = mouth - smooth(mouth, SYLLABLE_FRAMES)
+    loud = float(quick[speaking].std())
+    return float(np.clip(1 - quick[listening].std() / loud, -1, 1)) if loud > 1e-9 else 0.0
 
 
 def sync_scores(generated: list[Array], autoencoded: list[Array], truths: list[Truth], groups: list[str]) -> SyncScores:

@@ -34,8 +34,8 @@ def draw_face(person, jaw, smile=0.0, brow=0.0, pitch=0.0):
     return cv2.resize(big, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def make_truth(seed, frames=FRAMES):
-    """Signals of one side: it speaks, then listens, and nods after the other's pauses."""
+def make_truth(seed, frames=FRAMES, begin=None):
+    """Signals of one side: it speaks, listens, and nods after the other's pauses; seeds begin at different points."""
     rng = np.random.default_rng(seed)
     time = np.arange(frames)
     turn = int(rng.integers(frames // 3, frames // 2))
@@ -50,6 +50,8 @@ def make_truth(seed, frames=FRAMES):
         pitch[at + 12 + 9 : at + 12 + 20] += 0.35 * np.sin(np.pi * np.arange(11) / 11)[: max(0, frames - at - 21)]
         at += 12 + int(rng.integers(22, 34))
     warmth = np.convolve(np.repeat(loud, 1), np.ones(12) / 12, "full")[:frames]
+    begin = seed % 3 * frames // 3 if begin is None else begin
+    jaw, warmth, pitch, state, loud = (np.roll(x, begin) for x in (jaw, warmth, pitch, state, loud))
     listen = (np.repeat(loud, 1000) * 9000 * np.sin(np.arange(frames * 1000) / 9)).astype(np.int16)
     return Truth(
         jaw_open=jaw.astype(np.float32),
@@ -86,8 +88,8 @@ def make_case(name, group, person, seed, frames=FRAMES):
 
 
 def make_probe(person):
-    truth = make_truth(person, 25)
-    turned = make_truth(person + 1)
+    truth = make_truth(person, 25, begin=0)
+    turned = make_truth(person + 1, begin=0)
     signals = {n: getattr(turned, n)[50:75] for n in ("smile", "brow", "pitch")} | {"jaw_open": truth.jaw_open}
     frames = np.stack(
         [draw_face(person, *(signals[n][t] for n in ("jaw_open", "smile", "brow", "pitch"))) for t in range(25)]

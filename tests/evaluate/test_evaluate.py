@@ -166,7 +166,7 @@ def test_the_step_writes_a_report_that_opens_from_disk(drawn_bench, model_folder
     assert {"sync", "listening", "identity", "psnr_db", "drift"} <= written["scores"].keys()
     assert {"bench", "instruments", "autoencoder", "generate", "base", "measure"} <= written["seconds"].keys()
     assert written["speed"]["base"]["seconds_per_video_second"] > 0
-    assert any("Weak instrument" in note for note in written["notes"])
+    assert any("The autoencoder hides" in note for note in written["notes"])
     page = (folder / "report.html").read_text()
     links = re.findall(r'src="([^"#]+)[^"]*"', page)
     assert len(links) == 8
