@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, folder_digest, read_json, staged, write_json
+from components.common import StepProgress, file_digest, read_json, staged, write_json
 from components.evaluate.config import BenchConfig
 from components.evaluate.metrics import Array
 from lpm_model.config import SAMPLES_PER_FRAME, to_mapping
@@ -102,10 +102,14 @@ class Bench:
 
 
 def bench_digest(config: BenchConfig) -> str:
-    """Hex digest over the configuration and the performer's code."""
+    """Hex digest over the configuration and the code that renders the set."""
     import components.ingest.performer as performer
+    from components.evaluate import render
+    from serving import tts
 
-    code = folder_digest(Path(performer.__file__).parent, exclude=frozenset({"__pycache__"}))
+    home = Path(performer.__file__).parent
+    sources = [*sorted(home.glob("*.py")), *sorted(home.glob("*.yaml")), Path(render.__file__), Path(tts.__file__)]
+    code = [file_digest(path) for path in sources]
     text = json.dumps({"config": to_mapping(config), "code": code}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
