@@ -2,7 +2,7 @@
 
 B batch, S + W slots of one latent frame each, T tokens a latent frame, N heads, D head width.
 Positions are relative to the window and bounded by S + W + chunk, so that a call may last for ever
-(streaming.md-style rule: cache before RoPE, rotate at use; https://arxiv.org/abs/2309.17453 for sinks).
+(keys cached before RoPE and rotated at use; https://arxiv.org/abs/2309.17453 for sinks).
 """
 
 import dataclasses
