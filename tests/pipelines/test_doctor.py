@@ -13,7 +13,7 @@ def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     checks = {check.name: check for check in examine()}
     assert checks["Python"].state == "ok"
-    assert checks["packages [core]"].state == "ok"
+    assert checks["packages [core]"].state == "ok", checks["packages [core]"].found
     assert checks["torch"].found
     assert checks["a model to serve"].state == "optional"
     assert all(check.fix for check in failing(list(checks.values())))
