@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from components.common import StepProgress, staged
-from components.evaluate.bench import NOTE, SIGNALS, Bench, Case, build_bench
+from components.evaluate.bench import NOTE, Bench, Case, build_bench
 from components.evaluate.config import EvaluateConfig, EvaluateReport
 from components.evaluate.drift import COLLAPSE_PEAK, DriftReport, cosine_distance, drift_report, edges, mean_lab
 from components.evaluate.generate import Generated, generate_base, generate_online, round_trip
@@ -28,6 +28,9 @@ from components.evaluate.sync import SyncScores, sync_scores
 from serving.talk import OnlineLPM
 
 log = logging.getLogger(__name__)
+
+SCORED_SIGNALS = ("jaw_open", "smile", "pitch")
+"""Signals on which a score rests; a weak reading of another one limits nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,7 +305,7 @@ def _notes(
 ) -> list[str]:
     """What a reader must know before trusting the figures."""
     notes = []
-    for name in SIGNALS:
+    for name in SCORED_SIGNALS:
         found = probes["signals"][name]
         sharp, through = found["correlation_on_truth"], found["correlation_through_autoencoder"]
         if not found["good"]:
