@@ -256,11 +256,16 @@ def _quality(yardstick: Yardstick, played: Played, count: int) -> dict[str, floa
     passed = np.concatenate(yardstick.passed[:count])
     made = np.concatenate([g.video for g in played.videos[:count]])
     sharp = [float(laplacian_energy(v[::6]).mean()) for v in (made, passed, truth)]
+    pairs = zip(played.videos[:count], yardstick.cases[:count], strict=True)
+    colour = float(
+        np.mean([np.linalg.norm(mean_lab(g.video[::6]) - mean_lab(c.frames[::6]), axis=1) for g, c in pairs])
+    )
     return {
         "autoencoder_psnr_db": psnr_db(passed, truth),
         "autoencoder_ssim": ssim(passed[::6], truth[::6]),
         "sharpness_ratio": sharp[0] / sharp[2],
         "autoencoder_sharpness_ratio": sharp[1] / sharp[2],
+        "colour_de_to_truth": colour,
     }
 
 
