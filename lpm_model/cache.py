@@ -45,6 +45,8 @@ class KVCache:
     """[R] temporal positions (negative: before latent 0)."""
     written: Tensor
     """[B] latent frames written so far."""
+    anchor: Tensor
+    """[B, T, C] embedding of the character image, which every token is given; T is 0 without one."""
     sink: int
     """S."""
     ready: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class KVCache:
             reference_values=none,
             reference_positions=torch.zeros(0, dtype=torch.long, device=like.device),
             written=torch.zeros(batch, dtype=torch.long, device=like.device),
+            anchor=like.new_zeros(batch, 0, 0),
             sink=online.sink_latents,
         )
 
@@ -142,6 +145,7 @@ class KVCache:
         for name in ("keys", "values", "reference_keys", "reference_values"):
             own, new = getattr(self, name), getattr(other, name)
             own[:, mask] = new[:, mask]
+        self.anchor = torch.where(mask[:, None, None], other.anchor, self.anchor)
         self.written = torch.where(mask, other.written, self.written)
         self.ready.clear()
 

@@ -5,7 +5,7 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 FRAMES_PER_LATENT = 4
 """Video frames that one latent frame owns (latent 0, the character image, owns one)."""
@@ -161,6 +161,8 @@ class ModelConfig:
     """Audio context."""
     anchor_gain: float = 2.0
     """Latents are modelled as this many times their difference to the character image; 0 models them as they are."""
+    predicts: Literal["velocity", "clean"] = "clean"
+    """What the last layer gives: velocities, as Wan 2.1, or clean latents, from which velocities follow."""
     qk_norm: bool = True
     """RMS norm of queries and keys over the whole width, as Wan 2.1 has it."""
     eps: float = 1e-6

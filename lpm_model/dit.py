@@ -57,6 +57,32 @@ def timestep_embedding(sigma: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def patches(latents: Tensor) -> Tensor:
+    """[B, channels, F, h, w] to [B, F T, 4 channels]: neighbouring 2 x 2 cells side by side."""
+    b, _, f, h, w = latents.shape
+    grouped = latents.unflatten(4, (w // 2, 2)).unflatten(3, (h // 2, 2)).permute(0, 2, 3, 5, 1, 4, 6)
+    return grouped.reshape(b, f * (h // 2) * (w // 2), -1)
+
+
+class AudioProjector(nn.Module):
+    """Audio features to tokens; those of one latent frame are mixed, so that each knows the whole span."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tokens = config.audio_tokens
+        self.mix = nn.Sequential(
+            nn.Linear(config.audio_tokens * config.audio_width, config.width),
+            nn.SiLU(),
+            nn.Linear(config.width, config.audio_tokens * config.width),
+        )
+        # Without a norm what changes in speech is a tenth of what stays, and the model learns to ignore both.
+        self.norm = nn.LayerNorm(config.width, config.eps)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, P + F, n, audio_width] to [B, P + F, n, C]."""
+        return self.norm(self.mix(features.flatten(2)).unflatten(-1, (self.tokens, -1)))
+
+
 class RMSNorm(nn.Module):
     """Norm over the last axis; its scale follows the input's type, so that the fused kernel runs under autocast."""
 
@@ -102,7 +128,7 @@ class CrossAttention(nn.Module):
         if window:
             self.audio_key, self.audio_value = nn.Linear(width, width), nn.Linear(width, width)
             self.audio_out = nn.Linear(width, width, bias=False)
-            self.audio_slot = nn.Parameter(torch.randn(window * config.audio_tokens, width) * 0.02)
+            self.audio_slot = nn.Parameter(torch.randn(window * config.audio_tokens, width) * 0.5)
             nn.init.zeros_(self.audio_value.weight)
             nn.init.zeros_(self.audio_value.bias)
 
@@ -156,6 +182,9 @@ class Block(nn.Module):
         return x + step.gate(self.ffn(step.modulate(self.norm(x), shift_f, scale_f)), gate_f)
 
 
+LOWEST_SIGMA = 0.05
+"""Velocities of a model that predicts clean latents are taken at this level below it (arXiv 2511.13720)."""
+
 Record = Callable[[int, Tensor, Tensor], None]
 """Receives each layer's un-rotated keys and values."""
 
@@ -208,14 +237,14 @@ class DiffusionTransformer(nn.Module):
         self.config = config
         c = config.width
         self.patch = nn.Linear(4 * config.latent_channels, c)
+        if config.anchor_gain:
+            self.anchor = nn.Linear(4 * config.latent_channels, c, bias=False)
         self.time = nn.Sequential(nn.Linear(config.time_width, c), nn.SiLU(), nn.Linear(c, c))
         self.time_modulation = nn.Linear(c, 6 * c)
         self.text = nn.Sequential(nn.Linear(config.text_width, c), nn.GELU("tanh"), nn.Linear(c, c))
         self.null_text = nn.Parameter(torch.zeros(1, 1, c))
         if config.audio_width:
-            self.speak, self.listen = (
-                nn.Sequential(nn.Linear(config.audio_width, c), nn.SiLU(), nn.Linear(c, c)) for _ in range(2)
-            )
+            self.speak, self.listen = (AudioProjector(config) for _ in range(2))
             self.null_speak, self.null_listen = (nn.Parameter(torch.zeros(1, 1, 1, c)) for _ in range(2))
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.layers))
         self.head_norm = nn.LayerNorm(c, config.eps, elementwise_affine=False)
@@ -226,9 +255,7 @@ class DiffusionTransformer(nn.Module):
 
     def tokens(self, latents: Tensor) -> Tensor:
         """[B, channels, F, h, w] to [B, F T, C]."""
-        b, _, f, h, w = latents.shape
-        patches = latents.unflatten(4, (w // 2, 2)).unflatten(3, (h // 2, 2)).permute(0, 2, 3, 5, 1, 4, 6)
-        return self.patch(patches.reshape(b, f * (h // 2) * (w // 2), -1))
+        return self.patch(patches(latents))
 
     def _audio(self, tokens: Tensor | None, embed: nn.Module, null: Tensor, batch: int, frames: int) -> Tensor:
         if tokens is None:
@@ -258,6 +285,9 @@ class DiffusionTransformer(nn.Module):
         """
         b, channels, f, h, w = latents.shape
         x = self.tokens(latents)
+        if self.config.anchor_gain:
+            anchor = self.anchor(patches(latents[:, :, :1])) if cache is None else cache.anchor
+            x = x + anchor.to(x.dtype).repeat(1, f, 1)
         references = conditions.references if cache is None else None
         step = self._prepare(sigma, conditions, references, cache, (f, h // 2, w // 2))
         step.record = record
@@ -268,7 +298,10 @@ class DiffusionTransformer(nn.Module):
         shift, scale = (step.time[:, :f, None] + self.head_modulation.to(x.dtype)).unbind(-2)
         out = self.head(step.modulate(self.head_norm(x[:, : step.video_tokens]), shift, scale))
         out = out.reshape(b, f, h // 2, w // 2, channels, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
-        return out.reshape(b, channels, f, h, w).float()
+        out = out.reshape(b, channels, f, h, w).float()
+        if self.config.predicts == "velocity":
+            return out
+        return (latents - out) / sigma[:, None, :, None, None].clamp(min=LOWEST_SIGMA)
 
     def _prepare(
         self,
@@ -324,6 +357,8 @@ class DiffusionTransformer(nn.Module):
 
         self(image, image.new_zeros(image.shape[0], 1), conditions.without("speak", "listen"), record=record)
         cache.advance(1)
+        if self.config.anchor_gain:
+            cache.anchor = self.anchor(patches(image))
         cache.reference_keys, cache.reference_values = torch.stack(keys), torch.stack(values)
         if conditions.references is not None and conditions.reference_positions is not None:
             cache.reference_positions = conditions.reference_positions.to(image.device)

@@ -57,7 +57,7 @@ class MelAudioEncoder:
         window = torch.hann_window(_FFT, device=audio.device)
         spectra = torch.fft.rfft(audio.float().unfold(1, _FFT, _HOP) * window).abs().square()
         mel = spectra @ mel_filters(self.bands, AUDIO_RATE, _FFT).to(audio.device)
-        level = (torch.log10(mel + 1e-4) + 1) / 2
+        level = torch.log10(mel + 1e-4) + 3  # silence is -1, speech spreads around 1
         context = level.unfold(1, self.columns, frame // _HOP)[:, :frames]
         return context.flatten(2).unflatten(1, (-1, FRAMES_PER_LATENT))
 

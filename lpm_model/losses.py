@@ -8,14 +8,16 @@ from torch import Tensor
 
 
 def motion_weights(latents: Tensor, extra: float) -> Tensor:
-    """Loss weights [B, 1, 1, h, w] of mean one: cells that move over the clip count up to 1 + `extra` times more.
+    """Loss weights [B, 1, 1, h, w] of mean one: where a clip moves quickly, as lips do, counts up to 1 + `extra` times.
+
+    Speed is weighed, not spread: a head that sways slowly changes most cells more than speech changes the lips.
 
     Args:
         latents: [B, channels, F, h, w].
         extra: 0 gives ones.
     """
-    spread = latents.std(dim=2, keepdim=True).mean(dim=1, keepdim=True)
-    relative = spread / spread.amax(dim=(3, 4), keepdim=True).clamp(min=1e-6)
+    speed = latents.diff(dim=2).square().mean(dim=(1, 2), keepdim=True)
+    relative = speed / speed.amax(dim=(3, 4), keepdim=True).clamp(min=1e-6)
     weight = 1 + extra * relative
     return weight / weight.mean(dim=(3, 4), keepdim=True)
 

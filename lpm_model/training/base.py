@@ -11,6 +11,7 @@ import lightning
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import ChainDataset
 
 from lpm_model import flow
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
@@ -21,7 +22,7 @@ from lpm_model.losses import flow_matching_loss, motion_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.training.config import BaseTraining
 from lpm_model.training.data import Batch, ClipBatches, read_clips, read_dataset
-from lpm_model.training.loop import StateFile, Track, cosine, run
+from lpm_model.training.loop import StateFile, Track, cosine, muon_and_adamw, run
 
 
 def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torch.Generator) -> Tensor:
@@ -47,10 +48,12 @@ class BaseModule(lightning.LightningModule):
 
     def __init__(self, base: BaseModel, settings: BaseTraining, start: int) -> None:
         super().__init__()
+        self.automatic_optimization = False  # two optimizers take every step together
         self.dit, self.settings, self.start = base.dit, settings, start
         self.average = AveragedModel(base.dit, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
+        """Flow matching on one batch."""
         clean, generator = batch.latents, batch.generator
         sigma = draw_sigmas(clean.shape[0], clean.shape[2], self.settings, generator)
         noise = torch.randn(clean.shape, generator=generator)
@@ -58,19 +61,26 @@ class BaseModule(lightning.LightningModule):
         level = sigma[:, None, :, None, None]
         predicted = self.dit(flow.interpolate(clean, noise, level), sigma, conditions)
         weight = motion_weights(clean[:, :, 1:], self.settings.motion_weight) * (level > 0)
-        loss = flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        if self.dit.config.predicts == "clean":
+            weight = weight * level.square()  # the error of clean latents, not of velocities
+        return flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
 
-    def on_before_zero_grad(self, _optimizer: Any) -> None:
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        loss = self.loss(batch)
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.dit.parameters(), self.settings.clip_norm)
+        for optimizer, schedule in zip(self.optimizers(), self.lr_schedulers(), strict=True):  # type: ignore[arg-type]
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
         self.average.update_parameters(self.dit)
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss.detach()
 
     def configure_optimizers(self) -> Any:
-        decay = [p for p in self.dit.parameters() if p.dim() >= 2]
-        rest = [p for p in self.dit.parameters() if p.dim() < 2]
-        groups = [{"params": decay, "weight_decay": self.settings.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, self.settings.learning_rate, (0.9, 0.95))
-        return cosine(optimizer, self.settings.steps, self.settings.warmup_steps, self.start)
+        settings = self.settings
+        both = muon_and_adamw(self.dit, settings.matrix_learning_rate, settings.learning_rate, settings.weight_decay)
+        return [cosine(each, settings.steps, settings.warmup_steps, self.start) for each in both]
 
 
 def train_base(
@@ -104,13 +114,14 @@ def train_base(
     state = StateFile(folder / "state")
     module = BaseModule(base, settings, state.step())
     clips = read_clips(dataset)
-    batches = ClipBatches(
+    whole = ClipBatches(
         clips, base, latents=settings.clip_latents, batch=settings.batch,
-        steps=range(module.start, settings.steps), seed=settings.seed,
+        steps=range(max(module.start, settings.crop_steps), settings.steps), seed=settings.seed,
     )  # fmt: skip
+    squares = whole.cropped(settings.crop_cells, settings.crop_batch, range(module.start, settings.crop_steps))
     history = run(
-        module, batches, settings.steps, state, settings.checkpoint_steps,
-        description="train Base LPM", progress=progress, clip_norm=settings.clip_norm, logger=logger,
+        module, ChainDataset([squares, whole]), settings.steps, state, settings.checkpoint_steps,
+        description="train Base LPM", progress=progress, clip_norm=None, logger=logger,
     )  # fmt: skip
     metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}
     save_model(

@@ -13,18 +13,26 @@ class BaseTraining:
     """Shape of the model."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
-    steps: int = 620
+    steps: int = 830
     """Optimizer steps."""
     batch: int = 4
-    """Clips a step."""
+    """Clips a step of whole pictures."""
     clip_latents: int = 13
     """Latent frames of a training window."""
+    crop_steps: int = 700
+    """The first of these steps see squares of the pictures, where they move, at a seventh of the tokens."""
+    crop_batch: int = 16
+    """Clips in each of them."""
+    crop_cells: int = 6
+    """Side of a square in latent cells, even."""
     learning_rate: float = 1e-3
-    """Peak of the cosine schedule."""
+    """Peak of AdamW's cosine schedule: embeddings, norms, head."""
+    matrix_learning_rate: float = 0.02
+    """Peak of Muon's cosine schedule: the matrices inside the blocks."""
     warmup_steps: int = 40
     """Steps of linear warm-up."""
-    weight_decay: float = 0.01
-    """AdamW weight decay."""
+    weight_decay: float = 0.0
+    """Weight decay of both."""
     clip_norm: float = 1.0
     """Gradient norm limit."""
     ema_decay: float = 0.995
@@ -33,9 +41,9 @@ class BaseTraining:
     """Chance, each, that text, speak, listen or references are absent (needed for guidance)."""
     independent_noise: float = 0.5
     """Chance that each latent frame gets its own noise level instead of one a clip (prepares causal distillation)."""
-    sigma_shift: float = 2.0
+    sigma_shift: float = 4.0
     """Shift of the noise level towards high noise (flow.shift_sigma)."""
-    motion_weight: float = 4.0
+    motion_weight: float = 15.0
     """Extra loss weight of latent cells that move, so that lips count more than the wall."""
     checkpoint_steps: int = 100
     """Steps between saved states, from which a killed run resumes."""
@@ -63,6 +71,18 @@ class Distillation:
     """Clips a step."""
     clip_latents: int = 13
     """Latent frames of a roll-out, the character image included."""
+    causal_steps: int = 120
+    """Optimizer steps of the causal stage, each a whole roll-out on squares of the pictures where they move."""
+    causal_batch: int = 16
+    """Clips in each of them."""
+    causal_cells: int = 6
+    """Side of a square in latent cells, even."""
+    causal_learning_rate: float = 5e-4
+    """Peak of AdamW's cosine schedule in the causal stage."""
+    causal_matrix_learning_rate: float = 0.01
+    """Peak of Muon's cosine schedule in the causal stage."""
+    motion_weight: float = 15.0
+    """Extra loss weight of latent cells that move quickly, in the causal and the ODE stage."""
     ode_steps: int = 60
     """Optimizer steps of the ODE stage, each a whole roll-out."""
     ode_learning_rate: float = 5e-4

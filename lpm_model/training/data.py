@@ -3,6 +3,7 @@
 B batch, F latent frames of the window, R references, P latent frames of audio context, n audio tokens.
 """
 
+import copy
 import io
 import json
 import zlib
@@ -16,6 +17,7 @@ import torch
 import webdataset
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import IterableDataset
 
 from lpm_model.anchor import to_anchor
@@ -130,11 +132,47 @@ def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{purpose}".encode()))
 
 
+def crop_to_motion(
+    latents: Tensor, conditions: Conditions, side: int, generator: torch.Generator
+) -> tuple[Tensor, Conditions]:
+    """A square of every clip and its references, drawn where the clip moves quickly: mostly the mouth.
+
+    Positions are relative in the model (RoPE), so what is learned on squares holds for whole pictures at a fraction
+    of their tokens.
+
+    Args:
+        latents: [B, channels, F, h, w].
+        conditions: references [B, R, channels, h, w] are cut alike.
+        side: of the square in latent cells, even; no more than there are.
+        generator: draws the places.
+    """
+    side = min(side, *latents.shape[3:])
+    speed = latents.diff(dim=2).square().mean(dim=(1, 2))
+    boxes = functional.avg_pool2d(speed[:, None], side, stride=2)[:, 0]
+    chance = boxes.flatten(1).square() + 1e-12
+    picked = torch.multinomial(chance, 1, generator=generator)[:, 0].tolist()
+    corners = [(2 * (at // boxes.shape[2]), 2 * (at % boxes.shape[2])) for at in picked]
+
+    def cut(value: Tensor) -> Tensor:
+        rows = zip(value, corners, strict=True)
+        return torch.stack([row[..., top : top + side, left : left + side] for row, (top, left) in rows])
+
+    assert conditions.references is not None
+    return cut(latents), replace(conditions, references=cut(conditions.references))
+
+
 class ClipBatches(IterableDataset[Batch]):
     """Windows of equal length, drawn with a chance proportional to what each clip holds."""
 
     def __init__(
-        self, clips: Sequence[Clip], model: CharacterModel, *, latents: int, batch: int, steps: range, seed: int
+        self,
+        clips: Sequence[Clip],
+        model: CharacterModel,
+        *,
+        latents: int,
+        batch: int,
+        steps: range,
+        seed: int,
     ) -> None:
         long_enough = [clip for clip in clips if clip.latents.shape[1] >= latents]
         if not long_enough:
@@ -143,7 +181,14 @@ class ClipBatches(IterableDataset[Batch]):
         self.clips, self.model = long_enough, model
         self.latents, self.batch, self.steps, self.seed = latents, batch, steps, seed
         self.weights = torch.tensor([float(clip.latents.shape[1] - latents + 1) for clip in long_enough])
+        self.crop_cells = 0
         self.features: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def cropped(self, cells: int, batch: int, steps: range) -> "ClipBatches":
+        """The same clips as squares of `cells` latent cells where they move (see `crop_to_motion`)."""
+        other = copy.copy(self)
+        other.crop_cells, other.batch, other.steps = cells, batch, steps
+        return other
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
@@ -158,10 +203,13 @@ class ClipBatches(IterableDataset[Batch]):
             room = clip.latents.shape[1] - self.latents
             from_image = bool(torch.rand(1, generator=generator) < 0.5)
             starts.append(0 if from_image else int(torch.randint(room + 1, (1,), generator=generator)))
+        latents, conditions = self._windows(rows, starts), self._conditions(rows, starts)
+        if self.crop_cells:
+            latents, conditions = crop_to_motion(latents, conditions, self.crop_cells, generator)
         return Batch(
             keys=tuple(clip.key for clip in rows),
-            latents=to_anchor(self._windows(rows, starts), self.model.config.anchor_gain),
-            conditions=self._conditions(rows, starts),
+            latents=to_anchor(latents, self.model.config.anchor_gain),
+            conditions=conditions,
             generator=step_generator(self.seed, step, "noise"),
         )
 

@@ -44,6 +44,20 @@ def cosine(optimizer: Optimizer, steps: int, warmup: int, start: int = 0) -> dic
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def muon_and_adamw(
+    transformer: nn.Module, matrix_rate: float, rate: float, weight_decay: float = 0.0
+) -> tuple[Optimizer, Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices inside the blocks, AdamW for all the rest."""
+    blocks: nn.Module = transformer.blocks  # type: ignore[assignment]
+    hidden = [module.weight for module in blocks.modules() if isinstance(module, nn.Linear)]
+    known = {id(weight) for weight in hidden}
+    rest = [weight for weight in transformer.parameters() if id(weight) not in known]
+    return (
+        torch.optim.Muon(hidden, matrix_rate, weight_decay=weight_decay),
+        torch.optim.AdamW(rest, rate, (0.9, 0.95), weight_decay=weight_decay),
+    )
+
+
 class StateFile:
     """Weights, averages and optimizer moments of a run in one safetensors file, replaced atomically."""
 

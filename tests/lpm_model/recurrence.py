@@ -13,7 +13,7 @@ from torch.nn import functional
 from lpm_model import flow
 from lpm_model.attention import rope3d, rotate
 from lpm_model.character import Character
-from lpm_model.dit import Conditions, DiffusionTransformer, timestep_embedding
+from lpm_model.dit import LOWEST_SIGMA, Conditions, DiffusionTransformer, patches, timestep_embedding
 from lpm_model.online import OnlineModel
 
 
@@ -35,14 +35,15 @@ Layer = tuple[Tensor, Tensor, list[int]]
 
 
 def joint_pass(
-    dit: DiffusionTransformer, segments: list[Segment], sees: Tensor, past: list[Layer] | None = None
+    dit: DiffusionTransformer, image: Tensor, segments: list[Segment], sees: Tensor, past: list[Layer] | None = None
 ) -> tuple[list[Tensor], list[list[tuple[Tensor, Tensor]]]]:
-    """One forward over several segments under a mask between segments.
+    """One forward over several segments of a character, under a mask between segments.
 
-    Returns velocities per segment and, per layer and segment, keys and values.
+    The image is [B, channels, 1, h, w]. Returns velocities per segment and, per layer and segment, keys and values.
     """
     rows, columns = segments[0].latents.shape[3] // 2, segments[0].latents.shape[4] // 2
-    xs = [dit.tokens(s.latents) for s in segments]
+    anchor = dit.anchor(patches(image))
+    xs = [dit.tokens(s.latents) + (anchor.repeat(1, s.latents.shape[2], 1) if s.crosses else 0) for s in segments]
     times = [dit.time(timestep_embedding(torch.tensor([[s.sigma]]), dit.config.time_width)) for s in segments]
     modulations = [dit.time_modulation(functional.silu(t)).unflatten(-1, (6, -1))[0, 0] for t in times]
 
@@ -69,9 +70,10 @@ def joint_pass(
     out = []
     for x, time, segment in zip(xs, times, segments, strict=True):
         shift, scale = (time[0, 0] + dit.head_modulation).unbind(0)
-        patches = dit.head(dit.head_norm(x) * (1 + scale) + shift).unflatten(1, (-1, rows, columns))
-        cells = patches.unflatten(-1, (segment.latents.shape[1], 2, 2))
-        out.append(torch.einsum("bfrcdyx->bdfrycx", cells).flatten(5, 6).flatten(3, 4))
+        flat = dit.head(dit.head_norm(x) * (1 + scale) + shift).unflatten(1, (-1, rows, columns))
+        cells = flat.unflatten(-1, (segment.latents.shape[1], 2, 2))
+        clean = torch.einsum("bfrcdyx->bdfrycx", cells).flatten(5, 6).flatten(3, 4)
+        out.append((segment.latents - clean) / max(segment.sigma, LOWEST_SIGMA))
     return out, made
 
 
@@ -102,7 +104,7 @@ class Recurrence:
             Segment(self.character.image, [0], 0.0),
             Segment(references, self.character.positions.tolist(), 0.0, crosses=False),
         ]
-        _, made = joint_pass(self.online.backbone, segments, torch.ones(2, 2, dtype=torch.bool))
+        _, made = joint_pass(self.online.backbone, self.character.image, segments, torch.ones(2, 2, dtype=torch.bool))
         self.references = [layer[1] for layer in made]
         self.history = [[layer[0]] for layer in made]
 
@@ -123,7 +125,9 @@ class Recurrence:
         past, first = self.past()
         positions = list(range(first, first + latents.shape[2]))
         segment = Segment(latents, positions, sigma, heard.text, heard.speak, heard.listen)
-        out, made = joint_pass(self.online.backbone, [segment], torch.ones(1, 1, dtype=torch.bool), past)
+        out, made = joint_pass(
+            self.online.backbone, self.character.image, [segment], torch.ones(1, 1, dtype=torch.bool), past
+        )
         return out[0], [layer[0] for layer in made]
 
     def run(self, speak: Tensor, listen: Tensor, text: list[str] | None, seed: int) -> Tensor:

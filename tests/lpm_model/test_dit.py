@@ -19,12 +19,25 @@ def run(dit: DiffusionTransformer, given: Conditions, latents: Tensor = LATENTS,
 
 
 def test_starts_as_zero() -> None:
-    assert torch.equal(run(DiffusionTransformer(MODEL), conditions(3, 2)), torch.zeros_like(LATENTS))
+    velocity = replace(MODEL, predicts="velocity")
+    assert torch.equal(run(DiffusionTransformer(velocity), conditions(3, 2)), torch.zeros_like(LATENTS))
+
+
+def test_velocities_of_a_model_that_predicts_clean_latents() -> None:
+    """The same weights either way: v = (x - clean) / sigma, so that one Euler step to 0 ends at the prediction."""
+    clean = transformer(MODEL)
+    direct = DiffusionTransformer(replace(MODEL, predicts="velocity"))
+    direct.load_state_dict(clean.state_dict())
+    sigma = torch.full((2, 3), 0.3)
+    got = clean(LATENTS, sigma, conditions(3, 2))
+    assert torch.allclose(LATENTS - 0.3 * got, direct(LATENTS, sigma, conditions(3, 2)), atol=1e-5)
 
 
 def test_patches_and_pixels_keep_their_order() -> None:
     """With identity weights around no blocks the head returns the normed patch, each value at its own place."""
-    config = ModelConfig(width=64, layers=0, heads=2, audio_width=0, time_width=32)
+    config = ModelConfig(
+        width=64, layers=0, heads=2, audio_width=0, time_width=32, anchor_gain=0.0, predicts="velocity"
+    )
     dit = DiffusionTransformer(config)
     with torch.no_grad():
         for layer in (dit.patch, dit.head):

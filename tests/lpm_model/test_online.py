@@ -88,7 +88,7 @@ def test_one_chunk_through_the_cache_is_one_masked_pass(online: OnlineModel) -> 
         Segment(noisy, [1], 1.0, given.text, given.speak, given.listen),
     ]
     sees = torch.tensor([[1, 1, 0], [1, 1, 0], [1, 1, 1]], dtype=torch.bool)
-    out, _ = joint_pass(online.backbone, segments, sees)
+    out, _ = joint_pass(online.backbone, who.image, segments, sees)
     assert torch.allclose(got, noisy - out[2], atol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_the_reference_agrees_with_the_bidirectional_pass(online: OnlineModel) -
         Segment(latents, [0, 1, 2], 0.4, given.text, given.speak, given.listen),
         Segment(given.references.transpose(1, 2), [-1, -2], 0.0, crosses=False),
     ]
-    out, _ = joint_pass(online.backbone, segments, torch.ones(2, 2, dtype=torch.bool))
+    out, _ = joint_pass(online.backbone, latents[:, :, :1], segments, torch.ones(2, 2, dtype=torch.bool))
     assert torch.allclose(out[0], online.backbone(latents, torch.full((1, 3), 0.4), given), atol=1e-5)
 
 

@@ -16,17 +16,20 @@ from lpm_model import flow
 from lpm_model.autoencoder import load_autoencoder
 from lpm_model.checkpoint import read_weights
 from lpm_model.config import REFERENCE_KINDS
-from lpm_model.dit import DiffusionTransformer
+from lpm_model.dit import Conditions
 from lpm_model.sampler import BaseModel, load_base
 from lpm_model.training import autoencoder as autoencoder_training
 from lpm_model.training import base as base_training
 from lpm_model.training.base import BaseModule, draw_sigmas, drop_conditions, train_base
 from lpm_model.training.config import AutoencoderTraining, BaseTraining
-from lpm_model.training.data import Clip, ClipBatches, read_clips, read_dataset, step_generator
+from lpm_model.training.data import Clip, ClipBatches, crop_to_motion, read_clips, read_dataset, step_generator
 from lpm_model.training.loop import StateFile
 from tests.lpm_model import tiny
 
-SETTINGS = BaseTraining(model=tiny.MODEL, steps=6, batch=2, clip_latents=4, checkpoint_steps=3, warmup_steps=2)
+SETTINGS = BaseTraining(
+    model=tiny.MODEL, steps=6, batch=2, clip_latents=4, checkpoint_steps=3, warmup_steps=2,
+    crop_steps=2, crop_batch=3, crop_cells=2,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +190,10 @@ def test_one_clip_can_be_learned_by_heart(base: BaseModel) -> None:
     torch.manual_seed(0)
     model = BaseModel(tiny.MODEL, base.autoencoder, tiny.SIZE_PX)
     module = BaseModule(model, replace(SETTINGS, condition_dropout=0.0), 0)
-    module.log = lambda *_, **__: None
     optimizer = torch.optim.AdamW(model.dit.parameters(), 1e-2)
     losses = []
     for batch in ClipBatches([clip], model, latents=4, batch=4, steps=range(120), seed=0):
-        loss = module.training_step(batch, 0)
+        loss = module.loss(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -201,8 +203,7 @@ def test_one_clip_can_be_learned_by_heart(base: BaseModel) -> None:
 
 def test_only_the_model_gets_gradients(dataset: Path, base: BaseModel) -> None:
     module = BaseModule(base, replace(SETTINGS, condition_dropout=0.0), 0)
-    module.log = lambda *_, **__: None
-    module.training_step(batches(read_clips(dataset), base).make(0), 0).backward()
+    module.loss(batches(read_clips(dataset), base).make(0)).backward()
     # The head starts at zero and lets nothing through at the first step but its own gradient.
     assert float(base.dit.head.weight.grad.abs().sum()) > 0
     assert all(p.grad is None for p in base.autoencoder.parameters())
@@ -301,7 +302,17 @@ def test_held_out_quality_takes_videos_of_any_length(frames: int) -> None:
     assert math.isfinite(autoencoder_training.held_out_psnr(tiny.autoencoder(), [video]))
 
 
-def test_a_transformer_starts_with_zero_velocity() -> None:
-    """So that the first loss is that of the noise alone."""
-    dit = DiffusionTransformer(tiny.MODEL)
-    assert float(dit(torch.randn(1, 16, 2, 4, 4), torch.ones(1, 2), tiny.conditions(2)).abs().sum()) == 0
+def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:
+    latents = torch.zeros(200, 16, 3, 8, 8)
+    latents[:, :, 1, 4:6, 2:4] = 1.0
+    places = torch.arange(64.0).reshape(8, 8)
+    references = places.expand(200, 1, 16, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    cut, given = crop_to_motion(latents, Conditions(references=references), 4, generator)
+    assert cut.shape == (200, 16, 3, 4, 4)
+    assert (cut[:, 0, 1].sum((1, 2)) == 4).all(), "every square holds what moves"
+    assert given.references is not None
+    corners = {(int(at) // 8, int(at) % 8) for at in given.references[:, 0, 0, 0, 0]}
+    assert corners == {(2, 0), (2, 2), (4, 0), (4, 2)}, "patches keep their phase, and all places are drawn"
+    batch = batches(read_clips(dataset), base).cropped(2, 5, range(1)).make(0)
+    assert batch.latents.shape == (5, 16, 4, 2, 2)

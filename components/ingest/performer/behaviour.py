@@ -230,15 +230,15 @@ def _move_head(
     frames = len(speaking)
     level = own.level / _USUAL_LEVEL
     stress = smooth(level, 0.08) - smooth(level, 0.5)
-    lively = 1.0 + 1.2 * smooth(speaking, 0.4)
+    lively = 1.0 + 0.6 * smooth(speaking, 0.4)
     attention = smooth(other.speech.astype(np.float32), 1.0) * smooth(hush, 0.3)
-    rotation[:, 0] += 0.07 * stress + 0.008 * lively * _wander(frames, chance) + 0.03 * attention
-    rotation[:, 1] += 0.012 * smooth(own.pitch, 0.3) + 0.022 * lively * _wander(frames, chance)
-    rotation[:, 2] += 0.012 * lively * _wander(frames, chance) + 0.09 * attention
+    rotation[:, 0] += 0.04 * stress + 0.006 * lively * _wander(frames, chance) + 0.02 * attention
+    rotation[:, 1] += 0.008 * smooth(own.pitch, 0.3) + 0.012 * lively * _wander(frames, chance)
+    rotation[:, 2] += 0.006 * lively * _wander(frames, chance) + 0.045 * attention
     breath = np.sin(2 * np.pi * (np.arange(frames) / VIDEO_FPS * chance.uniform(0.22, 0.3) + chance.uniform()))
-    translation[:, 0] += 0.006 * _wander(frames, chance)
-    translation[:, 1] += (0.005 * breath).astype(np.float32)
-    translation[:, 2] += 0.03 * attention
+    translation[:, 0] += 0.003 * _wander(frames, chance)
+    translation[:, 1] += (0.003 * breath).astype(np.float32)
+    translation[:, 2] += 0.015 * attention
 
 
 def _wander(frames: int, chance: np.random.Generator) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
 
 CHANNELS: Final = ("jaw", "funnel", "pucker", "wide", "lower", "upper", "roll", "tongue", "shrug")
 _BOTH: Final[dict[str, tuple[tuple[str, float], ...]]] = {
-    "jaw": (("jawOpen", 1.0),),
+    "jaw": (("jawOpen", 1.5),),  # clear diction: what is not seen at 128 px cannot be learned
     "funnel": (("mouthFunnel", 1.0),),
     "pucker": (("mouthPucker", 1.0),),
     "wide": (
