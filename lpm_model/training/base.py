@@ -11,7 +11,6 @@ import lightning
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import ChainDataset
 
 from lpm_model import flow
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
@@ -21,7 +20,7 @@ from lpm_model.dit import Conditions
 from lpm_model.losses import flow_matching_loss, motion_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Batch, ClipBatches, read_clips, read_dataset
+from lpm_model.training.data import Batch, ClipBatches, Squares, read_clips, read_dataset
 from lpm_model.training.loop import StateFile, Track, cosine, muon_and_adamw, run
 
 
@@ -114,13 +113,16 @@ def train_base(
     state = StateFile(folder / "state")
     module = BaseModule(base, settings, state.step())
     clips = read_clips(dataset)
-    whole = ClipBatches(
+    batches = ClipBatches(
         clips, base, latents=settings.clip_latents, batch=settings.batch,
-        steps=range(max(module.start, settings.crop_steps), settings.steps), seed=settings.seed,
+        steps=range(module.start, settings.steps), seed=settings.seed,
+        squares=Squares(
+            steps=settings.crop_steps, whole_every=settings.whole_every,
+            batch=settings.crop_batch, cells=settings.crop_cells,
+        ),
     )  # fmt: skip
-    squares = whole.cropped(settings.crop_cells, settings.crop_batch, range(module.start, settings.crop_steps))
     history = run(
-        module, ChainDataset([squares, whole]), settings.steps, state, settings.checkpoint_steps,
+        module, batches, settings.steps, state, settings.checkpoint_steps,
         description="train Base LPM", progress=progress, clip_norm=None, logger=logger,
     )  # fmt: skip
     metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}

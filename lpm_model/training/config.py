@@ -13,16 +13,19 @@ class BaseTraining:
     """Shape of the model."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
-    steps: int = 830
+    steps: int = 860
     """Optimizer steps."""
     batch: int = 4
     """Clips a step of whole pictures."""
     clip_latents: int = 13
     """Latent frames of a training window."""
-    crop_steps: int = 700
-    """The first of these steps see squares of the pictures, where they move, at a seventh of the tokens."""
+    crop_steps: int = 740
+    """In the first of these steps the model sees squares of the pictures, where they move, at a seventh of the tokens
+    (lips are learned from many clips, not from many cells) ..."""
+    whole_every: int = 4
+    """... but whole pictures in every so many-th of them."""
     crop_batch: int = 16
-    """Clips in each of them."""
+    """Clips in each step on squares."""
     crop_cells: int = 6
     """Side of a square in latent cells, even."""
     learning_rate: float = 1e-3
@@ -61,33 +64,23 @@ class Distillation:
 
     online: OnlineConfig = OnlineConfig()
     """Chunk, cache and noise levels of the streaming model."""
-    trajectories: int = 64
+    trajectories: int = 48
     """Teacher trajectories that the ODE stage regresses to."""
     teacher_steps: int = 9
     """Euler steps of the teacher."""
-    guidance: float = 2.0
+    guidance: float = 1.5
     """Teacher's guidance over text and voices."""
     batch: int = 8
     """Clips a step."""
     clip_latents: int = 13
     """Latent frames of a roll-out, the character image included."""
-    causal_steps: int = 120
-    """Optimizer steps of the causal stage, each a whole roll-out on squares of the pictures where they move."""
-    causal_batch: int = 16
-    """Clips in each of them."""
-    causal_cells: int = 6
-    """Side of a square in latent cells, even."""
-    causal_learning_rate: float = 5e-4
-    """Peak of AdamW's cosine schedule in the causal stage."""
-    causal_matrix_learning_rate: float = 0.01
-    """Peak of Muon's cosine schedule in the causal stage."""
     motion_weight: float = 15.0
-    """Extra loss weight of latent cells that move quickly, in the causal and the ODE stage."""
-    ode_steps: int = 60
+    """Extra loss weight of latent cells that move quickly, in the ODE stage."""
+    ode_steps: int = 40
     """Optimizer steps of the ODE stage, each a whole roll-out."""
     ode_learning_rate: float = 5e-4
     """Peak learning rate of the ODE stage."""
-    dmd_steps: int = 4
+    dmd_steps: int = 3
     """Student steps of on-policy DMD."""
     dmd_learning_rate: float = 3e-5
     """Student's learning rate in DMD."""

@@ -3,7 +3,6 @@
 B batch, F latent frames of the window, R references, P latent frames of audio context, n audio tokens.
 """
 
-import copy
 import io
 import json
 import zlib
@@ -161,6 +160,24 @@ def crop_to_motion(
     return cut(latents), replace(conditions, references=cut(conditions.references))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Squares:
+    """Which steps see squares of the clips instead of whole pictures (see `crop_to_motion`)."""
+
+    steps: int
+    """No squares from this step on."""
+    whole_every: int
+    """Every so many-th step before it sees whole pictures too."""
+    batch: int
+    """Clips in a step on squares."""
+    cells: int
+    """Side of a square in latent cells, even."""
+
+    def at(self, step: int) -> bool:
+        """Whether a step sees squares."""
+        return step < self.steps and (step + 1) % self.whole_every != 0
+
+
 class ClipBatches(IterableDataset[Batch]):
     """Windows of equal length, drawn with a chance proportional to what each clip holds."""
 
@@ -173,6 +190,7 @@ class ClipBatches(IterableDataset[Batch]):
         batch: int,
         steps: range,
         seed: int,
+        squares: Squares | None = None,
     ) -> None:
         long_enough = [clip for clip in clips if clip.latents.shape[1] >= latents]
         if not long_enough:
@@ -181,14 +199,8 @@ class ClipBatches(IterableDataset[Batch]):
         self.clips, self.model = long_enough, model
         self.latents, self.batch, self.steps, self.seed = latents, batch, steps, seed
         self.weights = torch.tensor([float(clip.latents.shape[1] - latents + 1) for clip in long_enough])
-        self.crop_cells = 0
+        self.squares = squares
         self.features: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def cropped(self, cells: int, batch: int, steps: range) -> "ClipBatches":
-        """The same clips as squares of `cells` latent cells where they move (see `crop_to_motion`)."""
-        other = copy.copy(self)
-        other.crop_cells, other.batch, other.steps = cells, batch, steps
-        return other
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
@@ -197,15 +209,17 @@ class ClipBatches(IterableDataset[Batch]):
     def make(self, step: int) -> Batch:
         """The batch of one step."""
         generator = step_generator(self.seed, step, "data")
-        rows = [self.clips[i] for i in torch.multinomial(self.weights, self.batch, True, generator=generator).tolist()]
+        squares = self.squares if self.squares is not None and self.squares.at(step) else None
+        batch = self.batch if squares is None else squares.batch
+        rows = [self.clips[i] for i in torch.multinomial(self.weights, batch, True, generator=generator).tolist()]
         starts = []
         for clip in rows:
             room = clip.latents.shape[1] - self.latents
             from_image = bool(torch.rand(1, generator=generator) < 0.5)
             starts.append(0 if from_image else int(torch.randint(room + 1, (1,), generator=generator)))
         latents, conditions = self._windows(rows, starts), self._conditions(rows, starts)
-        if self.crop_cells:
-            latents, conditions = crop_to_motion(latents, conditions, self.crop_cells, generator)
+        if squares is not None:
+            latents, conditions = crop_to_motion(latents, conditions, squares.cells, generator)
         return Batch(
             keys=tuple(clip.key for clip in rows),
             latents=to_anchor(latents, self.model.config.anchor_gain),

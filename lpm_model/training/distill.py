@@ -4,7 +4,7 @@ B batch, F latent frames of a roll-out, latent 0 the character image; chunks fol
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lpm_model.online import Noise, OnlineModel
 from lpm_model.sampler import guided_velocity, sample_window
 from lpm_model.training.config import Distillation
 from lpm_model.training.data import Batch, ClipBatches, read_clips, read_dataset, step_generator
-from lpm_model.training.loop import RECENT, LossHistory, StateFile, Track, cosine, muon_and_adamw, run
+from lpm_model.training.loop import RECENT, LossHistory, StateFile, Track, cosine, run
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ def start_cache(online: OnlineModel, image: Tensor, conditions: Conditions) -> K
     return online.prime(Character(image, conditions.references, conditions.reference_positions))
 
 
-class RegressionModule(lightning.LightningModule):
-    """From each state of a trajectory straight to its end, chunk by chunk (paper 4.2; arXiv 2412.07772).
+class OdeModule(lightning.LightningModule):
+    """Stage 1: from each state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772).
 
     The history is the student's own, so that it learns to come back from its errors (arXiv 2506.08009).
     """
@@ -80,7 +80,7 @@ class RegressionModule(lightning.LightningModule):
         self.online = [online]  # in a list: only the backbone's weights are this module's
 
     def training_step(self, batch: Trajectories, _index: int) -> Tensor:
-        online = self.online[0]
+        online, optimizer, schedule = self.online[0], self.optimizers(), self.lr_schedulers()
         cache = start_cache(online, batch.clean[:, :, :1], batch.conditions)
         weight = motion_weights(batch.clean[:, :, 1:], self.settings.motion_weight)
         noise = Noise(tuple(batch.clean[:, :, : online.chunk_latents].shape), batch.generator)
@@ -96,33 +96,14 @@ class RegressionModule(lightning.LightningModule):
             online.remember(cache, clean, heard, noise)
             total = total + loss.detach()
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.settings.clip_norm)
-        for optimizer, schedule in zip(_several(self.optimizers()), _several(self.lr_schedulers()), strict=True):
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr]
         return total
-
-
-class CausalModule(RegressionModule):
-    """Stage 0: the weights of a bidirectional model learn to go without the future, on the data itself."""
-
-    def configure_optimizers(self) -> Any:
-        settings = self.settings
-        both = muon_and_adamw(self.backbone, settings.causal_matrix_learning_rate, settings.causal_learning_rate)
-        return [cosine(each, settings.causal_steps, 10, self.start) for each in both]
-
-
-class OdeModule(RegressionModule):
-    """Stage 1: towards the teacher."""
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.backbone.parameters(), self.settings.ode_learning_rate, (0.9, 0.95))
         return cosine(optimizer, self.settings.ode_steps, 4, self.start)
-
-
-def _several(value: Any) -> list[Any]:
-    """Lightning gives a list of optimizers or schedules, or the only one."""
-    return value if isinstance(value, list) else [value]
 
 
 class DmdModule(lightning.LightningModule):
@@ -240,13 +221,6 @@ def teacher_trajectories(
     )
 
 
-def data_trajectories(batch: Batch, levels: Sequence[float]) -> Trajectories:
-    """Straight lines from noise to the clips themselves."""
-    noise = torch.randn(batch.latents.shape, generator=batch.generator)
-    states = [flow.interpolate(batch.latents, noise, torch.tensor(level)) for level in levels]
-    return Trajectories(batch.latents, torch.stack(states), batch.conditions, batch.generator)
-
-
 def ode_batches(trajectories: Trajectories, steps: range, settings: Distillation) -> Iterator[Trajectories]:
     """Rows for each step, a pure function of (seed, step)."""
     for step in steps:
@@ -294,15 +268,9 @@ def distill_online(
     def batches(steps: range, size: int, seed: int) -> ClipBatches:
         return ClipBatches(clips, online, latents=settings.clip_latents, batch=size, steps=steps, seed=seed)
 
-    causal_loss = _go_causal(online, batches, folder, settings, progress, logger)
     ode_loss = _regress(online, teacher, batches, folder, settings, progress, logger)
     dmd_loss_value = _match(online, teacher, batches, folder, settings, progress, logger)
-    metrics = {
-        "causal_loss": causal_loss,
-        "ode_loss": ode_loss,
-        "dmd_loss": dmd_loss_value,
-        "trajectories": float(settings.trajectories),
-    }
+    metrics = {"ode_loss": ode_loss, "dmd_loss": dmd_loss_value, "trajectories": float(settings.trajectories)}
     save_model(
         folder,
         {"model": online.backbone},
@@ -315,29 +283,9 @@ def distill_online(
         },
     )
     copy_autoencoder(base / "autoencoder", folder)
-    for stage in ("state-causal", "state-ode", "state-dmd"):
+    for stage in ("state-ode", "state-dmd"):
         shutil.rmtree(folder / stage, ignore_errors=True)
     return metrics
-
-
-def _go_causal(
-    online: OnlineModel, batches: Any, folder: Path, settings: Distillation, progress: Track | None, logger: Any
-) -> float:
-    """Stage 0 in place."""
-    if not settings.causal_steps:
-        return float("nan")
-    state = StateFile(folder / "state-causal")
-    module = CausalModule(online, settings, state.step())
-    clips = batches(range(0), settings.causal_batch, settings.seed + 3)
-    squares = clips.cropped(settings.causal_cells, settings.causal_batch, range(module.start, settings.causal_steps))
-    levels = settings.online.backbone_sigmas
-    history = run(
-        module, _Again(lambda: (data_trajectories(batch, levels) for batch in squares)), settings.causal_steps, state,
-        settings.checkpoint_steps, description="distil: causal adaptation", progress=progress, clip_norm=None,
-        logger=logger,
-    )  # fmt: skip
-    state.save(module, [], settings.causal_steps, history.losses[-RECENT:])
-    return history.recent()
 
 
 def _regress(

@@ -22,13 +22,13 @@ from lpm_model.training import autoencoder as autoencoder_training
 from lpm_model.training import base as base_training
 from lpm_model.training.base import BaseModule, draw_sigmas, drop_conditions, train_base
 from lpm_model.training.config import AutoencoderTraining, BaseTraining
-from lpm_model.training.data import Clip, ClipBatches, crop_to_motion, read_clips, read_dataset, step_generator
+from lpm_model.training.data import Clip, ClipBatches, Squares, crop_to_motion, read_clips, read_dataset, step_generator
 from lpm_model.training.loop import StateFile
 from tests.lpm_model import tiny
 
 SETTINGS = BaseTraining(
     model=tiny.MODEL, steps=6, batch=2, clip_latents=4, checkpoint_steps=3, warmup_steps=2,
-    crop_steps=2, crop_batch=3, crop_cells=2,
+    crop_steps=5, whole_every=3, crop_batch=3, crop_cells=2,
 )  # fmt: skip
 
 
@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_names_the_clips_and_keeps_the_last_state(
         return plain(*arguments) * (float("nan") if calls[0] == 4 else 1.0)
 
     monkeypatch.setattr(base_training, "flow_matching_loss", broken)
-    with pytest.raises(ValueError, match=r"not finite at batch 3 \(clip\d, clip\d\)"):
+    with pytest.raises(ValueError, match=r"not finite at batch 3 \(clip\d(, clip\d)*\)"):
         train_base(dataset, tmp_path, replace(with_encoder(encoder), checkpoint_steps=2))
     state = StateFile(tmp_path / "state")
     assert state.step() == 2
@@ -314,5 +314,8 @@ def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:
     assert given.references is not None
     corners = {(int(at) // 8, int(at) % 8) for at in given.references[:, 0, 0, 0, 0]}
     assert corners == {(2, 0), (2, 2), (4, 0), (4, 2)}, "patches keep their phase, and all places are drawn"
-    batch = batches(read_clips(dataset), base).cropped(2, 5, range(1)).make(0)
-    assert batch.latents.shape == (5, 16, 4, 2, 2)
+    squares = Squares(steps=5, whole_every=3, batch=5, cells=2)
+    mixed = ClipBatches(read_clips(dataset), base, latents=4, batch=3, steps=range(7), seed=0, squares=squares)
+    shapes = [tuple(batch.latents.shape) for batch in mixed]
+    small, whole = (5, 16, 4, 2, 2), (3, 16, 4, 4, 4)
+    assert shapes == [small, small, whole, small, small, whole, whole]

@@ -173,7 +173,7 @@ def _nods(
         answered = any(start - 12 <= first <= end for start, end in backchannels)
         if speaking[first] and not answered:
             continue
-        depth = 0.10 + 0.12 * min(phrase.level / _USUAL_LEVEL, 1.6)
+        depth = 0.07 + 0.07 * min(phrase.level / _USUAL_LEVEL, 1.6)
         nods.append((first, 2 if seconds >= _TWO_BEATS_S else 1, depth))
     return nods
 
