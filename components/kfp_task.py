@@ -76,7 +76,7 @@ def _describe(record: StepRecord, folder: Path, output: Any, metrics: Any, summa
     write_json(Path(metrics.path), numbers)
     Path(summary.path).write_text(markdown(record))
     if preview is not None:
-        pages = [folder / "report.html", *sorted(folder.glob("validation/**/index.html"))]
+        pages = [folder / "report.html", folder / "curation.html", *sorted(folder.glob("validation/**/index.html"))]
         page = next((page for page in pages if page.exists()), None)
         Path(preview.path).write_text(page.read_text() if page else "<p>This step wrote no page.</p>")
 

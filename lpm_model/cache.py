@@ -5,7 +5,6 @@ Positions are relative to the window and bounded by S + W + chunk, so that a cal
 (keys cached before RoPE and rotated at use; https://arxiv.org/abs/2309.17453 for sinks).
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -148,13 +147,3 @@ class KVCache:
         self.anchor = torch.where(mask[:, None, None], other.anchor, self.anchor)
         self.written = torch.where(mask, other.written, self.written)
         self.ready.clear()
-
-    def clone(self) -> "KVCache":
-        """An independent copy."""
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("sink", "ready")}
-        return KVCache(**{name: t.clone() for name, t in tensors.items()}, sink=self.sink)
-
-    def to(self, device: torch.device | str) -> "KVCache":
-        """A copy on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("sink", "ready")}
-        return KVCache(**{name: t.to(device) for name, t in tensors.items()}, sink=self.sink)

@@ -1,5 +1,7 @@
 """The streaming model: streaming equals offline, causality, rows, resets, bounded state."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -172,7 +174,7 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
     for index in range(6):
         sound = voice(online.chunk_samples + online.lookahead_samples, index, batch=3)
         _, state = online.step(state, sound, sound, None)
-    before = state.cache.clone()
+    before = copy.deepcopy(state.cache)
     kept = {name: getattr(state, name).clone() for name in ("speak", "listen", "speak_tail", "listen_tail")}
     assert state.decoder.previous is not None
     features = state.decoder.previous.clone()
