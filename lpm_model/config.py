@@ -157,6 +157,8 @@ class ModelConfig:
     """Text tokens fed."""
     audio_width: int = 960
     """Width of an audio token, as the audio encoder gives it; 0 removes both audio branches from the graph."""
+    audio_mix_width: int = 256
+    """Hidden width of the projectors that mix the audio tokens of one latent frame."""
     audio: AudioConfig = AudioConfig()
     """Audio context."""
     anchor_gain: float = 2.0

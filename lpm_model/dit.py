@@ -71,9 +71,9 @@ class AudioProjector(nn.Module):
         super().__init__()
         self.tokens = config.audio_tokens
         self.mix = nn.Sequential(
-            nn.Linear(config.audio_tokens * config.audio_width, config.width),
+            nn.Linear(config.audio_tokens * config.audio_width, config.audio_mix_width),
             nn.SiLU(),
-            nn.Linear(config.width, config.audio_tokens * config.width),
+            nn.Linear(config.audio_mix_width, config.audio_tokens * config.width),
         )
         # Without a norm what changes in speech is a tenth of what stays, and the model learns to ignore both.
         self.norm = nn.LayerNorm(config.width, config.eps)

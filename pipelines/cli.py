@@ -244,6 +244,51 @@ def config(overrides: tuple[str, ...]) -> None:
     click.echo(yaml.safe_dump(compose_values(overrides), sort_keys=False), nl=False)
 
 
+@cli.command("import-wan")
+@click.argument("source", type=FOLDER)
+@click.option("--out", type=FOLDER, default=WORKSPACE / "wan", show_default=True, help="Folder to write.")
+@click.option("--back", is_flag=True, help="From a folder that was imported to one that diffusers loads.")
+def import_wan(source: Path, out: Path, back: bool) -> None:
+    """Convert the weights of Wan 2.1's transformer: SOURCE holds config.json and its safetensors files."""
+    from lpm_model import wan
+
+    if back:
+        wan.export_wan(source, out)
+    else:
+        for name in wan.import_wan(source, out):
+            OUT.print(f"dropped {escape(name)}", soft_wrap=True)
+    OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
+
+
+@cli.group()
+def model() -> None:
+    """The model's shape and what it costs."""
+
+
+@model.command("describe")
+@OVERRIDES
+@click.option("--tflops", default=400.0, show_default=True, help="Products that the device does (TFLOP/s).")
+@click.option("--tb", default=3.0, show_default=True, help="Memory that the device reads (TB/s).")
+def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None:
+    """Print parameters, FLOPs, bytes and the least time of one live chunk, by part, without building the model.
+
+    lpm model describe profile=17b
+    """
+    from lpm_model.describe import chunk_seconds, chunk_setting, describe
+    from pipelines.config import load_config
+    from pipelines.display import cost_table
+
+    config = load_config(overrides)
+    online = config.distill.online
+    cost = describe(config.train.model, chunk_setting(online, config.curate.size_px))
+    OUT.print(cost_table(cost))
+    floor, passes = cost.floor_s(tflops, tb), len(online.backbone_sigmas) + 1
+    OUT.print(
+        f"one pass takes at least {1000 * floor:.3g} ms; the {passes} passes of a chunk (steps and history) "
+        f"{1000 * passes * floor:.3g} ms of the {1000 * chunk_seconds(online):.0f} ms that it lasts"
+    )
+
+
 @cli.group()
 def autoencoder() -> None:
     """The video autoencoder: a model of its own."""

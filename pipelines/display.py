@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +24,9 @@ from components.progress import Event
 from components.runner import StepRecord
 from components.steps import STEPS
 from pipelines.doctor import Check
+
+if TYPE_CHECKING:
+    from lpm_model.describe import Cost
 
 _HEARTBEAT_S = 20.0
 _COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
@@ -131,3 +134,23 @@ def lineage_lines(links: Sequence[Link]) -> list[str]:
                 f"    source {source.sha256} {escape(source.source_id)}" + (f" ({escape(rights)})" if rights else "")
             )
     return lines
+
+
+def cost_table(cost: "Cost") -> Table:
+    """Parameters and FLOPs by part, then bytes."""
+    table = Table(title="one forward pass over a chunk, cache full")
+    for column in ("part", "parameters", "GFLOP"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, count in sorted(cost.parameters.items(), key=lambda item: -item[1]):
+        table.add_row(part, f"{count:,}", f"{cost.flops.get(part, 0) / 1e9:,.2f}")
+    table.add_row("all", f"{cost.total_parameters:,}", f"{cost.total_flops / 1e9:,.2f}", end_section=True)
+    table.add_row("a video token", "", f"{cost.flops_per_token / 1e9:,.4f}", end_section=True)
+    for name, value in (
+        ("weights", cost.weight_bytes),
+        ("keys and values of a latent frame", cost.kv_bytes_per_latent),
+        ("keys and values of the full cache", cost.kv_bytes),
+        ("activations inside a block", cost.activation_bytes),
+        ("activations of a training step, blocks recomputed", cost.training_bytes),
+    ):
+        table.add_row(name, f"{value / 2**20:,.1f} MiB", "")
+    return table

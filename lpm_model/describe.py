@@ -1,0 +1,161 @@
+"""What a model of a given shape costs, before anyone builds it: parameters, FLOPs, bytes, and the least time they take.
+
+c width, f feed-forward width, T tokens a latent frame, n audio tokens a latent frame. A product of [m, k] and [k, n]
+counts 2 m k n FLOPs; norms, rotations and activations count nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS, ModelConfig, OnlineConfig
+from lpm_model.dit import DiffusionTransformer
+
+BYTES = 2
+"""Of a bfloat16 value."""
+LATENT_STRIDE_PX = 8
+"""Pixels a side of one latent cell."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One forward pass."""
+
+    frames: int
+    """Latent frames computed."""
+    tokens: int
+    """Tokens of one latent frame."""
+    past_frames: int = 0
+    """Latent frames in the cache, references included."""
+    batch: int = 1
+    """Rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What a model costs."""
+
+    parameters: dict[str, int]
+    """By part."""
+    flops: dict[str, int]
+    """Of one forward pass, by part."""
+    flops_per_token: float
+    """The same for one video token."""
+    weight_bytes: int
+    """All weights."""
+    kv_bytes_per_latent: int
+    """Keys and values that one latent frame leaves in the cache."""
+    kv_bytes: int
+    """Keys and values that the pass reads from the cache."""
+    activation_bytes: int
+    """Largest tensors alive at once inside one block."""
+    training_bytes: int
+    """Block inputs kept for the backward pass when blocks are recomputed, and one block's activations twice."""
+
+    @property
+    def total_parameters(self) -> int:
+        """Of all parts."""
+        return sum(self.parameters.values())
+
+    @property
+    def total_flops(self) -> int:
+        """Of all parts."""
+        return sum(self.flops.values())
+
+    def floor_s(self, tflops_per_s: float, tb_per_s: float) -> float:
+        """Least time of the pass (s): its products at full rate, or reading weights and cache once, if that is longer.
+
+        Raises:
+            ValueError: a rate that is not positive.
+        """
+        if tflops_per_s <= 0 or tb_per_s <= 0:
+            raise ValueError(f"rates are {tflops_per_s} TFLOP/s and {tb_per_s} TB/s: give positive ones")
+        compute = self.total_flops / (tflops_per_s * 1e12)
+        return max(compute, (self.weight_bytes + self.kv_bytes) / (tb_per_s * 1e12))
+
+
+def tokens_of(size_px: int) -> int:
+    """Tokens of a latent frame of a square picture: one for every 16 x 16 pixels."""
+    side = size_px // LATENT_STRIDE_PX
+    return side * side // 4
+
+
+def describe(config: ModelConfig, setting: Setting) -> Cost:
+    """Cost of one forward pass; builds the model on the meta device, without memory for its weights."""
+    with torch.device("meta"):
+        dit = DiffusionTransformer(config)
+    parameters: dict[str, int] = {}
+    for name, value in dit.named_parameters():
+        part = _part(name)
+        parameters[part] = parameters.get(part, 0) + value.numel()
+    c, video = config.width, setting.batch * setting.frames * setting.tokens
+    flops = _flops(config, setting)
+    total = sum(parameters.values())
+    kv = config.layers * 2 * setting.tokens * c * BYTES
+    # Alive at once: the residual, its norm, and the wider of query-key-value and feed-forward with its activation.
+    inside = video * (2 * c + max(4 * c, 2 * config.ffn_width)) * BYTES
+    return Cost(
+        parameters=parameters,
+        flops=flops,
+        flops_per_token=sum(flops.values()) / video,
+        weight_bytes=total * BYTES,
+        kv_bytes_per_latent=kv,
+        kv_bytes=kv * setting.past_frames * setting.batch,
+        activation_bytes=inside,
+        training_bytes=config.layers * video * c * BYTES + 2 * inside,
+    )
+
+
+def chunk_setting(online: OnlineConfig, size_px: int, references: int = 1) -> Setting:
+    """The pass that makes one chunk of a live character whose cache is full."""
+    return Setting(
+        frames=online.chunk_latents, tokens=tokens_of(size_px), past_frames=online.cache_latents + references
+    )
+
+
+def chunk_seconds(online: OnlineConfig) -> float:
+    """Length of a chunk (s): a live character must be made faster than that."""
+    return online.chunk_latents * FRAMES_PER_LATENT / VIDEO_FPS
+
+
+def _part(name: str) -> str:
+    """Which part of the model a parameter belongs to."""
+    if ".cross." in name:
+        return "audio cross-attention" if ".audio_" in name else "text cross-attention"
+    if name.startswith("blocks."):
+        return next(
+            (part for key, part in (("attention", "self-attention"), ("ffn", "feed-forward")) if f".{key}." in name),
+            "modulation and norms",
+        )
+    first = name.split(".")[0].removeprefix("null_")
+    return "audio projectors" if first in ("speak", "listen") else "embeddings and head"
+
+
+def _flops(config: ModelConfig, setting: Setting) -> dict[str, int]:
+    """FLOPs of one forward pass by part."""
+    c, layers, batch = config.width, config.layers, setting.batch
+    video = batch * setting.frames * setting.tokens
+    keys = (setting.frames + setting.past_frames) * setting.tokens
+    text_inputs, text_keys = batch * config.text_tokens, config.text_tokens
+    found = {
+        "self-attention": layers * video * (8 * c * c + 4 * c * keys),
+        "text cross-attention": layers * (video * (4 * c * c + 4 * c * text_keys) + text_inputs * 4 * c * c),
+        "feed-forward": layers * video * 4 * c * config.ffn_width,
+        "embeddings and head": video * 16 * c * config.latent_channels
+        + batch * setting.frames * (2 * config.time_width * c + 2 * c * c + 12 * c * c)
+        + text_inputs * (2 * config.text_width * c + 2 * c * c),
+    }
+    if config.audio_width:
+        heard = batch * (setting.frames + config.context_latents)
+        windows = [config.audio.speak_window_latents, config.audio.listen_window_latents]
+        each = [(layers + 1) // 2, layers // 2]
+        found["audio cross-attention"] = sum(
+            count
+            * (heard * config.audio_tokens * 4 * c * c + video * (2 * c * c + 4 * c * window * config.audio_tokens))
+            for count, window in zip(each, windows, strict=True)
+        )
+        mixed = 2 * config.audio_mix_width * config.audio_tokens * (config.audio_width + c)
+        found["audio projectors"] = 2 * heard * mixed
+    if config.anchor_gain and not setting.past_frames:
+        found["embeddings and head"] += batch * setting.tokens * 8 * c * config.latent_channels
+    return found

@@ -1,0 +1,86 @@
+"""What a model costs: the formula against a counter, sizes against what is known of them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from lpm_model.config import ModelConfig, OnlineConfig
+from lpm_model.describe import Setting, chunk_seconds, chunk_setting, describe, tokens_of
+from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.online import OnlineModel
+from pipelines.cli import cli
+from pipelines.config import load_config
+from tests.lpm_model import tiny
+
+CONFIGS = [
+    ModelConfig(),
+    ModelConfig(layers=3, width=96, heads=4, ffn_width=200, anchor_gain=0.0),
+    ModelConfig(layers=2, width=64, heads=2, audio_width=0, text_tokens=9),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_formula_counts_what_the_counter_counts(config: ModelConfig) -> None:
+    batch, frames, side = 2, 3, 8
+    dit = DiffusionTransformer(config)
+    context = frames + config.context_latents
+    voice = torch.randn(batch, context, config.audio_tokens, config.audio_width) if config.audio_width else None
+    given = Conditions(text=torch.randn(batch, config.text_tokens, config.text_width), speak=voice, listen=voice)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        dit(torch.randn(batch, 16, frames, side, side), torch.rand(batch, frames), given)
+    cost = describe(config, Setting(frames=frames, tokens=side * side // 4, batch=batch))
+    assert cost.total_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert cost.total_parameters == sum(p.numel() for p in dit.parameters())
+
+
+def test_a_chunk_with_a_full_cache() -> None:
+    online: OnlineModel = tiny.online_model()
+    chunk = online.chunk_latents
+    cache = online.prime(tiny.person())
+    clean = torch.randn(1, 16, chunk, 4, 4)
+    given = tiny.conditions(chunk).without("references")
+    sigma = torch.full((1, chunk), 0.5)
+    for _ in range(2 * online.online.cache_latents):
+        online.backbone(clean, sigma, given, cache, record=cache.write)
+        cache.advance(chunk)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        online.backbone(clean, sigma, given, cache)
+    references = cache.reference_positions.numel()
+    setting = replace(chunk_setting(online.online, tiny.SIZE_PX, references), tokens=4)
+    cost = describe(online.config, setting)
+    assert cost.total_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    held = cache.keys.nbytes + cache.values.nbytes + cache.reference_keys.nbytes + cache.reference_values.nbytes
+    assert cost.kv_bytes == held // 2, "the test's cache is float32"
+
+
+def test_the_large_profile_has_the_papers_size() -> None:
+    config = load_config(["profile=17b"])
+    cost = describe(config.train.model, chunk_setting(config.distill.online, config.curate.size_px))
+    assert cost.total_parameters == pytest.approx(17.43e9, rel=0.005)
+
+
+def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
+    cost = describe(ModelConfig(), chunk_setting(OnlineConfig(), 128))
+    assert tokens_of(128) == 64
+    assert cost.floor_s(1e-6, 1e9) == pytest.approx(cost.total_flops / 1e6)
+    assert cost.floor_s(1e9, 1e-6) == pytest.approx((cost.weight_bytes + cost.kv_bytes) / 1e6)
+    assert chunk_seconds(OnlineConfig(chunk_latents=3)) == 0.5
+    with pytest.raises(ValueError, match="positive"):
+        cost.floor_s(0, 1)
+
+
+def test_the_command_prints_every_part() -> None:
+    result = CliRunner().invoke(cli, ["model", "describe", "profile=17b"])
+    assert result.exit_code == 0, result.output
+    for part in (
+        "self-attention",
+        "audio cross-attention",
+        "audio projectors",
+        "feed-forward",
+        "weights",
+        "ms of the 500",
+    ):
+        assert part in result.output
