@@ -119,7 +119,7 @@ def write_shards(folder: Path, stem: str, weights: Iterator[tuple[str, Tensor]],
     if len(parts) == 1:
         parts[0][0].replace(folder / f"{stem}.safetensors")
         return
-    where = {}
+    where: dict[str, str] = {}
     for number, (path, names) in enumerate(parts, 1):
         name = f"{stem}-{number:05d}-of-{len(parts):05d}.safetensors"
         path.replace(folder / name)

@@ -223,9 +223,11 @@ def make_engine(kind: str, model_dir: Path | None, *, require_consent: bool = Tr
         return FakeEngine()
     if kind != "lpm":
         raise ValueError(f"unknown engine {kind!r}; choose lpm or fake")
-    # Threads that spin while they wait starve the event loop and the video encoder on a small machine (25 times slower
-    # steps were seen on a busy one). The OpenMP runtime reads this when torch loads it, which is not before here.
+    # One core is left to the event loop and the video encoder: with all of them a step waits for the thread that has
+    # to share (0.93 s instead of 0.62 s for a second of video on two cores), and threads that spin while they wait
+    # make it worse. The OpenMP runtime reads both when torch loads it, which is not before here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
     if model_dir is None or not (model_dir / "config.json").is_file():
         raise ValueError(f"{model_dir} is no model folder (config.json is missing); give the folder that deploy wrote")
     return LpmEngine(model_dir, require_consent=require_consent)

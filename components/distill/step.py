@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from components.common import StepProgress, file_digest
+from components.distill.characters import write_characters
 from components.distill.config import DistillConfig
 from components.provenance import ModelReport, dataset_digest, model_report, resumable, write_provenance
 from components.tracking import step_run
@@ -31,6 +32,7 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
         run.params(settings)
         run.dataset(dataset, digest)
         metrics = distill_online(base, dataset, work, config, progress, logger=run.lightning_logger())
+        metrics["characters"] = float(len(write_characters(dataset, work)))
         report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
         run.tags(
