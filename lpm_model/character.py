@@ -122,7 +122,7 @@ class CharacterModel(nn.Module):
         return self.text_encoder.encode(list(texts))
 
 
-def read_model_config(folder: Path) -> dict[str, Any]:
+def read_model_config(folder: Path, remedy: str = "give the folder that train or distill wrote") -> dict[str, Any]:
     """config.json of a model folder.
 
     Raises:
@@ -130,9 +130,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(
-            f"{folder} is no model folder: config.json is missing; give the folder that train or distill wrote"
-        )
+        raise ValueError(f"{folder} is no model folder: config.json is missing; {remedy}")
     loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
 

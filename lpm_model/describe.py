@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS, ModelConfig, OnlineConfig
+from lpm_model.config import LATENT_FPS, ModelConfig, OnlineConfig
 from lpm_model.dit import DiffusionTransformer
 
 BYTES = 2
@@ -115,7 +115,7 @@ def chunk_setting(online: OnlineConfig, size_px: int, references: int = 1) -> Se
 
 def chunk_seconds(online: OnlineConfig) -> float:
     """Length of a chunk (s): a live character must be made faster than that."""
-    return online.chunk_latents * FRAMES_PER_LATENT / VIDEO_FPS
+    return online.chunk_latents / LATENT_FPS
 
 
 def _part(name: str) -> str:

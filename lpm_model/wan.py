@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lpm_model.character import read_model_config
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def import_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> li
     Raises:
         ValueError: not such a folder, or a variant that computes something else.
     """
-    wan = _read_config(source)
+    wan = read_model_config(source, "give the `transformer` folder of a Wan 2.1 model")
     config = model_config(wan)
     with Shards(source, WAN_STEM) as shards:
         dropped = sorted(name for name in shards.files if any(part in f".{name}" for part in _DROPPED))
@@ -189,7 +190,7 @@ def export_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> No
     Raises:
         ValueError: a folder that `import_wan` did not write.
     """
-    described = _read_config(source)
+    described = read_model_config(source, "give a folder that `lpm import-wan` wrote")
     if "wan" not in described:
         raise ValueError(f"{source} was not imported from Wan: give a folder that `lpm import-wan` wrote")
     config = from_mapping(ModelConfig, described["model"])
@@ -197,14 +198,6 @@ def export_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> No
     with Shards(source, OUR_STEM) as shards:
         write_shards(folder, WAN_STEM, _to_wan(shards, config), shard_bytes)
     (folder / "config.json").write_text(json.dumps(wan, indent=2) + "\n")
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: give the `transformer` folder of a Wan 2.1 model")
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
 
 
 def _pairs(config: ModelConfig) -> Iterator[tuple[str, str]]:

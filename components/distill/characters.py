@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from components.common import write_json
+from components.curate.manifest import SPEAK, read_rows
 
 log = logging.getLogger(__name__)
 
 COUNT = 4
 """Characters written at most."""
-SPEAK = 1
-"""State of a clip's first frame in which its mouth may be open."""
 
 
 def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str]:
@@ -63,14 +62,11 @@ def _people(dataset: Path) -> list[dict[str, Any]]:
     path = dataset / "manifest.parquet"
     if not path.is_file():
         return []
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = pd.read_parquet(path).to_dict("records")  # type: ignore[assignment]
-    shown = [row for row in rows if row["kept"] and str(row["consent_ref"] or "").strip()]
+    shown = [row for row in read_rows(path) if row["kept"] and (row["consent_ref"] or "").strip()]
     shown.sort(
         key=lambda row: (
             row["origin"] != "performer",
-            int(row["states"][0][0]) == SPEAK,
+            row["states"][0][0] == SPEAK,  # its mouth may be open
             abs(row["yaw_deg"]) + row["head_motion_deg"],
             row["clip_id"],
         )

@@ -45,7 +45,7 @@ def cosine(optimizer: Optimizer, steps: int, warmup: int, start: int = 0) -> dic
 
 
 def muon_and_adamw(
-    transformer: nn.Module, matrix_rate: float, rate: float, weight_decay: float = 0.0
+    transformer: nn.Module, matrix_rate: float, rate: float, weight_decay: float
 ) -> tuple[Optimizer, Optimizer]:
     """Muon (https://kellerjordan.github.io/posts/muon/) for the matrices inside the blocks, AdamW for all the rest."""
     blocks: nn.Module = transformer.blocks  # type: ignore[assignment]

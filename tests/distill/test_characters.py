@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
+from components.curate.manifest import schema, write_rows
 from components.deploy.release import check_model_folder
 from components.distill.characters import write_characters
 from lpm_model.autoencoder import copy_autoencoder
@@ -17,7 +17,7 @@ from tests.train.corpus import make_autoencoder, make_dataset
 
 ROW: dict[str, Any] = {
     "kept": True, "consent_ref": "form 7", "licence": "CC-BY-4.0", "origin": "performer", "source_id": "s",
-    "states": [[0, 9]], "yaw_deg": 1.0, "head_motion_deg": 1.0,
+    "states": [[0, 9]], "yaw_deg": 1.0, "head_motion_deg": 1.0, "crop_box": [0, 0, 8, 8], "face_box": [0, 0, 8, 8],
 }  # fmt: skip
 
 
@@ -33,7 +33,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def manifest(dataset: Path, *rows: dict[str, Any]) -> None:
-    pd.DataFrame([{**ROW, **row} for row in rows]).to_parquet(dataset / "manifest.parquet")
+    empty = dict.fromkeys(schema().names)
+    write_rows(dataset / "manifest.parquet", [{**empty, **ROW, **row} for row in rows])
 
 
 def test_rendered_people_at_rest_come_first_and_nobody_without_consent(model: Path) -> None:
