@@ -1,7 +1,6 @@
 """What every step shares: progress, atomic outputs, digests, JSON reports."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -65,20 +64,6 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
     if final.exists():
         shutil.rmtree(final)
     os.replace(work, final)
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of one file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def folder_digest(folder: Path, *, exclude: frozenset[str] = frozenset()) -> str:
-    """Hex SHA-256 over the relative names and contents of all files in a folder, `exclude`d names left out."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in exclude):
-        total.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
-    return total.hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

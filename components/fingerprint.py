@@ -10,14 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from components.common import file_digest, folder_digest
+from lpm_model.digests import file_digest, output_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds the project's packages."""
 PACKAGES = ("lpm_model", "serving", "components")
 """Packages whose sources a step can reach."""
-RUN_MANIFEST = "run.json"
-"""Lineage file in every output folder; not part of the folder's digest because it names that digest."""
 _SKIPPED = {"__pycache__", "node_modules"}
 
 
@@ -48,7 +46,7 @@ def input_digest(value: Path | str) -> str:
     because it may hold terabytes.
     """
     if isinstance(value, Path):
-        return folder_digest(value, exclude=frozenset({RUN_MANIFEST}))
+        return output_digest(value)
     if "://" in value:
         return ""
     folder = Path(value)

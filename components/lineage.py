@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from components.common import read_json, write_json
-from components.fingerprint import RUN_MANIFEST
+from components.steps import STEPS
 from lpm_model.config import from_mapping
+from lpm_model.digests import RUN_MANIFEST
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +65,8 @@ def extend(inputs: Mapping[str, Path], output: Path, link: Link) -> None:
     chain: list[Link] = []
     for folder in inputs.values():
         chain.extend(known for known in read_links(folder) if known not in chain)
-    order = {verb: i for i, verb in enumerate(("ingest", "curate", "train", "distill", "evaluate", "deploy"))}
-    chain.sort(key=lambda known: order.get(known.step, len(order)))
+    order = list(STEPS)
+    chain.sort(key=lambda known: order.index(known.step))
     write_json(output / RUN_MANIFEST, {"steps": [asdict(known) for known in (*chain, link)]})
 
 
@@ -92,7 +93,7 @@ def chain_of(target: str, tracking_uri: str = "") -> list[Link]:
             links = read_links(folder)
     else:
         folder = Path(target)
-        links = read_links(folder if folder.is_dir() else folder.parent)
+        links = read_links(folder if folder.is_dir() else folder.parent) or read_links(folder / STEPS["deploy"].folder)
     if not links:
         raise ValueError(f"{target} has no {RUN_MANIFEST}: give a folder that a step wrote, such as runs/latest/online")
     return links

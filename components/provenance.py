@@ -31,7 +31,7 @@ class ModelReport:
     """MLflow run."""
 
 
-def dataset_digest(dataset: Path) -> str:
+def dataset_version(dataset: Path) -> str:
     """The version of a dataset.
 
     Raises:

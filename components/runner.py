@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.common import StepProgress, folder_digest, read_json, write_json
-from components.fingerprint import RUN_MANIFEST, code_commit, code_digest, config_digest, input_digest
+from components.common import StepProgress, read_json, write_json
+from components.fingerprint import code_commit, code_digest, config_digest, input_digest
 from components.lineage import Link, extend, read_sources
 from components.steps import Step, report_mapping
 from lpm_model.config import to_mapping
+from lpm_model.digests import output_digest
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _work(
     started = time.monotonic()
     output.parent.mkdir(parents=True, exist_ok=True)
     report = report_mapping(step.function()(**inputs, **{step.output: output}, config=config, progress=progress))
-    digest = folder_digest(output, exclude=frozenset({RUN_MANIFEST}))
+    digest = output_digest(output)
     link = Link(
         step=step.verb,
         inputs=digests,
@@ -167,7 +168,7 @@ def _reuse(entry: Path, output: str) -> StepRecord | None:
     if not (entry / _ENTRY).exists():
         return None
     record = StepRecord(**read_json(entry / _ENTRY))
-    if folder_digest(entry / output, exclude=frozenset({RUN_MANIFEST})) == record.output:
+    if output_digest(entry / output) == record.output:
         return record
     log.warning("the kept result of %s was changed on disk (%s): running the step again", record.step, entry)
     shutil.rmtree(entry)

@@ -32,7 +32,7 @@ class AutoencoderConfig:
     """Pixels folded into channels before the first convolution."""
     encoder_widths: tuple[int, ...] = (32, 64, 160)
     """Channels at each resolution, finest first."""
-    decoder_widths: tuple[int, ...] = (48, 96, 224)
+    decoder_widths: tuple[int, ...] = (48, 96, 216)
     """Channels at each resolution, finest first."""
     depths: tuple[int, ...] = (1, 1, 2)
     """Residual blocks at each resolution, finest first."""
@@ -194,7 +194,8 @@ def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
     Raises:
         ValueError: a missing file or weights of another shape, with the file's name.
     """
-    from lpm_model.checkpoint import load_weights, read_weights, weights_digest
+    from lpm_model.checkpoint import load_weights, read_weights
+    from lpm_model.digests import file_digest
 
     source = SHIPPED if folder is None else folder
     config_file, weights_file = source / "config.json", source / "model.safetensors"
@@ -202,7 +203,7 @@ def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
         raise ValueError(f"{source} holds no autoencoder: expected config.json and model.safetensors")
     model = TinyVideoAutoencoder(from_mapping(AutoencoderConfig, json.loads(config_file.read_text())))
     load_weights(model, read_weights(weights_file), weights_file)
-    model.digest = weights_digest(weights_file)
+    model.digest = file_digest(weights_file)
     return model.eval().requires_grad_(False)
 
 

@@ -1,6 +1,5 @@
 """Model folders: safetensors weights, config.json, provenance.json. Never a pickle."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-
-def weights_digest(path: Path) -> str:
-    """Hex SHA-256 of a weight file: the model's identity wherever one is named."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

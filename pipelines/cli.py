@@ -187,6 +187,8 @@ def talk(speak: Path, listen: Path, image: Path, model: Path, out: Path, text: s
     from components.common import RichProgress
     from serving.talk import render_conversation
 
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"{out} would be an MP4 by another name: give --out a name that ends in .mp4")
     report = render_conversation(model, image, speak, listen, out, text, seed=seed, progress=RichProgress())
     OUT.print(f"wrote {escape(str(report.path))}: {report.seconds:.1f} s, {report.frames} frames", soft_wrap=True)
 
@@ -197,7 +199,8 @@ def talk(speak: Path, listen: Path, image: Path, model: Path, out: Path, text: s
 def lineage(target: str, tracking_uri: str) -> None:
     """Print the chain behind TARGET down to the source videos.
 
-    TARGET is a folder that a step wrote (runs/latest/online) or a registered model (models:/lpm-online@champion).
+    TARGET is a run (runs/latest), a folder that a step wrote (runs/latest/online) or a registered model
+    (models:/lpm-online@champion).
     """
     from components.lineage import chain_of
     from pipelines.display import lineage_lines
@@ -234,14 +237,15 @@ def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
 
 @cli.command()
 @OVERRIDES
-def config(overrides: tuple[str, ...]) -> None:
-    """Print the composed config as YAML: what profile and overrides set, unset values keep their defaults."""
+@click.option("--all", "every", is_flag=True, help="Every setting, those that keep their default too.")
+def config(overrides: tuple[str, ...], every: bool) -> None:
+    """Print the composed config as YAML: what profile and overrides set."""
     import yaml
 
-    from pipelines.config import compose_values, load_config
+    from pipelines.config import compose_values, load_config, to_plain
 
-    load_config(overrides)
-    click.echo(yaml.safe_dump(compose_values(overrides), sort_keys=False), nl=False)
+    complete = to_plain(load_config(overrides))
+    click.echo(yaml.safe_dump(complete if every else compose_values(overrides), sort_keys=False), nl=False)
 
 
 @cli.command("import-wan")
@@ -283,9 +287,12 @@ def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None
     cost = describe(config.train.model, chunk_setting(online, config.curate.size_px))
     OUT.print(cost_table(cost))
     floor, passes = cost.floor_s(tflops, tb), len(online.backbone_sigmas) + 1
+    load = passes * floor / chunk_seconds(online)
+    verdict = f"live leaves {1 - load:.0%} of the device free" if load <= 1 else f"{load:.1f} times too slow to be live"
     OUT.print(
-        f"one pass takes at least {1000 * floor:.3g} ms; the {passes} passes of a chunk (steps and history) "
-        f"{1000 * passes * floor:.3g} ms of the {1000 * chunk_seconds(online):.0f} ms that it lasts"
+        f"one pass takes at least {1000 * floor:,.3f} ms; the {passes} passes of a chunk (steps and history) "
+        f"{1000 * passes * floor:,.3f} ms of the {1000 * chunk_seconds(online):,.0f} ms that it lasts: {verdict}",
+        soft_wrap=True,
     )
 
 
@@ -306,13 +313,14 @@ def autoencoder_train(videos: Path, overrides: tuple[str, ...], out: Path, size:
     """
     if not videos.is_dir():
         raise ValueError(f"{videos} is no folder: give one with square MP4s, such as runs/latest/raw/media")
+    from components.common import RichProgress
     from lpm_model.autoencoder import AutoencoderConfig
     from lpm_model.training.autoencoder import train_autoencoder
     from lpm_model.training.config import AutoencoderTraining
     from pipelines.config import typed
 
     settings = typed(AutoencoderTraining, overrides)
-    metrics = train_autoencoder(videos, out, AutoencoderConfig(), settings, size)
+    metrics = train_autoencoder(videos, out, AutoencoderConfig(), settings, RichProgress(), size_px=size)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     OUT.print(f"wrote {escape(str(out))} ({figures})", soft_wrap=True)
 

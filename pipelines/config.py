@@ -1,6 +1,7 @@
 """The root config: Hydra composes the YAML under conf/, overrides are laid on top, one strict loader types it all."""
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +16,7 @@ from components.distill.config import DistillConfig
 from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.train.config import TrainConfig
-from lpm_model.config import from_mapping
+from lpm_model.config import from_mapping, to_mapping
 from pipelines.resources import Resources
 
 T = TypeVar("T")
@@ -126,6 +127,12 @@ def _merged(base: Any, overrides: Sequence[str]) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ValueError("the config is no mapping: write one `key: value` a line")
     return {str(key): value for key, value in plain.items()}
+
+
+def to_plain(config: RootConfig) -> dict[str, Any]:
+    """The config as YAML can hold it (lists for tuples)."""
+    plain: dict[str, Any] = json.loads(json.dumps(to_mapping(config)))
+    return plain
 
 
 def typed(cls: type[T], overrides: Sequence[str]) -> T:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from components.lineage import Link
+from components.lineage import Link, Source
 from components.progress import Event
 from components.runner import StepRecord
 from components.steps import STEPS
@@ -128,12 +129,14 @@ def lineage_lines(links: Sequence[Link]) -> list[str]:
         inputs = ", ".join(f"{name} {digest[:12]}" for name, digest in link.inputs.items())
         lines.append(f"[bold]{link.step}[/] -> {link.output[:12]}  from {inputs}")
         lines.append(f"    commit {link.commit}, config {link.config[:12]}, code {link.code[:12]}")
-        for source in link.sources:
-            rights = ", ".join(text for text in (source.licence, source.consent_ref) if text)
-            lines.append(
-                f"    source {source.sha256} {escape(source.source_id)}" + (f" ({escape(rights)})" if rights else "")
-            )
+        for rights, sources in groupby(sorted(link.sources, key=_rights), key=_rights):
+            lines.append(f"    sources under {escape(rights)}:" if rights else "    sources:")
+            lines.extend(f"      {source.sha256} {escape(source.source_id)}" for source in sources)
     return lines
+
+
+def _rights(source: Source) -> str:
+    return ", ".join(text for text in (source.licence, source.consent_ref) if text)
 
 
 def cost_table(cost: "Cost") -> Table:

@@ -22,9 +22,9 @@ import yaml
 from components.common import read_json
 from components.progress import Event
 from components.steps import STEPS
-from lpm_model.config import from_mapping, to_mapping
-from pipelines.config import RootConfig
-from pipelines.summary import point_latest, write_summary
+from lpm_model.config import from_mapping
+from pipelines.config import RootConfig, to_plain
+from pipelines.summary import write_summary
 
 log = logging.getLogger(__name__)
 
@@ -78,15 +78,8 @@ def run_pipeline(
         environment["LPM_CACHE"] = str(cache.resolve())
     code = _watched(run_dir, environment, watch)
     if code != 0:
-        point_latest(run_dir)
         raise RunFailedError(_failure(run_dir, code))
     return run_dir, write_summary(run_dir)
-
-
-def to_plain(config: RootConfig) -> dict[str, Any]:
-    """The config as YAML can hold it (lists for tuples)."""
-    plain: dict[str, Any] = json.loads(json.dumps(to_mapping(config)))
-    return plain
 
 
 def _watched(run_dir: Path, environment: dict[str, str], watch: Callable[[Event], None]) -> int:

@@ -42,7 +42,7 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def write_summary(run_dir: Path) -> dict[str, Any]:
-    """Write summary.json and point `latest` at the run."""
+    """Write summary.json of a run that has ended well, and point `latest` at it."""
     summary = build_summary(run_dir)
     write_json(run_dir / "summary.json", summary)
     point_latest(run_dir)

@@ -153,7 +153,7 @@ class LpmEngine:
     """The Online LPM of a model folder."""
 
     def __init__(self, folder: Path, *, require_consent: bool = True) -> None:
-        from lpm_model.checkpoint import weights_digest
+        from lpm_model.digests import model_digest
         from lpm_model.online import load_online
 
         self._folder, self._require_consent = folder, require_consent
@@ -164,7 +164,7 @@ class LpmEngine:
         self.chunk_samples = int(self._model.chunk_samples)
         self.lookahead_samples = int(self._model.lookahead_samples)
         self.model_uri = folder.resolve().as_uri()
-        self.model_digest = weights_digest(folder / "model.safetensors")
+        self.model_digest = model_digest(folder)
         if not self.characters():
             raise ValueError(
                 f"{folder} has no character that may be shown; add characters/<id>/character.json with consent_ref"

@@ -1,6 +1,5 @@
 """WebDataset shards with the same bytes for the same clips, and the dataset's digest."""
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -8,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from components.common import file_digest
 
 MEMBERS = ("latents", "references", "speak", "listen")
 """Array members of a clip; each becomes `<clip>.<member>.npy`."""
@@ -58,11 +55,3 @@ def _npy(array: np.ndarray[Any, Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
     return buffer.getvalue()
-
-
-def content_digest(dataset: Path) -> str:
-    """Digest over the manifest and the shards: what a model can learn from."""
-    total = hashlib.sha256()
-    for path in [dataset / "manifest.parquet", *sorted((dataset / "shards").glob("*.tar"))]:
-        total.update(f"{path.name}\0{file_digest(path)}\n".encode())
-    return total.hexdigest()

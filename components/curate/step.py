@@ -20,8 +20,9 @@ from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
 from components.curate.manifest import STATE_NAMES, Source, read_rows, write_rows
 from components.curate.report import write_page
-from components.curate.shards import MEMBERS, content_digest, write_shards
+from components.curate.shards import MEMBERS, write_shards
 from lpm_model.config import VIDEO_FPS, from_mapping
+from lpm_model.digests import dataset_digest
 
 Outcomes = dict[str, dict[str, Any]]
 """Outcome of a stage by source id."""
@@ -230,7 +231,7 @@ def _report(
         for state, length in row["states"]:
             frames[STATE_NAMES[state]] += length
     return CurationReport(
-        dataset_digest=content_digest(folder),
+        dataset_digest=dataset_digest(folder),
         autoencoder_digest=digest,
         sources=len(sources),
         sources_used=len({row["source_id"] for row in kept}),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.tracking import StepRun, client
+from components.tracking import StepRun, client, tracking_uri
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -91,6 +91,10 @@ def fetched(target: str, uri: str = "") -> Iterator[Path]:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
+    place = tracking_uri(uri)
+    file = Path(place.removeprefix("sqlite:///"))
+    if place.startswith("sqlite:///") and not file.is_file():
+        raise ValueError(f"{target} cannot be read: {file} does not exist; go where it is, or give --tracking-uri")
     mlflow_client = client(uri)
     name, _, alias = target.removeprefix("models:/").partition("@")
     try:

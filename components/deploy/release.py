@@ -4,17 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-from components.common import folder_digest
-from components.fingerprint import RUN_MANIFEST
 from components.runner import link_tree
+from lpm_model.digests import model_digest
 
 ALLOWED = (".safetensors", ".json", ".png", ".md")
 """A model folder holds nothing else."""
-
-
-def model_digest(folder: Path) -> str:
-    """Digest of a model folder (its lineage file left out)."""
-    return folder_digest(folder, exclude=frozenset({RUN_MANIFEST}))
 
 
 def check_model_folder(folder: Path) -> None:

@@ -11,10 +11,11 @@ from components.deploy import mlflow_registry as registry
 from components.deploy.config import DeployConfig
 from components.deploy.gate import Decision, decide
 from components.deploy.manifest import render_inference_service, to_yaml
-from components.deploy.release import check_model_folder, model_digest, write_release
+from components.deploy.release import check_model_folder, write_release
 from components.fingerprint import code_commit
 from components.lineage import read_links
 from components.tracking import client, step_run
+from lpm_model.digests import model_digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

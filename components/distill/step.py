@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from components.common import StepProgress, file_digest
+from components.common import StepProgress
 from components.distill.characters import write_characters
 from components.distill.config import DistillConfig
-from components.provenance import ModelReport, dataset_digest, model_report, resumable, write_provenance
+from components.provenance import ModelReport, dataset_version, model_report, resumable, write_provenance
 from components.tracking import step_run
 from lpm_model.config import to_mapping
+from lpm_model.digests import model_digest
 
 
 def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progress: StepProgress) -> ModelReport:
@@ -25,8 +26,8 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
     """
     from lpm_model.training.distill import distill_online
 
-    digest = dataset_digest(dataset)
-    parent = file_digest(base / "model.safetensors")
+    digest = dataset_version(dataset)
+    parent = model_digest(base)
     settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
     with step_run("distill", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params(settings)

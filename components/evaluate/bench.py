@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, file_digest, read_json, staged, write_json
+from components.common import StepProgress, read_json, staged, write_json
 from components.evaluate.config import BenchConfig
 from components.evaluate.metrics import Array
 from lpm_model.config import SAMPLES_PER_FRAME, to_mapping
+from lpm_model.digests import file_digest
 
 IDLE, SPEAK, LISTEN = 0, 1, 2
 """Values of `Truth.state`."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import yaml
 
-from components.common import file_digest
+from lpm_model.digests import file_digest
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from components.common import StepProgress, file_digest, staged, write_json
+from components.common import StepProgress, staged, write_json
 from components.ingest.config import DEMUXERS, IngestConfig
 from components.ingest.sidecar import Sidecar, sidecar_of
+from lpm_model.digests import file_digest
 
 log = logging.getLogger(__name__)
 

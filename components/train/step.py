@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.common import StepProgress
-from components.provenance import ModelReport, dataset_digest, model_report, resumable, write_provenance
+from components.provenance import ModelReport, dataset_version, model_report, resumable, write_provenance
 from components.tracking import step_run
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
@@ -23,7 +23,7 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
     """
     from lpm_model.training.base import train_base
 
-    digest = dataset_digest(dataset)
+    digest = dataset_version(dataset)
     settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
     with step_run("train", config.tracking) as run, resumable(model, digest, "", settings) as work:
         run.params(settings)

@@ -10,7 +10,7 @@ import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import IterableDataset
 
@@ -20,15 +20,15 @@ from lpm_model.checkpoint import save_model
 from lpm_model.config import FRAMES_PER_LATENT, to_mapping
 from lpm_model.training.config import AutoencoderTraining
 from lpm_model.training.data import step_generator
-from lpm_model.training.loop import StateFile, Track, cosine, run
+from lpm_model.training.loop import KernelMuon, StateFile, Track, cosine, run, take_step
 
 log = logging.getLogger(__name__)
 MAX_FRAMES = 40_000
 """Frames kept in memory (2 GB at 128 px)."""
 
 
-def read_videos(folder: Path, size_px: int) -> list[NDArray[np.uint8]]:
-    """Square videos of one size below a folder, each [T, H, W, 3]; others are skipped with a log line.
+def read_videos(folder: Path, size_px: int, least_frames: int) -> list[NDArray[np.uint8]]:
+    """Square videos of one size below a folder, each [T, H, W, 3]; other and short ones are skipped with a log line.
 
     Raises:
         ValueError: nothing usable.
@@ -45,10 +45,15 @@ def read_videos(folder: Path, size_px: int) -> list[NDArray[np.uint8]]:
             if (stream.width, stream.height) != (size_px, size_px):
                 log.info("%s is %dx%d, not %d px square: skipped", path.name, stream.width, stream.height, size_px)
                 continue
-            videos.append(np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]))
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        if len(frames) < least_frames:
+            log.info("%s has %d frames, not %d: skipped", path.name, len(frames), least_frames)
+            continue
+        videos.append(np.stack(frames))
     if not videos:
         raise ValueError(
-            f"{folder} holds no {size_px} px square MP4: render some with `lpm ingest data.source=performer`"
+            f"{folder} holds no {size_px} px square MP4 of {least_frames} frames or more: "
+            "render some with `lpm ingest data.source=performer`"
         )
     return videos
 
@@ -91,6 +96,7 @@ class AutoencoderModule(lightning.LightningModule):
 
     def __init__(self, model: TinyVideoAutoencoder, settings: AutoencoderTraining, start: int) -> None:
         super().__init__()
+        self.automatic_optimization = False  # two optimizers take every step together
         self.model, self.settings, self.start = model, settings, start
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
 
@@ -100,18 +106,25 @@ class AutoencoderModule(lightning.LightningModule):
         noise = torch.randn(latents.shape, generator=generator)
         made = self.model.decode(latents + self.settings.latent_noise * noise)
         loss = reconstruction_loss(video, made, self.settings)
-        psnr = -10 * torch.log10((made - video).square().mean() / 4)
-        self.log_dict({"loss": loss, "psnr_db": psnr}, prog_bar=True)
-        return loss
-
-    def on_before_zero_grad(self, _optimizer: Any) -> None:
+        self.manual_backward(loss)
+        take_step(self, self.model.parameters(), self.settings.clip_norm)
         self.average.update_parameters(self.model)
+        psnr = -10 * torch.log10((made - video).square().mean() / 4)
+        self.log_dict({"loss": loss.detach(), "psnr_db": psnr.detach()}, prog_bar=True)
+        return loss.detach()
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), self.settings.learning_rate, (0.9, 0.95), weight_decay=0.01
+        """Muon for the kernels between features, AdamW for the ends (pixels, latents), norms and biases."""
+        settings = self.settings
+        ends = {self.model.fold, self.model.unfold, self.model.to_latent, self.model.from_latent}
+        kernels = [m.weight for m in self.model.modules() if isinstance(m, nn.Conv2d) and m not in ends]
+        known = {id(kernel) for kernel in kernels}
+        rest = [weight for weight in self.model.parameters() if id(weight) not in known]
+        both = (
+            KernelMuon(kernels, settings.matrix_learning_rate, settings.weight_decay),
+            torch.optim.AdamW(rest, settings.learning_rate, (0.9, 0.95), weight_decay=settings.weight_decay),
         )
-        return cosine(optimizer, self.settings.steps, self.settings.warmup_steps, self.start)
+        return [cosine(each, settings.steps, settings.warmup_steps, self.start) for each in both]
 
 
 def train_autoencoder(
@@ -136,7 +149,7 @@ def train_autoencoder(
         PSNR on the last clips, over one in twenty videos that training never sees.
     """
     torch.manual_seed(settings.seed)
-    every = read_videos(videos, size_px)
+    every = read_videos(videos, size_px, settings.clip_frames)
     held_out = every[::20] if len(every) >= 20 else every
     seen = [v for i, v in enumerate(every) if i % 20] if len(every) >= 20 else every
     model = build_autoencoder(config)
@@ -145,7 +158,7 @@ def train_autoencoder(
     batches = CropBatches(seen, settings, range(module.start, settings.steps))
     run(
         module, batches, settings.steps, state, settings.checkpoint_steps,
-        description="train autoencoder", progress=progress,
+        description="train autoencoder", progress=progress, clip_norm=None,
     )  # fmt: skip
     best: TinyVideoAutoencoder = module.average.module  # type: ignore[assignment]
     metrics = {"psnr_db": held_out_psnr(best.eval(), held_out)}

@@ -21,7 +21,7 @@ from lpm_model.losses import flow_matching_loss, motion_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.training.config import BaseTraining
 from lpm_model.training.data import Batch, ClipBatches, Squares, read_clips, read_dataset
-from lpm_model.training.loop import StateFile, Track, cosine, muon_and_adamw, run
+from lpm_model.training.loop import StateFile, Track, cosine, muon_and_adamw, run, take_step
 
 
 def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torch.Generator) -> Tensor:
@@ -67,11 +67,7 @@ class BaseModule(lightning.LightningModule):
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         loss = self.loss(batch)
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.dit.parameters(), self.settings.clip_norm)
-        for optimizer, schedule in zip(self.optimizers(), self.lr_schedulers(), strict=True):  # type: ignore[arg-type]
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
+        take_step(self, self.dit.parameters(), self.settings.clip_norm)
         self.average.update_parameters(self.dit)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss.detach()

@@ -115,7 +115,13 @@ class AutoencoderTraining:
     crop_px: int = 96
     """Side of the random crop."""
     learning_rate: float = 1.5e-3
-    """Peak of the cosine schedule."""
+    """Peak of the cosine schedule, AdamW's."""
+    matrix_learning_rate: float = 0.01
+    """Peak of the cosine schedule, Muon's."""
+    weight_decay: float = 0.01
+    """Of both optimizers."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     ema_decay: float = 0.998

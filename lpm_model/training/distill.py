@@ -18,8 +18,9 @@ from lpm_model import flow
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import Character, read_model_config
-from lpm_model.checkpoint import load_weights, read_weights, save_model, weights_digest
+from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
+from lpm_model.digests import model_digest
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
 from lpm_model.online import Noise, OnlineModel
@@ -277,7 +278,7 @@ def distill_online(
         {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px},
         {
             "dataset_digest": about["digest"],
-            "parent": weights_digest(base / "model.safetensors"),
+            "parent": model_digest(base),
             "settings": to_mapping(settings),
             "metrics": metrics,
         },

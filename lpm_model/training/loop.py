@@ -58,6 +58,36 @@ def muon_and_adamw(
     )
 
 
+class KernelMuon(torch.optim.Muon):
+    """Muon for convolution kernels [out, in, h, w], each seen as the matrix [out, h*w*in] that multiplies patches.
+
+    The kernels lie in memory channels last, so that the matrices share their memory.
+    """
+
+    def __init__(self, kernels: Sequence[Tensor], rate: float, weight_decay: float) -> None:
+        self.kernels = kernels
+        matrices = [nn.Parameter(k.detach().permute(0, 2, 3, 1).view(len(k), -1)) for k in kernels]
+        super().__init__(matrices, rate, weight_decay=weight_decay)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step with the gradients of the kernels."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
+            matrix.grad = None if kernel.grad is None else kernel.grad.permute(0, 2, 3, 1).reshape(matrix.shape)
+        super().step()  # type: ignore[no-untyped-call]
+        return loss
+
+
+def take_step(module: lightning.LightningModule, weights: Iterable[Tensor], clip_norm: float) -> None:
+    """Clip the gradients, let all optimizers and their schedules take a step, and clear the gradients."""
+    torch.nn.utils.clip_grad_norm_(weights, clip_norm)
+    for optimizer, schedule in zip(module.optimizers(), module.lr_schedulers(), strict=True):  # type: ignore[arg-type]
+        optimizer.step()
+        schedule.step()
+    module.zero_grad()
+
+
 class StateFile:
     """Weights, averages and optimizer moments of a run in one safetensors file, replaced atomically."""
 

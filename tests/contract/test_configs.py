@@ -8,8 +8,7 @@ import yaml
 
 from components.steps import STEPS
 from lpm_model.config import to_mapping
-from pipelines.config import CONF, compose_values, groups, load_config
-from pipelines.local import to_plain
+from pipelines.config import CONF, compose_values, groups, load_config, to_plain
 from tests.contract.project import ROOT
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from components.common import file_digest
+from lpm_model.digests import file_digest
 
 
 def make_raw(folder: Path, files: Iterable[Path], **fields: object) -> Path:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import webdataset
 
-from components.common import NoProgress, folder_digest
+from components.common import NoProgress
 from components.curate import work
 from components.curate.config import CurationConfig, Thresholds
 from components.curate.executor import Executor
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
-from components.curate.shards import content_digest
 from components.curate.step import curate
+from lpm_model.digests import dataset_digest, folder_digest, output_digest
 from tests.curate.abort import abort_on_two
 from tests.curate.corpus import make_raw, refused_files, without_sound
 
@@ -27,7 +27,7 @@ OUTPUTS = {"manifest.parquet", "dataset.json", "curation.json", "curation.html",
 def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -> None:
     assert {path.name for path in dataset.iterdir()} == OUTPUTS
     described = json.loads((dataset / "dataset.json").read_text())
-    assert described["digest"] == report["dataset_digest"] == content_digest(dataset)
+    assert described["digest"] == report["dataset_digest"] == dataset_digest(dataset) == output_digest(dataset)
     assert described["clips"] == report["clips"] >= 4
     assert (dataset / "validation" / "index.html").exists()
     page = (dataset / "curation.html").read_text()
@@ -171,7 +171,7 @@ def test_processes_give_the_same_bytes(
 ) -> None:
     two = dataclasses.replace(config, workers=2)
     result = curate(make_raw(tmp_path / "raw", sides), tmp_path / "dataset", two, NoProgress())
-    assert result.dataset_digest == content_digest(dataset)
+    assert result.dataset_digest == dataset_digest(dataset)
 
 
 def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dat
         result = curate(make_raw(tmp_path / "raw", sides), tmp_path / "dataset", with_ray, NoProgress())
     finally:
         ray.shutdown()
-    assert result.dataset_digest == content_digest(dataset)
+    assert result.dataset_digest == dataset_digest(dataset)
 
 
 def test_nothing_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:

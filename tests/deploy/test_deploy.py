@@ -9,11 +9,10 @@ import yaml
 from components.common import NoProgress, read_json, write_json
 from components.deploy import mlflow_registry as registry
 from components.deploy.config import DeployConfig
-from components.deploy.release import model_digest
 from components.deploy.step import DeployReport, deploy
-from components.fingerprint import RUN_MANIFEST
 from components.lineage import Link, Source, chain_of, extend, read_links
 from components.tracking import client
+from lpm_model.digests import RUN_MANIFEST, model_digest
 
 Maker = Callable[..., Path]
 
@@ -115,11 +114,15 @@ def test_lineage_of_a_registered_model(
     chain = chain_of("models:/lpm-online@champion", config.tracking.uri)
     assert [link.step for link in chain] == ["ingest", "distill"]
     assert chain[0].sources == (source,)
-    assert read_links(tmp_path / "release") == chain
+    assert read_links(tmp_path / "release") == chain == chain_of(str(tmp_path))
+    assert model_digest(tmp_path / "release") == chain[-1].output, "one digest, before and after the release"
     version = client(config.tracking.uri).get_model_version_by_alias("lpm-online", "champion")
     assert version.tags["sources"] == "1"
     with pytest.raises(ValueError, match="is not registered"):
         chain_of("models:/lpm-online@nobody", config.tracking.uri)
+    with pytest.raises(ValueError, match=r"none\.db does not exist"):
+        chain_of("models:/lpm-online@champion", f"sqlite:///{tmp_path / 'none.db'}")
+    assert not (tmp_path / "none.db").exists()
 
 
 def test_a_report_without_scores_is_refused(config: DeployConfig, make_model: Maker, tmp_path: Path) -> None:

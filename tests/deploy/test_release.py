@@ -8,9 +8,10 @@ import pytest
 
 from components.common import NoProgress
 from components.deploy.config import DeployConfig
-from components.deploy.release import check_model_folder, model_digest, write_release
+from components.deploy.release import check_model_folder, write_release
 from components.deploy.step import deploy
 from components.tracking import client
+from lpm_model.digests import model_digest
 
 Maker = Callable[..., Path]
 PICKLE = pickle.dumps({"weights": [1.0]})

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from components.common import NoProgress, file_digest, read_json
+from components.common import NoProgress, read_json
 from components.deploy.release import check_model_folder
 from components.distill.config import DistillConfig
 from components.distill.step import distill
 from components.tracking import TrackingConfig, client
 from components.train.config import TrainConfig
 from components.train.step import train
+from lpm_model.digests import model_digest
 from tests.train.corpus import MODEL, make_autoencoder, make_dataset
 
 
@@ -50,9 +51,9 @@ def test_an_online_model_knows_its_parent(place: Path) -> None:
     )
     report = distill(place / "base", place / "dataset", place / "online", settings, NoProgress())
     check_model_folder(place / "online")
-    parent = file_digest(place / "base" / "model.safetensors")
+    parent = model_digest(place / "base")
     assert report.parent == parent == read_json(place / "online" / "provenance.json")["parent"]
-    assert report.parent != file_digest(place / "online" / "model.safetensors")
+    assert report.parent != model_digest(place / "online")
     mlflow = client(tracking(place).uri)
     run = mlflow.get_run(report.run_id)
     assert run.data.tags["parent"] == parent

@@ -22,6 +22,7 @@ from lpm_model.training.distill import (
     ode_batches,
     teacher_trajectories,
 )
+from tests.killed import Killed, kill_after
 from tests.lpm_model import tiny
 
 SETTINGS = Distillation(
@@ -134,22 +135,6 @@ def test_batches_with_and_without_captions_join(module: DmdModule, batch: Batch)
 def test_too_few_trajectories_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fill a batch of 8"):
         Distillation(trajectories=4)
-
-
-class Killed(Exception):
-    """The run ends here, as if its process had been killed."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, module: type, steps: int) -> None:
-    plain, done = module.training_step, [0]  # type: ignore[attr-defined]
-
-    def training_step(self: object, *arguments: object) -> object:
-        done[0] += 1
-        if done[0] > steps:
-            raise Killed
-        return plain(self, *arguments)
-
-    monkeypatch.setattr(module, "training_step", training_step)
 
 
 @pytest.fixture(scope="module")

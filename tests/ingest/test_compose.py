@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from components.common import NoProgress, file_digest
+from components.common import NoProgress
 from components.ingest.performer.compose import HELDOUT_PEOPLE, conversation, identity_seeds, render_corpus
 from components.ingest.performer.config import PerformerConfig
 from components.ingest.performer.media import write_mp4
+from lpm_model.digests import file_digest
 
 CONFIG = PerformerConfig(conversations=2, seconds_per_conversation=6.0, size_px=64, workers=2)
 FRAMES = 144

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder, copy_autoencoder, load_autoencoder
-from lpm_model.checkpoint import weights_digest
+from lpm_model.digests import file_digest
 from tests.lpm_model.tiny import normal
 
 VIDEO = normal(2, 3, 13, 16, 24, seed=1).clamp(-1, 1)
@@ -80,7 +80,7 @@ def test_lists_of_widths_must_agree() -> None:
 
 def test_a_loaded_folder_has_its_digest(encoder_folder: Path, encoder: TinyVideoAutoencoder) -> None:
     loaded = load_autoencoder(encoder_folder)
-    assert loaded.digest == weights_digest(encoder_folder / "model.safetensors")
+    assert loaded.digest == file_digest(encoder_folder / "model.safetensors")
     assert len(loaded.digest) == 64
     assert torch.allclose(loaded.encode(VIDEO), encoder.encode(VIDEO), atol=1e-5)
     assert not loaded.training

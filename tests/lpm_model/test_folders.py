@@ -10,8 +10,9 @@ import torch
 
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
 from lpm_model.character import reference_positions, to_frames, to_video
-from lpm_model.checkpoint import load_weights, read_weights, save_model, weights_digest
+from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import REFERENCE_KINDS, to_mapping
+from lpm_model.digests import file_digest
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.online import OnlineModel, load_online
 from lpm_model.sampler import BaseModel, guided_velocity, load_base, sample_base, sample_window
@@ -52,7 +53,7 @@ def test_the_same_weights_have_the_same_digest(tmp_path: Path, dit: DiffusionTra
     for name in ("a", "b"):
         save_model(tmp_path / name, {"model": dit}, {}, {})
     save_model(tmp_path / "c", {"model": transformer(seed=1)}, {}, {})
-    a, b, c = (weights_digest(tmp_path / name / "model.safetensors") for name in "abc")
+    a, b, c = (file_digest(tmp_path / name / "model.safetensors") for name in "abc")
     assert a == b != c
 
 

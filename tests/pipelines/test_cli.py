@@ -48,6 +48,7 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
         (("serve",), "is no model folder: run `lpm run` first"),
         (("lineage", "nothing"), "has no run.json"),
         (("autoencoder", "train", "nothing"), "nothing is no folder"),
+        (("talk", "--speak", "a", "--listen", "b", "--image", "c", "--out", "x.txt"), "a name that ends in .mp4"),
         (("ingest", "--params", "none.yaml"), "none.yaml is missing"),
     ],
 )
@@ -73,6 +74,10 @@ def test_config_prints_what_is_composed(capsys: pytest.CaptureFixture[str]) -> N
     code, out, _ = outcome(capsys, "config", "data.source=here")
     assert code == 0
     assert "source: here" in out
+    _, every, _ = outcome(capsys, "config", "--all", "data.source=here")
+    assert "source: here" in every
+    assert "matrix_learning_rate: 0.02" in every
+    assert "matrix_learning_rate" not in out
 
 
 def test_compile_writes_a_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_run_stops_at_the_step_that_fails_and_says_why(
     assert [item["file"] for item in read_json(run / "raw" / "ingest.json")["rejected"]] == ["broken.mp4"]
     assert not (run / "steps" / "train.json").exists()
     assert not (run / "summary.json").exists()
-    assert (run.parent / "latest").resolve() == run
+    assert not (run.parent / "latest").exists(), "a run that failed is not what serve and talk open"
     assert {"ingest"} <= {event["step"] for event in events} <= {"ingest", "curate"}
     assert any(event.get("finished") for event in events)
 

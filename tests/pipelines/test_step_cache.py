@@ -6,10 +6,11 @@ import pytest
 
 from components import runner
 from components.common import NoProgress, read_json
-from components.fingerprint import RUN_MANIFEST, code_digest, input_digest
+from components.fingerprint import code_digest, input_digest
 from components.lineage import chain_of, read_links
 from components.runner import StepRecord, run_step
 from components.steps import Step
+from lpm_model.digests import RUN_MANIFEST
 from tests.pipelines.conftest import Calls, CountConfig
 
 DEFAULT = CountConfig()

@@ -45,10 +45,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_model_steps_and_repeats_with_its_seed(model_folder: Path, voice) -> None:
-    from lpm_model.checkpoint import weights_digest
+    from lpm_model.digests import model_digest
 
     engine = make_engine("lpm", model_folder)
-    assert engine.model_digest == weights_digest(model_folder / "model.safetensors")
+    assert engine.model_digest == model_digest(model_folder)
     window = np.resize(voice(4000), engine.chunk_samples + engine.lookahead_samples)
     silence = np.zeros_like(window)
     one, two, three = (engine.open("ana", seed) for seed in (7, 7, 8))

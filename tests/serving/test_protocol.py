@@ -1,6 +1,8 @@
 import base64
 import json
+import re
 import typing
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -116,3 +118,13 @@ def test_packing_keeps_the_payload(payload: bytes) -> None:
     header, back = unpack(pack(AudioAppend(role="user"), payload))
     assert back == payload
     assert json.loads(header)["type"] == "audio.append"
+
+
+def test_the_readme_shows_every_client_message_as_it_is() -> None:
+    text = (Path(protocol.__file__).parent / "README.md").read_text()
+    shown = [json.loads(found) for found in re.findall(r"\{\"type\".*?\}", text)]
+    audio = base64.b64encode(bytes(4)).decode()
+    for message in shown:
+        parse_client(json.dumps({**message, **({"b64": audio} if "b64" in message else {})}))
+    known = {member.model_fields["type"].default for member in members(protocol.AnyClientMessage)}
+    assert {message["type"] for message in shown} == known - {"ping"}

@@ -18,12 +18,12 @@ from lpm_model.checkpoint import read_weights
 from lpm_model.config import REFERENCE_KINDS
 from lpm_model.dit import Conditions
 from lpm_model.sampler import BaseModel, load_base
-from lpm_model.training import autoencoder as autoencoder_training
 from lpm_model.training import base as base_training
 from lpm_model.training.base import BaseModule, draw_sigmas, drop_conditions, train_base
-from lpm_model.training.config import AutoencoderTraining, BaseTraining
+from lpm_model.training.config import BaseTraining
 from lpm_model.training.data import Clip, ClipBatches, Squares, crop_to_motion, read_clips, read_dataset, step_generator
 from lpm_model.training.loop import StateFile
+from tests.killed import Killed, kill_after
 from tests.lpm_model import tiny
 
 SETTINGS = BaseTraining(
@@ -143,22 +143,6 @@ def test_a_clip_whose_voice_does_not_fit_is_named(dataset: Path, base: BaseModel
 def test_step_generators_differ_by_purpose() -> None:
     draws = {float(torch.rand(1, generator=step_generator(0, s, p))) for s in (0, 1) for p in ("data", "noise")}
     assert len(draws) == 4
-
-
-class Killed(Exception):
-    """The run ends here, as if its process had been killed."""
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, module: type, steps: int) -> None:
-    plain, done = module.training_step, [0]  # type: ignore[attr-defined]
-
-    def training_step(self: object, *arguments: object) -> object:
-        done[0] += 1
-        if done[0] > steps:
-            raise Killed
-        return plain(self, *arguments)
-
-    monkeypatch.setattr(module, "training_step", training_step)
 
 
 def test_a_killed_run_ends_in_the_same_bytes(
@@ -283,23 +267,6 @@ def test_clips_come_in_key_order(dataset: Path) -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="clip_latents at least 2"):
         BaseTraining(clip_latents=1)
-
-
-def test_autoencoder_batches_repeat_and_its_loss_is_zero_for_a_copy() -> None:
-    settings = AutoencoderTraining(batch=2, clip_frames=5, crop_px=16)
-    videos = [np.random.default_rng(i).integers(0, 255, (9, 24, 24, 3)).astype(np.uint8) for i in range(2)]
-    made = [list(autoencoder_training.CropBatches(videos, settings, range(1, 3))) for _ in range(2)]
-    assert made[0][0].shape == (2, 3, 5, 16, 16)
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
-    video = made[0][0]
-    assert autoencoder_training.reconstruction_loss(video, video, settings) == 0
-    assert autoencoder_training.reconstruction_loss(video, video + 0.1, settings) > 0
-
-
-@pytest.mark.parametrize("frames", [1, 6, 40])
-def test_held_out_quality_takes_videos_of_any_length(frames: int) -> None:
-    video = np.full((frames, 16, 16, 3), 128, np.uint8)
-    assert math.isfinite(autoencoder_training.held_out_psnr(tiny.autoencoder(), [video]))
 
 
 def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:

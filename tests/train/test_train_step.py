@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from components.common import NoProgress, file_digest, read_json
+from components.common import NoProgress, read_json
 from components.deploy.release import check_model_folder
-from components.provenance import dataset_digest, resumable
+from components.provenance import dataset_version, resumable
 from components.tracking import TrackingConfig, client
 from components.train.config import TrainConfig
 from components.train.step import train
+from lpm_model.digests import file_digest
 from tests.train.corpus import MODEL, make_autoencoder, make_dataset
 
 
@@ -102,7 +103,7 @@ def test_only_the_same_training_is_resumed(tmp_path: Path) -> None:
 
 def test_a_dataset_without_digest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is missing"):
-        dataset_digest(tmp_path)
+        dataset_version(tmp_path)
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match="has no digest"):
-        dataset_digest(tmp_path)
+        dataset_version(tmp_path)

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from components.common import StepProgress, file_digest, write_json
+from components.common import StepProgress, write_json
 from components.ingest.performer.behaviour import Performance, perform
 from components.ingest.performer.config import PerformerConfig
 from components.ingest.performer.dialogue import Line, script
@@ -23,6 +23,7 @@ from components.ingest.performer.media import write_mp4
 from components.ingest.performer.phones import Phone
 from components.ingest.performer.voices import VOICES, speak
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+from lpm_model.digests import file_digest
 from serving import tts
 
 if TYPE_CHECKING:
