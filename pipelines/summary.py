@@ -78,7 +78,7 @@ def decision_line(deployed: Mapping[str, Any]) -> str:
 
 def rejected_sources(run_dir: Path) -> list[tuple[str, str]]:
     """Source files that a run refused, with the reason, in ingest and in curate."""
-    found = []
+    found: list[tuple[str, str]] = []
     for path in (run_dir / "raw" / "ingest.json", run_dir / "dataset" / "curation.json"):
         if path.exists():
             report: Mapping[str, Any] = read_json(path)

@@ -116,6 +116,7 @@ def train_base(
             steps=settings.crop_steps, whole_every=settings.whole_every,
             batch=settings.crop_batch, cells=settings.crop_cells,
         ),
+        disturbance=settings.disturbance,
     )  # fmt: skip
     history = run(
         module, batches, settings.steps, state, settings.checkpoint_steps,

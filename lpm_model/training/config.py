@@ -40,6 +40,8 @@ class BaseTraining:
     """Gradient norm limit."""
     ema_decay: float = 0.995
     """Decay of the weight average that is kept."""
+    disturbance: float = 0.2
+    """Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."""
     condition_dropout: float = 0.1
     """Chance, each, that text, speak, listen or references are absent (needed for guidance)."""
     independent_noise: float = 0.5
@@ -70,6 +72,8 @@ class Distillation:
     """Euler steps of the teacher."""
     guidance: float = 1.5
     """Teacher's guidance over text and voices."""
+    disturbance: float = 0.2
+    """Chance, each, that a voice comes with noise or a chord under it."""
     batch: int = 8
     """Clips a step."""
     clip_latents: int = 13

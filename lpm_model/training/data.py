@@ -23,6 +23,7 @@ from lpm_model.anchor import to_anchor
 from lpm_model.character import CharacterModel, reference_positions
 from lpm_model.config import SAMPLES_PER_LATENT
 from lpm_model.dit import Conditions
+from lpm_model.training.disturbance import disturbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,7 @@ class ClipBatches(IterableDataset[Batch]):
         steps: range,
         seed: int,
         squares: Squares | None = None,
+        disturbance: float = 0.0,
     ) -> None:
         long_enough = [clip for clip in clips if clip.latents.shape[1] >= latents]
         if not long_enough:
@@ -199,8 +201,8 @@ class ClipBatches(IterableDataset[Batch]):
         self.clips, self.model = long_enough, model
         self.latents, self.batch, self.steps, self.seed = latents, batch, steps, seed
         self.weights = torch.tensor([float(clip.latents.shape[1] - latents + 1) for clip in long_enough])
-        self.squares = squares
-        self.features: dict[str, tuple[Tensor, Tensor]] = {}
+        self.squares, self.disturbance = squares, disturbance
+        self.features: dict[tuple[str, bool], Tensor] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         for step in self.steps:
@@ -217,7 +219,7 @@ class ClipBatches(IterableDataset[Batch]):
             room = clip.latents.shape[1] - self.latents
             from_image = bool(torch.rand(1, generator=generator) < 0.5)
             starts.append(0 if from_image else int(torch.randint(room + 1, (1,), generator=generator)))
-        latents, conditions = self._windows(rows, starts), self._conditions(rows, starts)
+        latents, conditions = self._windows(rows, starts), self._conditions(rows, starts, generator)
         if squares is not None:
             latents, conditions = crop_to_motion(latents, conditions, squares.cells, generator)
         return Batch(
@@ -231,11 +233,16 @@ class ClipBatches(IterableDataset[Batch]):
         cut = [clip.latents[:, s : s + self.latents] for clip, s in zip(rows, starts, strict=True)]
         return torch.from_numpy(np.stack(cut)).float()
 
-    def _conditions(self, rows: Sequence[Clip], starts: Sequence[int]) -> Conditions:
+    def _conditions(self, rows: Sequence[Clip], starts: Sequence[int], generator: torch.Generator) -> Conditions:
         span = self.latents + self.model.config.context_latents
-        voices = [self._features(clip) for clip in rows]
+        disturb = (torch.rand(2, len(rows), generator=generator) < self.disturbance).tolist()
         speak, listen = (
-            torch.stack([voice[role][s : s + span] for voice, s in zip(voices, starts, strict=True)]).float()
+            torch.stack(
+                [
+                    self._features(clip, noisy)[role, start : start + span]
+                    for clip, start, noisy in zip(rows, starts, disturb[role], strict=True)
+                ]
+            ).float()
             for role in (0, 1)
         )
         return Conditions(
@@ -246,13 +253,15 @@ class ClipBatches(IterableDataset[Batch]):
             reference_positions=reference_positions([rows[0].kinds[0]]),
         )
 
-    def _features(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """Features of both voices, [P + 1 + k, n, width], computed once a clip."""
-        if clip.key not in self.features:
+    def _features(self, clip: Clip, noisy: bool) -> Tensor:
+        """Features of both voices, [2, P + 1 + k, n, width], computed once a clip and once more under disturbance."""
+        if (clip.key, noisy) not in self.features:
             pair = torch.from_numpy(np.stack([clip.speak, clip.listen])).float() / 32768
             expected = (clip.latents.shape[1] - 1) * SAMPLES_PER_LATENT
             if pair.shape[1] != expected:
                 raise ValueError(f"clip {clip.key} has {pair.shape[1]} samples for {expected}: run `lpm curate` again")
-            both = self.model.clip_features(pair).to(torch.bfloat16)
-            self.features[clip.key] = (both[0], both[1])
-        return self.features[clip.key]
+            if noisy:
+                generator = step_generator(self.seed, zlib.crc32(clip.key.encode()), "disturbance")
+                pair = torch.stack([disturbed(voice, generator) for voice in pair])
+            self.features[clip.key, noisy] = self.model.clip_features(pair).to(torch.bfloat16)
+        return self.features[clip.key, noisy]

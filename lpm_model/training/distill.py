@@ -267,7 +267,10 @@ def distill_online(
     clips = read_clips(dataset)
 
     def batches(steps: range, size: int, seed: int) -> ClipBatches:
-        return ClipBatches(clips, online, latents=settings.clip_latents, batch=size, steps=steps, seed=seed)
+        return ClipBatches(
+            clips, online, latents=settings.clip_latents, batch=size, steps=steps, seed=seed,
+            disturbance=settings.disturbance,
+        )  # fmt: skip
 
     ode_loss = _regress(online, teacher, batches, folder, settings, progress, logger)
     dmd_loss_value = _match(online, teacher, batches, folder, settings, progress, logger)
