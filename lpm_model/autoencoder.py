@@ -8,9 +8,10 @@ a causal mix with the group before is the only path between groups. The first fr
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +50,35 @@ class AutoencoderConfig:
 
 @dataclass(slots=True)
 class DecoderState:
-    """What the streaming decoder remembers: features of the group before, [B, width, h, w]; None at the start."""
+    """What the streaming decoder remembers of the latent frames before."""
 
-    previous: Tensor | None
+    features: tuple[Tensor, ...]
+    """Tensors [B, ...]; none at the start."""
 
 
 class VideoAutoencoder(Protocol):
     """What the platform asks of any video autoencoder (the tiny one here, Wan's in the larger profiles)."""
 
-    config: AutoencoderConfig
     digest: str
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        ...
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent cell along each side."""
+        ...
+
+    @property
+    def decoder_type(self) -> torch.dtype:
+        """Type of the latents that the decoder takes."""
+        ...
+
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """Run the decoder in another type from now on."""
+        ...
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w]."""
@@ -73,7 +93,7 @@ class VideoAutoencoder(Protocol):
         ...
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """[B, C, n, h, w] to the 4n frames they own, [B, 3, 4n, H, W]."""
+        """[B, C, n, h, w] to the 4n frames they own, [B, 3, 4n, H, W]; the very first latent owns one, four times."""
         ...
 
 
@@ -145,6 +165,26 @@ class TinyVideoAutoencoder(nn.Module):
         self.unfold = nn.Conv2d(d[0], fold, 3, padding=1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.config.latent_channels
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent cell along each side."""
+        return self.config.spatial_stride
+
+    @property
+    def decoder_type(self) -> torch.dtype:
+        """Type of the latents that the decoder takes."""
+        return self.from_latent.weight.dtype
+
+    def decode_in(self, dtype: torch.dtype) -> None:
+        """Run the decoder in another type from now on."""
+        for part in (self.from_latent, self.decoder_mix, self.decoder, self.up, self.unfold):
+            part.to(dtype)
+
     def encode(self, video: Tensor) -> Tensor:
         batch, _, frames, height, width = video.shape
         stride = self.config.spatial_stride
@@ -162,18 +202,18 @@ class TinyVideoAutoencoder(nn.Module):
         return latents.unflatten(0, (batch, groups)).transpose(1, 2)
 
     def init_decode(self, batch: int) -> DecoderState:
-        return DecoderState(previous=None)
+        return DecoderState(features=())
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         batch, _, groups = latents.shape[:3]
         x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x, previous = self.decoder_mix(self.from_latent(x), groups, state.previous)
+        x, previous = self.decoder_mix(self.from_latent(x), groups, state.features[0] if state.features else None)
         x = self.decoder[0](x)
         for up, blocks in zip(self.up, self.decoder[1:], strict=True):
             x = blocks(functional.pixel_shuffle(up(x), 2))
         x = functional.pixel_shuffle(self.unfold(x), self.config.patch_px).float()
         frames = x.unflatten(1, (FRAMES_PER_LATENT, 3)).unflatten(0, (batch, groups))
-        return frames.permute(0, 3, 1, 2, 4, 5).flatten(2, 3), DecoderState(previous=previous)
+        return frames.permute(0, 3, 1, 2, 4, 5).flatten(2, 3), DecoderState(features=(previous,))
 
     def decode(self, latents: Tensor) -> Tensor:
         frames, _ = self.decode_step(latents, self.init_decode(latents.shape[0]))
@@ -185,8 +225,8 @@ def build_autoencoder(config: AutoencoderConfig) -> TinyVideoAutoencoder:
     return TinyVideoAutoencoder(config)
 
 
-def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
-    """Load an autoencoder folder (`model.safetensors`, `config.json`).
+def load_autoencoder(folder: Path | None = None) -> VideoAutoencoder:
+    """Load an autoencoder folder: a tiny one (`model.safetensors`, `config.json`), or Wan's as diffusers writes it.
 
     Args:
         folder: None takes the one that ships with the package.
@@ -194,14 +234,24 @@ def load_autoencoder(folder: Path | None = None) -> TinyVideoAutoencoder:
     Raises:
         ValueError: a missing file or weights of another shape, with the file's name.
     """
+    source = SHIPPED if folder is None else folder
+    config_file = source / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"{source} holds no autoencoder: config.json is missing")
+    config = json.loads(config_file.read_text())
+    if "_class_name" in config:
+        from lpm_model.wan_vae import load_wan_autoencoder
+
+        return load_wan_autoencoder(source)
+    return _load_tiny(source, config)
+
+
+def _load_tiny(source: Path, config: Mapping[str, Any]) -> TinyVideoAutoencoder:
     from lpm_model.checkpoint import load_weights, read_weights
     from lpm_model.digests import file_digest
 
-    source = SHIPPED if folder is None else folder
-    config_file, weights_file = source / "config.json", source / "model.safetensors"
-    if not config_file.is_file() or not weights_file.is_file():
-        raise ValueError(f"{source} holds no autoencoder: expected config.json and model.safetensors")
-    model = TinyVideoAutoencoder(from_mapping(AutoencoderConfig, json.loads(config_file.read_text())))
+    weights_file = source / "model.safetensors"
+    model = TinyVideoAutoencoder(from_mapping(AutoencoderConfig, config))
     load_weights(model, read_weights(weights_file), weights_file)
     model.digest = file_digest(weights_file)
     return model.eval().requires_grad_(False)

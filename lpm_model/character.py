@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lpm_model.autoencoder import TinyVideoAutoencoder
+from lpm_model.autoencoder import VideoAutoencoder
 from lpm_model.config import REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
 from lpm_model.encoders import HashTextEncoder, build_audio_encoder
 
@@ -59,7 +59,7 @@ def reference_positions(kinds: Sequence[str]) -> Tensor:
 class CharacterModel(nn.Module):
     """Encoders around a Diffusion Transformer."""
 
-    def __init__(self, config: ModelConfig, autoencoder: TinyVideoAutoencoder, size_px: int) -> None:
+    def __init__(self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int) -> None:
         super().__init__()
         self.config, self.size_px = config, size_px
         self.autoencoder = autoencoder

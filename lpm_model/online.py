@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.anchor import from_anchor
-from lpm_model.autoencoder import DecoderState, TinyVideoAutoencoder, load_autoencoder
+from lpm_model.autoencoder import DecoderState, VideoAutoencoder, load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
@@ -53,9 +53,7 @@ class OnlineState:
 class OnlineModel(CharacterModel):
     """Backbone and encoders of a live character."""
 
-    def __init__(
-        self, config: ModelConfig, online: OnlineConfig, autoencoder: TinyVideoAutoencoder, size_px: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, online: OnlineConfig, autoencoder: VideoAutoencoder, size_px: int) -> None:
         super().__init__(config, autoencoder, size_px)
         self.online = online
         self.backbone = DiffusionTransformer(config)
@@ -97,16 +95,12 @@ class OnlineModel(CharacterModel):
         tail = torch.zeros(batch, self.audio_encoder.past_samples)
         with torch.no_grad():
             _, decoder = self.autoencoder.decode_step(
-                rows.image.to(self._decoder_type), self.autoencoder.init_decode(batch)
+                rows.image.to(self.autoencoder.decoder_type), self.autoencoder.init_decode(batch)
             )
         return OnlineState(
             cache=cache, speak=features, listen=features, speak_tail=tail, listen_tail=tail, decoder=decoder,
             generator=torch.Generator().manual_seed(seed), anchor=rows.image,
         )  # fmt: skip
-
-    @property
-    def _decoder_type(self) -> torch.dtype:
-        return self.autoencoder.from_latent.weight.dtype
 
     @torch.no_grad()
     def prime(self, character: Character) -> KVCache:
@@ -197,7 +191,7 @@ class OnlineModel(CharacterModel):
         clean = self.generate(state.cache, conditions, noise)
         self.remember(state.cache, clean, conditions, noise)
         latents = from_anchor(clean, state.anchor, self.config.anchor_gain)
-        video, decoder = self.autoencoder.decode_step(latents.to(self._decoder_type), state.decoder)
+        video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
         context = self.config.context_latents
         following = OnlineState(
             cache=state.cache,
@@ -230,9 +224,10 @@ class OnlineModel(CharacterModel):
         for name in ("speak", "listen", "speak_tail", "listen_tail", "anchor"):
             old, new = getattr(state, name), getattr(fresh, name)
             setattr(state, name, torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old))
-        before, start = state.decoder.previous, fresh.decoder.previous
-        if before is not None and start is not None:
-            state.decoder = DecoderState(previous=torch.where(mask[:, None, None, None], start, before))
+        pairs = zip(state.decoder.features, fresh.decoder.features, strict=True)
+        state.decoder = DecoderState(
+            features=tuple(torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old) for old, new in pairs)
+        )
 
 
 @dataclass(slots=True)
@@ -276,12 +271,5 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
     kind = dtype if dtype is not None else inference_type()
     model.backbone.to(kind)
     if kind != torch.float32:
-        for part in (
-            autoencoder.from_latent,
-            autoencoder.decoder_mix,
-            autoencoder.decoder,
-            autoencoder.up,
-            autoencoder.unfold,
-        ):
-            part.to(kind)
+        autoencoder.decode_in(kind)
     return model.eval().requires_grad_(False)

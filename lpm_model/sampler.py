@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.anchor import from_anchor, to_anchor
-from lpm_model.autoencoder import TinyVideoAutoencoder, load_autoencoder
+from lpm_model.autoencoder import VideoAutoencoder, load_autoencoder
 from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
@@ -21,7 +21,7 @@ from lpm_model.dit import Conditions, DiffusionTransformer
 class BaseModel(CharacterModel):
     """The bidirectional model and its encoders."""
 
-    def __init__(self, config: ModelConfig, autoencoder: TinyVideoAutoencoder, size_px: int) -> None:
+    def __init__(self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int) -> None:
         super().__init__(config, autoencoder, size_px)
         self.dit = DiffusionTransformer(config)
 

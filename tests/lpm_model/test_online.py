@@ -176,20 +176,18 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
         _, state = online.step(state, sound, sound, None)
     before = copy.deepcopy(state.cache)
     kept = {name: getattr(state, name).clone() for name in ("speak", "listen", "speak_tail", "listen_tail")}
-    assert state.decoder.previous is not None
-    features = state.decoder.previous.clone()
+    features = state.decoder.features[0].clone()
     online.reset(state, torch.tensor([False, True, False]), person(7))
     new = online.init_state(person(7), batch=3)
-    assert new.decoder.previous is not None
     assert state.position.tolist() == [7, 1, 7]
     for row in (0, 2):
         assert torch.equal(state.cache.keys[:, row], before.keys[:, row])
         assert torch.equal(state.cache.reference_values[:, row], before.reference_values[:, row])
-        assert torch.equal(state.decoder.previous[row], features[row])
+        assert torch.equal(state.decoder.features[0][row], features[row])
         assert all(torch.equal(getattr(state, name)[row], value[row]) for name, value in kept.items())
     assert torch.equal(state.cache.keys[:, 1], new.cache.keys[:, 1])
     assert torch.equal(state.cache.reference_keys[:, 1], new.cache.reference_keys[:, 1])
-    assert torch.equal(state.decoder.previous[1], new.decoder.previous[1])
+    assert torch.equal(state.decoder.features[0][1], new.decoder.features[0][1])
     assert all(torch.equal(getattr(state, name)[1], getattr(new, name)[1]) for name in kept)
 
 
@@ -202,8 +200,7 @@ def test_a_reset_to_another_set_of_references_is_refused(online: OnlineModel) ->
 
 def test_state_does_not_grow(online: OnlineModel) -> None:
     def size(state: OnlineState) -> tuple[int, ...]:
-        assert state.decoder.previous is not None
-        tensors = (state.speak, state.listen, state.speak_tail, state.listen_tail, state.decoder.previous)
+        tensors = (state.speak, state.listen, state.speak_tail, state.listen_tail, state.decoder.features[0])
         return (state.nbytes, len(state.cache.ready), *(t.nbytes for t in tensors))
 
     state = online.init_state(person())
