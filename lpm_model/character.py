@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lpm_model.autoencoder import VideoAutoencoder
 from lpm_model.config import REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
-from lpm_model.encoders import HashTextEncoder, build_audio_encoder
+from lpm_model.encoders import build_audio_encoder, build_text_encoder
 
 Image = NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -59,15 +59,25 @@ def reference_positions(kinds: Sequence[str]) -> Tensor:
 class CharacterModel(nn.Module):
     """Encoders around a Diffusion Transformer."""
 
-    def __init__(self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int) -> None:
+    def __init__(
+        self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int, encoders: Path | None = None
+    ) -> None:
         super().__init__()
         self.config, self.size_px = config, size_px
         self.autoencoder = autoencoder
-        self.audio_encoder = build_audio_encoder(config.audio)
-        self.text_encoder = HashTextEncoder(config)
+        self.audio_encoder = build_audio_encoder(config.audio, encoders)
+        self.text_encoder = build_text_encoder(config, encoders)
         if config.audio_width not in (0, self.audio_encoder.width):
             raise ValueError(
                 f"audio_width is {config.audio_width}; {config.audio.encoder!r} gives {self.audio_encoder.width}"
+            )
+        if config.text_width != self.text_encoder.width:
+            raise ValueError(
+                f"text_width is {config.text_width}; {config.text_encoder!r} gives {self.text_encoder.width}"
+            )
+        if config.latent_channels != autoencoder.latent_channels:
+            raise ValueError(
+                f"latent_channels is {config.latent_channels}; the autoencoder gives {autoencoder.latent_channels}"
             )
 
     @torch.no_grad()

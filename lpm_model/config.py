@@ -108,7 +108,7 @@ class AudioConfig:
     """What the audio encoder sees and gives; the same offline and streaming."""
 
     encoder: str = "mel"
-    """Name in lpm_model.encoders.AUDIO_ENCODERS."""
+    """mel (no weights) or wav2vec2."""
     past_ms: int = 100
     """Audio before a span that its features may depend on."""
     lookahead_ms: int = 100
@@ -151,6 +151,8 @@ class ModelConfig:
     """Hidden width of the feed-forward."""
     time_width: int = 256
     """Width of the sinusoidal timestep embedding."""
+    text_encoder: str = "hash"
+    """hash (no weights) or umt5."""
     text_width: int = 64
     """Width of a text token from the text encoder."""
     text_tokens: int = 16

@@ -19,6 +19,7 @@ from lpm_model.character import Character, CharacterModel, inference_type, read_
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, ModelConfig, OnlineConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.encoders import encoders_of
 
 
 @dataclass(slots=True)
@@ -53,8 +54,15 @@ class OnlineState:
 class OnlineModel(CharacterModel):
     """Backbone and encoders of a live character."""
 
-    def __init__(self, config: ModelConfig, online: OnlineConfig, autoencoder: VideoAutoencoder, size_px: int) -> None:
-        super().__init__(config, autoencoder, size_px)
+    def __init__(
+        self,
+        config: ModelConfig,
+        online: OnlineConfig,
+        autoencoder: VideoAutoencoder,
+        size_px: int,
+        encoders: Path | None = None,
+    ) -> None:
+        super().__init__(config, autoencoder, size_px, encoders)
         self.online = online
         self.backbone = DiffusionTransformer(config)
 
@@ -263,6 +271,7 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
         from_mapping(OnlineConfig, config["online"]),
         autoencoder,
         config["size_px"],
+        encoders_of(folder),
     )
     weights = folder / "model.safetensors"
     if not weights.is_file():

@@ -16,13 +16,16 @@ from lpm_model.character import Character, CharacterModel, inference_type, read_
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.encoders import encoders_of
 
 
 class BaseModel(CharacterModel):
     """The bidirectional model and its encoders."""
 
-    def __init__(self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int) -> None:
-        super().__init__(config, autoencoder, size_px)
+    def __init__(
+        self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int, encoders: Path | None = None
+    ) -> None:
+        super().__init__(config, autoencoder, size_px, encoders)
         self.dit = DiffusionTransformer(config)
 
 
@@ -171,8 +174,9 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
     """
     config = read_model_config(folder)
     base = BaseModel(
-        from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"]
-    )
+        from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
+        encoders_of(folder),
+    )  # fmt: skip
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: run `lpm train` again")

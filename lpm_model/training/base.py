@@ -17,6 +17,7 @@ from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
 from lpm_model.checkpoint import save_model
 from lpm_model.config import to_mapping
 from lpm_model.dit import Conditions
+from lpm_model.encoders import copy_encoders
 from lpm_model.losses import flow_matching_loss, motion_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.training.config import BaseTraining
@@ -105,7 +106,8 @@ def train_base(
     autoencoder = Path(settings.autoencoder) if settings.autoencoder else None
     encoder = load_autoencoder(autoencoder)
     about = read_dataset(dataset, encoder.digest)
-    base = BaseModel(settings.model, encoder, about["size_px"])
+    encoders = Path(settings.encoders) if settings.encoders else None
+    base = BaseModel(settings.model, encoder, about["size_px"], encoders)
     state = StateFile(folder / "state")
     module = BaseModule(base, settings, state.step())
     clips = read_clips(dataset)
@@ -130,5 +132,6 @@ def train_base(
         {"dataset_digest": about["digest"], "settings": to_mapping(settings), "metrics": metrics},
     )
     copy_autoencoder(autoencoder, folder)
+    copy_encoders(encoders, folder)
     shutil.rmtree(state.path.parent, ignore_errors=True)
     return metrics

@@ -13,6 +13,8 @@ class BaseTraining:
     """Shape of the model."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
+    encoders: str = ""
+    """Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."""
     steps: int = 860
     """Optimizer steps."""
     batch: int = 4

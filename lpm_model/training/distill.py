@@ -22,6 +22,7 @@ from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.digests import model_digest
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.encoders import copy_encoders, encoders_of
 from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
 from lpm_model.online import Noise, OnlineModel
 from lpm_model.sampler import guided_velocity, sample_window
@@ -259,7 +260,9 @@ def distill_online(
     config = read_model_config(base)
     encoder = load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, encoder.digest)
-    online = OnlineModel(from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"])
+    online = OnlineModel(
+        from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"], encoders_of(base)
+    )
     weights = read_weights(base / "model.safetensors")
     load_weights(online.backbone, weights, base / "model.safetensors")
     teacher = DiffusionTransformer(online.config).requires_grad_(False).eval()
@@ -275,18 +278,11 @@ def distill_online(
     ode_loss = _regress(online, teacher, batches, folder, settings, progress, logger)
     dmd_loss_value = _match(online, teacher, batches, folder, settings, progress, logger)
     metrics = {"ode_loss": ode_loss, "dmd_loss": dmd_loss_value, "trajectories": float(settings.trajectories)}
-    save_model(
-        folder,
-        {"model": online.backbone},
-        {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px},
-        {
-            "dataset_digest": about["digest"],
-            "parent": model_digest(base),
-            "settings": to_mapping(settings),
-            "metrics": metrics,
-        },
-    )
+    shape = {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px}
+    origin = {"dataset_digest": about["digest"], "parent": model_digest(base), "settings": to_mapping(settings)}
+    save_model(folder, {"model": online.backbone}, shape, {**origin, "metrics": metrics})
     copy_autoencoder(base / "autoencoder", folder)
+    copy_encoders(encoders_of(base), folder)
     for stage in ("state-ode", "state-dmd"):
         shutil.rmtree(folder / stage, ignore_errors=True)
     return metrics

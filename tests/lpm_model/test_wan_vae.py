@@ -13,23 +13,14 @@ from lpm_model.online import OnlineModel
 from lpm_model.wan_vae import WEIGHTS, WanVideoAutoencoder
 from tests.lpm_model import tiny
 from tests.lpm_model.tiny import normal
+from tests.lpm_model.wan_folder import small_vae, write_wan_autoencoder
 
 VIDEO = normal(2, 3, 17, 16, 24, seed=1).clamp(-1, 1)
 
 
-def small() -> AutoencoderKLWan:
-    torch.manual_seed(0)
-    vae = AutoencoderKLWan(
-        base_dim=8, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False, True, True]
-    )
-    return tiny.randomised(vae, 3, 0.05).eval()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("vae")
-    small().save_pretrained(place)
-    return place
+    return write_wan_autoencoder(tmp_path_factory.mktemp("vae"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +37,7 @@ def normalised(latents: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
 
 @torch.no_grad()
 def test_it_is_what_diffusers_computes(wan: WanVideoAutoencoder) -> None:
-    peer = small()
+    peer = small_vae()
     plain = peer.encode(VIDEO).latent_dist.mode()
     latents = wan.encode(VIDEO)
     assert latents.shape == (2, 16, 5, 2, 3)
@@ -59,7 +50,7 @@ def test_it_is_what_diffusers_computes(wan: WanVideoAutoencoder) -> None:
 @settings(max_examples=10, deadline=None)
 @torch.no_grad()
 def test_pieces_of_any_size_give_the_whole(plan: list[int]) -> None:
-    model = WanVideoAutoencoder(small())
+    model = WanVideoAutoencoder(small_vae())
     count = sum(plan)
     video, latents = normal(1, 3, 4 * count + 1, 16, 16, seed=5).clamp(-1, 1), normal(1, 16, 1 + count, 2, 2, seed=4)
     encoder, decoder, encoded, decoded = model.init_encode(), model.init_decode(1), [], []
