@@ -74,6 +74,8 @@ class Distillation:
     """Euler steps of the teacher."""
     guidance: float = 1.5
     """Teacher's guidance over text and voices."""
+    audio_guidance: float | None = None
+    """Teacher's guidance over the voices alone, at the price of a third pass; None takes the same."""
     disturbance: float = 0.2
     """Chance, each, that a voice comes with noise or a chord under it."""
     batch: int = 8

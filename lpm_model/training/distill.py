@@ -160,7 +160,9 @@ class DmdModule(lightning.LightningModule):
         with torch.no_grad():
             noisy, sigma, _ = self.renoise(clip.detach(), batch.generator)
             level = sigma[:, None, :, None, None]
-            real = guided_velocity(teacher, noisy, sigma, batch.conditions, self.settings.guidance)
+            real = guided_velocity(
+                teacher, noisy, sigma, batch.conditions, self.settings.guidance, self.settings.audio_guidance
+            )
             fake = self.critic(noisy, sigma, batch.conditions)
             gradient = dmd_gradient(
                 clip, flow.clean_from_velocity(noisy, real, level), flow.clean_from_velocity(noisy, fake, level)
@@ -199,7 +201,8 @@ def teacher_trajectories(
         with torch.autocast("cpu", torch.bfloat16):
             clean, states = sample_window(
                 teacher, batch.latents[:, :, :1], batch.latents.shape[2], batch.conditions,
-                steps=settings.teacher_steps, guidance=settings.guidance, generator=batch.generator, keep=levels,
+                steps=settings.teacher_steps, guidance=settings.guidance,
+                audio_guidance=settings.audio_guidance, generator=batch.generator, keep=levels,
             )  # fmt: skip
         parts.append((clean, torch.stack([states[level] for level in levels]), batch.conditions))
 

@@ -172,6 +172,32 @@ def test_guidance_moves_past_the_positive_pass() -> None:
     assert torch.allclose(made[2], noisy - 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "audio", "velocity", "passes"),
+    [
+        (1.0, None, 11, 1),
+        (1.0, 1.0, 11, 1),
+        (3.0, None, 33, 2),
+        (3.0, 3.0, 33, 2),
+        (2.0, 5.0, 52, 3),
+        (1.0, 2.0, 21, 3),
+    ],
+)
+def test_guidance_of_text_and_of_voices(text: float, audio: float | None, velocity: float, passes: int) -> None:
+    """A model whose velocity is 1 for the text and 10 for the voices is scaled by either."""
+    calls = []
+
+    def dit(noisy: torch.Tensor, sigma: torch.Tensor, given: Conditions) -> torch.Tensor:
+        calls.append(given)
+        return torch.zeros_like(noisy) + (given.text is not None) + 10 * (given.speak is not None)
+
+    noisy = normal(1, 16, 1, 4, 4)
+    made = guided_velocity(dit, noisy, torch.ones(1, 1), conditions(1), text, audio)  # type: ignore[arg-type]
+    assert torch.equal(made, torch.full_like(noisy, velocity))
+    assert len(calls) == passes
+    assert all(given.references is not None for given in calls), "identity is never guided away"
+
+
 @pytest.mark.parametrize("latents", [1, 12, 14])
 def test_base_renders_any_length(base: Path, latents: int) -> None:
     model, sound = load_base(base, torch.float32), voice(4000 * latents, 1)
