@@ -10,22 +10,19 @@ Names on the other side: https://github.com/huggingface/diffusers, WanTransforme
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lpm_model.character import read_model_config
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
+from lpm_model.shards import SHARD_BYTES, STEM, Shards, write_shards
 
 log = logging.getLogger(__name__)
 
-WAN_STEM, OUR_STEM = "diffusion_pytorch_model", "model"
-SHARD_BYTES = 5 * 2**30
+WAN_STEM = "diffusion_pytorch_model"
 _TOP = {
     "patch": "patch_embedding",
     "time.0": "condition_embedder.time_embedder.linear_1",
@@ -53,80 +50,6 @@ _NORMS = {
 }
 _QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 _DROPPED = ("condition_embedder.image_embedder.", ".attn2.add_k_proj.", ".attn2.add_v_proj.", ".attn2.norm_added_")
-
-
-class Shards:
-    """Weights of a folder, in one safetensors file or in several with an index, read one tensor at a time."""
-
-    def __init__(self, folder: Path, stem: str) -> None:
-        index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-        self.folder, self._stack = folder, ExitStack()
-        if index.is_file():
-            self.files: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        elif single.is_file():
-            with self._open(single) as file:
-                self.files = dict.fromkeys(file.keys(), single.name)
-        else:
-            raise ValueError(f"{folder} holds neither {index.name} nor {single.name}: give the folder of a transformer")
-        self._opened: dict[str, Any] = {}
-
-    def _open(self, path: Path) -> Any:
-        try:
-            return safe_open(path, "pt")
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): copy the whole folder again") from error
-
-    def __enter__(self) -> "Shards":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def read(self, name: str) -> Tensor:
-        """One tensor.
-
-        Raises:
-            ValueError: it is not there.
-        """
-        if name not in self.files:
-            raise ValueError(f"{self.folder} has no weights {name!r}: it is no transformer of the expected layout")
-        file = self.files[name]
-        if file not in self._opened:
-            self._opened[file] = self._stack.enter_context(self._open(self.folder / file))
-        tensor: Tensor = self._opened[file].get_tensor(name)
-        return tensor
-
-
-def write_shards(folder: Path, stem: str, weights: Iterator[tuple[str, Tensor]], shard_bytes: int) -> None:
-    """Write tensors as they come into files of about `shard_bytes`, and an index where there are several."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held: dict[str, Tensor] = {}
-    parts: list[tuple[Path, list[str]]] = []
-    total = size = 0
-
-    def flush() -> None:
-        path = folder / f"{stem}.part{len(parts)}.safetensors"
-        save_file(held, path, metadata={"format": "pt"})
-        parts.append((path, list(held)))
-        held.clear()
-
-    for name, tensor in weights:
-        if held and size + tensor.nbytes > shard_bytes:
-            flush()
-            size = 0
-        held[name] = tensor.contiguous()
-        size, total = size + tensor.nbytes, total + tensor.nbytes
-    flush()
-    if len(parts) == 1:
-        parts[0][0].replace(folder / f"{stem}.safetensors")
-        return
-    where: dict[str, str] = {}
-    for number, (path, names) in enumerate(parts, 1):
-        name = f"{stem}-{number:05d}-of-{len(parts):05d}.safetensors"
-        path.replace(folder / name)
-        where |= dict.fromkeys(names, name)
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def model_config(wan: dict[str, Any]) -> ModelConfig:
@@ -177,7 +100,7 @@ def import_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> li
         extra = wan["in_channels"] - config.latent_channels
         if extra:
             dropped.insert(0, f"patch_embedding.weight: the last {extra} of {wan['in_channels']} input channels")
-        write_shards(folder, OUR_STEM, _to_ours(shards, config), shard_bytes)
+        write_shards(folder, STEM, _to_ours(shards, config), shard_bytes)
     (folder / "config.json").write_text(json.dumps({"model": to_mapping(config), "wan": wan}, indent=2) + "\n")
     for name in dropped:
         log.info("dropped %s", name)
@@ -195,7 +118,7 @@ def export_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> No
         raise ValueError(f"{source} was not imported from Wan: give a folder that `lpm import-wan` wrote")
     config = from_mapping(ModelConfig, described["model"])
     wan = {**described["wan"], "in_channels": config.latent_channels, "image_dim": None, "added_kv_proj_dim": None}
-    with Shards(source, OUR_STEM) as shards:
+    with Shards(source, STEM) as shards:
         write_shards(folder, WAN_STEM, _to_wan(shards, config), shard_bytes)
     (folder / "config.json").write_text(json.dumps(wan, indent=2) + "\n")
 

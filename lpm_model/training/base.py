@@ -20,6 +20,7 @@ from lpm_model.dit import Conditions
 from lpm_model.encoders import copy_encoders
 from lpm_model.losses import flow_matching_loss, motion_weights
 from lpm_model.sampler import BaseModel
+from lpm_model.shards import start_from
 from lpm_model.training.config import BaseTraining
 from lpm_model.training.data import Batch, ClipBatches, Squares, read_clips, read_dataset
 from lpm_model.training.loop import StateFile, Track, cosine, muon_and_adamw, run, take_step
@@ -108,6 +109,8 @@ def train_base(
     about = read_dataset(dataset, encoder.digest)
     encoders = Path(settings.encoders) if settings.encoders else None
     base = BaseModel(settings.model, encoder, about["size_px"], encoders)
+    if settings.start:
+        start_from(base.dit, Path(settings.start))
     state = StateFile(folder / "state")
     module = BaseModule(base, settings, state.step())
     clips = read_clips(dataset)

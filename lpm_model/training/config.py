@@ -15,6 +15,8 @@ class BaseTraining:
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
     encoders: str = ""
     """Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."""
+    start: str = ""
+    """Folder of weights to start from (`lpm import-wan`, or an earlier stage); empty = random ones."""
     steps: int = 860
     """Optimizer steps."""
     batch: int = 4

@@ -1,6 +1,7 @@
 """Our transformer with imported weights against diffusers' WanTransformer3DModel, and the way there and back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from lpm_model.config import ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.wan import OUR_STEM, Shards, export_wan, import_wan
+from lpm_model.shards import STEM, Shards, start_from
+from lpm_model.wan import export_wan, import_wan
 from pipelines.cli import cli
 from tests.lpm_model.tiny import normal, randomised
 
@@ -41,7 +43,7 @@ def wan(shape: tuple[int, ...], **changes: Any) -> Any:
 def ours(folder: Path) -> DiffusionTransformer:
     config = from_mapping(ModelConfig, json.loads((folder / "config.json").read_text())["model"])
     dit = DiffusionTransformer(config)
-    with Shards(folder, OUR_STEM) as shards:
+    with Shards(folder, STEM) as shards:
         dit.load_state_dict({name: shards.read(name) for name in shards.files})
     return dit.eval().requires_grad_(False)
 
@@ -137,3 +139,31 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(ValueError, match="holds neither"):
         import_wan(tmp_path / "cut", tmp_path / "ours")
+
+
+def test_a_training_starts_from_imported_weights(tmp_path: Path) -> None:
+    """With voices added, the model says what Wan says: their values start at zero."""
+    shape = SHAPES[1]
+    model = wan(shape)
+    model.save_pretrained(tmp_path / "wan")
+    import_wan(tmp_path / "wan", tmp_path / "ours")
+    plain = ours(tmp_path / "ours")
+    voiced = DiffusionTransformer(replace(plain.config, audio_width=12, text_tokens=shape[-1]))
+    fresh = start_from(voiced, tmp_path / "ours")
+    assert fresh
+    assert all("audio" in name or name.split(".")[0].removeprefix("null_") in ("speak", "listen") for name in fresh)
+    got, expected = both(model, voiced.eval(), shape)
+    assert torch.allclose(got, expected, atol=1e-4)
+
+
+def test_weights_that_do_not_fit_a_start_are_named(tmp_path: Path) -> None:
+    model = wan(SHAPES[0])
+    model.save_pretrained(tmp_path / "wan")
+    import_wan(tmp_path / "wan", tmp_path / "ours")
+    config = ours(tmp_path / "ours").config
+    with pytest.raises(ValueError, match=r"'blocks\.0\..* more weights that this model has no place for"):
+        start_from(DiffusionTransformer(replace(config, layers=0)), tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"ffn\.0\.bias has shape \(48,\), train\.model wants \(64,\)"):
+        start_from(DiffusionTransformer(replace(config, ffn_width=64)), tmp_path / "ours")
+    with pytest.raises(ValueError, match="holds neither"):
+        start_from(DiffusionTransformer(config), tmp_path)
