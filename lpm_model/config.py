@@ -95,6 +95,8 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+STATES = {"idle": 0, "speak": 1, "listen": 2, "discard": 255}
+"""What a person does in a frame, as state tracks code it."""
 REFERENCE_KINDS: dict[str, int] = {
     "global": 1,
     **{f"view_{i}": 2 + i for i in range(4)},

@@ -89,7 +89,7 @@ def describe(config: ModelConfig, setting: Setting) -> Cost:
         part = _part(name)
         parameters[part] = parameters.get(part, 0) + value.numel()
     c, video = config.width, setting.batch * setting.frames * setting.tokens
-    flops = _flops(config, setting)
+    flops = flops_of(config, setting)
     total = sum(parameters.values())
     kv = config.layers * 2 * setting.tokens * c * BYTES
     # Alive at once: the residual, its norm, and the wider of query-key-value and feed-forward with its activation.
@@ -131,7 +131,7 @@ def _part(name: str) -> str:
     return "audio projectors" if first in ("speak", "listen") else "embeddings and head"
 
 
-def _flops(config: ModelConfig, setting: Setting) -> dict[str, int]:
+def flops_of(config: ModelConfig, setting: Setting) -> dict[str, int]:
     """FLOPs of one forward pass by part."""
     c, layers, batch = config.width, config.layers, setting.batch
     video = batch * setting.frames * setting.tokens

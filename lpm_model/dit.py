@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from lpm_model.attention import attend, attend_with_past, audio_windows, rope3d, rotate
 from lpm_model.cache import KVCache
@@ -234,7 +235,7 @@ class DiffusionTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.recompute = config, False
         c = config.width
         self.patch = nn.Linear(4 * config.latent_channels, c)
         if config.anchor_gain:
@@ -294,7 +295,10 @@ class DiffusionTransformer(nn.Module):
         if references is not None:
             x = torch.cat([x, self.tokens(references.transpose(1, 2))], dim=1)
         for layer, block in enumerate(self.blocks):
-            x = block(x, step, layer)
+            if self.recompute and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, step, layer, use_reentrant=False)
+            else:
+                x = block(x, step, layer)
         shift, scale = (step.time[:, :f, None] + self.head_modulation.to(x.dtype)).unbind(-2)
         out = self.head(step.modulate(self.head_norm(x[:, : step.video_tokens]), shift, scale))
         out = out.reshape(b, f, h // 2, w // 2, channels, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)

@@ -37,7 +37,7 @@ def cli(debug: bool) -> None:
     """From raw video of people to a live, full-duplex character.
 
     The six steps, in order: ingest, curate, train, distill, evaluate, deploy; `lpm run` does them all.
-    Settings are given as key=value, for example: lpm run profile=tiny data.source=DIR train.minutes=4
+    Settings are given as key=value, for example: lpm run profile=tiny data.source=DIR train.steps=400
     """
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
@@ -262,6 +262,31 @@ def import_wan(source: Path, out: Path, back: bool) -> None:
         for name in wan.import_wan(source, out):
             OUT.print(f"dropped {escape(name)}", soft_wrap=True)
     OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
+
+
+@cli.group()
+def data() -> None:
+    """Datasets."""
+
+
+@data.command("preview")
+@OVERRIDES
+@click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
+@click.option("--out", type=FILE, default=Path("preview.html"), show_default=True, help="HTML file to write.")
+@click.option("--batches", default=3, show_default=True, help="Batches shown, evenly over the training's steps.")
+def data_preview(overrides: tuple[str, ...], dataset: Path, out: Path, batches: int) -> None:
+    """Show what a training will see: pictures, voices, captions, references, states, loss weights, on one page.
+
+    The settings are those of `lpm train`: lpm data preview --dataset runs/latest/dataset stage=listen
+    """
+    if not dataset.is_dir():
+        raise ValueError(f"{dataset} is no folder: give the one that `lpm curate` wrote, such as runs/latest/dataset")
+    from components.common import RichProgress
+    from components.train.preview import preview
+    from pipelines.config import load_config
+
+    shown = preview(dataset, out, load_config(overrides).train, batches, RichProgress())
+    OUT.print(f"wrote {escape(str(out))}: {shown} windows", soft_wrap=True)
 
 
 @cli.group()

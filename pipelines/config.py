@@ -76,7 +76,7 @@ def compose_values(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Compose the YAML files and lay overrides on top.
 
     Args:
-        overrides: `GROUP=CHOICE` (profile=small) or `dotted.key=value` (train.minutes=4); the last one wins.
+        overrides: `GROUP=CHOICE` (profile=small) or `dotted.key=value` (train.steps=400); the last one wins.
 
     Raises:
         ValueError: an override without `=`, an unknown choice, or a value that is no YAML.
@@ -85,7 +85,7 @@ def compose_values(overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            raise ValueError(f"override {override!r} has no '=': write key=value, for example train.minutes=4")
+            raise ValueError(f"override {override!r} has no '=': write key=value, for example train.steps=400")
         if key in groups():
             choices.append(_choice(key, value))
         else:

@@ -9,6 +9,8 @@ from components.steps import STEPS
 
 SCORES = ("sync", "listening", "identity", "psnr_db", "drift")
 """Scores every run reports."""
+MANY = 5
+"""Files rejected for one reason that are still named one by one."""
 
 
 def build_summary(run_dir: Path) -> dict[str, Any]:
@@ -62,10 +64,24 @@ def notes(run_dir: Path) -> list[str]:
     measured = str(read_json(run_dir / "report" / "report.json").get("bench", {}).get("note", ""))
     deployed = read_json(run_dir / "release" / "deploy.json")
     return [
-        *(f"rejected {file}: {reason}" for file, reason in rejected_sources(run_dir)),
+        *_rejections(rejected_sources(run_dir)),
         *([f"measured on: {measured}"] if measured else []),
         decision_line(deployed),
     ]
+
+
+def _rejections(rejected: list[tuple[str, str]]) -> list[str]:
+    """A line a file; one for all files where many have the same reason."""
+    files: dict[str, list[str]] = {}
+    for file, reason in rejected:
+        files.setdefault(reason, []).append(file)
+    lines: list[str] = []
+    for reason, names in files.items():
+        if len(names) > MANY:
+            lines.append(f"rejected {len(names)} files: {reason} ({names[0]} ... {names[-1]})")
+        else:
+            lines.extend(f"rejected {name}: {reason}" for name in names)
+    return lines
 
 
 def decision_line(deployed: Mapping[str, Any]) -> str:

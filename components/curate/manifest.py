@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IDLE, SPEAK, LISTEN, DISCARD = 0, 1, 2, 255
-STATE_NAMES = {IDLE: "idle", SPEAK: "speak", LISTEN: "listen", DISCARD: "discard"}
+from lpm_model.config import STATES
+
+IDLE, SPEAK, LISTEN, DISCARD = STATES.values()
+STATE_NAMES = {code: name for name, code in STATES.items()}
 """Codes of the per-frame state track."""
 
 SCORES = (

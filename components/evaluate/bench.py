@@ -15,10 +15,10 @@ import numpy as np
 from components.common import StepProgress, read_json, staged, write_json
 from components.evaluate.config import BenchConfig
 from components.evaluate.metrics import Array
-from lpm_model.config import SAMPLES_PER_FRAME, to_mapping
+from lpm_model.config import SAMPLES_PER_FRAME, STATES, to_mapping
 from lpm_model.digests import file_digest
 
-IDLE, SPEAK, LISTEN = 0, 1, 2
+IDLE, SPEAK, LISTEN = (STATES[name] for name in ("idle", "speak", "listen"))
 """Values of `Truth.state`."""
 SIGNALS = ("jaw_open", "smile", "brow", "pitch")
 """Truth signals that the probes read."""

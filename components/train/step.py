@@ -7,6 +7,7 @@ from components.provenance import ModelReport, dataset_version, model_report, re
 from components.tracking import step_run
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
+from lpm_model.digests import model_digest
 
 
 def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgress) -> ModelReport:
@@ -24,12 +25,13 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
     from lpm_model.training.base import train_base
 
     digest = dataset_version(dataset)
+    parent = model_digest(Path(config.start)) if config.start else ""
     settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
-    with step_run("train", config.tracking) as run, resumable(model, digest, "", settings) as work:
+    with step_run("train", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params(settings)
         run.dataset(dataset, digest)
         metrics = train_base(dataset, work, config, progress, logger=run.lightning_logger())
-        report = model_report(dataset=digest, parent="", settings=settings, metrics=metrics, run_id=run.run_id)
+        report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
         run.tags({"dataset_digest": digest, "code_commit": report.code_commit, "config_digest": report.config_digest})
         write_provenance(work, report, settings)

@@ -18,9 +18,10 @@ from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder, build
 from lpm_model.character import to_video
 from lpm_model.checkpoint import save_model
 from lpm_model.config import FRAMES_PER_LATENT, to_mapping
+from lpm_model.shards import start_from
 from lpm_model.training.config import AutoencoderTraining
 from lpm_model.training.data import step_generator
-from lpm_model.training.loop import KernelMuon, StateFile, Track, cosine, run, take_step
+from lpm_model.training.loop import KernelMuon, StateFile, Track, run, scheduled, take_step
 
 log = logging.getLogger(__name__)
 MAX_FRAMES = 40_000
@@ -101,10 +102,12 @@ class AutoencoderModule(lightning.LightningModule):
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
 
     def training_step(self, video: Tensor, index: int) -> Tensor:
+        self.model.statistics.train(not self.settings.decoder_only)
         latents = self.model.encode(video)
         generator = step_generator(self.settings.seed, self.start + index, "latents")
-        noise = torch.randn(latents.shape, generator=generator)
-        made = self.model.decode(latents + self.settings.latent_noise * noise)
+        least, most = self.settings.latent_noise
+        level = least + (most - least) * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
+        made = self.model.decode(latents + level * torch.randn(latents.shape, generator=generator))
         loss = reconstruction_loss(video, made, self.settings)
         self.manual_backward(loss)
         take_step(self, self.model.parameters(), self.settings.clip_norm)
@@ -117,14 +120,15 @@ class AutoencoderModule(lightning.LightningModule):
         """Muon for the kernels between features, AdamW for the ends (pixels, latents), norms and biases."""
         settings = self.settings
         ends = {self.model.fold, self.model.unfold, self.model.to_latent, self.model.from_latent}
-        kernels = [m.weight for m in self.model.modules() if isinstance(m, nn.Conv2d) and m not in ends]
+        learning = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
+        kernels = [m.weight for m in learning if m not in ends]
         known = {id(kernel) for kernel in kernels}
-        rest = [weight for weight in self.model.parameters() if id(weight) not in known]
+        rest = [weight for weight in self.model.parameters() if weight.requires_grad and id(weight) not in known]
         both = (
             KernelMuon(kernels, settings.matrix_learning_rate, settings.weight_decay),
             torch.optim.AdamW(rest, settings.learning_rate, (0.9, 0.95), weight_decay=settings.weight_decay),
         )
-        return [cosine(each, settings.steps, settings.warmup_steps, self.start) for each in both]
+        return [scheduled(each, settings.steps, settings.warmup_steps, self.start) for each in both]
 
 
 def train_autoencoder(
@@ -153,6 +157,11 @@ def train_autoencoder(
     held_out = every[::20] if len(every) >= 20 else every
     seen = [v for i, v in enumerate(every) if i % 20] if len(every) >= 20 else every
     model = build_autoencoder(config)
+    if settings.start:
+        start_from(model, Path(settings.start))
+    if settings.decoder_only:
+        for part in (model.fold, model.down, model.encoder, model.encoder_mix, model.to_latent):
+            part.requires_grad_(False)
     state = StateFile(folder / "state")
     module = AutoencoderModule(model, settings, state.step())
     batches = CropBatches(seen, settings, range(module.start, settings.steps))

@@ -3,7 +3,10 @@
 B batch, F latent frames of the window.
 """
 
+import re
 import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,16 @@ from lpm_model import flow
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
 from lpm_model.checkpoint import save_model
 from lpm_model.config import to_mapping
-from lpm_model.dit import Conditions
+from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders
 from lpm_model.losses import flow_matching_loss, motion_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.shards import start_from
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Batch, ClipBatches, Squares, read_clips, read_dataset
-from lpm_model.training.loop import StateFile, Track, cosine, muon_and_adamw, run, take_step
+from lpm_model.training.data import Batch, Clip, ClipBatches, Draw, Squares, read_clips, read_dataset
+from lpm_model.training.loop import Again, StateFile, Track, muon_and_adamw, run, scheduled, take_step
+from lpm_model.training.preference import Pairs, PreferenceLoss, collect, pair_batches
+from lpm_model.training.throughput import Throughput
 
 
 def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torch.Generator) -> Tensor:
@@ -47,8 +52,11 @@ def drop_conditions(conditions: Conditions, chance: float, generator: torch.Gene
 class BaseModule(lightning.LightningModule):
     """One role: the model and its weight average."""
 
-    def __init__(self, base: BaseModel, settings: BaseTraining, start: int) -> None:
+    def __init__(
+        self, base: BaseModel, settings: BaseTraining, start: int, preference: PreferenceLoss | None = None
+    ) -> None:
         super().__init__()
+        self.preference = preference
         self.automatic_optimization = False  # two optimizers take every step together
         self.dit, self.settings, self.start = base.dit, settings, start
         self.average = AveragedModel(base.dit, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
@@ -66,18 +74,75 @@ class BaseModule(lightning.LightningModule):
             weight = weight * level.square()  # the error of clean latents, not of velocities
         return flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
 
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        loss = self.loss(batch)
-        self.manual_backward(loss)
-        take_step(self, self.dit.parameters(), self.settings.clip_norm)
-        self.average.update_parameters(self.dit)
+    def prefer(self, pairs: Pairs) -> Tensor:
+        """Preference on one pair, flow matching on its true window."""
+        assert self.preference is not None
+        clean = pairs.truth.latents
+        return self.preference(
+            self.dit, pairs, draw_sigmas(clean.shape[0], clean.shape[2], self.settings, pairs.truth.generator)
+        )
+
+    def training_step(self, batch: Batch | Pairs, index: int) -> Tensor:
+        loss = self.prefer(batch) if isinstance(batch, Pairs) else self.loss(batch)
+        self.manual_backward(loss / self.settings.accumulate)
+        if (self.start + index + 1) % self.settings.accumulate == 0:
+            take_step(self, self.dit.parameters(), self.settings.clip_norm)
+            self.average.update_parameters(self.dit)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss.detach()
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
         both = muon_and_adamw(self.dit, settings.matrix_learning_rate, settings.learning_rate, settings.weight_decay)
-        return [cosine(each, settings.steps, settings.warmup_steps, self.start) for each in both]
+        return [
+            scheduled(
+                each,
+                settings.steps,
+                settings.warmup_steps,
+                self.start // settings.accumulate,
+                constant=settings.schedule == "constant",
+            )
+            for each in both
+        ]
+
+
+def clip_batches(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int) -> ClipBatches:
+    """The batches that are left of a training."""
+    return ClipBatches(
+        clips, base, latents=settings.clip_latents, batch=settings.batch,
+        steps=range(start, settings.steps * settings.accumulate), seed=settings.seed,
+        squares=Squares(
+            steps=settings.crop_steps * settings.accumulate, whole_every=settings.whole_every,
+            batch=settings.crop_batch, cells=settings.crop_cells,
+        ),
+        draw=Draw(
+            voices=settings.voices, states=settings.states, expressive=settings.expressive,
+            references=settings.references, reference_chance=settings.reference_chance,
+            image_start=settings.image_start, disturbance=settings.disturbance,
+        ),
+    )  # fmt: skip
+
+
+def paired(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
+    """The pairs that are left of a preference tuning; they are sampled from the model as it stands."""
+    alone = clip_batches(clips, base, replace(settings, batch=1, crop_steps=0), start)
+    pairs = collect(base.dit, alone, settings.preference, progress)
+    steps = range(start, settings.steps * settings.accumulate)
+    return Again(lambda: pair_batches(pairs, alone, steps))
+
+
+def freeze_all_but(dit: DiffusionTransformer, patterns: Sequence[str]) -> None:
+    """Let only the weights learn whose name holds one of the patterns (regular expressions); none lets all.
+
+    Raises:
+        ValueError: a pattern that no name holds.
+    """
+    names = dict(dit.named_parameters())
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(f"train.trained: no weight's name holds {pattern!r}; one is {next(iter(names))!r}")
+    for name, weight in names.items():
+        weight.requires_grad = not patterns or any(re.search(pattern, name) for pattern in patterns)
 
 
 def train_base(
@@ -111,21 +176,23 @@ def train_base(
     base = BaseModel(settings.model, encoder, about["size_px"], encoders)
     if settings.start:
         start_from(base.dit, Path(settings.start))
+    freeze_all_but(base.dit, settings.trained)
+    base.dit.recompute = settings.recompute
+    if settings.compile:
+        for block in base.dit.blocks:
+            block.compile()
     state = StateFile(folder / "state")
-    module = BaseModule(base, settings, state.step())
     clips = read_clips(dataset)
-    batches = ClipBatches(
-        clips, base, latents=settings.clip_latents, batch=settings.batch,
-        steps=range(module.start, settings.steps), seed=settings.seed,
-        squares=Squares(
-            steps=settings.crop_steps, whole_every=settings.whole_every,
-            batch=settings.crop_batch, cells=settings.crop_cells,
-        ),
-        disturbance=settings.disturbance,
-    )  # fmt: skip
+    batches: Iterable[Any] = clip_batches(clips, base, settings, state.step())
+    preference = None
+    if settings.preference.conditions:
+        preference = PreferenceLoss(base.dit, settings.preference)
+        batches = paired(clips, base, settings, state.step(), progress)
+    module = BaseModule(base, settings, state.step(), preference)
     history = run(
-        module, batches, settings.steps, state, settings.checkpoint_steps,
+        module, batches, settings.steps * settings.accumulate, state, settings.checkpoint_steps * settings.accumulate,
         description="train Base LPM", progress=progress, clip_norm=None, logger=logger,
+        callbacks=[Throughput(base.config)],
     )  # fmt: skip
     metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}
     save_model(

@@ -1,8 +1,34 @@
 """Settings of training and distillation; every profile and every stage is a set of these values."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from lpm_model.config import ModelConfig, OnlineConfig
+from lpm_model.config import STATES, ModelConfig, OnlineConfig
+
+VOICES = ("speak", "listen")
+"""Audio branches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preference:
+    """Preference tuning (DPO) instead of flow matching alone."""
+
+    conditions: int = 0
+    """Conditions that are sampled for pairs; 0 leaves preference tuning out."""
+    samples: int = 4
+    """Samples of each."""
+    sampler_steps: int = 12
+    """Euler steps of a sample."""
+    guidance: float = 2.0
+    """Over text and voices."""
+    beta: float = 100.0
+    """Strength of the tie to the model that tuning starts from."""
+    flow_weight: float = 1.0
+    """Weight of flow matching on the true clips."""
+
+    def __post_init__(self) -> None:
+        if self.conditions and self.samples < 2:
+            raise ValueError(f"samples is {self.samples}: a pair needs at least 2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -11,19 +37,37 @@ class BaseTraining:
 
     model: ModelConfig = ModelConfig()
     """Shape of the model."""
+    preference: Preference = Preference()
+    """Preference tuning."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
     encoders: str = ""
     """Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."""
     start: str = ""
     """Folder of weights to start from (`lpm import-wan`, or an earlier stage); empty = random ones."""
-    steps: int = 860
+    steps: int = 780
     """Optimizer steps."""
     batch: int = 4
     """Clips a step of whole pictures."""
     clip_latents: int = 13
     """Latent frames of a training window."""
-    crop_steps: int = 740
+    accumulate: int = 1
+    """Batches whose gradients make one optimizer step; `steps` and all that counts with them are optimizer steps."""
+    voices: tuple[str, ...] = ("speak", "listen")
+    """Voices that the model is given; the learned null stands in for the other."""
+    states: tuple[str, ...] = ("idle", "speak", "listen")
+    """What people do in the windows that are drawn: a window counts by its share of frames in these states."""
+    trained: tuple[str, ...] = ()
+    """Regular expressions: weights whose name holds one of them learn, the others stay; none lets all learn."""
+    references: int = 1
+    """Most references that a clip is given; the global one comes first."""
+    reference_chance: float = 0.3
+    """Chance that a batch is given more than the global one, where its clips have them."""
+    expressive: float = 0.0
+    """Exponent of a window's motion in its chance to be drawn: above 0 favours expressive people."""
+    image_start: float = 0.5
+    """Chance that a window starts at the clip's first latent, the image; the others start from a continuation."""
+    crop_steps: int = 670
     """In the first of these steps the model sees squares of the pictures, where they move, at a seventh of the tokens
     (lips are learned from many clips, not from many cells) ..."""
     whole_every: int = 4
@@ -38,12 +82,18 @@ class BaseTraining:
     """Peak of Muon's cosine schedule: the matrices inside the blocks."""
     warmup_steps: int = 40
     """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rates after the warm-up."""
     weight_decay: float = 0.0
     """Weight decay of both."""
     clip_norm: float = 1.0
     """Gradient norm limit."""
     ema_decay: float = 0.995
     """Decay of the weight average that is kept."""
+    recompute: bool = False
+    """Keep only the input of each block and compute the rest again in the backward pass."""
+    compile: bool = False
+    """Compile each block with torch.compile."""
     disturbance: float = 0.2
     """Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."""
     condition_dropout: float = 0.1
@@ -62,6 +112,12 @@ class BaseTraining:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.clip_latents < 2:
             raise ValueError("steps and batch must be at least 1, clip_latents at least 2")
+        if self.accumulate < 1 or self.references < 1:
+            raise ValueError("accumulate and references must be at least 1")
+        for name, allowed in (("voices", VOICES), ("states", tuple(STATES))):
+            unknown = sorted(set(getattr(self, name)) - set(allowed))
+            if unknown or (name == "states" and not self.states):
+                raise ValueError(f"{name} are {list(getattr(self, name))}: choose from {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +192,12 @@ class AutoencoderTraining:
     """Steps of linear warm-up."""
     ema_decay: float = 0.998
     """Decay of the weight average that is kept."""
-    latent_noise: float = 0.1
-    """Noise on normalised latents, so that the decoder forgives a generator's small errors."""
+    latent_noise: tuple[float, float] = (0.1, 0.1)
+    """Least and most noise on normalised latents, so that the decoder forgives a generator's errors."""
+    start: str = ""
+    """Folder of an autoencoder to go on from; empty = random weights."""
+    decoder_only: bool = False
+    """Leave the encoder, and so all latents, as they are."""
     edge_weight: float = 0.5
     """Weight of the loss on differences between neighbouring pixels and frames."""
     motion_weight: float = 3.0

@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset
 
 from lpm_model.anchor import to_anchor
 from lpm_model.character import CharacterModel, reference_positions
-from lpm_model.config import SAMPLES_PER_LATENT
+from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, STATES
 from lpm_model.dit import Conditions
 from lpm_model.training.disturbance import disturbed
 
@@ -41,18 +41,39 @@ class Clip:
     listen: NDArray[np.int16]
     """[4000 k]."""
     caption: str
+    states: NDArray[np.uint8]
+    """[4 k] what the person does in each frame (config.STATES)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where one row of a batch comes from."""
+
+    key: str
+    """Clip."""
+    start: int
+    """Latent frame of the clip that the window begins with."""
+    disturbed: tuple[bool, bool]
+    """Whether the own voice, and the other's, come with a sound that is no speech."""
+    corner: tuple[int, int] | None = None
+    """Row and column of latent cells where a square begins; None for the whole picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What one training step reads."""
 
-    keys: tuple[str, ...]
+    windows: tuple[Window, ...]
     latents: Tensor
     """[B, channels, F, h, w], relative to latent 0 (lpm_model.anchor)."""
     conditions: Conditions
     generator: torch.Generator
     """Of this step's noise."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Clips."""
+        return tuple(window.key for window in self.windows)
 
     def to(self, device: torch.device, **_: Any) -> "Batch":
         """On another device."""
@@ -119,12 +140,21 @@ def _clip(row: dict[str, Any], shard: Path) -> Clip:
         loaded: NDArray[Any] = np.load(io.BytesIO(row[name]), allow_pickle=False)
         return loaded
 
-    meta = json.loads(row["json"])
+    meta, latents = json.loads(row["json"]), array("latents.npy")
+    frames = (latents.shape[1] - 1) * FRAMES_PER_LATENT
     return Clip(
-        key=row["__key__"], latents=array("latents.npy"), references=array("references.npy"),
+        key=row["__key__"], latents=latents, references=array("references.npy"),
         kinds=tuple(meta["reference_kinds"]), speak=array("speak.npy"), listen=array("listen.npy"),
-        caption=meta["caption"],
+        caption=meta["caption"], states=_state_track(meta.get("states"), frames),
     )  # fmt: skip
+
+
+def _state_track(runs: Sequence[Sequence[int]] | None, frames: int) -> NDArray[np.uint8]:
+    """[frames] from its run-length code ([[state, frames], ...], the image's frame left out); idle where unknown."""
+    if runs is None:
+        return np.full(frames, STATES["idle"], np.uint8)
+    track = np.concatenate([np.full(length, state, np.uint8) for state, length in runs])
+    return track[len(track) - frames :]
 
 
 def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -134,7 +164,7 @@ def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
 
 def crop_to_motion(
     latents: Tensor, conditions: Conditions, side: int, generator: torch.Generator
-) -> tuple[Tensor, Conditions]:
+) -> tuple[Tensor, Conditions, list[tuple[int, int]]]:
     """A square of every clip and its references, drawn where the clip moves quickly: mostly the mouth.
 
     Positions are relative in the model (RoPE), so what is learned on squares holds for whole pictures at a fraction
@@ -145,6 +175,9 @@ def crop_to_motion(
         conditions: references [B, R, channels, h, w] are cut alike.
         side: of the square in latent cells, even; no more than there are.
         generator: draws the places.
+
+    Returns:
+        The cut latents and conditions, and the squares' corners (row and column of cells).
     """
     side = min(side, *latents.shape[3:])
     speed = latents.diff(dim=2).square().mean(dim=(1, 2))
@@ -158,7 +191,7 @@ def crop_to_motion(
         return torch.stack([row[..., top : top + side, left : left + side] for row, (top, left) in rows])
 
     assert conditions.references is not None
-    return cut(latents), replace(conditions, references=cut(conditions.references))
+    return cut(latents), replace(conditions, references=cut(conditions.references)), corners
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +212,38 @@ class Squares:
         return step < self.steps and (step + 1) % self.whole_every != 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """Which windows are drawn, and what of their conditions is given."""
+
+    voices: tuple[str, ...] = ("speak", "listen")
+    """Voices; a null stands in for the other."""
+    states: tuple[str, ...] = tuple(STATES)
+    """A window's chance is its share of frames in these (config.STATES)."""
+    expressive: float = 0.0
+    """Exponent of its motion in that chance."""
+    references: int = 1
+    """Most references, the global one first."""
+    reference_chance: float = 0.0
+    """Chance of more than the global one."""
+    image_start: float = 0.5
+    """Chance that a window starts at the image."""
+    disturbance: float = 0.0
+    """Chance, each, of noise or a chord under a voice."""
+
+    def weights(self, clip: Clip, latents: int) -> Tensor:
+        """Of each window of a clip, [windows]: its share of frames in the wanted states, by its motion if asked."""
+        wanted = np.isin(clip.states, [STATES[name] for name in self.states]).astype(np.float64)
+        total = np.concatenate([[0.0], wanted.cumsum()])
+        span = (latents - 1) * FRAMES_PER_LATENT
+        share = (total[span:] - total[:-span])[::FRAMES_PER_LATENT] / span
+        if self.expressive:
+            speed = np.square(np.diff(clip.latents.astype(np.float32), axis=1)).mean(axis=(0, 2, 3))
+            moved = np.concatenate([[0.0], speed.cumsum()])
+            share = share * ((moved[latents - 1 :] - moved[: 1 - latents]) / (latents - 1)) ** self.expressive
+        return torch.from_numpy(share).float()
+
+
 class ClipBatches(IterableDataset[Batch]):
     """Windows of equal length, drawn with a chance proportional to what each clip holds."""
 
@@ -192,16 +257,21 @@ class ClipBatches(IterableDataset[Batch]):
         steps: range,
         seed: int,
         squares: Squares | None = None,
-        disturbance: float = 0.0,
+        draw: Draw | None = None,
     ) -> None:
+        self.draw = draw or Draw()
         long_enough = [clip for clip in clips if clip.latents.shape[1] >= latents]
         if not long_enough:
             longest = max(clip.latents.shape[1] for clip in clips)
             raise ValueError(f"no clip has {latents} latent frames (the longest has {longest}): lower clip_latents")
-        self.clips, self.model = long_enough, model
-        self.latents, self.batch, self.steps, self.seed = latents, batch, steps, seed
-        self.weights = torch.tensor([float(clip.latents.shape[1] - latents + 1) for clip in long_enough])
-        self.squares, self.disturbance = squares, disturbance
+        windows = [self.draw.weights(clip, latents) for clip in long_enough]
+        self.clips = [clip for clip, weights in zip(long_enough, windows, strict=True) if weights.sum() > 0]
+        self.windows = [weights for weights in windows if weights.sum() > 0]
+        if not self.clips:
+            raise ValueError(f"no clip shows anybody in the states {', '.join(self.draw.states)}: choose other states")
+        self.model, self.latents, self.batch, self.steps, self.seed = model, latents, batch, steps, seed
+        self.weights = torch.stack([weights.sum() for weights in self.windows])
+        self.squares = squares
         self.features: dict[tuple[str, bool], Tensor] = {}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -213,55 +283,82 @@ class ClipBatches(IterableDataset[Batch]):
         generator = step_generator(self.seed, step, "data")
         squares = self.squares if self.squares is not None and self.squares.at(step) else None
         batch = self.batch if squares is None else squares.batch
-        rows = [self.clips[i] for i in torch.multinomial(self.weights, batch, True, generator=generator).tolist()]
-        starts = []
-        for clip in rows:
-            room = clip.latents.shape[1] - self.latents
-            from_image = bool(torch.rand(1, generator=generator) < 0.5)
-            starts.append(0 if from_image else int(torch.randint(room + 1, (1,), generator=generator)))
-        latents, conditions = self._windows(rows, starts), self._conditions(rows, starts, generator)
+        picked = torch.multinomial(self.weights, batch, True, generator=generator).tolist()
+        rows = [self.clips[i] for i in picked]
+        starts = [self._start(self.windows[i], generator) for i in picked]
+        latents = self._windows(rows, starts)
+        noisy = (torch.rand(2, batch, generator=generator) < self.draw.disturbance).tolist()
+        conditions = self._conditions(rows, starts, noisy, generator)
+        corners: Sequence[tuple[int, int] | None] = [None] * batch
         if squares is not None:
-            latents, conditions = crop_to_motion(latents, conditions, squares.cells, generator)
+            latents, conditions, corners = crop_to_motion(latents, conditions, squares.cells, generator)
+        origins = zip(rows, starts, *noisy, corners, strict=True)
         return Batch(
-            keys=tuple(clip.key for clip in rows),
+            windows=tuple(Window(clip.key, start, (own, other), at) for clip, start, own, other, at in origins),
             latents=to_anchor(latents, self.model.config.anchor_gain),
             conditions=conditions,
-            generator=step_generator(self.seed, step, "noise"),
+            generator=self.noise(step),
         )
+
+    def noise(self, step: int) -> torch.Generator:
+        """Of a step's noise."""
+        return step_generator(self.seed, step, "noise")
+
+    def _start(self, weights: Tensor, generator: torch.Generator) -> int:
+        """Where a window of a clip begins."""
+        from_image = bool(torch.rand(1, generator=generator) < self.draw.image_start) and weights[0] > 0
+        return 0 if from_image else int(torch.multinomial(weights, 1, generator=generator))
 
     def _windows(self, rows: Sequence[Clip], starts: Sequence[int]) -> Tensor:
         cut = [clip.latents[:, s : s + self.latents] for clip, s in zip(rows, starts, strict=True)]
         return torch.from_numpy(np.stack(cut)).float()
 
-    def _conditions(self, rows: Sequence[Clip], starts: Sequence[int], generator: torch.Generator) -> Conditions:
+    def _conditions(
+        self, rows: Sequence[Clip], starts: Sequence[int], noisy: Sequence[Sequence[bool]], generator: torch.Generator
+    ) -> Conditions:
         span = self.latents + self.model.config.context_latents
-        disturb = (torch.rand(2, len(rows), generator=generator) < self.disturbance).tolist()
-        speak, listen = (
-            torch.stack(
+        heard: dict[str, Tensor | None] = {
+            name: torch.stack(
                 [
-                    self._features(clip, noisy)[role, start : start + span]
-                    for clip, start, noisy in zip(rows, starts, disturb[role], strict=True)
+                    self._features(clip, disturb)[role, start : start + span]
+                    for clip, start, disturb in zip(rows, starts, noisy[role], strict=True)
                 ]
             ).float()
-            for role in (0, 1)
-        )
+            if name in self.draw.voices
+            else None
+            for role, name in enumerate(("speak", "listen"))
+        }
+        kinds = self._kinds(rows, generator)
+        pictures = [clip.references[[clip.kinds.index(kind) for kind in kinds]] for clip in rows]
         return Conditions(
             text=self.model.text([clip.caption for clip in rows]),
-            speak=speak,
-            listen=listen,
-            references=torch.from_numpy(np.stack([clip.references[:1] for clip in rows])).float(),
-            reference_positions=reference_positions([rows[0].kinds[0]]),
+            references=torch.from_numpy(np.stack(pictures)).float(),
+            reference_positions=reference_positions(kinds),
+            **heard,
         )
+
+    def _kinds(self, rows: Sequence[Clip], generator: torch.Generator) -> list[str]:
+        """Kinds of references for a batch: the global one, and at times more that all its clips have."""
+        first = rows[0].kinds[0]
+        if self.draw.references == 1 or torch.rand(1, generator=generator) >= self.draw.reference_chance:
+            return [first]
+        shared = [kind for kind in rows[0].kinds[1:] if all(kind in clip.kinds for clip in rows)]
+        order = torch.randperm(len(shared), generator=generator)[: self.draw.references - 1].tolist()
+        return [first, *(shared[i] for i in sorted(order))]
+
+    def voices(self, clip: Clip, noisy: bool) -> Tensor:
+        """Both voices of a clip in [-1, 1], [2, 4000 k], as they are or under disturbance."""
+        pair = torch.from_numpy(np.stack([clip.speak, clip.listen])).float() / 32768
+        expected = (clip.latents.shape[1] - 1) * SAMPLES_PER_LATENT
+        if pair.shape[1] != expected:
+            raise ValueError(f"clip {clip.key} has {pair.shape[1]} samples for {expected}: run `lpm curate` again")
+        if not noisy:
+            return pair
+        generator = step_generator(self.seed, zlib.crc32(clip.key.encode()), "disturbance")
+        return torch.stack([disturbed(voice, generator) for voice in pair])
 
     def _features(self, clip: Clip, noisy: bool) -> Tensor:
         """Features of both voices, [2, P + 1 + k, n, width], computed once a clip and once more under disturbance."""
         if (clip.key, noisy) not in self.features:
-            pair = torch.from_numpy(np.stack([clip.speak, clip.listen])).float() / 32768
-            expected = (clip.latents.shape[1] - 1) * SAMPLES_PER_LATENT
-            if pair.shape[1] != expected:
-                raise ValueError(f"clip {clip.key} has {pair.shape[1]} samples for {expected}: run `lpm curate` again")
-            if noisy:
-                generator = step_generator(self.seed, zlib.crc32(clip.key.encode()), "disturbance")
-                pair = torch.stack([disturbed(voice, generator) for voice in pair])
-            self.features[clip.key, noisy] = self.model.clip_features(pair).to(torch.bfloat16)
+            self.features[clip.key, noisy] = self.model.clip_features(self.voices(clip, noisy)).to(torch.bfloat16)
         return self.features[clip.key, noisy]

@@ -27,8 +27,8 @@ from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_
 from lpm_model.online import Noise, OnlineModel
 from lpm_model.sampler import guided_velocity, sample_window
 from lpm_model.training.config import Distillation
-from lpm_model.training.data import Batch, ClipBatches, read_clips, read_dataset, step_generator
-from lpm_model.training.loop import RECENT, LossHistory, StateFile, Track, cosine, run
+from lpm_model.training.data import Batch, ClipBatches, Draw, read_clips, read_dataset, step_generator
+from lpm_model.training.loop import RECENT, Again, LossHistory, StateFile, Track, run, scheduled
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class OdeModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.backbone.parameters(), self.settings.ode_learning_rate, (0.9, 0.95))
-        return cosine(optimizer, self.settings.ode_steps, 4, self.start)
+        return scheduled(optimizer, self.settings.ode_steps, 4, self.start)
 
 
 class DmdModule(lightning.LightningModule):
@@ -275,7 +275,7 @@ def distill_online(
     def batches(steps: range, size: int, seed: int) -> ClipBatches:
         return ClipBatches(
             clips, online, latents=settings.clip_latents, batch=size, steps=steps, seed=seed,
-            disturbance=settings.disturbance,
+            draw=Draw(disturbance=settings.disturbance),
         )  # fmt: skip
 
     ode_loss = _regress(online, teacher, batches, folder, settings, progress, logger)
@@ -306,7 +306,7 @@ def _regress(
         return LossHistory(state.losses()).recent()
     trajectories = teacher_trajectories(teacher, wanted, settings)
     history = run(
-        module, _Again(lambda: ode_batches(trajectories, range(module.start, settings.ode_steps), settings)),
+        module, Again(lambda: ode_batches(trajectories, range(module.start, settings.ode_steps), settings)),
         settings.ode_steps, state, settings.checkpoint_steps,
         description="distil: ODE regression", progress=progress, clip_norm=None, logger=logger,
     )  # fmt: skip
@@ -332,13 +332,3 @@ def _match(
     )  # fmt: skip
     online.backbone.load_state_dict(module.average.module.state_dict())
     return history.recent()
-
-
-class _Again:
-    """Makes an iterable of a function that returns iterators."""
-
-    def __init__(self, make: Any) -> None:
-        self.make = make
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.make()

@@ -93,10 +93,14 @@ def clip_members(seed: int, latents: int = 9) -> dict[str, Any]:
     samples = 4000 * (latents - 1)
     return {
         "latents.npy": rng.normal(size=(16, latents, 4, 4)).astype(np.float16),
-        "references.npy": rng.normal(size=(1, 16, 4, 4)).astype(np.float16),
+        "references.npy": rng.normal(size=(3, 16, 4, 4)).astype(np.float16),
         "speak.npy": rng.integers(-999, 999, samples).astype(np.int16),
         "listen.npy": rng.integers(-999, 999, samples).astype(np.int16),
-        "json": {"caption": "a woman speaks", "reference_kinds": ["global"]},
+        "json": {
+            "caption": "a woman speaks",
+            "reference_kinds": ["global", "view_0", "expression_1"],
+            "states": [[1, 1 + 2 * (latents - 1)], [2, 2 * (latents - 1)]],
+        },
     }
 
 

@@ -72,6 +72,16 @@ def test_notes_say_what_the_table_cannot(run_dir: Path) -> None:
     ]
 
 
+def test_many_files_of_one_reason_are_one_line(run_dir: Path) -> None:
+    files = [{"file": f"{number}.mp4", "reason": "two_shot_skipped"} for number in range(9)]
+    write_json(run_dir / "raw" / "ingest.json", {"rejected": [*files, {"file": "bad.mp4", "reason": "not readable"}]})
+    assert notes(run_dir)[:3] == [
+        "rejected 9 files: two_shot_skipped (0.mp4 ... 8.mp4)",
+        "rejected bad.mp4: not readable",
+        "rejected media/c.mp4: no face",
+    ]
+
+
 def test_a_missing_report_is_named(run_dir: Path) -> None:
     (run_dir / "release" / "deploy.json").unlink()
     with pytest.raises(ValueError, match=r"deploy\.json is missing"):

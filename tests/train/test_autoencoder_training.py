@@ -70,6 +70,18 @@ def test_it_learns_and_a_killed_run_ends_in_the_same_bytes(
     assert load_autoencoder(tmp_path / "whole").config == SHAPE
 
 
+def test_a_decoder_is_trained_alone(videos: Path, tmp_path: Path) -> None:
+    """More noise on the latents, which stay what they are: a dataset that was encoded before still fits."""
+    train_autoencoder(videos, tmp_path / "first", SHAPE, replace(SETTINGS, steps=20), size_px=48)
+    again = replace(SETTINGS, steps=20, start=str(tmp_path / "first"), decoder_only=True, latent_noise=(0.0, 0.6))
+    train_autoencoder(videos, tmp_path / "second", SHAPE, again, size_px=48)
+    first, second = load_autoencoder(tmp_path / "first"), load_autoencoder(tmp_path / "second")
+    video = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    latents = first.encode(video)
+    assert torch.equal(latents, second.encode(video))
+    assert not torch.equal(first.decode(latents), second.decode(latents))
+
+
 def test_the_command_trains(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["steps=1", "batch=1", "clip_frames=5", "crop_px=32", "--size", "48", "--out", str(tmp_path / "made")]
     with pytest.raises(SystemExit) as ended:

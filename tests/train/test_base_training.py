@@ -15,7 +15,7 @@ import webdataset
 from lpm_model import flow
 from lpm_model.autoencoder import load_autoencoder
 from lpm_model.checkpoint import read_weights
-from lpm_model.config import REFERENCE_KINDS
+from lpm_model.config import STATES
 from lpm_model.dit import Conditions
 from lpm_model.sampler import BaseModel, load_base
 from lpm_model.training import base as base_training
@@ -116,7 +116,7 @@ def test_a_window_hears_its_own_span(base: BaseModel) -> None:
     steps = np.repeat(np.arange(1, count), 4000)
     tone = np.sin(np.arange(len(steps)) * 0.3) * 40 * 2.0**steps
     clip = Clip("c", latents.copy(), np.zeros((1, 16, 4, 4), np.float16), ("global",), tone.astype(np.int16),
-                np.zeros(len(steps), np.int16), "x")  # fmt: skip
+                np.zeros(len(steps), np.int16), "x", np.ones(4 * (count - 1), np.uint8))  # fmt: skip
     source = batches([clip], base)
     for step in range(6):
         batch = source.make(step)
@@ -170,7 +170,7 @@ def test_the_model_folder_is_whole(trained: Path) -> None:
 def test_one_clip_can_be_learned_by_heart(base: BaseModel) -> None:
     members = tiny.clip_members(0, latents=4)
     clip = Clip("c", members["latents.npy"], members["references.npy"], ("global",), members["speak.npy"],
-                members["listen.npy"], "x")  # fmt: skip
+                members["listen.npy"], "x", np.ones(12, np.uint8))  # fmt: skip
     torch.manual_seed(0)
     model = BaseModel(tiny.MODEL, base.autoencoder, tiny.SIZE_PX)
     module = BaseModule(model, replace(SETTINGS, condition_dropout=0.0), 0)
@@ -261,7 +261,8 @@ def test_a_shard_of_noise_and_a_clip_without_a_part_are_named(dataset: Path, tmp
 def test_clips_come_in_key_order(dataset: Path) -> None:
     clips = read_clips(dataset)
     assert [clip.key for clip in clips] == ["clip0", "clip1", "clip2", "clip3"]
-    assert clips[0].kinds == (next(iter(REFERENCE_KINDS)),)
+    assert clips[0].kinds == ("global", "view_0", "expression_1")
+    assert clips[0].states.tolist() == [STATES["speak"]] * 16 + [STATES["listen"]] * 16
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -275,12 +276,13 @@ def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:
     places = torch.arange(64.0).reshape(8, 8)
     references = places.expand(200, 1, 16, 8, 8)
     generator = torch.Generator().manual_seed(0)
-    cut, given = crop_to_motion(latents, Conditions(references=references), 4, generator)
+    cut, given, places_cut = crop_to_motion(latents, Conditions(references=references), 4, generator)
     assert cut.shape == (200, 16, 3, 4, 4)
     assert (cut[:, 0, 1].sum((1, 2)) == 4).all(), "every square holds what moves"
     assert given.references is not None
     corners = {(int(at) // 8, int(at) % 8) for at in given.references[:, 0, 0, 0, 0]}
     assert corners == {(2, 0), (2, 2), (4, 0), (4, 2)}, "patches keep their phase, and all places are drawn"
+    assert set(places_cut) == corners
     squares = Squares(steps=5, whole_every=3, batch=5, cells=2)
     mixed = ClipBatches(read_clips(dataset), base, latents=4, batch=3, steps=range(7), seed=0, squares=squares)
     shapes = [tuple(batch.latents.shape) for batch in mixed]

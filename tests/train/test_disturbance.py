@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lpm_model.config import AUDIO_RATE
 from lpm_model.sampler import BaseModel
-from lpm_model.training.data import ClipBatches, read_clips
+from lpm_model.training.data import ClipBatches, Draw, read_clips
 from lpm_model.training.disturbance import LOUDEST_DB, QUIETEST_DB, disturbed
 from tests.lpm_model import tiny
 
@@ -43,7 +43,7 @@ def test_batches_are_disturbed_as_often_as_asked(tmp_path: Path) -> None:
     model = BaseModel(tiny.MODEL, tiny.autoencoder(), tiny.SIZE_PX)
 
     def speak(chance: float) -> torch.Tensor:
-        source = ClipBatches(clips, model, latents=4, batch=200, steps=range(1), seed=0, disturbance=chance)
+        source = ClipBatches(clips, model, latents=4, batch=200, steps=range(1), seed=0, draw=Draw(disturbance=chance))
         conditions = source.make(0).conditions
         assert conditions.speak is not None
         return conditions.speak

@@ -1,0 +1,66 @@
+"""How fast a training goes: tokens and products a second, and their share of what the device can multiply (MFU)."""
+
+from time import perf_counter
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from lpm_model.config import ModelConfig
+from lpm_model.describe import Setting, flops_of
+
+BACKWARD = 3
+"""Products of a forward and backward pass over those of the forward pass; one more where blocks are recomputed."""
+EVERY = 10
+"""Batches between figures."""
+
+
+def peak_flops(device: torch.device, size: int = 2048) -> float:
+    """Rate of a large bfloat16 product on a device (FLOP/s), the best of ten."""
+    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        _wait(device)
+        start = perf_counter()
+        a @ b
+        _wait(device)
+        best = min(best, perf_counter() - start)
+    return float(2 * size**3 / best)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Throughput(Callback):
+    """Logs `tokens_per_s`, `tflops_per_s` and `mfu` every few batches; recomputed products do not count as useful."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.peak = 0.0
+        self.mfu: list[float] = []
+        self._tokens = self._flops = 0.0
+        self._since = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.peak = peak_flops(module.device)
+        self._since = perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        rows, _, frames, height, width = batch.latents.shape
+        setting = Setting(frames=frames, tokens=height * width // 4, batch=rows)
+        self._tokens += rows * frames * setting.tokens
+        self._flops += BACKWARD * sum(flops_of(self.config, setting).values())
+        if (batch_idx + 1) % EVERY:
+            return
+        _wait(pl_module.device)
+        now = perf_counter()
+        seconds = now - self._since
+        self.mfu.append(self._flops / seconds / self.peak)
+        figures = {"tokens_per_s": self._tokens / seconds, "tflops_per_s": self._flops / seconds / 1e12}
+        pl_module.log_dict({**figures, "mfu": self.mfu[-1]})
+        self._since, self._tokens, self._flops = now, 0.0, 0.0
