@@ -120,7 +120,7 @@ def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> N
         for row, key in enumerate(batch.keys):
             assert np.allclose(batch.conditions.references[row].numpy(), rows[key].references, atol=1e-3)
     assert {len(b.conditions.references[0]) for b in batches(references=2, reference_chance=0.5)} == {1, 2}  # type: ignore[index]
-    with pytest.raises(ValueError, match="nobody|nobody|anybody in the states discard"):
+    with pytest.raises(ValueError, match="anybody in the states discard"):
         batches(states=("discard",))
 
 
