@@ -102,7 +102,7 @@ def test_a_stream_hears_what_a_clip_hears(online: OnlineModel) -> None:
 
 
 def test_unknown_encoders_and_look_aheads_are_refused() -> None:
-    with pytest.raises(ValueError, match="choose one of mel"):
+    with pytest.raises(ValueError, match="choose mel or wav2vec2"):
         build_audio_encoder(AudioConfig(encoder="whisper"))
     with pytest.raises(ValueError, match="choose 0 to 200"):
         AudioConfig(lookahead_ms=250)
