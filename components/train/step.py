@@ -1,13 +1,21 @@
 """train: a dataset in, the model folder of a Base LPM out."""
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.common import StepProgress
 from components.provenance import ModelReport, dataset_version, model_report, resumable, write_provenance
-from components.tracking import step_run
+from components.tracking import StepRun, step_run
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
 from lpm_model.digests import model_digest
+
+if TYPE_CHECKING:
+    from lpm_model.training.validation import Show
 
 
 def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgress) -> ModelReport:
@@ -30,9 +38,23 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
     with step_run("train", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params(settings)
         run.dataset(dataset, digest)
-        metrics = train_base(dataset, work, config, progress, logger=run.lightning_logger())
+        metrics = train_base(dataset, work, config, progress, logger=run.lightning_loggers(), show=videos_into(run))
         report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
         run.tags({"dataset_digest": digest, "code_commit": report.code_commit, "config_digest": report.config_digest})
         write_provenance(work, report, settings)
     return report
+
+
+def videos_into(run: StepRun) -> "Show":
+    """Videos of a validation become files of the run: what the model made on the right, the truth on the left."""
+    from serving.media_file import Mp4Writer
+
+    def show(name: str, frames: NDArray[np.uint8], sound: NDArray[np.int16]) -> None:
+        with tempfile.TemporaryDirectory(prefix="lpm-validation-") as place:
+            path = Path(place) / f"{name}.mp4"
+            with Mp4Writer(path, height_px=frames.shape[1], width_px=frames.shape[2]) as writer:
+                writer.write(frames, sound)
+            run.artifact(path, "validation")
+
+    return show

@@ -21,14 +21,16 @@ from lpm_model.checkpoint import save_model
 from lpm_model.config import to_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders
-from lpm_model.losses import flow_matching_loss, motion_weights
+from lpm_model.losses import flow_matching_loss, training_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.shards import start_from
+from lpm_model.training.clips import Clips, read_clips
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Batch, Clip, ClipBatches, Draw, Squares, read_clips, read_dataset
+from lpm_model.training.data import Batch, ClipBatches, Draw, Squares, loaded, read_dataset
 from lpm_model.training.loop import Again, StateFile, Track, muon_and_adamw, run, scheduled, take_step
 from lpm_model.training.preference import Pairs, PreferenceLoss, collect, pair_batches
 from lpm_model.training.throughput import Throughput
+from lpm_model.training.validation import HeldOut, Show, Validator
 
 
 def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torch.Generator) -> Tensor:
@@ -69,9 +71,7 @@ class BaseModule(lightning.LightningModule):
         conditions = drop_conditions(batch.conditions, self.settings.condition_dropout, generator)
         level = sigma[:, None, :, None, None]
         predicted = self.dit(flow.interpolate(clean, noise, level), sigma, conditions)
-        weight = motion_weights(clean[:, :, 1:], self.settings.motion_weight) * (level > 0)
-        if self.dit.config.predicts == "clean":
-            weight = weight * level.square()  # the error of clean latents, not of velocities
+        weight = training_weights(clean, level, self.settings.motion_weight, self.dit.config.predicts)
         return flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
 
     def prefer(self, pairs: Pairs) -> Tensor:
@@ -88,7 +88,8 @@ class BaseModule(lightning.LightningModule):
         if (self.start + index + 1) % self.settings.accumulate == 0:
             take_step(self, self.dit.parameters(), self.settings.clip_norm)
             self.average.update_parameters(self.dit)
-        self.log("loss", loss.detach(), prog_bar=True)
+        step = (self.start + index + 1) // self.settings.accumulate  # where the curves stand, in a resumed run too
+        self.log_dict({"loss": loss.detach(), "step": float(step)}, prog_bar=True)
         return loss.detach()
 
     def configure_optimizers(self) -> Any:
@@ -106,8 +107,10 @@ class BaseModule(lightning.LightningModule):
         ]
 
 
-def clip_batches(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int) -> ClipBatches:
-    """The batches that are left of a training."""
+def clip_batches(
+    clips: Clips, base: BaseModel, settings: BaseTraining, start: int, rank: int = 0, world: int = 1
+) -> ClipBatches:
+    """The batches that are left of a training, for one of `world` processes that learn from different ones."""
     return ClipBatches(
         clips, base, latents=settings.clip_latents, batch=settings.batch,
         steps=range(start, settings.steps * settings.accumulate), seed=settings.seed,
@@ -120,10 +123,12 @@ def clip_batches(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining,
             references=settings.references, reference_chance=settings.reference_chance,
             image_start=settings.image_start, disturbance=settings.disturbance,
         ),
+        shorter=settings.shorter_latents, tokens=settings.batch_tokens, rank=rank, world=world,
+        kept_bytes=settings.loader_mb * 10**6,
     )  # fmt: skip
 
 
-def paired(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
+def paired(clips: Clips, base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
     """The pairs that are left of a preference tuning; they are sampled from the model as it stands."""
     alone = clip_batches(clips, base, replace(settings, batch=1, crop_steps=0), start)
     pairs = collect(base.dit, alone, settings.preference, progress)
@@ -152,6 +157,7 @@ def train_base(
     progress: Track | None = None,
     *,
     logger: Any = False,
+    show: Show | None = None,
 ) -> dict[str, float]:
     """Train Base LPM on a dataset and write its model folder; a killed run goes on from its last saved state.
 
@@ -161,9 +167,10 @@ def train_base(
         settings: model and training.
         progress: shows the steps.
         logger: Lightning logger(s).
+        show: keeps the videos of a validation.
 
     Returns:
-        Metrics: the last loss (mean over 50 steps), steps, clips.
+        Metrics: the last loss (mean over 50 steps), steps, clips, and what the validation found.
 
     Raises:
         ValueError: the dataset is empty, too short or was encoded with another autoencoder.
@@ -182,8 +189,9 @@ def train_base(
         for block in base.dit.blocks:
             block.compile()
     state = StateFile(folder / "state")
-    clips = read_clips(dataset)
-    batches: Iterable[Any] = clip_batches(clips, base, settings, state.step())
+    clips, held_out = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
+    validation = Validator(HeldOut(held_out, base, settings), show) if settings.validation.every_steps else None
+    batches: Iterable[Any] = loaded(clip_batches(clips, base, settings, state.step()), settings.loader_workers)
     preference = None
     if settings.preference.conditions:
         preference = PreferenceLoss(base.dit, settings.preference)
@@ -192,9 +200,11 @@ def train_base(
     history = run(
         module, batches, settings.steps * settings.accumulate, state, settings.checkpoint_steps * settings.accumulate,
         description="train Base LPM", progress=progress, clip_norm=None, logger=logger,
-        callbacks=[Throughput(base.config)],
+        callbacks=[Throughput(base.config), *([validation] if validation else [])],
     )  # fmt: skip
     metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}
+    if validation:
+        metrics |= validation.measure(module.average.module, settings.steps)  # type: ignore[arg-type]
     save_model(
         folder,
         {"model": module.average.module},

@@ -120,38 +120,41 @@ class StateFile:
 
     def save(self, module: nn.Module, optimizers: list[Optimizer], step: int, losses: Sequence[float] = ()) -> None:
         """Write the state after `step` steps."""
-        tensors = {
-            f"module.{name}": value.clone(memory_format=torch.contiguous_format)
-            for name, value in module.state_dict().items()
-        }
+        tensors = {f"module.{name}": value.contiguous() for name, value in module.state_dict().items()}
         for number, optimizer in enumerate(optimizers):
             for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer{number}.{index}.{key}": value.clone(memory_format=torch.contiguous_format)
-                    for key, value in moments.items()
-                }
+                tensors |= {f"optimizer{number}.{index}.{key}": value.contiguous() for key, value in moments.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"run": json.dumps({"step": step, "losses": list(losses)})})
         os.replace(partial, self.path)
 
+    @torch.no_grad()
     def restore(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        """Load what `save` wrote into a module and its freshly made optimizers."""
-        weights: dict[str, Tensor] = {}
-        moments: dict[int, dict[int, dict[str, Tensor]]] = {}
+        """Copy what `save` wrote into a module and its freshly made optimizers, one tensor at a time.
+
+        Raises:
+            ValueError: the state is of another model.
+        """
+        own = module.state_dict()
+        weights = [[weight for group in each.param_groups for weight in group["params"]] for each in optimizers]
         with safe_open(self.path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
+            names = list(file.keys())
+            saved = {name.removeprefix("module.") for name in names if name.startswith("module.")}
+            if saved != set(own):
+                raise ValueError(
+                    f"{self.path} is the state of another model: delete its folder and train from the start"
+                )
+            for name in names:
                 part, rest = name.split(".", 1)
                 if part == "module":
-                    weights[rest] = file.get_tensor(name)
-                else:
+                    own[rest].copy_(file.get_tensor(name))
+                elif optimizers:
                     index, key = rest.split(".", 1)
                     number = int(part.removeprefix("optimizer"))
-                    moments.setdefault(number, {}).setdefault(int(index), {})[key] = file.get_tensor(name)
-        module.load_state_dict(weights)
-        for number, optimizer in enumerate(optimizers):
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": moments.get(number, {}), "param_groups": groups})
+                    weight = weights[number][int(index)]
+                    place = "cpu" if key == "step" else weight.device  # AdamW counts on the CPU
+                    optimizers[number].state[weight][key] = file.get_tensor(name).to(place, copy=True)
 
 
 class Checkpoints(Callback):
