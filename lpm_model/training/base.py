@@ -150,6 +150,17 @@ def freeze_all_but(dit: DiffusionTransformer, patterns: Sequence[str]) -> None:
         weight.requires_grad = not patterns or any(re.search(pattern, name) for pattern in patterns)
 
 
+def prepare(dit: DiffusionTransformer, settings: BaseTraining) -> None:
+    """Give a fresh model the weights that training starts from, and its blocks what the settings say."""
+    if settings.start:
+        start_from(dit, Path(settings.start))
+    freeze_all_but(dit, settings.trained)
+    dit.recompute = settings.recompute
+    if settings.compile:
+        for block in dit.blocks:
+            block.compile()
+
+
 def train_base(
     dataset: Path,
     folder: Path,
@@ -181,13 +192,7 @@ def train_base(
     about = read_dataset(dataset, encoder.digest)
     encoders = Path(settings.encoders) if settings.encoders else None
     base = BaseModel(settings.model, encoder, about["size_px"], encoders)
-    if settings.start:
-        start_from(base.dit, Path(settings.start))
-    freeze_all_but(base.dit, settings.trained)
-    base.dit.recompute = settings.recompute
-    if settings.compile:
-        for block in base.dit.blocks:
-            block.compile()
+    prepare(base.dit, settings)
     state = StateFile(folder / "state")
     clips, held_out = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
     validation = Validator(HeldOut(held_out, base, settings), show) if settings.validation.every_steps else None
