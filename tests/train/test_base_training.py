@@ -173,6 +173,11 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert not (tmp_path / "state").exists()
 
 
+def test_a_loader_of_processes_changes_nothing(trained: Path, dataset: Path, encoder: Path, tmp_path: Path) -> None:
+    train_base(dataset, tmp_path, replace(with_encoder(encoder), loader_workers=2, loader_mb=0))
+    assert (tmp_path / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
 def test_the_model_folder_is_whole(trained: Path) -> None:
     assert load_base(trained).config == tiny.MODEL
     provenance = json.loads((trained / "provenance.json").read_text())
