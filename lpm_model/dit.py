@@ -124,8 +124,8 @@ class CrossAttention(nn.Module):
         self.heads, self.window = config.heads, window
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
-        self.norm_q = nn.RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        self.norm_q = RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
         if window:
             self.audio_key, self.audio_value = nn.Linear(width, width), nn.Linear(width, width)
             self.audio_out = nn.Linear(width, width, bias=False)
@@ -145,10 +145,11 @@ class CrossAttention(nn.Module):
         if audio is None:
             return out
         batch = x.shape[0]
-        keys = audio_windows(self.audio_key(audio), self.window, frames)
-        keys = keys + self.audio_slot.to(keys.dtype)
+        # Normed before windows repeat them: on small pictures windows hold several times the tokens of the picture.
+        keys = audio_windows(self.norm_k(self.audio_key(audio)), self.window, frames)
+        keys = (keys + self.audio_slot.to(keys.dtype)).flatten(0, 1)
         values = audio_windows(self.audio_value(audio), self.window, frames).flatten(0, 1)
-        keys = self.norm_k(keys.flatten(0, 1)).to(values.dtype)
+        keys = keys.to(values.dtype)
         per_frame = q.unflatten(1, (frames, -1)).flatten(0, 1)
         heard = attend(self._heads(per_frame), self._heads(keys), self._heads(values))
         return out + self.audio_out(heard.unflatten(0, (batch, frames)).flatten(1, 2))

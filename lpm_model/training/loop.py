@@ -64,7 +64,7 @@ def muon_and_adamw(transformer: nn.Module, matrix_rate: float, rate: float, weig
     if hidden:
         optimizers.append(torch.optim.Muon(hidden, matrix_rate, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS))
     if rest:
-        optimizers.append(torch.optim.AdamW(rest, rate, (0.9, 0.95), weight_decay=weight_decay))
+        optimizers.append(torch.optim.AdamW(rest, rate, (0.9, 0.95), weight_decay=weight_decay, fused=True))
     return optimizers
 
 
