@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from lpm_model.attention import attend, attend_with_past, audio_windows, rope3d, rotate
 from lpm_model.cache import KVCache
 from lpm_model.config import ModelConfig
+from lpm_model.parallel import SequenceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +214,8 @@ class _Pass:
     cache: KVCache | None
     slots: int
     record: Record | None
+    sequence: SequenceGroup | None
+    """Processes that share the tokens; then `rotation` and `video_tokens` are this one's."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         grouped = x.unflatten(1, (shift.shape[1], -1))
@@ -228,6 +231,8 @@ class _Pass:
         past = None if self.cache is None else self.cache.past(layer, self.slots, self.past_rotation, v.dtype)
         if self.record is not None:
             self.record(layer, k, v)
+        if self.sequence is not None:
+            return self.sequence.attend(query, key, v)
         return attend(query, key, v) if past is None else attend_with_past(query, *past, key, v, self.mask)
 
 
@@ -237,6 +242,8 @@ class DiffusionTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config, self.recompute = config, False
+        self.sequence: SequenceGroup | None = None
+        self.reach_all = False
         c = config.width
         self.patch = nn.Linear(4 * config.latent_channels, c)
         if config.anchor_gain:
@@ -256,14 +263,29 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def tokens(self, latents: Tensor) -> Tensor:
-        """[B, channels, F, h, w] to [B, F T, C]."""
-        return self.patch(patches(latents))
+        """[B, channels, F, h, w] to [B, F T, C]; where processes share the tokens, this one's."""
+        return self.patch(self._own(patches(latents), latents.shape[2]))
+
+    def _own(self, tokens: Tensor, frames: int) -> Tensor:
+        return tokens if self.sequence is None else self.sequence.own(tokens, frames)
 
     def _audio(self, tokens: Tensor | None, embed: nn.Module, null: Tensor, batch: int, frames: int) -> Tensor:
         if tokens is None:
             shape = (batch, frames + self.config.context_latents, self.config.audio_tokens, self.config.width)
             return null.expand(shape)
         return embed(tokens)
+
+    def optional_weights(self) -> list[nn.Parameter]:
+        """Those that a pass leaves out with a branch; with `reach_all` they then get zeros as gradients, not None."""
+        return [weight for of in self.branches().values() for side in of for weight in side]
+
+    def branches(self) -> dict[str, tuple[list[nn.Parameter], list[nn.Parameter]]]:
+        """Of each optional branch the weights that a given condition uses, and those that stand in for it."""
+        found = {"text": (list(self.text.parameters()), [self.null_text])}
+        if self.config.audio_width:
+            found["speak"] = (list(self.speak.parameters()), [self.null_speak])
+            found["listen"] = (list(self.listen.parameters()), [self.null_listen])
+        return found
 
     def forward(
         self,
@@ -288,7 +310,7 @@ class DiffusionTransformer(nn.Module):
         b, channels, f, h, w = latents.shape
         x = self.tokens(latents)
         if self.config.anchor_gain:
-            anchor = self.anchor(patches(latents[:, :, :1])) if cache is None else cache.anchor
+            anchor = self.anchor(self._own(patches(latents[:, :, :1]), 1)) if cache is None else cache.anchor
             x = x + anchor.to(x.dtype).repeat(1, f, 1)
         references = conditions.references if cache is None else None
         step = self._prepare(sigma, conditions, references, cache, (f, h // 2, w // 2))
@@ -302,6 +324,8 @@ class DiffusionTransformer(nn.Module):
                 x = block(x, step, layer)
         shift, scale = (step.time[:, :f, None] + self.head_modulation.to(x.dtype)).unbind(-2)
         out = self.head(step.modulate(self.head_norm(x[:, : step.video_tokens]), shift, scale))
+        if self.sequence is not None:
+            out = self.sequence.whole(out, f)
         out = out.reshape(b, f, h // 2, w // 2, channels, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
         out = out.reshape(b, channels, f, h, w).float()
         if self.config.predicts == "velocity":
@@ -317,14 +341,16 @@ class DiffusionTransformer(nn.Module):
         grid: tuple[int, int, int],
     ) -> _Pass:
         (frames, rows, columns), batch, split = grid, sigma.shape[0], self.config.rope_split
+        assert cache is None or self.sequence is None, "a streaming pass shares no tokens"
         positions = torch.arange(frames, device=sigma.device)
         if references is not None:
             assert conditions.reference_positions is not None, "references need their positions"
             sigma = torch.cat([sigma, sigma.new_zeros(batch, references.shape[1])], dim=1)
             positions = torch.cat([positions, conditions.reference_positions.to(sigma.device)])
+        tokens = rows * columns if self.sequence is None else rows * columns // self.sequence.size
         layout = None if cache is None else cache.layout(frames)
         if cache is None or layout is None:
-            rotation = rope3d(positions, rows, columns, split)
+            rotation = self._own(rope3d(positions, rows, columns, split), len(positions))
             past_rotation, mask = rotation[:0], None
         else:
             rotation = rope3d(layout.chunk_positions, rows, columns, split)
@@ -332,6 +358,8 @@ class DiffusionTransformer(nn.Module):
             past_rotation = rope3d(past, rows, columns, split)
             mask = cache.mask(layout, frames)
         time = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
+        if self.reach_all:
+            time = time + 0.0 * sum(weight.flatten()[0] for weight in self.optional_weights())
         text = self.null_text.expand(batch, -1, -1) if conditions.text is None else self.text(conditions.text)
         speak = listen = None
         if self.config.audio_width:
@@ -340,8 +368,8 @@ class DiffusionTransformer(nn.Module):
         return _Pass(
             time=time, modulation=self.time_modulation(functional.silu(time)).unflatten(-1, (6, -1)),
             rotation=rotation, past_rotation=past_rotation, mask=mask, frames=frames,
-            video_tokens=frames * rows * columns, text=text, speak=speak, listen=listen,
-            cache=cache, slots=0 if layout is None else layout.slots, record=None,
+            video_tokens=frames * tokens, text=text, speak=speak, listen=listen,
+            cache=cache, slots=0 if layout is None else layout.slots, record=None, sequence=self.sequence,
         )  # fmt: skip
 
     def prime(self, cache: KVCache, image: Tensor, conditions: Conditions) -> None:

@@ -23,10 +23,16 @@ class BaseModel(CharacterModel):
     """The bidirectional model and its encoders."""
 
     def __init__(
-        self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int, encoders: Path | None = None
+        self,
+        config: ModelConfig,
+        autoencoder: VideoAutoencoder,
+        size_px: int,
+        encoders: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__(config, autoencoder, size_px, encoders)
-        self.dit = DiffusionTransformer(config)
+        with torch.device(device):
+            self.dit = DiffusionTransformer(config)
 
 
 def guided_velocity(

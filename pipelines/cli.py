@@ -237,6 +237,31 @@ def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
 
 @cli.command()
 @OVERRIDES
+@click.option("--out", type=FILE, default=Path("build/trainjob.yaml"), show_default=True, help="YAML file to write.")
+@click.option("--registry", default="", help="Prefix of the image, such as registry.example.com/team.")
+@click.option("--name", default="lpm-train", show_default=True, help="Name of the TrainJob.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace that it is applied in.")
+@click.option("--claim", default="lpm-workspace", show_default=True, help="Volume claim that every pod can write to.")
+@click.option("--dataset", default="dataset", show_default=True, help="Folder on the claim to read.")
+@click.option("--model", default="base", show_default=True, help="Folder on the claim to write.")
+@click.option("--service-account", default="", help="Of the pods; the namespace's default when left out.")
+def trainjob(overrides: tuple[str, ...], out: Path, registry: str, **place: str) -> None:
+    """Write a Kubeflow TrainJob of `lpm train` over several machines or GPUs: lpm trainjob profile=17b."""
+    from components.deploy.manifest import to_yaml
+    from components.images import TRAIN_IMAGE
+    from components.train.trainjob import render_train_job
+    from pipelines.config import load_config
+
+    config = load_config(overrides)
+    image = f"{registry.rstrip('/')}/{TRAIN_IMAGE}" if registry else TRAIN_IMAGE
+    manifest = render_train_job(config.train, image=image, resources=config.resources.train.kubernetes(), **place)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(to_yaml(manifest))
+    OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
+
+
+@cli.command()
+@OVERRIDES
 @click.option("--all", "every", is_flag=True, help="Every setting, those that keep their default too.")
 def config(overrides: tuple[str, ...], every: bool) -> None:
     """Print the composed config as YAML: what profile and overrides set."""

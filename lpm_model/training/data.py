@@ -113,7 +113,7 @@ def read_clips(dataset: Path) -> list[Clip]:
     for shard in shards:
         _check_end(shard)
         try:
-            rows = list(webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False))
+            rows = list(webdataset.WebDataset(str(shard), nodesplitter=None, shardshuffle=False, empty_check=False))
         except Exception as error:  # webdataset raises what the tar reader happens to raise
             raise ValueError(f"{shard} cannot be read ({error}): run `lpm curate` again") from error
         clips += [_clip(row, shard) for row in rows]
