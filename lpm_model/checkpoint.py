@@ -42,7 +42,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
     for name, value in weights.items():
         if own[name].shape != value.shape:
             raise ValueError(
-                f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}"
+                f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}; "
+                "take the weights and config.json from the same folder"
             )
     model.load_state_dict(dict(weights))
 

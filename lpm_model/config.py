@@ -175,8 +175,13 @@ class ModelConfig:
     """Epsilon of every norm."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"width {self.width} over {self.heads} heads must give an even whole number; change heads")
+        if self.heads < 1 or self.width % (2 * self.heads):
+            fitting = [n for n in range(1, self.width // 2 + 1) if self.width % (2 * n) == 0]
+            near = sorted(sorted(fitting, key=lambda n: abs(n - self.heads))[:4])
+            raise ValueError(
+                f"heads is {self.heads}: width {self.width} divided by it must be an even whole number; "
+                f"choose {', '.join(map(str, near))}"
+            )
 
     @property
     def head_width(self) -> int:

@@ -22,6 +22,19 @@ def motion_weights(latents: Tensor, extra: float) -> Tensor:
     return weight / weight.mean(dim=(3, 4), keepdim=True)
 
 
+def training_weights(clean: Tensor, level: Tensor, extra: float, predicts: str) -> Tensor:
+    """What an error of velocities counts in Base LPM's training, [B, 1, F, h, w]: nothing where the latent is given.
+
+    Args:
+        clean: [B, channels, F, h, w].
+        level: [B, 1, F, 1, 1] noise levels.
+        extra: see `motion_weights`.
+        predicts: where it is "clean", the error of clean latents counts, not that of velocities.
+    """
+    weight = motion_weights(clean[:, :, 1:], extra) * (level > 0)
+    return weight * level.square() if predicts == "clean" else weight
+
+
 def flow_matching_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean squared error of velocities; weight broadcasts over [B, channels, F, h, w], 0 leaves out."""
     full = weight.expand_as(target)

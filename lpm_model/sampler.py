@@ -102,8 +102,8 @@ def sample_window(
     dtype = dit.patch.weight.dtype
     inputs = conditions.map(lambda value: value.to(dtype))
     fresh = torch.randn(batch, channels, frames - given, height, width, generator=generator)
-    x = torch.cat([known, fresh], dim=2)
-    moving = torch.zeros(frames)
+    x = torch.cat([known, fresh.to(known.device)], dim=2)
+    moving = torch.zeros(frames, device=known.device)
     moving[given:] = 1
     sigmas = flow.schedule(steps, shift)
     nearest = {int((sigmas - level).abs().argmin()): level for level in keep}

@@ -316,7 +316,7 @@ def data_preview(overrides: tuple[str, ...], dataset: Path, out: Path, batches: 
 
 @cli.group()
 def model() -> None:
-    """The model's shape and what it costs."""
+    """The model: its shape, what it costs, what it hears."""
 
 
 @model.command("describe")
@@ -344,6 +344,31 @@ def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None
         f"{1000 * passes * floor:,.3f} ms of the {1000 * chunk_seconds(online):,.0f} ms that it lasts: {verdict}",
         soft_wrap=True,
     )
+
+
+@model.command("voices")
+@click.option("--base", type=FOLDER, default=WORKSPACE / "base", show_default=True, help="Folder of a Base LPM.")
+@click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
+@click.option("--windows", default=128, show_default=True, help="Most windows for each voice.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def model_voices(base: Path, dataset: Path, windows: int, as_json: bool) -> None:
+    """Print what each voice is worth to a Base LPM: how much its loss rises when it hears another clip's.
+
+    On people that its training did not see: of a dataset that it held people out of, or of another one.
+    """
+    import json
+
+    from lpm_model.training.validation import figures_of, voice_gaps
+
+    gaps = voice_gaps(base, dataset, windows)
+    for voice, gap in gaps.items():
+        OUT.print(
+            f"{voice:<6} exchanged: loss {gap.right:.4f} -> {gap.right + gap.mean:.4f}, {gap.mean:+.4f} "
+            f"({gap.low:+.4f} to {gap.high:+.4f} with 90 %), {gap.windows} windows of {gap.clips} clips",
+            soft_wrap=True,
+        )
+    if as_json:
+        click.echo(json.dumps({name: round(value, 6) for name, value in figures_of(gaps).items()}))
 
 
 @cli.group()

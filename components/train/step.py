@@ -1,6 +1,11 @@
 """train: a dataset in, the model folder of a Base LPM out."""
 
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.common import StepProgress
 from components.fingerprint import settings_that_count
@@ -9,6 +14,9 @@ from components.tracking import StepRun, client, step_run
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
 from lpm_model.digests import model_digest
+
+if TYPE_CHECKING:
+    from lpm_model.training.validation import Show
 
 
 def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgress) -> ModelReport:
@@ -43,9 +51,24 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
 def fit(
     dataset: Path, work: Path, config: TrainConfig, progress: StepProgress | None = None, run_id: str = ""
 ) -> dict[str, float]:
-    """What every process of a training does; the first one's curves go to the MLflow run."""
+    """What every process of a training does; the first one's curves and videos go to the MLflow run."""
     from lpm_model.training.base import train_base
     from lpm_model.training.launch import first_process
 
     run = StepRun(client(config.tracking.uri), run_id, "train") if run_id and first_process() else None
-    return train_base(dataset, work, config, progress, logger=run.lightning_logger() if run else False)
+    loggers, show = (run.lightning_loggers(), videos_into(run)) if run else (False, None)
+    return train_base(dataset, work, config, progress, logger=loggers, show=show)
+
+
+def videos_into(run: StepRun) -> "Show":
+    """Videos of a validation become files of the run: what the model made on the right, the truth on the left."""
+    from serving.media_file import Mp4Writer
+
+    def show(name: str, frames: NDArray[np.uint8], sound: NDArray[np.int16]) -> None:
+        with tempfile.TemporaryDirectory(prefix="lpm-validation-") as place:
+            path = Path(place) / f"{name}.mp4"
+            with Mp4Writer(path, height_px=frames.shape[1], width_px=frames.shape[2]) as writer:
+                writer.write(frames, sound)
+            run.artifact(path, "validation")
+
+    return show

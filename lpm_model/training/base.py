@@ -22,17 +22,19 @@ from lpm_model.config import to_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders
 from lpm_model.lora import add_adapter, merged
-from lpm_model.losses import flow_matching_loss, motion_weights
+from lpm_model.losses import flow_matching_loss, training_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.shards import start_from
+from lpm_model.training.clips import Clips, read_clips
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Batch, Clip, ClipBatches, Draw, Squares, read_clips, read_dataset
+from lpm_model.training.data import Batch, ClipBatches, Draw, Squares, loaded, read_dataset
 from lpm_model.training.launch import ALONE, Mesh, joined
 from lpm_model.training.loop import Again, Track, muon_and_adamw, run, scheduled, take_step
 from lpm_model.training.preference import Pairs, PreferenceLoss, collect, pair_batches
 from lpm_model.training.sharding import Branches, full_weights, sequence_group, shard
 from lpm_model.training.states import SharedState
 from lpm_model.training.throughput import Throughput
+from lpm_model.training.validation import HeldOut, Show, Validator
 
 ADAPTER = "base"
 """Name of the adapter that a training with `lora` learns."""
@@ -93,9 +95,7 @@ class BaseModule(lightning.LightningModule):
             self.branches.note(conditions)
         level = sigma[:, None, :, None, None]
         predicted = self.dit(flow.interpolate(clean, noise, level), sigma, conditions)
-        weight = motion_weights(clean[:, :, 1:], self.settings.motion_weight) * (level > 0)
-        if self.dit.config.predicts == "clean":
-            weight = weight * level.square()  # the error of clean latents, not of velocities
+        weight = training_weights(clean, level, self.settings.motion_weight, self.dit.config.predicts)
         return flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
 
     def prefer(self, pairs: Pairs) -> Tensor:
@@ -119,7 +119,8 @@ class BaseModule(lightning.LightningModule):
             take_step(self, self.dit.parameters(), self.settings.clip_norm)
             self.average.update_parameters(self.dit)
         told = self.mesh.mean(loss.detach())
-        self.log("loss", told, prog_bar=True)
+        step = (self.start // self.mesh.data + index + 1) // each  # where the curves stand, in a resumed run too
+        self.log_dict({"loss": told, "step": float(step)}, prog_bar=True)
         return told
 
     def configure_optimizers(self) -> Any:
@@ -137,15 +138,13 @@ class BaseModule(lightning.LightningModule):
         ]
 
 
-def clip_batches(
-    clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int, mesh: Mesh = ALONE
-) -> ClipBatches:
+def clip_batches(clips: Clips, base: BaseModel, settings: BaseTraining, start: int, mesh: Mesh = ALONE) -> ClipBatches:
     """The batches that are left of a training, of this process."""
     return ClipBatches(
         clips, base, latents=settings.clip_latents, batch=settings.batch,
         steps=range(start + mesh.data_rank, settings.steps * settings.accumulate, mesh.data), seed=settings.seed,
         squares=Squares(
-            steps=settings.crop_steps * settings.accumulate, whole_every=settings.whole_every,
+            steps=settings.crop_steps, whole_every=settings.whole_every,
             batch=settings.crop_batch, cells=settings.crop_cells,
         ),
         draw=Draw(
@@ -153,10 +152,12 @@ def clip_batches(
             references=settings.references, reference_chance=settings.reference_chance,
             image_start=settings.image_start, disturbance=settings.disturbance,
         ),
+        shorter=settings.shorter_latents, tokens=settings.batch_tokens,
+        together=settings.accumulate, kept_bytes=settings.loader_mb * 10**6,
     )  # fmt: skip
 
 
-def paired(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
+def paired(clips: Clips, base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
     """The pairs that are left of a preference tuning; they are sampled from the model as it stands."""
     alone = clip_batches(clips, base, replace(settings, batch=1, crop_steps=0), start)
     pairs = collect(base.dit, alone, settings.preference, progress)
@@ -185,6 +186,7 @@ def train_base(
     progress: Track | None = None,
     *,
     logger: Any = False,
+    show: Show | None = None,
 ) -> dict[str, float]:
     """Train Base LPM on a dataset and write its model folder; a killed run goes on from its last saved state.
 
@@ -194,17 +196,18 @@ def train_base(
         settings: model and training.
         progress: shows the steps.
         logger: Lightning logger(s).
+        show: keeps the videos of a validation.
 
     Returns:
-        Metrics: the last loss (mean over 50 steps), steps, clips.
+        Metrics: the last loss (mean over 50 steps), steps, clips, and what the validation found.
 
     Raises:
         ValueError: the dataset is empty, too short or was encoded with another autoencoder.
     """
     with joined(settings.scale) as mesh:
         if not mesh.first:
-            progress, logger = None, False
-        return _train(dataset, folder, settings, progress, logger, mesh)
+            progress, logger, show = None, False, None
+        return _train(dataset, folder, settings, progress, logger, mesh, show)
 
 
 def _model(settings: BaseTraining, encoder: VideoAutoencoder, size_px: int, mesh: Mesh) -> BaseModel:
@@ -227,16 +230,18 @@ def _model(settings: BaseTraining, encoder: VideoAutoencoder, size_px: int, mesh
 
 
 def _train(
-    dataset: Path, folder: Path, settings: BaseTraining, progress: Track | None, logger: Any, mesh: Mesh
-) -> dict[str, float]:
+    dataset: Path, folder: Path, settings: BaseTraining, progress: Track | None, logger: Any, mesh: Mesh,
+    show: Show | None,
+) -> dict[str, float]:  # fmt: skip
     torch.manual_seed(settings.seed)
     autoencoder = Path(settings.autoencoder) if settings.autoencoder else None
     encoder = load_autoencoder(autoencoder)
     about = read_dataset(dataset, encoder.digest)
     base = _model(settings, encoder, about["size_px"], mesh)
     state = SharedState(folder / "state", mesh)
-    clips = read_clips(dataset)
-    batches: Iterable[Any] = clip_batches(clips, base, settings, state.step(), mesh)
+    clips, held_out = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
+    validation = Validator(HeldOut(held_out, base, settings), show, mesh) if settings.validation.every_steps else None
+    batches: Iterable[Any] = loaded(clip_batches(clips, base, settings, state.step(), mesh), settings.loader_workers)
     preference = None
     if settings.preference.conditions:
         preference = PreferenceLoss(base.dit, settings.preference)
@@ -245,9 +250,12 @@ def _train(
     history = run(
         module, batches, settings.steps * settings.accumulate, state, settings.checkpoint_steps * settings.accumulate,
         description="train Base LPM", progress=progress, clip_norm=None, logger=logger,
-        callbacks=[Throughput(base.config, mesh.scale)], mesh=mesh, precision=settings.precision,
+        callbacks=[Throughput(base.config, mesh.scale), *([validation] if validation else [])],
+        mesh=mesh, precision=settings.precision,
     )  # fmt: skip
     metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}
+    if validation:
+        metrics |= validation.measure(module.average.module, settings.steps)  # type: ignore[arg-type]
     weights = full_weights(module.average.module)
     if not mesh.first:
         return metrics

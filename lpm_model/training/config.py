@@ -65,6 +65,29 @@ class Scale:
         return self.world // self.sequence_parallel
 
 
+class Validation:
+    """Measuring a training on people it does not learn from."""
+
+    every_steps: int = 0
+    """Steps between validations, the last step is one too; 0 leaves them out."""
+    held_out_share: float = 0.0
+    """Share of the people whose clips are held out, chosen by a hash; always the same ones of a dataset."""
+    windows: int = 32
+    """Most windows for each voice."""
+    videos: int = 2
+    """Windows that are rendered beside the truth."""
+    sampler_steps: int = 12
+    """Euler steps of a rendering."""
+    guidance: float = 2.0
+    """Of a rendering, over text and voices."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share is {self.held_out_share}: give a share from 0 to below 1")
+        if self.every_steps and not self.held_out_share:
+            raise ValueError("validation needs people held out: set train.validation.held_out_share, such as 0.05")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseTraining:
     """Flow-matching training of Base LPM."""
@@ -77,6 +100,8 @@ class BaseTraining:
     """Processes."""
     lora: Lora = Lora()
     """Low-rank adapters on frozen weights; what `trained` names learns too; the model's folder holds the sum."""
+    validation: Validation = Validation()
+    """Validation."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
     encoders: str = ""
@@ -89,6 +114,14 @@ class BaseTraining:
     """Clips a step of whole pictures."""
     clip_latents: int = 13
     """Latent frames of a training window."""
+    shorter_latents: tuple[int, ...] = ()
+    """Lengths of windows for clips that are too short for `clip_latents`; each takes the longest it holds."""
+    batch_tokens: int = 0
+    """Most video tokens of a batch: larger pictures and longer windows come fewer at a time; 0 sets no bound."""
+    loader_workers: int = 0
+    """Processes that make batches beforehand; 0 makes them in the training's own."""
+    loader_mb: int = 512
+    """Memory for the clips read last, and as much again for their audio features, in each process (MB)."""
     accumulate: int = 1
     """Batches whose gradients make one optimizer step; `steps` and all that counts with them are optimizer steps."""
     voices: tuple[str, ...] = ("speak", "listen")
@@ -166,6 +199,8 @@ class BaseTraining:
             )
         if self.preference.conditions and self.scale.world > 1:
             raise ValueError("preference tuning runs in one process: set scale.processes=1 and scale.nodes=1")
+        if any(length < 2 for length in self.shorter_latents):
+            raise ValueError(f"shorter_latents are {list(self.shorter_latents)}: each must be at least 2")
         for name, allowed in (("voices", VOICES), ("states", tuple(STATES))):
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown or (name == "states" and not self.states):

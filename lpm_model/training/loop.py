@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -117,23 +117,6 @@ def state_tensors(module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[st
     return tensors
 
 
-def put_state(tensors: Mapping[str, Tensor], module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Put what `state_tensors` named into a module and its freshly made optimizers."""
-    weights: dict[str, Tensor] = {}
-    moments: dict[int, dict[int, dict[str, Tensor]]] = {}
-    for name, value in tensors.items():
-        part, rest = name.split(".", 1)
-        if part == "module":
-            weights[rest] = value
-        else:
-            index, key = rest.split(".", 1)
-            moments.setdefault(int(part.removeprefix("optimizer")), {}).setdefault(int(index), {})[key] = value
-    module.load_state_dict(weights)
-    for number, optimizer in enumerate(optimizers):
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments.get(number, {}), "param_groups": groups})
-
-
 class StateFile:
     """Weights, averages and optimizer moments of a run in one safetensors file, replaced atomically."""
 
@@ -156,19 +139,38 @@ class StateFile:
 
     def save(self, module: nn.Module, optimizers: list[Optimizer], step: int, losses: Sequence[float] = ()) -> None:
         """Write the state after `step` steps."""
-        tensors = {
-            name: value.clone(memory_format=torch.contiguous_format)
-            for name, value in state_tensors(module, optimizers).items()
-        }
+        tensors = {name: value.contiguous() for name, value in state_tensors(module, optimizers).items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"run": json.dumps({"step": step, "losses": list(losses)})})
         os.replace(partial, self.path)
 
+    @torch.no_grad()
     def restore(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        """Load what `save` wrote into a module and its freshly made optimizers."""
+        """Copy what `save` wrote into a module and its freshly made optimizers, one tensor at a time.
+
+        Raises:
+            ValueError: the state is of another model.
+        """
+        own = module.state_dict()
+        weights = [[weight for group in each.param_groups for weight in group["params"]] for each in optimizers]
         with safe_open(self.path, "pt") as file:
-            put_state({name: file.get_tensor(name) for name in file.keys()}, module, optimizers)  # noqa: SIM118
+            names = list(file.keys())
+            saved = {name.removeprefix("module.") for name in names if name.startswith("module.")}
+            if saved != set(own):
+                raise ValueError(
+                    f"{self.path} is the state of another model: delete its folder and train from the start"
+                )
+            for name in names:
+                part, rest = name.split(".", 1)
+                if part == "module":
+                    own[rest].copy_(file.get_tensor(name))
+                elif optimizers:
+                    index, key = rest.split(".", 1)
+                    number = int(part.removeprefix("optimizer"))
+                    weight = weights[number][int(index)]
+                    place = "cpu" if key == "step" else weight.device  # AdamW counts on the CPU
+                    optimizers[number].state[weight][key] = file.get_tensor(name).to(place, copy=True)
 
 
 class Checkpoints(Callback):

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.optim import Optimizer
 
 from lpm_model.training.launch import Mesh
-from lpm_model.training.loop import StateFile, put_state, state_tensors
+from lpm_model.training.loop import StateFile, state_tensors
 
 RUN = "run.json"
 
@@ -92,3 +92,20 @@ class SharedState(StateFile):
             else:
                 found[name] = torch.empty(about.size, dtype=about.properties.dtype)
         return found
+
+
+def put_state(tensors: Mapping[str, Tensor], module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Put what `state_tensors` named into a module and its freshly made optimizers."""
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[int, dict[str, Tensor]]] = {}
+    for name, value in tensors.items():
+        part, rest = name.split(".", 1)
+        if part == "module":
+            weights[rest] = value
+        else:
+            index, key = rest.split(".", 1)
+            moments.setdefault(int(part.removeprefix("optimizer")), {}).setdefault(int(index), {})[key] = value
+    module.load_state_dict(weights)
+    for number, optimizer in enumerate(optimizers):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": moments.get(number, {}), "param_groups": groups})

@@ -20,8 +20,9 @@ from lpm_model.dit import Conditions
 from lpm_model.sampler import BaseModel, load_base
 from lpm_model.training import base as base_training
 from lpm_model.training.base import BaseModule, draw_sigmas, drop_conditions, train_base
+from lpm_model.training.clips import Clip, Clips, read_clips
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Clip, ClipBatches, Squares, crop_to_motion, read_clips, read_dataset, step_generator
+from lpm_model.training.data import ClipBatches, Squares, crop_to_motion, read_dataset, step_generator
 from lpm_model.training.loop import StateFile
 from tests.killed import Killed, kill_after
 from tests.lpm_model import tiny
@@ -60,7 +61,7 @@ def with_encoder(encoder: Path) -> BaseTraining:
     return replace(SETTINGS, autoencoder=str(encoder))
 
 
-def batches(clips: list[Clip], base: BaseModel, steps: range = range(4), seed: int = 0) -> ClipBatches:
+def batches(clips: Clips, base: BaseModel, steps: range = range(4), seed: int = 0) -> ClipBatches:
     return ClipBatches(clips, base, latents=4, batch=3, steps=steps, seed=seed)
 
 
