@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lpm_model.attention import attend, attend_with_past, audio_windows, rope3d, rotate
-from lpm_model.cache import KVCache
-from lpm_model.config import ModelConfig
+from lpm_model.attention import attend, audio_windows, rope3d, rotate
+from lpm_model.cache import CacheLayout, KVCache
+from lpm_model.config import ABSENT, ModelConfig
 from lpm_model.parallel import SequenceGroup
 
 
@@ -30,7 +30,7 @@ class Conditions:
     """What steers a generation; None where a branch is absent (a learned null stands in)."""
 
     text: Tensor | None = None
-    """[B, text_tokens, text_width]."""
+    """[B, text_tokens, text_width]; a row of zeros is an absent text."""
     speak: Tensor | None = None
     """[B, P + F, n, audio_width]: the character's own voice, P >= context_latents frames before the first."""
     listen: Tensor | None = None
@@ -38,11 +38,15 @@ class Conditions:
     references: Tensor | None = None
     """[B, R, channels, h, w]: latents of reference images."""
     reference_positions: Tensor | None = None
-    """[R]: negative temporal positions (config.REFERENCE_KINDS)."""
+    """[R], or [B, R] where rows differ: negative temporal positions (config.REFERENCE_KINDS), or ABSENT."""
 
     def without(self, *names: str) -> "Conditions":
         """The same with some branches absent."""
         return replace(self, **dict.fromkeys(names))
+
+    def row(self, index: int) -> "Conditions":
+        """What steers one row of a batch, whose references are in a cache."""
+        return self.map(lambda value: value[index : index + 1])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
         """The same with every per-row tensor changed; reference_positions, which all rows share, stay."""
@@ -206,13 +210,13 @@ class _Pass:
     """The same for the keys in the cache; empty without one."""
     mask: Tensor | None
     """[B, 1, 1, keys], or None where every key counts."""
+    layout: CacheLayout | None
     frames: int
     video_tokens: int
     text: Tensor
     speak: Tensor | None
     listen: Tensor | None
     cache: KVCache | None
-    slots: int
     record: Record | None
     sequence: SequenceGroup | None
     """Processes that share the tokens; then `rotation` and `video_tokens` are this one's."""
@@ -227,13 +231,17 @@ class _Pass:
     def self_attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Attention of this pass's tokens over themselves and, in the causal case, over the cache."""
         query, key = rotate(q, self.rotation), rotate(k, self.rotation)
-        # The past is read before the record: writing a chunk replaces the oldest latent frames of the ring.
-        past = None if self.cache is None else self.cache.past(layer, self.slots, self.past_rotation, v.dtype)
+        if self.sequence is not None:
+            assert self.mask is None, "processes that share tokens need the same references in every row"
+            out = self.sequence.attend(query, key, v)
+        elif self.cache is None or self.layout is None:
+            out = attend(query, key, v, self.mask)
+        else:
+            out = self.cache.attend(layer, self.layout, self.past_rotation, (query, key, v), self.mask)
+        # After the past was read: writing a chunk replaces the oldest latent frames of the ring.
         if self.record is not None:
             self.record(layer, k, v)
-        if self.sequence is not None:
-            return self.sequence.attend(query, key, v)
-        return attend(query, key, v) if past is None else attend_with_past(query, *past, key, v, self.mask)
+        return out
 
 
 class DiffusionTransformer(nn.Module):
@@ -342,34 +350,41 @@ class DiffusionTransformer(nn.Module):
     ) -> _Pass:
         (frames, rows, columns), batch, split = grid, sigma.shape[0], self.config.rope_split
         assert cache is None or self.sequence is None, "a streaming pass shares no tokens"
-        positions = torch.arange(frames, device=sigma.device)
+        positions, mask = torch.arange(frames, device=sigma.device), None
         if references is not None:
             assert conditions.reference_positions is not None, "references need their positions"
             sigma = torch.cat([sigma, sigma.new_zeros(batch, references.shape[1])], dim=1)
-            positions = torch.cat([positions, conditions.reference_positions.to(sigma.device)])
+            given = conditions.reference_positions.to(sigma.device)
+            if given.dim() == 2 and bool((given == ABSENT).any()):
+                seen = torch.cat([given.new_ones(batch, frames, dtype=torch.bool), given != ABSENT], dim=1)
+                mask = seen.repeat_interleave(rows * columns, dim=1)[:, None, None]
+            positions = torch.cat([positions.expand(*given.shape[:-1], -1), given], dim=-1)
         tokens = rows * columns if self.sequence is None else rows * columns // self.sequence.size
         layout = None if cache is None else cache.layout(frames)
         if cache is None or layout is None:
-            rotation = self._own(rope3d(positions, rows, columns, split), len(positions))
-            past_rotation, mask = rotation[:0], None
+            rotation = self._own(rope3d(positions, rows, columns, split), positions.shape[-1])
+            past_rotation = rotation[..., :0, :]
         else:
             rotation = rope3d(layout.chunk_positions, rows, columns, split)
-            past = torch.cat([cache.reference_positions.expand(batch, -1), layout.slot_positions], dim=1)
+            past = torch.cat([cache.reference_positions, layout.slot_positions], dim=1)
             past_rotation = rope3d(past, rows, columns, split)
             mask = cache.mask(layout, frames)
         time = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
         if self.reach_all:
             time = time + 0.0 * sum(weight.flatten()[0] for weight in self.optional_weights())
-        text = self.null_text.expand(batch, -1, -1) if conditions.text is None else self.text(conditions.text)
+        text = self.null_text.expand(batch, -1, -1)
+        if conditions.text is not None:
+            absent, embedded = (conditions.text == 0).all(dim=(1, 2)), self.text(conditions.text)
+            text = torch.where(absent[:, None, None], text.to(embedded.dtype), embedded)
         speak = listen = None
         if self.config.audio_width:
             speak = self._audio(conditions.speak, self.speak, self.null_speak, batch, frames)
             listen = self._audio(conditions.listen, self.listen, self.null_listen, batch, frames)
         return _Pass(
             time=time, modulation=self.time_modulation(functional.silu(time)).unflatten(-1, (6, -1)),
-            rotation=rotation, past_rotation=past_rotation, mask=mask, frames=frames,
+            rotation=rotation, past_rotation=past_rotation, mask=mask, layout=layout, frames=frames,
             video_tokens=frames * tokens, text=text, speak=speak, listen=listen,
-            cache=cache, slots=0 if layout is None else layout.slots, record=None, sequence=self.sequence,
+            cache=cache, record=None, sequence=self.sequence,
         )  # fmt: skip
 
     def prime(self, cache: KVCache, image: Tensor, conditions: Conditions) -> None:
@@ -384,7 +399,8 @@ class DiffusionTransformer(nn.Module):
         keys, values = [], []
 
         def record(layer: int, k: Tensor, v: Tensor) -> None:
-            cache.write(layer, k[:, :tokens], v[:, :tokens])
+            for index in range(cache.planes):
+                cache.plane(index).write(layer, k[:, :tokens], v[:, :tokens])
             keys.append(k[:, tokens:].detach())
             values.append(v[:, tokens:].detach())
 
@@ -394,4 +410,4 @@ class DiffusionTransformer(nn.Module):
             cache.anchor = self.anchor(patches(image))
         cache.reference_keys, cache.reference_values = torch.stack(keys), torch.stack(values)
         if conditions.references is not None and conditions.reference_positions is not None:
-            cache.reference_positions = conditions.reference_positions.to(image.device)
+            cache.reference_positions = conditions.reference_positions.to(image.device).expand(image.shape[0], -1)

@@ -200,6 +200,8 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
         ValueError: not a model folder, or weights that do not fit.
     """
     config = read_model_config(folder)
+    if "online" in config:
+        raise ValueError(f"{folder} is an Online LPM, which only looks back: give the folder that train wrote")
     base = BaseModel(
         from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
         encoders_of(folder),

@@ -75,6 +75,8 @@ class Branches:
         """A forward pass under these conditions."""
         for row, name in enumerate(self.sides):
             self.used[row, int(getattr(conditions, name) is None)] = 1
+        if conditions.text is not None:
+            self.used[list(self.sides).index("text")] = 1  # rows without a text are given the null among the others
 
     def settle(self) -> None:
         """Before the step."""
