@@ -14,8 +14,10 @@ def motion_weights(latents: Tensor, extra: float) -> Tensor:
 
     Args:
         latents: [B, channels, F, h, w].
-        extra: 0 gives ones.
+        extra: 0 gives ones, and so does a single frame.
     """
+    if latents.shape[2] < 2:
+        return torch.ones_like(latents[:, :1, :1])
     speed = latents.diff(dim=2).square().mean(dim=(1, 2), keepdim=True)
     relative = speed / speed.amax(dim=(3, 4), keepdim=True).clamp(min=1e-6)
     weight = 1 + extra * relative

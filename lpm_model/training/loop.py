@@ -156,21 +156,21 @@ class StateFile:
         weights = [[weight for group in each.param_groups for weight in group["params"]] for each in optimizers]
         with safe_open(self.path, "pt") as file:
             names = list(file.keys())
-            saved = {name.removeprefix("module.") for name in names if name.startswith("module.")}
-            if saved != set(own):
-                raise ValueError(
-                    f"{self.path} is the state of another model: delete its folder and train from the start"
-                )
-            for name in names:
+        if {name.removeprefix("module.") for name in names if name.startswith("module.")} != set(own):
+            raise ValueError(f"{self.path} is the state of another model: delete its folder and train from the start")
+        for name in names:
+            with safe_open(self.path, "pt") as file:  # opened for each: what was read stays in memory until it closes
+                value = file.get_tensor(name)
                 part, rest = name.split(".", 1)
                 if part == "module":
-                    own[rest].copy_(file.get_tensor(name))
+                    own[rest].copy_(value)
                 elif optimizers:
                     index, key = rest.split(".", 1)
                     number = int(part.removeprefix("optimizer"))
                     weight = weights[number][int(index)]
                     place = "cpu" if key == "step" else weight.device  # AdamW counts on the CPU
-                    optimizers[number].state[weight][key] = file.get_tensor(name).to(place, copy=True)
+                    optimizers[number].state[weight][key] = value.to(place, copy=True)
+                del value
 
 
 class Checkpoints(Callback):

@@ -43,6 +43,7 @@ report()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_the_losses_and_the_memory_of_an_unbroken_one(tmp_path: Path) -> None:
     """Killed at the seventh of ten batches; it goes on from the fourth, the last that was saved."""
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
