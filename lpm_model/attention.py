@@ -58,10 +58,15 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
+def plain(queries: int, keys: int, device: torch.device) -> bool:
+    """Whether so many scores a head are better left to two matrix products than to the fused kernel."""
+    return device.type == "cpu" and queries * keys <= PLAIN_PRODUCTS
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot product attention, [B, L, N, D] in and [B, L, N * D] out; mask [B, 1, 1 or Lq, Lk], True attends."""
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    if q.device.type == "cpu" and q.shape[2] * k.shape[2] <= PLAIN_PRODUCTS:
+    if plain(q.shape[2], k.shape[2], q.device):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lpm_model.autoencoder import VideoAutoencoder
-from lpm_model.config import REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
+from lpm_model.config import ABSENT, REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
 from lpm_model.encoders import build_audio_encoder, build_text_encoder
 
 Image = NDArray[np.uint8]
@@ -27,11 +28,46 @@ class Character:
     """Who is on screen."""
 
     image: Tensor
-    """[1, channels, 1, h, w] latent of the character image, the first frame."""
+    """[1, channels, 1, h, w] latent of the character image, the first frame; [B, ...] for one in each row."""
     references: Tensor
-    """[1, R, channels, h, w] latents of the references."""
+    """[1, R, channels, h, w] latents of the references, or [B, ...]."""
     positions: Tensor
-    """[R] temporal positions of the references."""
+    """[R] temporal positions of the references, or [B, R]: ABSENT where a row has fewer."""
+
+    def rows(self, batch: int) -> "Character":
+        """The same person in every row of a batch."""
+        image, references = (x.expand(batch, *x.shape[1:]).contiguous() for x in (self.image, self.references))
+        return Character(image, references, self.positions.expand(batch, -1).contiguous())
+
+    def replaced(self, mask: Tensor, other: "Character") -> "Character":
+        """The same with the rows where mask [B] is True from another batch."""
+        most = max(self.references.shape[1], other.references.shape[1])
+        own, new = self.padded(most), other.padded(most)
+        return Character(
+            image=torch.where(mask[:, None, None, None, None], new.image, own.image),
+            references=torch.where(mask[:, None, None, None, None], new.references, own.references),
+            positions=torch.where(mask[:, None], new.positions, own.positions),
+        )
+
+    def padded(self, references: int) -> "Character":
+        """The same with absent references up to a number; of a batch with positions for each row."""
+        missing = references - self.references.shape[1]
+        return Character(
+            image=self.image,
+            references=functional.pad(self.references, (0, 0) * 3 + (0, missing)),
+            positions=functional.pad(self.positions, (0, missing), value=ABSENT),
+        )
+
+
+def join_characters(characters: Sequence[Character]) -> Character:
+    """One character a row, whatever references each has."""
+    most = max(c.references.shape[1] for c in characters)
+    rows = [c.rows(c.image.shape[0]).padded(most) for c in characters]
+    return Character(
+        image=torch.cat([c.image for c in rows]),
+        references=torch.cat([c.references for c in rows]),
+        positions=torch.cat([c.positions for c in rows]),
+    )
 
 
 def to_video(frames: NDArray[np.uint8]) -> Tensor:

@@ -103,6 +103,8 @@ REFERENCE_KINDS: dict[str, int] = {
     **{f"expression_{i}": 6 + i for i in range(8)},
 }
 """Temporal RoPE offset of each reference subtype, counted back from latent 0 (paper section 3.3: segment-wise RoPE)."""
+ABSENT = 0
+"""Temporal position that marks a reference which a row of a batch does not have."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,6 +223,21 @@ class OnlineConfig:
     """Noise level at which the refiner takes over; 0 means there is no refiner."""
     history_sigma: float = 0.25
     """Noise put on the history before it enters the backbone's cache (paper section 4.1: noisy history)."""
+    history: Literal["pass", "per_step"] = "pass"
+    """What the cache keeps: keys of a pass of their own over the finished chunk, or those of each denoising step beside
+    each other, which saves that pass and takes a cache for each step (arXiv 2512.04677, 2603.11746)."""
+    on_switch: Literal["go_on", "recompute"] = "go_on"
+    """When a row's text changes: leave the window as it was made, or encode it anew under the new text first."""
+    pipelined: bool = False
+    """Backbone on a chunk, refiner on the one before, decoder on the one before that, all at once: the same frames,
+    `pipeline_chunks` steps later. False runs them after each other, for the least latency."""
+    anchor_refresh_latents: int = 0
+    """After so many latent frames what was made then replaces the first reference, once, so that the reference comes
+    from the model's own domain (arXiv 2512.04677: adaptive attention sink); 0 means never."""
+    colour_guard: float = 0.0
+    """Share of a slow colour drift from the character image that is taken back from the frames; 0 means none."""
+    colour_guard_s: float = 10.0
+    """Time over which the colour is averaged (s): quicker changes, such as light, are left alone."""
 
     def __post_init__(self) -> None:
         if self.chunk_latents not in (1, 3, 6):
@@ -229,8 +246,54 @@ class OnlineConfig:
             raise ValueError("sink_latents must be at least 1 and window_latents at least one chunk")
         if self.backbone_sigmas[0] != 1.0 or sorted(self.backbone_sigmas, reverse=True) != list(self.backbone_sigmas):
             raise ValueError(f"backbone_sigmas {self.backbone_sigmas} must fall from 1.0")
+        if not 0 <= self.refiner_sigma < 1 or not 0 <= self.colour_guard <= 1:
+            raise ValueError("refiner_sigma must lie in [0, 1) and colour_guard in [0, 1]")
+        if self.anchor_refresh_latents < 0 or self.colour_guard_s <= 0:
+            raise ValueError("anchor_refresh_latents must not be negative, colour_guard_s must be above 0 seconds")
+
+    @property
+    def backbone_levels(self) -> tuple[float, ...]:
+        """Noise levels of the backbone's history, one for each plane of its cache."""
+        return (self.history_sigma,) if self.history == "pass" else self.backbone_sigmas
+
+    @property
+    def refiner_levels(self) -> tuple[float, ...]:
+        """The same for the refiner, whose history is clean where it has a pass of its own."""
+        return (0.0,) if self.history == "pass" else (self.refiner_sigma,)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that a chunk takes, those that write the history included."""
+        own = self.history == "pass"
+        return len(self.backbone_sigmas) + own + (1 + own if self.refiner_sigma else 0)
+
+    @property
+    def pipeline_chunks(self) -> int:
+        """Steps by which the frames come later than their sound."""
+        return self.pipelined * (2 if self.refiner_sigma else 1)
 
     @property
     def cache_latents(self) -> int:
         """Latent frames in the cache when it is full."""
         return self.sink_latents + self.window_latents
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Low-rank adaptation of the matrices inside the blocks."""
+
+    rank: int = 0
+    """Rank of the update; 0 trains the whole matrices."""
+    alpha: float = 16.0
+    """The update counts alpha / rank times."""
+    targets: tuple[str, ...] = ("attention", "cross", "ffn")
+    """Regular expressions: matrices of the blocks whose name holds one of them are adapted."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or (self.rank and not self.targets):
+            raise ValueError(f"lora.rank is {self.rank} on {len(self.targets)} targets: use 0, or a rank and targets")
+
+    @property
+    def gain(self) -> float:
+        """What the update is multiplied by."""
+        return self.alpha / self.rank if self.rank else 0.0

@@ -25,6 +25,13 @@ def model_digest(folder: Path) -> str:
     return folder_digest(folder, exclude=frozenset({RUN_MANIFEST, *DEPLOYMENT}))
 
 
+def weights_digest(folder: Path) -> str:
+    """Digest of what a model folder computes with: shapes and weights, not characters or provenance."""
+    parts = [folder / "config.json", *folder.glob("*.safetensors")]
+    parts += [p for name in ("autoencoder", "encoders") for p in (folder / name).rglob("*") if p.is_file()]
+    return _digest(folder, parts)
+
+
 def dataset_digest(folder: Path) -> str:
     """Digest of a dataset folder over its manifest and shards: what a model can learn from."""
     return _digest(folder, [folder / "manifest.parquet", *(folder / "shards").glob("*.tar")])

@@ -1,75 +1,56 @@
-"""Online LPM: the causal, streaming generator. The one block loop that distillation and serving both run.
+"""Online LPM: the causal, streaming generator, as sessions that step over their sound.
 
 B batch, c latent frames of a chunk, n audio tokens a latent frame, P latent frames of audio context.
-A call is endless: constant memory (static caches) and bounded positions (lpm_model.cache).
+A call is endless: constant memory (static caches) and bounded positions (lpm_model.cache). How a chunk is made:
+lpm_model.rollout.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lpm_model import flow
 from lpm_model.anchor import from_anchor
-from lpm_model.autoencoder import DecoderState, VideoAutoencoder, load_autoencoder
-from lpm_model.cache import KVCache
-from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
+from lpm_model.autoencoder import DecoderState, load_autoencoder
+from lpm_model.character import (
+    Character,
+    inference_type,
+    join_characters,
+    read_model_config,
+    to_frames,
+)
 from lpm_model.checkpoint import load_weights, read_weights
-from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, ModelConfig, OnlineConfig, from_mapping
-from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.config import (
+    FRAMES_PER_LATENT,
+    LATENT_FPS,
+    SAMPLES_PER_LATENT,
+    ModelConfig,
+    OnlineConfig,
+    from_mapping,
+)
+from lpm_model.digests import weights_digest
+from lpm_model.dit import Conditions
 from lpm_model.encoders import encoders_of
+from lpm_model.rollout import BlockLoop, Noise, chunk_conditions
+from lpm_model.state import Made, OnlineState, load_state, save_state
+from lpm_model.steady import colour_state, guard_colour
+
+STAGES = ThreadPoolExecutor(2, thread_name_prefix="lpm-stage")
+"""Runs refiner and decoder beside the backbone where a model is pipelined; its threads start on first use."""
+REFINER_SEED = 1 << 32
+"""Added to a row's seed for the refiner's noise."""
 
 
-@dataclass(slots=True)
-class OnlineState:
-    """Everything a session is: history, audio context, decoder features, randomness."""
+class OnlineModel(BlockLoop):
+    """A live character: sessions that step over their sound."""
 
-    cache: KVCache
-    speak: Tensor
-    """[B, P, n, audio_width] features of the latent frames before the chunk."""
-    listen: Tensor
-    """The same for the other's voice."""
-    speak_tail: Tensor
-    """[B, past_samples] samples before the chunk."""
-    listen_tail: Tensor
-    """The same for the other's voice."""
-    decoder: DecoderState
-    generator: torch.Generator
-    anchor: Tensor
-    """[B, channels, 1, h, w] latents of the character images."""
-
-    @property
-    def position(self) -> Tensor:
-        """[B] latent frames so far, the character image included."""
-        return self.cache.written
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held by the history."""
-        return self.cache.nbytes
-
-
-class OnlineModel(CharacterModel):
-    """Backbone and encoders of a live character."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        online: OnlineConfig,
-        autoencoder: VideoAutoencoder,
-        size_px: int,
-        encoders: Path | None = None,
-    ) -> None:
-        super().__init__(config, autoencoder, size_px, encoders)
-        self.online = online
-        self.backbone = DiffusionTransformer(config)
-
-    @property
-    def chunk_latents(self) -> int:
-        """Latent frames that one step makes."""
-        return self.online.chunk_latents
+    folder: Path | None = None
+    """Where it was loaded from."""
 
     @property
     def chunk_frames(self) -> int:
@@ -86,87 +67,53 @@ class OnlineModel(CharacterModel):
         """Audio samples after the chunk that a step also wants to see."""
         return self.audio_encoder.lookahead_samples
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the backbone's weights."""
-        return self.backbone.patch.weight.dtype
+    @cached_property
+    def digest(self) -> str:
+        """Names shapes and weights; a state goes on only with the model that made it."""
+        if self.folder is not None:
+            return weights_digest(self.folder)
+        total = hashlib.sha256(repr((self.config, self.online, self.autoencoder.digest)).encode())
+        for network in self.networks.values():
+            for name, value in sorted(network.state_dict().items()):
+                total.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
 
-    def init_state(self, character: Character, batch: int = 1, seed: int = 0) -> OnlineState:
-        """The state of `batch` sessions with one character, before their first chunk."""
-        rows = Character(
-            image=character.image.expand(batch, -1, -1, -1, -1),
-            references=character.references.expand(batch, -1, -1, -1, -1),
-            positions=character.positions,
-        )
-        cache = self.prime(rows)
-        features = self.clip_features(torch.zeros(batch, SAMPLES_PER_LATENT))[:, : self.config.context_latents]
-        tail = torch.zeros(batch, self.audio_encoder.past_samples)
-        with torch.no_grad():
-            _, decoder = self.autoencoder.decode_step(
-                rows.image.to(self.autoencoder.decoder_type), self.autoencoder.init_decode(batch)
-            )
-        return OnlineState(
-            cache=cache, speak=features, listen=features, speak_tail=tail, listen_tail=tail, decoder=decoder,
-            generator=torch.Generator().manual_seed(seed), anchor=rows.image,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def prime(self, character: Character) -> KVCache:
-        """A cache that holds the characters of a batch: references apart, the image as latent 0."""
-        height, width = character.image.shape[3:]
-        cache = KVCache.empty(
-            self.config.layers, character.image.shape[0], height * width // 4, self.config.heads,
-            self.config.head_width, self.online, self.backbone.patch.weight,
-        )  # fmt: skip
-        conditions = Conditions(references=character.references, reference_positions=character.positions)
-        self.backbone.prime(cache, character.image.to(self.dtype), conditions.map(lambda value: value.to(self.dtype)))
-        return cache
-
-    def denoise(self, cache: KVCache, noisy: Tensor, index: int, conditions: Conditions) -> Tensor:
-        """One forward of the backbone at its noise level `index`: the clean chunk [B, channels, c, h, w] it sees."""
-        sigma = noisy.new_full((noisy.shape[0], noisy.shape[2]), self.online.backbone_sigmas[index])
-        predicted = self.backbone(noisy.to(self.dtype), sigma, conditions, cache)
-        return flow.clean_from_velocity(noisy, predicted, sigma[:, None, :, None, None])
-
-    def generate(
-        self,
-        cache: KVCache,
-        conditions: Conditions,
-        noise: "Noise",
-        *,
-        exit_index: int | None = None,
-        train: bool = False,
-    ) -> Tensor:
-        """Denoise one chunk from noise.
+    def init_state(
+        self, character: Character | Sequence[Character], batch: int | None = None, seed: int | Sequence[int] = 0
+    ) -> OnlineState:
+        """The state of sessions before their first chunk.
 
         Args:
-            cache: history; not changed (see `remember`).
-            conditions: of this chunk, in the backbone's type.
-            noise: draws standard normal chunks.
-            exit_index: stop after this noise level (self-forcing's random exit); None runs them all.
-            train: keep gradients, of the last forward only (https://arxiv.org/abs/2506.08009).
+            character: one for all rows, or one for each.
+            batch: rows; None takes as many as there are characters.
+            seed: of a row's noise, one for each row; a number is row 0's, and row r draws from seed + r.
 
-        Returns:
-            The clean chunk [B, channels, c, h, w].
+        Raises:
+            ValueError: numbers of characters, rows and seeds that do not fit.
         """
-        sigmas = self.online.backbone_sigmas
-        last = len(sigmas) - 1 if exit_index is None else exit_index
-        noisy = noise.draw()
-        for index in range(last + 1):
-            with torch.set_grad_enabled(train and index == last):
-                clean = self.denoise(cache, noisy, index, conditions)
-            if index < last:
-                noisy = flow.interpolate(clean.detach(), noise.draw(), torch.tensor(sigmas[index + 1]))
-        return clean
-
-    @torch.no_grad()
-    def remember(self, cache: KVCache, clean: Tensor, conditions: Conditions, noise: "Noise") -> None:
-        """Put a finished chunk into the history, re-noised as the backbone is used to see it."""
-        level = self.online.history_sigma
-        seen = flow.interpolate(clean.detach(), noise.draw(), torch.tensor(level)) if level else clean.detach()
-        sigma = clean.new_full((clean.shape[0], clean.shape[2]), level)
-        self.backbone(seen.to(self.dtype), sigma, conditions, cache, record=cache.write)
-        cache.advance(clean.shape[2])
+        given = [character] if isinstance(character, Character) else list(character)
+        size = len(given) if batch is None else batch
+        seeds = [seed + row for row in range(size)] if isinstance(seed, int) else list(seed)
+        if len(given) not in (1, size) or len(seeds) != size:
+            raise ValueError(f"{len(given)} characters and {len(seeds)} seeds for {size} rows: give one for each row")
+        who = given[0].rows(size) if len(given) == 1 else join_characters(given)
+        who = Character(*(x.to(self.device) for x in (who.image, who.references, who.positions)))
+        silence = self.clip_features(torch.zeros(size, SAMPLES_PER_LATENT, device=self.device))[:, :1]
+        features = silence.expand(-1, self.kept_latents, -1, -1).contiguous()
+        tail = torch.zeros(size, self.audio_encoder.past_samples, device=self.device)
+        with torch.no_grad():
+            image, decoder = self.autoencoder.decode_step(
+                who.image.to(self.autoencoder.decoder_type), self.autoencoder.init_decode(size)
+            )
+        return OnlineState(
+            cache=self.prime(who, static=True),
+            refiner_cache=None if self.refiner is None else self.prime(who, static=True, refiner=True),
+            character=who, speak=features, listen=features.clone(), speak_tail=tail, listen_tail=tail.clone(),
+            decoder=_tidy(decoder), colour=colour_state(image),
+            generators=tuple(torch.Generator().manual_seed(s) for s in seeds),
+            refiner_generators=tuple(torch.Generator().manual_seed(s + REFINER_SEED) for s in seeds),
+            texts=("",) * size,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def step(
@@ -181,7 +128,8 @@ class OnlineModel(CharacterModel):
             text: a prompt for each row.
 
         Returns:
-            uint8 frames [B, chunk_frames, H, W, 3] and the next state.
+            uint8 frames [B, chunk_frames, H, W, 3] and the next state. Pipelined, they are the frames of
+            `pipeline_chunks` steps before, and [B, 0, H, W, 3] in the first of them.
 
         Raises:
             ValueError: audio of another length.
@@ -190,64 +138,171 @@ class OnlineModel(CharacterModel):
         for name, audio in (("speak", speak), ("listen", listen)):
             if audio.shape != (state.cache.written.shape[0], want):
                 raise ValueError(f"{name} audio has shape {tuple(audio.shape)}; a step wants [batch, {want}] samples")
-        heard_speak, speak_tail = self._hear(state.speak, state.speak_tail, speak)
-        heard_listen, listen_tail = self._hear(state.listen, state.listen_tail, listen)
-        heard = Conditions(text=self.text(text), speak=heard_speak, listen=heard_listen)
-        conditions = heard.map(lambda value: value.to(self.dtype))
-        shape = (speak.shape[0], self.config.latent_channels, self.chunk_latents, *state.anchor.shape[3:])
-        noise = Noise(shape, state.generator)
-        clean = self.generate(state.cache, conditions, noise)
-        self.remember(state.cache, clean, conditions, noise)
-        latents = from_anchor(clean, state.anchor, self.config.anchor_gain)
-        video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
-        context = self.config.context_latents
-        following = OnlineState(
-            cache=state.cache,
-            speak=heard_speak[:, heard_speak.shape[1] - context :],
-            listen=heard_listen[:, heard_listen.shape[1] - context :],
-            speak_tail=speak_tail, listen_tail=listen_tail, decoder=decoder, generator=state.generator,
-            anchor=state.anchor,
+        texts = ("",) * speak.shape[0] if text is None else tuple(text)
+        if len(texts) != speak.shape[0]:
+            raise ValueError(f"{len(texts)} prompts for {speak.shape[0]} rows: give one for each")
+        spoken, speak_tail = self._features(state.speak, state.speak_tail, speak)
+        heard, listen_tail = self._features(state.listen, state.listen_tail, listen)
+        conditions = Conditions(text=self.text(texts), speak=spoken, listen=heard)
+        switched = tuple(row for row, (old, new) in enumerate(zip(state.texts, texts, strict=True)) if old != new)
+        frames, following = self._advance(state, conditions.map(self._own), switched)
+        keep = slice(spoken.shape[1] - self.kept_latents, None)
+        return frames, replace(
+            following, speak=spoken[:, keep].contiguous(), listen=heard[:, keep].contiguous(),
+            speak_tail=speak_tail, listen_tail=listen_tail, texts=texts,
         )  # fmt: skip
-        return to_frames(video), following
 
-    def _hear(self, features: Tensor, tail: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of context and chunk [B, P + c, n, width], and the samples to keep for the next chunk."""
-        window = torch.cat([tail, audio], dim=1)
-        new = self.audio_encoder.encode(window)
+    def _own(self, value: Tensor) -> Tensor:
+        return value.to(self.device, self.dtype)
+
+    def _features(self, features: Tensor, tail: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of what is kept and the chunk [B, kept + c, n, width], and the samples that the next chunk wants."""
+        window = torch.cat([tail, audio.to(tail.device)], dim=1)
+        new = self.audio_encoder.encode(window).to(features.device)
         end = self.audio_encoder.past_samples + self.chunk_samples
-        return torch.cat([features, new], dim=1), window[:, end - self.audio_encoder.past_samples : end]
+        kept = window[:, end - self.audio_encoder.past_samples : end].contiguous()
+        return torch.cat([features, new], dim=1), kept
 
-    def reset(self, state: OnlineState, mask: Tensor, character: Character) -> None:
-        """Start the rows where mask [B] is True again with a character; the other rows are left as they are.
+    def _advance(self, state: OnlineState, heard: Conditions, switched: tuple[int, ...]) -> tuple[Tensor, OnlineState]:
+        """Backbone, refiner and decoder, one after the other on one chunk, or at once on chunks behind each other."""
+        if not self.online.pipelined:
+            refined = self._refine_chunk(state, self._make_chunk(state, heard, switched))
+            return self._show(state, refined)
+        refining = None if state.made is None else STAGES.submit(self._refine_chunk, state, state.made)
+        showing = None if state.refined is None else STAGES.submit(self._show, state, state.refined)
+        made = self._make_chunk(state, heard, switched)
+        following = replace(state, made=made, refined=None if refining is None else refining.result())
+        if self.refiner is None:
+            following = replace(state, made=None, refined=made.clean)
+        if showing is None:
+            return torch.zeros(made.clean.shape[0], 0, self.size_px, self.size_px, 3, dtype=torch.uint8), following
+        frames, shown = showing.result()
+        return frames, replace(following, decoder=shown.decoder, colour=shown.colour)
+
+    @torch.inference_mode()
+    def flush(self, state: OnlineState) -> tuple[Tensor, OnlineState]:
+        """The frames that are still in a pipelined state [B, up to pipeline_chunks * chunk_frames, H, W, 3]."""
+        out = []
+        while state.refined is not None or state.made is not None:
+            if state.refined is not None:
+                frames, state = self._show(state, state.refined)
+                out.append(frames)
+            made = state.made
+            state = replace(state, made=None, refined=None if made is None else self._refine_chunk(state, made))
+        if not out:
+            rows = state.cache.written.shape[0]
+            return torch.zeros(rows, 0, self.size_px, self.size_px, 3, dtype=torch.uint8), state
+        return torch.cat(out, dim=1), state
+
+    @torch.inference_mode()
+    def _make_chunk(self, state: OnlineState, heard: Conditions, switched: tuple[int, ...]) -> Made:
+        """The backbone's chunk; its history goes on."""
+        extra = self.kept_latents - self.config.context_latents
+        if self.online.on_switch == "recompute":
+            self.recompute(state.cache, heard, switched, state.generators)
+        noise = Noise(self._shape(state), state.generators, self.device)
+        ((_, clean),) = self.rollout(state.cache, heard, extra + self.chunk_latents, noise, first=extra)
+        self.refresh(state.cache, state.character, clean)
+        return Made(clean=clean, heard=heard, switched=switched)
+
+    @torch.inference_mode()
+    def _refine_chunk(self, state: OnlineState, made: Made) -> Tensor:
+        """The refiner's chunk, where there is a refiner; its history goes on."""
+        cache = state.refiner_cache
+        if cache is None:
+            return made.clean
+        if self.online.on_switch == "recompute":
+            self.recompute(cache, made.heard, made.switched, state.refiner_generators, refiner=True)
+        span = self.kept_latents - self.config.context_latents
+        heard = chunk_conditions(made.heard, self.config.context_latents, span, self.chunk_latents)
+        noise = Noise(self._shape(state), state.refiner_generators, self.device)
+        refined = self.refine(cache, made.clean, heard, noise)
+        written = (0,) if self.online.history == "per_step" else ()
+        self.remember(cache, refined, heard, noise, refiner=True, written=written)
+        self.refresh(cache, state.character, refined, refiner=True)
+        return refined
+
+    @torch.inference_mode()
+    def _show(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
+        """Frames of a chunk."""
+        latents = from_anchor(clean, state.character.image, self.config.anchor_gain)
+        video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
+        colour = state.colour
+        if self.online.colour_guard:
+            video, colour = guard_colour(
+                video, colour, share=self.online.colour_guard, seconds=self.chunk_latents / LATENT_FPS,
+                averaged_s=self.online.colour_guard_s,
+            )  # fmt: skip
+        return to_frames(video).cpu(), replace(state, decoder=_tidy(decoder), colour=colour, refined=None)
+
+    def _shape(self, state: OnlineState) -> tuple[int, ...]:
+        rows, channels, _, height, width = state.character.image.shape
+        return rows, channels, self.chunk_latents, height, width
+
+    def reset(
+        self,
+        state: OnlineState,
+        mask: Tensor,
+        character: Character | Sequence[Character],
+        seed: int | Sequence[int] = 0,
+    ) -> None:
+        """Start the rows where mask [B] is True again; the other rows are left as they are.
+
+        Args:
+            state: changed in place.
+            mask: [B].
+            character: for all those rows, or one for each row of the batch.
+            seed: see `init_state`.
 
         Raises:
-            ValueError: its references are of other kinds than those of the rows that stay.
+            ValueError: chunks are still under way.
         """
-        if not torch.equal(character.positions, state.cache.reference_positions):
-            raise ValueError(
-                "a reset row needs references of the same kinds as the other rows: give the same kinds, or a new state"
-            )
-        fresh = self.init_state(character, batch=mask.shape[0])
+        if state.made is not None or state.refined is not None:
+            raise ValueError("chunks are still under way in this pipelined state: flush it before a reset")
+        mask = mask.to(self.device)
+        fresh = self.init_state(character, mask.shape[0], seed)
         state.cache.take(mask, fresh.cache)
-        for name in ("speak", "listen", "speak_tail", "listen_tail", "anchor"):
-            old, new = getattr(state, name), getattr(fresh, name)
-            setattr(state, name, torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old))
-        pairs = zip(state.decoder.features, fresh.decoder.features, strict=True)
-        state.decoder = DecoderState(
-            features=tuple(torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old) for old, new in pairs)
+        if state.refiner_cache is not None and fresh.refiner_cache is not None:
+            state.refiner_cache.take(mask, fresh.refiner_cache)
+        state.character = state.character.replaced(mask, fresh.character)
+        for name in ("speak", "listen", "speak_tail", "listen_tail"):
+            setattr(state, name, _picked(mask, getattr(fresh, name), getattr(state, name)))
+        pairs = zip(fresh.decoder.features, state.decoder.features, strict=True)
+        state.decoder = DecoderState(features=tuple(_picked(mask, new, old) for new, old in pairs))
+        state.colour = type(state.colour)(
+            wanted=_picked(mask, fresh.colour.wanted, state.colour.wanted),
+            recent=_picked(mask, fresh.colour.recent, state.colour.recent),
         )
+        for name in ("generators", "refiner_generators", "texts"):
+            rows = zip(mask.tolist(), getattr(fresh, name), getattr(state, name), strict=True)
+            setattr(state, name, tuple(new if again else old for again, new, old in rows))
+
+    def _about(self) -> dict[str, str]:
+        """What a model must be to go on with a state of this one."""
+        return {"model": self.digest, "type": str(self.dtype), "settings": repr(self.online)}
+
+    def save_state(self, state: OnlineState, path: Path) -> None:
+        """Write a state as safetensors; `load_state` goes on from it to the same bits."""
+        save_state(state, path, self._about())
+
+    def load_state(self, path: Path) -> OnlineState:
+        """Read what `save_state` wrote.
+
+        Raises:
+            ValueError: no such file, a damaged one, or one of another model or other settings.
+        """
+        state = load_state(path, self._about(), self.chunk_latents)
+        return state if self.device.type == "cpu" else state.to(self.device)
 
 
-@dataclass(slots=True)
-class Noise:
-    """Draws standard normal chunks of one shape."""
+def _picked(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of new where mask [B] is True, else of old."""
+    return torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old)
 
-    shape: tuple[int, ...]
-    generator: torch.Generator | None = None
 
-    def draw(self) -> Tensor:
-        """The next chunk."""
-        return torch.randn(self.shape, generator=self.generator)
+def _tidy(decoder: DecoderState) -> DecoderState:
+    """The same in one order of memory, so that a saved state goes on to the same bits."""
+    return DecoderState(features=tuple(f.contiguous() for f in decoder.features))
 
 
 def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
@@ -273,12 +328,14 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
         config["size_px"],
         encoders_of(folder),
     )
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ValueError(f"{weights} is missing: run `lpm distill` again")
-    load_weights(model.backbone, read_weights(weights), weights)
+    model.folder = folder
     kind = dtype if dtype is not None else inference_type()
-    model.backbone.to(kind)
+    for stem, network in model.networks.items():
+        weights = folder / f"{stem}.safetensors"
+        if not weights.is_file():
+            raise ValueError(f"{weights} is missing: run `lpm distill` again")
+        load_weights(network, read_weights(weights), weights)
+        network.to(kind)
     if kind != torch.float32:
         autoencoder.decode_in(kind)
     return model.eval().requires_grad_(False)

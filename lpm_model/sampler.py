@@ -23,10 +23,16 @@ class BaseModel(CharacterModel):
     """The bidirectional model and its encoders."""
 
     def __init__(
-        self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int, encoders: Path | None = None
+        self,
+        config: ModelConfig,
+        autoencoder: VideoAutoencoder,
+        size_px: int,
+        encoders: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__(config, autoencoder, size_px, encoders)
-        self.dit = DiffusionTransformer(config)
+        with torch.device(device):
+            self.dit = DiffusionTransformer(config)
 
 
 def guided_velocity(
@@ -194,6 +200,8 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
         ValueError: not a model folder, or weights that do not fit.
     """
     config = read_model_config(folder)
+    if "online" in config:
+        raise ValueError(f"{folder} is an Online LPM, which only looks back: give the folder that train wrote")
     base = BaseModel(
         from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
         encoders_of(folder),

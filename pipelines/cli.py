@@ -181,15 +181,22 @@ def serve(model: Path, host: str, port: int) -> None:
 @click.option("--model", type=FOLDER, default=Path("runs/latest/release"), show_default=True, help="Model folder.")
 @click.option("--out", type=FILE, default=Path("talk.mp4"), show_default=True, help="MP4 to write.")
 @click.option("--text", default="", help="What the character should do, in words.")
+@click.option("--online/--base", default=True, help="Stream at any length, or look both ways with a Base LPM.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the model's noise.")
-def talk(speak: Path, listen: Path, image: Path, model: Path, out: Path, text: str, seed: int) -> None:
-    """Render a conversation to an MP4 with sound: two sound files and a picture in."""
+def talk(speak: Path, listen: Path, image: Path, model: Path, out: Path, text: str, online: bool, seed: int) -> None:
+    """Render a conversation to an MP4 with sound: two sound files and a picture in.
+
+    An Online LPM streams: memory stays the same at any length, and the file grows as it goes. --base takes the folder
+    of a Base LPM instead (--model runs/latest/base), which sees all at once and needs memory for all of it.
+    """
     from components.common import RichProgress
     from serving.talk import render_conversation
 
     if out.suffix.lower() != ".mp4":
         raise ValueError(f"{out} would be an MP4 by another name: give --out a name that ends in .mp4")
-    report = render_conversation(model, image, speak, listen, out, text, seed=seed, progress=RichProgress())
+    report = render_conversation(
+        model, image, speak, listen, out, text, online=online, seed=seed, progress=RichProgress()
+    )
     OUT.print(f"wrote {escape(str(report.path))}: {report.seconds:.1f} s, {report.frames} frames", soft_wrap=True)
 
 
@@ -233,6 +240,31 @@ def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
     from pipelines.config import load_config
 
     OUT.print(f"wrote {compile_pipeline(load_config(overrides), out, registry)}", soft_wrap=True)
+
+
+@cli.command()
+@OVERRIDES
+@click.option("--out", type=FILE, default=Path("build/trainjob.yaml"), show_default=True, help="YAML file to write.")
+@click.option("--registry", default="", help="Prefix of the image, such as registry.example.com/team.")
+@click.option("--name", default="lpm-train", show_default=True, help="Name of the TrainJob.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace that it is applied in.")
+@click.option("--claim", default="lpm-workspace", show_default=True, help="Volume claim that every pod can write to.")
+@click.option("--dataset", default="dataset", show_default=True, help="Folder on the claim to read.")
+@click.option("--model", default="base", show_default=True, help="Folder on the claim to write.")
+@click.option("--service-account", default="", help="Of the pods; the namespace's default when left out.")
+def trainjob(overrides: tuple[str, ...], out: Path, registry: str, **place: str) -> None:
+    """Write a Kubeflow TrainJob of `lpm train` over several machines or GPUs: lpm trainjob profile=17b."""
+    from components.deploy.manifest import to_yaml
+    from components.images import TRAIN_IMAGE
+    from components.train.trainjob import render_train_job
+    from pipelines.config import load_config
+
+    config = load_config(overrides)
+    image = f"{registry.rstrip('/')}/{TRAIN_IMAGE}" if registry else TRAIN_IMAGE
+    manifest = render_train_job(config.train, image=image, resources=config.resources.train.kubernetes(), **place)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(to_yaml(manifest))
+    OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 
 @cli.command()
@@ -311,7 +343,7 @@ def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None
     online = config.distill.online
     cost = describe(config.train.model, chunk_setting(online, config.curate.size_px))
     OUT.print(cost_table(cost))
-    floor, passes = cost.floor_s(tflops, tb), len(online.backbone_sigmas) + 1
+    floor, passes = cost.floor_s(tflops, tb), online.passes
     load = passes * floor / chunk_seconds(online)
     verdict = f"live leaves {1 - load:.0%} of the device free" if load <= 1 else f"{load:.1f} times too slow to be live"
     OUT.print(

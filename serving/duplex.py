@@ -82,9 +82,12 @@ class ChunkInput:
 class Duplex:
     """State machine idle / listening / speaking / interrupting / draining over the two audio roles."""
 
-    def __init__(self, config: ServingConfig, *, chunk_samples: int, lookahead_samples: int) -> None:
+    def __init__(
+        self, config: ServingConfig, *, chunk_samples: int, lookahead_samples: int, pipeline_chunks: int = 0
+    ) -> None:
         self._config = config
         self.chunk_samples, self.lookahead_samples = chunk_samples, lookahead_samples
+        self.pipeline_chunks = pipeline_chunks
         self.user = UserBuffer(
             capacity=config.user_buffer_samples,
             chunk=chunk_samples,
@@ -229,8 +232,8 @@ class Duplex:
 
     @property
     def _playhead(self) -> int:
-        """Where playback is: one chunk behind generation, or as far behind as the client says."""
-        paced = max(0, self.position - self.chunk_samples)
+        """Where playback is: one chunk behind what the model has finished, or as far behind as the client says."""
+        paced = max(0, self.position - (1 + self.pipeline_chunks) * self.chunk_samples)
         return paced if self._played is None else min(paced, max(self._played, paced - ACK_TRUST))
 
     def _everything(self) -> Sequence[Segment]:

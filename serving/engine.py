@@ -15,16 +15,25 @@ from serving.audio import Pcm
 from serving.characters import CharacterCard, list_characters, load_character, read_reference
 
 if TYPE_CHECKING:
-    from lpm_model.online import OnlineModel, OnlineState
+    from lpm_model.online import OnlineModel
+    from lpm_model.state import OnlineState
 
 Frames = NDArray[np.uint8]
+CLOSED = "this conversation is closed; open another one"
 
 
 class EngineSession(Protocol):
     """One character in one conversation."""
 
     def step(self, speak: Pcm, listen: Pcm, text: str) -> Frames:
-        """One chunk: speak and listen int16 [chunk + lookahead] from the chunk's first sample; uint8 [T, H, W, 3]."""
+        """One chunk: speak and listen int16 [chunk + lookahead] from the chunk's first sample; uint8 [T, H, W, 3].
+
+        A pipelined model gives the frames of `pipeline_chunks` steps before, and none in the first of them.
+        """
+        ...
+
+    def flush(self) -> Frames:
+        """The frames that are still under way."""
         ...
 
     def close(self) -> None:
@@ -41,6 +50,7 @@ class Engine(Protocol):
     chunk_frames: int
     chunk_samples: int
     lookahead_samples: int
+    pipeline_chunks: int
     model_uri: str
     model_digest: str
 
@@ -60,7 +70,10 @@ class Engine(Protocol):
 class FakeEngine:
     """Draws a face from circles whose mouth follows the speech and whose head nods to the user: no weights needed."""
 
-    def __init__(self, size_px: int = 128, *, lookahead_samples: int = 0, chunk_latents: int = 1) -> None:
+    def __init__(
+        self, size_px: int = 128, *, lookahead_samples: int = 0, chunk_latents: int = 1, pipeline_chunks: int = 0
+    ) -> None:
+        self.pipeline_chunks = pipeline_chunks
         self.fps, self.sample_rate = VIDEO_FPS, AUDIO_RATE
         self.size_px, self.lookahead_samples = size_px, lookahead_samples
         self.chunk_frames = chunk_latents * FRAMES_PER_LATENT
@@ -82,13 +95,13 @@ class FakeEngine:
     def open(self, character_id: str, seed: int) -> "FakeSession":
         """Start a drawing; the seed picks the colours."""
         self.card(character_id)
-        return FakeSession(self.size_px, self.chunk_frames, seed)
+        return FakeSession(self.size_px, self.chunk_frames, seed, self.pipeline_chunks)
 
 
 class FakeSession:
     """A drawn face with a running frame counter and smoothed audio levels."""
 
-    def __init__(self, size_px: int, chunk_frames: int, seed: int) -> None:
+    def __init__(self, size_px: int, chunk_frames: int, seed: int, pipeline_chunks: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self._skin = np.array([228, 182, 150], np.float32) + rng.integers(-14, 14, 3)
         self._wall = np.array([58, 84, 120], np.float32) + rng.integers(-20, 20, 3)
@@ -96,6 +109,7 @@ class FakeSession:
         self._y, self._x = axis[:, None], axis[None, :]
         self._size, self._chunk_frames = size_px, chunk_frames
         self._frame, self._speak, self._listen = 0, 0.0, 0.0
+        self._pipeline_chunks, self._under_way = pipeline_chunks, np.zeros((0, size_px, size_px, 3), np.uint8)
 
     def step(self, speak: Pcm, listen: Pcm, text: str) -> Frames:
         """One chunk of drawn frames [T, H, W, 3]."""
@@ -106,7 +120,15 @@ class FakeSession:
             self._listen = 0.6 * self._listen + 0.4 * _loudness(listen[span])
             frames[index] = self._draw(smile=min(1.0, len(text) / 20))
             self._frame += 1
-        return frames
+        held = np.concatenate([self._under_way, frames])
+        shown = max(0, len(held) - self._pipeline_chunks * self._chunk_frames)
+        self._under_way = held[shown:]
+        return held[:shown]
+
+    def flush(self) -> Frames:
+        """The frames that are still under way."""
+        held, self._under_way = self._under_way, self._under_way[:0]
+        return held
 
     def close(self) -> None:
         """Nothing to free."""
@@ -163,6 +185,7 @@ class LpmEngine:
         self.chunk_frames = int(self._model.chunk_frames)
         self.chunk_samples = int(self._model.chunk_samples)
         self.lookahead_samples = int(self._model.lookahead_samples)
+        self.pipeline_chunks = self._model.online.pipeline_chunks
         self.model_uri = folder.resolve().as_uri()
         self.model_digest = model_digest(folder)
         if not self.characters():
@@ -203,9 +226,16 @@ class LpmSession:
         import torch
 
         if self._state is None:
-            raise ValueError("this conversation is closed; open another one")
+            raise ValueError(CLOSED)
         mouth, ear = (torch.from_numpy(pcm.astype(np.float32) / 32768.0)[None] for pcm in (speak, listen))
         frames, self._state = self._model.step(self._state, mouth, ear, [text] if text else None)
+        return np.asarray(frames[0], dtype=np.uint8)
+
+    def flush(self) -> Frames:
+        """The frames that are still under way."""
+        if self._state is None:
+            raise ValueError(CLOSED)
+        frames, self._state = self._model.flush(self._state)
         return np.asarray(frames[0], dtype=np.uint8)
 
     def close(self) -> None:

@@ -154,6 +154,12 @@ class SoundReader:
         true = min(count, joined.size)
         return np.pad(joined[:true], (0, count - true)), true
 
+    def everything(self) -> Samples:
+        """All samples that are left, int16 [n]."""
+        self._buffer, rest = np.zeros(0, np.int16), self._buffer
+        self.exhausted = True
+        return np.concatenate([rest, *self._blocks])
+
     def close(self) -> None:
         self._container.close()
 

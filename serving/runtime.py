@@ -112,6 +112,7 @@ def _render(service: CharacterService, character: str, speak: Pcm, listen: Pcm) 
     for start in range(0, chunks * engine.chunk_samples, engine.chunk_samples):
         window = slice(start, start + engine.chunk_samples + engine.lookahead_samples)
         frames.append(session.step(mouth[window], ear[window], ""))
+    frames.append(session.flush())
     session.close()
     return np.concatenate(frames)
 

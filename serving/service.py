@@ -19,6 +19,8 @@ import numpy as np
 from lpm_model.config import AUDIO_RATE
 from serving.audio import Pcm
 from serving.config import ServingConfig
+from serving.drift import DriftMeter
+from serving.duplex import ChunkInput
 from serving.engine import Engine, EngineSession
 from serving.media import ChunkEncoder
 from serving.metrics import Metrics
@@ -58,6 +60,9 @@ class LiveSession:
         self.voice: asyncio.Task[None] | None = None
         self.moved = asyncio.Event()
         """Set after every chunk and at the end."""
+        self.under_way: deque[ChunkInput] = deque()
+        """What the model has heard and not shown yet: more than one chunk only where it is pipelined."""
+        self.meter = DriftMeter()
 
     async def next_chunk(self) -> None:
         """Wait until the conversation has moved by a chunk, or is over."""
@@ -144,6 +149,7 @@ class CharacterService:
                 self.config,
                 chunk_samples=self.engine.chunk_samples,
                 lookahead_samples=self.engine.lookahead_samples,
+                pipeline_chunks=self.engine.pipeline_chunks,
             )
             core.enter(Phase.READY)
             live = LiveSession(core, engine_session, opened_at)
@@ -240,9 +246,12 @@ class CharacterService:
         session = self.engine.open(character, 0)
         encoder = ChunkEncoder(self.engine.size_px)
         silence = np.zeros(self.engine.chunk_samples + self.engine.lookahead_samples, np.int16)
-        for step in range(2):
-            pts = step * self.engine.chunk_samples
-            encoder.encode(pts, session.step(silence, silence, ""), silence[: self.engine.chunk_samples])
+        voice, pts = silence[: self.engine.chunk_samples], 0
+        for _ in range(2 + self.engine.pipeline_chunks):
+            frames = session.step(silence, silence, "")
+            if len(frames):
+                encoder.encode(pts, frames, voice)
+                pts += voice.size
         encoder.close()
         session.close()
 
@@ -342,7 +351,7 @@ class CharacterService:
 
     async def _show(self, live: LiveSession, outbox: Outbox) -> None:
         """One connection's stream: an initialisation segment, then a chunk whenever the playhead asks for it."""
-        position = live.core.duplex.position
+        position = live.under_way[0].pts if live.under_way else live.core.duplex.position
         encoder = await self.compute(lambda: ChunkEncoder(self.engine.size_px, start_pts=position))
         init = MediaInit(
             mime=encoder.mime,
@@ -360,7 +369,8 @@ class CharacterService:
             if pace.release > now:
                 await asyncio.sleep(pace.release - now)
                 continue
-            await self._one_chunk(live, outbox, encoder)
+            if not await self._one_chunk(live, outbox, encoder):
+                continue
             now = time.perf_counter()
             self.metrics.deadline_misses.inc(pace.delivered(now))
             if last is None and position == 0:
@@ -372,14 +382,21 @@ class CharacterService:
         if live.outbox is outbox and not live.core.over:
             self.detach(live, outbox)
 
-    async def _one_chunk(self, live: LiveSession, outbox: Outbox, encoder: ChunkEncoder) -> None:
+    async def _one_chunk(self, live: LiveSession, outbox: Outbox, encoder: ChunkEncoder) -> bool:
+        """Let the model hear the next chunk, and send the one that comes out; False while its pipeline fills."""
         core, size = live.core, self.engine.chunk_samples
         dropped = core.duplex.user.dropped
         chunk, events = core.next_chunk()
         self.metrics.user_dropped.inc(core.duplex.user.dropped - dropped)
         outbox.post(events)
         started = time.perf_counter()
+        live.under_way.append(chunk)
         frames = await self.compute(live.engine_session.step, chunk.speak, chunk.listen, core.prompt)
+        if not len(frames):
+            live.moved.set()
+            return False
+        chunk = live.under_way.popleft()
+        self.metrics.drifted(await self.compute(live.meter.add, frames))
         stale = chunk.epoch != core.duplex.epoch  # interrupted while the model ran: its voice must not sound any more
         voice = np.zeros(size, np.int16) if stale else chunk.speak[:size]
         segment = await self.compute(encoder.encode, chunk.pts, frames, voice)
@@ -388,7 +405,7 @@ class CharacterService:
         self.metrics.compute.observe(seconds * AUDIO_RATE / size)
         live.moved.set()
         if core.over:
-            return
+            return True
         message = MediaChunk(
             pts_samples=chunk.pts,
             duration_samples=size,
@@ -399,6 +416,7 @@ class CharacterService:
             compute_ms=round(seconds * 1000, 2),
         )
         outbox.post_media(core.stamp([message])[0], segment)
+        return True
 
     async def _speak(self, live: LiveSession) -> None:
         """Turn queued text into segments, sentence by sentence, as fast as the credits allow."""

@@ -78,10 +78,23 @@ class TextJob:
 class Session:
     """The transport-free core of one conversation."""
 
-    def __init__(self, session_id: str, config: ServingConfig, *, chunk_samples: int, lookahead_samples: int) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        config: ServingConfig,
+        *,
+        chunk_samples: int,
+        lookahead_samples: int,
+        pipeline_chunks: int = 0,
+    ) -> None:
         self.session_id = session_id
         self.phase = Phase.INIT
-        self.duplex = Duplex(config, chunk_samples=chunk_samples, lookahead_samples=lookahead_samples)
+        self.duplex = Duplex(
+            config,
+            chunk_samples=chunk_samples,
+            lookahead_samples=lookahead_samples,
+            pipeline_chunks=pipeline_chunks,
+        )
         self.prompt = ""
         self.text_jobs: deque[TextJob] = deque()
         self._config = config

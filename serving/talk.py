@@ -6,6 +6,7 @@ The sound streams through the Online LPM step by step, so memory and the time pe
 import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_FRAME, SAMPLES_PER_LATENT, VIDEO_FPS
 from serving.media_file import Frames, Mp4Writer, Samples, SoundReader, read_picture, square
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class OnlineLPM(Protocol):
     def character(self, image: Any, references: Any = ...) -> Any: ...
     def init_state(self, character: Any, batch: int = ..., seed: int = ...) -> Any: ...
     def step(self, state: Any, speak: Any, listen: Any, text: Any = ...) -> tuple[Any, Any]: ...
+    def flush(self, state: Any) -> tuple[Any, Any]: ...
 
 
 class ArraySource:
@@ -124,18 +126,49 @@ def stream(
     chunk, ahead = model.chunk_samples, model.lookahead_samples
     own, other = _Window(speak, chunk, ahead), _Window(listen, chunk, ahead)
     state = model.init_state(character, batch=1, seed=seed)
-    while True:
+    heard: deque[tuple[Samples, Samples]] = deque()  # more than one chunk only where the model is pipelined
+    count = chunk // SAMPLES_PER_FRAME
+    while count * SAMPLES_PER_FRAME == chunk:
         (own_samples, own_true), (other_samples, other_true) = own.next(), other.next()
         count = math.ceil(max(own_true, other_true) / SAMPLES_PER_FRAME)
         if not count:
-            return
+            break
         frames, state = model.step(state, _waveform(own_samples), _waveform(other_samples), [text] if text else None)
         samples = count * SAMPLES_PER_FRAME
-        yield Chunk(
-            frames=np.asarray(frames[0], np.uint8)[:count], speak=own_samples[:samples], listen=other_samples[:samples]
-        )
-        if count * SAMPLES_PER_FRAME < chunk:
-            return
+        heard.append((own_samples[:samples], other_samples[:samples]))
+        if frames.shape[1]:
+            yield _shown(frames, *heard.popleft())
+    if heard:
+        frames, _ = model.flush(state)
+        for piece, voices in zip(np.split(np.asarray(frames), len(heard), axis=1), heard, strict=True):
+            yield _shown(piece, *voices)
+
+
+def _shown(frames: Any, speak: Samples, listen: Samples) -> Chunk:
+    """Frames [1, n, H, W, 3] under their voices, which may be shorter."""
+    return Chunk(frames=np.asarray(frames[0], np.uint8)[: speak.size // SAMPLES_PER_FRAME], speak=speak, listen=listen)
+
+
+def offline(
+    base: Any, character: Any, speak: SoundReader, listen: SoundReader, *, text: str = "", seed: int = 0
+) -> Iterator[Chunk]:
+    """Run a Base LPM over two whole sounds; one chunk with everything, or none where both are empty."""
+    from lpm_model.sampler import sample_base
+
+    voices = [reader.everything() for reader in (speak, listen)]
+    count = math.ceil(max(voice.size for voice in voices) / SAMPLES_PER_FRAME)
+    if not count:
+        return
+    size = math.ceil(count / FRAMES_PER_LATENT) * SAMPLES_PER_LATENT
+    mouth, ear = (np.pad(voice, (0, size - voice.size)) for voice in voices)
+    frames = sample_base(base, character, _waveform(mouth), _waveform(ear), [text] if text else None, seed=seed)
+    samples = count * SAMPLES_PER_FRAME
+    yield _shown(frames, mouth[:samples], ear[:samples])
+
+
+def _character(model: Any, image: Path | Frames) -> Any:
+    size = model.size_px
+    return model.character(read_picture(image, size) if isinstance(image, Path) else square(image, size))
 
 
 def _waveform(samples: Samples) -> Any:
@@ -167,34 +200,43 @@ def render_conversation(
     out: Path,
     text: str = "",
     *,
+    online: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> TalkReport:
     """Render the character of a picture speaking one sound while listening to another.
 
     Args:
-        model_dir: folder of an Online LPM.
+        model_dir: folder of an Online LPM, or of a Base LPM.
         image: the character: a picture file or uint8 [H, W, 3]; its centre square is used.
         speak_wav: what the character says; any sound file, any rate, any length.
         listen_wav: what the character hears; the shorter of the two is followed by silence.
         out: the MP4 to write (H.264 + AAC).
         text: what the character should do, in words.
+        online: stream, at any length in constant memory; False looks both ways over the whole, which is all kept.
         seed: of the model's noise.
         progress: shows how far it is.
 
     Raises:
         ValueError: a file is missing, carries no sound, or the picture is unreadable or too large.
     """
-    from lpm_model.online import load_online
-
     speak, listen = SoundReader(speak_wav), SoundReader(listen_wav)
-    model: OnlineLPM = load_online(model_dir)
-    picture = read_picture(image, model.size_px) if isinstance(image, Path) else square(image, model.size_px)
-    chunks = stream(model, model.character(picture), speak, listen, text=text, seed=seed)
+    longest = max(speak.expected_samples, listen.expected_samples)
+    model: Any
+    if online:
+        from lpm_model.online import load_online
+
+        model = load_online(model_dir)
+        chunks = stream(model, _character(model, image), speak, listen, text=text, seed=seed)
+        steps = math.ceil(longest / model.chunk_samples)
+    else:
+        from lpm_model.sampler import load_base
+
+        model = load_base(model_dir)
+        chunks, steps = offline(model, _character(model, image), speak, listen, text=text, seed=seed), 1
     first = next(chunks, None)
     if first is None:
         raise ValueError(f"{speak_wav} and {listen_wav} are both empty: give at least one frame (1/24 s) of sound")
-    steps = math.ceil(max(speak.expected_samples, listen.expected_samples) / model.chunk_samples)
     everything: Iterable[Chunk] = itertools.chain([first], chunks)
     if progress is not None:
         everything = progress.track(everything, "talk", max(1, steps))

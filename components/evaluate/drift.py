@@ -5,14 +5,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.evaluate.metrics import Array, nanmean
-from components.evaluate.quality import laplacian_energy
+from lpm_model.config import VIDEO_FPS
+from serving.drift import (
+    FREEZE_EPS,
+    Drift,
+    DriftMeter,
+    cosine_distance,
+    frame_change,
+    laplacian_energy,
+    mean_lab,
+    sharpness_log2,
+)
 
 EDGE_SHARE = 0.15
 """Share of the rollout that counts as its beginning and as its end."""
-FREEZE_WINDOW = 48
-"""Frames (2 s) of one window of the freeze rate."""
-FREEZE_EPS = 0.15
-"""Mean change between frames (in 255ths) under which a window counts as frozen; the truth idles at several times it."""
+WINDOW_S = 2.0
+"""Length of a window of the freeze rate and of the drift over time (s)."""
+FREEZE_WINDOW = round(WINDOW_S * VIDEO_FPS)
+"""The same in frames."""
 COLLAPSE_PEAK = 0.6
 """Height of a recurring return to the first picture that counts as a collapse onto the cache's sink."""
 
@@ -35,31 +45,14 @@ class DriftReport:
     """Highest autocorrelation of the similarity to the first frames at a lag over 1 s."""
     sink_collapse: bool
     """The picture keeps returning to the first frames."""
+    over_time: list[Drift]
+    """Each window of WINDOW_S against the first, as a live server meters it, with this bench's embedding."""
 
 
 def edges(values: Array) -> tuple[Array, Array]:
     """The first and the last 15 % of a sequence, at least one entry each."""
     count = max(1, round(EDGE_SHARE * len(values)))
     return values[:count], values[-count:]
-
-
-def mean_lab(video: Array) -> Array:
-    """Mean CIE Lab colour of every frame, float [T, 3], of a uint8 video [T, H, W, 3]."""
-    import cv2
-
-    return np.array([cv2.cvtColor(f.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).mean((0, 1)) for f in video])
-
-
-def cosine_distance(a: Array, b: Array) -> float:
-    """1 - cosine of the mean rows of two sets of embeddings [N, D]."""
-    x, y = a.mean(0), b.mean(0)
-    scale = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return 1 - float(x @ y) / scale if scale > 1e-12 else 1.0
-
-
-def frame_change(video: Array) -> Array:
-    """Mean absolute change from each frame to the next, float [T - 1]."""
-    return np.array([float(np.abs(b.astype(np.int16) - a).mean()) for a, b in zip(video[:-1], video[1:], strict=True)])
 
 
 def boundary_jump(change: Array, chunk_frames: int) -> float:
@@ -110,9 +103,10 @@ def drift_report(video: Array, embeddings: Array, features: Array, chunk_frames:
     return DriftReport(
         identity=cosine_distance(first, last),
         colour_de=float(np.linalg.norm(colour_last.mean(0) - colour_first.mean(0))),
-        sharpness_log2=float(np.log2((sharp_last.mean() + 1e-6) / (sharp_first.mean() + 1e-6))),
+        sharpness_log2=sharpness_log2(sharp_first, sharp_last),
         boundary_jump=boundary_jump(change, chunk_frames),
         freeze_rate=freeze_rate(change),
         sink_peak=peak,
         sink_collapse=peak > COLLAPSE_PEAK,
+        over_time=DriftMeter(WINDOW_S).add(video, embeddings),
     )

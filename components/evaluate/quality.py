@@ -1,4 +1,4 @@
-"""Image quality: PSNR and SSIM of the autoencoder, sharpness and Frechet distance of generated frames."""
+"""Image quality: PSNR and SSIM of the autoencoder, Frechet distance of generated frames."""
 
 import numpy as np
 
@@ -29,14 +29,6 @@ def ssim(video: Array, truth: Array) -> float:
         score = (2 * mx * my + c1) * (2 * cxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
         values.append(float(score.mean()))
     return float(np.mean(values))
-
-
-def laplacian_energy(video: Array) -> Array:
-    """Sharpness of every frame: variance of the Laplacian of luma, float [T], of a uint8 video [T, H, W, 3]."""
-    import cv2
-
-    lumas = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in video)
-    return np.array([float(cv2.Laplacian(luma, cv2.CV_32F).var()) for luma in lumas])
 
 
 def frechet(a: Array, b: Array) -> float:

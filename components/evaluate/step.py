@@ -14,17 +14,18 @@ import numpy as np
 from components.common import StepProgress, staged
 from components.evaluate.bench import NOTE, Bench, Case, build_bench
 from components.evaluate.config import EvaluateConfig, EvaluateReport
-from components.evaluate.drift import COLLAPSE_PEAK, DriftReport, cosine_distance, drift_report, edges, mean_lab
+from components.evaluate.drift import COLLAPSE_PEAK, DriftReport, drift_report, edges
 from components.evaluate.generate import Generated, generate_base, generate_online, round_trip
 from components.evaluate.identity import IdentityScores, identity_scores
 from components.evaluate.instruments import Instruments, Reading, check_instruments, fit_instruments
 from components.evaluate.listening import ListeningScores, listening_scores
 from components.evaluate.metrics import Anchored, Array, anchored, normalise
 from components.evaluate.probes import GOOD_PROBE
-from components.evaluate.quality import frechet, laplacian_energy, psnr_db, ssim
+from components.evaluate.quality import frechet, psnr_db, ssim
 from components.evaluate.report import CaseView, write_report
 from components.evaluate.speed import SpeedReport, speed_report
 from components.evaluate.sync import SyncScores, sync_scores
+from serving.drift import cosine_distance, laplacian_energy, mean_lab
 from serving.talk import OnlineLPM
 
 log = logging.getLogger(__name__)

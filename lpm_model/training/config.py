@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lpm_model.config import STATES, ModelConfig, OnlineConfig
+from lpm_model.config import STATES, Lora, ModelConfig, OnlineConfig
 
 VOICES = ("speak", "listen")
 """Audio branches."""
@@ -29,6 +29,40 @@ class Preference:
     def __post_init__(self) -> None:
         if self.conditions and self.samples < 2:
             raise ValueError(f"samples is {self.samples}: a pair needs at least 2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """Processes of a training. Weights, gradients and moments are sharded over all of them (FSDP2).
+
+    They change the speed alone: the batches of one optimizer step (`accumulate`) are shared out among them.
+    """
+
+    nodes: int = 1
+    """Machines."""
+    processes: int = 1
+    """Processes on each machine, one a GPU."""
+    sequence_parallel: int = 1
+    """Processes that share the tokens of one batch (Ulysses); the others take batches of their own."""
+
+    def __post_init__(self) -> None:
+        if min(self.nodes, self.processes, self.sequence_parallel) < 1:
+            raise ValueError("scale: nodes, processes and sequence_parallel must be at least 1")
+        if self.world % self.sequence_parallel:
+            raise ValueError(
+                f"scale: {self.world} processes are no groups of sequence_parallel={self.sequence_parallel}: "
+                "choose a divisor"
+            )
+
+    @property
+    def world(self) -> int:
+        """All processes."""
+        return self.nodes * self.processes
+
+    @property
+    def data_parallel(self) -> int:
+        """Batches that are computed at the same time."""
+        return self.world // self.sequence_parallel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +97,10 @@ class BaseTraining:
     """Shape of the model."""
     preference: Preference = Preference()
     """Preference tuning."""
+    scale: Scale = Scale()
+    """Processes."""
+    lora: Lora = Lora()
+    """Low-rank adapters on frozen weights; what `trained` names learns too; the model's folder holds the sum."""
     validation: Validation = Validation()
     """Validation."""
     autoencoder: str = ""
@@ -128,6 +166,8 @@ class BaseTraining:
     """Keep only the input of each block and compute the rest again in the backward pass."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the products; weights, gradients and moments are fp32."""
     disturbance: float = 0.2
     """Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."""
     condition_dropout: float = 0.1
@@ -148,6 +188,18 @@ class BaseTraining:
             raise ValueError("steps and batch must be at least 1, clip_latents at least 2")
         if self.accumulate < 1 or self.references < 1:
             raise ValueError("accumulate and references must be at least 1")
+        if self.accumulate % self.scale.data_parallel:
+            raise ValueError(
+                f"accumulate is {self.accumulate}: {self.scale.data_parallel} processes (scale) share the batches of a "
+                "step; make it a multiple"
+            )
+        if self.model.heads % self.scale.sequence_parallel:
+            raise ValueError(
+                f"scale.sequence_parallel is {self.scale.sequence_parallel}: choose a divisor of "
+                f"the {self.model.heads} heads"
+            )
+        if self.preference.conditions and self.scale.world > 1:
+            raise ValueError("preference tuning runs in one process: set scale.processes=1 and scale.nodes=1")
         if any(length < 2 for length in self.shorter_latents):
             raise ValueError(f"shorter_latents are {list(self.shorter_latents)}: each must be at least 2")
         for name, allowed in (("voices", VOICES), ("states", tuple(STATES))):

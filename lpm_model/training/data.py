@@ -1,6 +1,6 @@
 """Training batches from dataset shards, a pure function of (seed, step), so that a resumed run sees the same data.
 
-Every data-parallel rank and every worker of a loader makes its own of them; see `ClipBatches`.
+Processes and the workers of a loader share them out; see `ClipBatches`.
 
 B batch, F latent frames of the window, R references, P latent frames of audio context, n audio tokens.
 """
@@ -200,7 +200,7 @@ class ClipBatches(IterableDataset[Batch]):
     """Windows drawn with a chance proportional to what each clip holds, in batches of one length and one grid.
 
     A clip is drawn at `latents` latent frames or, where it is shorter, at the longest of `shorter` that it holds. A
-    batch comes from one bucket of clips of one window length and one grid, the same bucket on every rank.
+    batch comes from one bucket of clips of one window length and one grid, the same bucket in a whole optimizer step.
 
     Args:
         clips: the dataset.
@@ -213,8 +213,7 @@ class ClipBatches(IterableDataset[Batch]):
         draw: what is drawn.
         shorter: other lengths of a window, for clips that are too short.
         tokens: most video tokens of a batch; 0 sets no bound.
-        rank: of this process among those that learn from different batches.
-        world: number of those processes.
+        together: batches of one optimizer step, which processes may share out: all of one shape.
         kept_bytes: bound of the audio features that stay in memory.
     """
 
@@ -231,13 +230,12 @@ class ClipBatches(IterableDataset[Batch]):
         draw: Draw | None = None,
         shorter: Sequence[int] = (),
         tokens: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        together: int = 1,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self.draw, self.squares = draw or Draw(), squares
         self.clips, self.model, self.batch, self.steps, self.seed = clips, model, batch, steps, seed
-        self.tokens, self.rank, self.world = tokens, rank, world
+        self.tokens, self.together = tokens, together
         self.facts = facts_of(clips)
         self.motion = [motion_of(clip) for clip in clips] if self.draw.expressive else None
         self.buckets = self._fill(sorted({latents, *shorter}, reverse=True))
@@ -299,9 +297,9 @@ class ClipBatches(IterableDataset[Batch]):
             yield self.make(step)
 
     def make(self, step: int) -> Batch:
-        """This rank's batch of one step."""
-        bucket, generator = self.bucket(step), step_generator(self.seed, self._turn(step), "data")
-        squares = self.squares if self.squares is not None and self.squares.at(step) else None
+        """The batch of one step."""
+        bucket, generator = self.bucket(step), step_generator(self.seed, step, "data")
+        squares = self.squares if self.squares is not None and self.squares.at(step // self.together) else None
         batch = bucket.batch if squares is None else bucket.squares
         picked = torch.multinomial(bucket.weights, batch, True, generator=generator).tolist()
         places = [bucket.places[i] for i in picked]
@@ -326,17 +324,13 @@ class ClipBatches(IterableDataset[Batch]):
 
     def noise(self, step: int) -> torch.Generator:
         """Of a step's noise."""
-        return step_generator(self.seed, self._turn(step), "noise")
-
-    def _turn(self, step: int) -> int:
-        """Number of a batch among those of all ranks."""
-        return step * self.world + self.rank
+        return step_generator(self.seed, step, "noise")
 
     def bucket(self, step: int) -> Bucket:
         """Of a step; a bucket of small batches is drawn more often, so that every window keeps its chance."""
         if len(self.buckets) == 1:
             return self.buckets[0]
-        generator = step_generator(self.seed, step, "bucket")
+        generator = step_generator(self.seed, step // self.together, "bucket")
         return self.buckets[int(torch.multinomial(self.chances, 1, generator=generator))]
 
     def _start(self, weights: Tensor, generator: torch.Generator) -> int:

@@ -24,7 +24,8 @@ from lpm_model.digests import model_digest
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders, encoders_of
 from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
-from lpm_model.online import Noise, OnlineModel
+from lpm_model.online import OnlineModel
+from lpm_model.rollout import Noise
 from lpm_model.sampler import guided_velocity, sample_window
 from lpm_model.training.clips import read_clips
 from lpm_model.training.config import Distillation
@@ -54,15 +55,6 @@ class Trajectories:
         return Trajectories(self.clean.to(device), self.states.to(device), moved, self.generator)
 
 
-def chunk_conditions(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
-    """What one chunk of a clip hears: the voices of `frames` latent frames from `first` on, with their context."""
-
-    def cut(voice: Tensor | None) -> Tensor | None:
-        return None if voice is None else voice[:, first : first + context + frames]
-
-    return Conditions(text=conditions.text, speak=cut(conditions.speak), listen=cut(conditions.listen))
-
-
 def start_cache(online: OnlineModel, image: Tensor, conditions: Conditions) -> KVCache:
     """A cache primed with the characters of a batch; image [B, channels, 1, h, w]."""
     assert conditions.references is not None
@@ -86,17 +78,18 @@ class OdeModule(lightning.LightningModule):
         online, optimizer, schedule = self.online[0], self.optimizers(), self.lr_schedulers()
         cache = start_cache(online, batch.clean[:, :, :1], batch.conditions)
         weight = motion_weights(batch.clean[:, :, 1:], self.settings.motion_weight)
-        noise = Noise(tuple(batch.clean[:, :, : online.chunk_latents].shape), batch.generator)
-        firsts = range(1, batch.clean.shape[2] - online.chunk_latents + 1, online.chunk_latents)
+        noise = Noise(tuple(batch.clean[:, :, : online.chunk_latents].shape), batch.generator, batch.clean.device)
+        chunks = (batch.clean.shape[2] - 1) // online.chunk_latents
         total = torch.zeros(())
-        for first in firsts:
-            span = slice(first, first + online.chunk_latents)
-            heard = chunk_conditions(batch.conditions, online.config.context_latents, first, online.chunk_latents)
+
+        def start(span: slice) -> tuple[Tensor, int]:
             index = int(torch.randint(batch.states.shape[0], (1,), generator=batch.generator))
-            clean = online.denoise(cache, batch.states[index][:, :, span], index, heard)
-            loss = ode_regression_loss(clean, batch.clean[:, :, span], weight) / len(firsts)
+            return batch.states[index][:, :, span], index
+
+        frames = batch.clean.shape[2]
+        for span, clean in online.rollout(cache, batch.conditions, frames, noise, first=1, start=start, train=True):
+            loss = ode_regression_loss(clean, batch.clean[:, :, span], weight) / chunks
             self.manual_backward(loss)
-            online.remember(cache, clean, heard, noise)
             total = total + loss.detach()
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.settings.clip_norm)
         optimizer.step()  # type: ignore[union-attr]
@@ -123,19 +116,16 @@ class DmdModule(lightning.LightningModule):
         self.frozen = [online, teacher]  # in a list: neither is trained nor saved with this module
 
     def roll_out(self, batch: Batch, *, train: bool) -> Tensor:
-        """The student's own clip [B, channels, F, h, w] after the batch's image, through `generate` and `remember`."""
+        """The student's own clip [B, channels, F, h, w] after the batch's image, through `rollout`."""
         online: OnlineModel = self.frozen[0]  # type: ignore[assignment]
         image = batch.latents[:, :, :1]
         cache = start_cache(online, image, batch.conditions)
-        noise = Noise(tuple(batch.latents[:, :, : online.chunk_latents].shape), batch.generator)
+        noise = Noise(tuple(image.expand(-1, -1, online.chunk_latents, -1, -1).shape), batch.generator, image.device)
         exit_index = int(torch.randint(len(online.online.backbone_sigmas), (1,), generator=batch.generator))
-        chunks = [image]
-        for first in range(1, batch.latents.shape[2] - online.chunk_latents + 1, online.chunk_latents):
-            heard = chunk_conditions(batch.conditions, online.config.context_latents, first, online.chunk_latents)
-            clean = online.generate(cache, heard, noise, exit_index=exit_index, train=train)
-            online.remember(cache, clean, heard, noise)
-            chunks.append(clean)
-        return torch.cat(chunks, dim=2)
+        made = online.rollout(
+            cache, batch.conditions, batch.latents.shape[2], noise, first=1, exit_index=exit_index, train=train
+        )
+        return torch.cat([image, *(clean for _, clean in made)], dim=2)
 
     def renoise(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """One noise level a clip, latent 0 kept clean: the noisy clip, its levels [B, F], the noise."""
@@ -268,7 +258,8 @@ def distill_online(
         from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"], encoders_of(base)
     )
     weights = read_weights(base / "model.safetensors")
-    load_weights(online.backbone, weights, base / "model.safetensors")
+    for network in online.networks.values():
+        load_weights(network, weights, base / "model.safetensors")
     teacher = DiffusionTransformer(online.config).requires_grad_(False).eval()
     load_weights(teacher, weights, base / "model.safetensors")
     clips = read_clips(dataset)
@@ -284,7 +275,7 @@ def distill_online(
     metrics = {"ode_loss": ode_loss, "dmd_loss": dmd_loss_value, "trajectories": float(settings.trajectories)}
     shape = {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px}
     origin = {"dataset_digest": about["digest"], "parent": model_digest(base), "settings": to_mapping(settings)}
-    save_model(folder, {"model": online.backbone}, shape, {**origin, "metrics": metrics})
+    save_model(folder, online.networks, shape, {**origin, "metrics": metrics})
     copy_autoencoder(base / "autoencoder", folder)
     copy_encoders(encoders_of(base), folder)
     for stage in ("state-ode", "state-dmd"):

@@ -32,6 +32,7 @@ from lpm_model.sampler import load_base, sample_window
 from lpm_model.training.clips import Clips, read_clips
 from lpm_model.training.config import VOICES, BaseTraining, Validation
 from lpm_model.training.data import Batch, ClipBatches, Draw, Window, read_dataset, step_generator
+from lpm_model.training.launch import ALONE, Mesh
 
 log = logging.getLogger(__name__)
 LEAST_SHARE = 0.5
@@ -192,10 +193,13 @@ class HeldOut:
 
 
 class Validator(Callback):
-    """Measures the weight average on held-out people every so many steps, and keeps videos of them."""
+    """Measures the weight average on held-out people every so many steps, and keeps videos of them.
 
-    def __init__(self, held_out: HeldOut, show: Show | None) -> None:
-        self.held_out, self.show = held_out, show
+    Several processes measure together, the same windows; `show` is the first one's.
+    """
+
+    def __init__(self, held_out: HeldOut, show: Show | None, mesh: Mesh = ALONE) -> None:
+        self.held_out, self.show, self.mesh = held_out, show, mesh
         self.settings = held_out.settings
         self.step, self.found = 0, dict[str, float]()
 
@@ -209,13 +213,14 @@ class Validator(Callback):
         self.step, self.found = step, figures_of(gaps)
         log.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in self.found.items()))
         for voice, number in self._shown():
-            assert self.show is not None
-            self.show(f"step-{step:06d}-{voice}-{number}", *self.held_out.video(dit, voice, number))
+            video = self.held_out.video(dit, voice, number)
+            if self.show is not None:
+                self.show(f"step-{step:06d}-{voice}-{number}", *video)
         dit.train(was_training)
         return self.found
 
     def _shown(self) -> list[tuple[str, int]]:
-        if self.show is None:
+        if self.show is None and not self.mesh.several:
             return []
         turns = [(voice, n) for n in range(self.settings.validation.windows) for voice in self.held_out.sets]
         return [turn for turn in turns if turn[1] < len(self.held_out.sets[turn[0]])][: self.settings.validation.videos]
@@ -224,7 +229,7 @@ class Validator(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         start: int = pl_module.start  # type: ignore[assignment]
-        step, rest = divmod(start + batch_idx + 1, self.settings.accumulate)
+        step, rest = divmod(start + self.mesh.data * (batch_idx + 1), self.settings.accumulate)
         if rest or (step % self.settings.validation.every_steps and step != self.settings.steps):
             return
         found = self.measure(pl_module.average.module, step)  # type: ignore[arg-type, union-attr]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.evaluate.bench import LISTEN, SPEAK
-from components.evaluate.drift import boundary_jump, cosine_distance, edges, frame_change, freeze_rate, sink_peak
+from components.evaluate.drift import boundary_jump, edges, freeze_rate, sink_peak
 from components.evaluate.listening import (
     Reaction,
     after_pauses,
@@ -18,9 +18,10 @@ from components.evaluate.listening import (
     smile_match,
 )
 from components.evaluate.metrics import anchored, lagged_correlation, mean_score, normalise, pearson, smooth
-from components.evaluate.quality import frechet, laplacian_energy, psnr_db, ssim
+from components.evaluate.quality import frechet, psnr_db, ssim
 from components.evaluate.speed import speed_report
 from components.evaluate.sync import mouth_match, mouth_rest, sync_scores
+from serving.drift import cosine_distance, frame_change, laplacian_energy
 
 GROUPS = ["a", "a", "b", "b", "c", "c"]
 

@@ -1,20 +1,21 @@
 """An independent reference for the streaming model: every key of every latent frame in a plain list, no ring.
 
 Written from the rules alone: a chunk sees the references, the first S latent frames, the last W of the others, and
-itself; its window is numbered 0, 1, 2 ... in that order; keys are rotated at use.
+itself; its window is numbered 0, 1, 2 ... in that order; keys are rotated at use. The refiner has a history of its own.
+With a history of steps, each step sees what earlier chunks left at the same step.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lpm_model import flow
 from lpm_model.attention import rope3d, rotate
 from lpm_model.character import Character
 from lpm_model.dit import LOWEST_SIGMA, Conditions, DiffusionTransformer, patches, timestep_embedding
-from lpm_model.online import OnlineModel
+from lpm_model.online import REFINER_SEED, OnlineModel
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Segment:
 
 Layer = tuple[Tensor, Tensor, list[int]]
 """Un-rotated keys, values [B, tokens, N, D], and the temporal position of each latent frame."""
+Draw = Callable[[Sequence[int]], Tensor]
+"""Standard normal numbers of a shape."""
 
 
 def joint_pass(
@@ -91,64 +94,147 @@ def cross(dit: DiffusionTransformer, number: int, segment: Segment, x: Tensor) -
 
 
 @dataclass
-class Recurrence:
-    """Online LPM over the whole audio at once; `history` holds keys and values of every latent frame ever made."""
+class Track:
+    """One network's history: keys and values of every latent frame ever made, in plain lists, one for each plane."""
 
     online: OnlineModel
     character: Character
-    history: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)
+    network: DiffusionTransformer
+    levels: tuple[float, ...]
+    planes: list[list[list[tuple[Tensor, Tensor]]]] = field(default_factory=list)
+    """[plane][layer][latent frame]."""
+    made: list[Tensor] = field(default_factory=list)
+    """Clean latents [1, channels, 1, h, w]; the image first."""
 
-    def prime(self) -> None:
-        references = self.character.references.transpose(1, 2)
+    def __post_init__(self) -> None:
+        made = self.look_at(self.character.references)
+        self.planes = [[[layer[0]] for layer in made] for _ in self.levels]
+        self.made = [self.character.image]
+
+    def look_at(self, references: Tensor) -> list[list[tuple[Tensor, Tensor]]]:
+        """Take references [1, R, channels, h, w]; keys and values of image and references, by layer."""
         segments = [
             Segment(self.character.image, [0], 0.0),
-            Segment(references, self.character.positions.tolist(), 0.0, crosses=False),
+            Segment(references.transpose(1, 2), self.character.positions.tolist(), 0.0, crosses=False),
         ]
-        _, made = joint_pass(self.online.backbone, self.character.image, segments, torch.ones(2, 2, dtype=torch.bool))
+        _, made = joint_pass(self.network, self.character.image, segments, torch.ones(2, 2, dtype=torch.bool))
         self.references = [layer[1] for layer in made]
-        self.history = [[layer[0]] for layer in made]
+        return made
 
-    def past(self) -> tuple[list[Layer], int]:
-        """What the next chunk sees, and its first position."""
-        config = self.online.online
-        count = len(self.history[0])
-        kept = list(range(count))[: config.sink_latents]
-        kept += list(range(count))[config.sink_latents :][-config.window_latents :]
+    def kept(self) -> list[int]:
+        """Numbers of the latent frames that the next chunk sees."""
+        config, every = self.online.online, list(range(len(self.made)))
+        return every[: config.sink_latents] + every[config.sink_latents :][-config.window_latents :]
+
+    def forward(
+        self, latents: Tensor, sigma: float, heard: Conditions, plane: int = 0, kept: list[int] | None = None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        kept = self.kept() if kept is None else kept
         layers: list[Layer] = []
-        for layer, (keys, values) in zip(self.history, self.references, strict=True):
+        for layer, (keys, values) in zip(self.planes[plane], self.references, strict=True):
             ks, vs = [keys, *(layer[i][0] for i in kept)], [values, *(layer[i][1] for i in kept)]
-            positions = [*self.character.positions.tolist(), *range(len(kept))]
-            layers.append((torch.cat(ks, 1), torch.cat(vs, 1), positions))
-        return layers, len(kept)
-
-    def forward(self, latents: Tensor, sigma: float, heard: Conditions) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        past, first = self.past()
-        positions = list(range(first, first + latents.shape[2]))
+            layers.append((torch.cat(ks, 1), torch.cat(vs, 1), [*self.character.positions.tolist(), *range(len(kept))]))
+        positions = list(range(len(kept), len(kept) + latents.shape[2]))
         segment = Segment(latents, positions, sigma, heard.text, heard.speak, heard.listen)
-        out, made = joint_pass(
-            self.online.backbone, self.character.image, [segment], torch.ones(1, 1, dtype=torch.bool), past
-        )
+        sees = torch.ones(1, 1, dtype=torch.bool)
+        out, made = joint_pass(self.network, self.character.image, [segment], sees, layers)
         return out[0], [layer[0] for layer in made]
 
-    def run(self, speak: Tensor, listen: Tensor, text: list[str] | None, seed: int) -> Tensor:
-        """Latents [1, channels, k, h, w] for voices of 4000 k samples."""
-        online, generator = self.online, torch.Generator().manual_seed(seed)
-        self.prime()
+    def put(self, plane: int, pairs: list[tuple[Tensor, Tensor]], at: int | None = None) -> None:
+        """Keys and values of a chunk at the end, or in the place of those from latent frame `at` on."""
+        tokens = self.made[0].shape[3] * self.made[0].shape[4] // 4
+        for layer, (keys, values) in zip(self.planes[plane], pairs, strict=True):
+            new = list(zip(keys.split(tokens, 1), values.split(tokens, 1), strict=True))
+            if at is None:
+                layer += new
+            else:
+                layer[at : at + len(new)] = new
+
+    def remember(self, clean: Tensor, heard: Conditions, draw: Draw, at: int | None = None) -> None:
+        """Passes that write a chunk, after its steps; `at` writes it again, seeing the sink and what was so far."""
+        for plane, level in enumerate(self.levels):
+            seen = (1 - level) * clean + level * draw(clean.shape) if level else clean
+            sink = self.online.online.sink_latents
+            kept = None if at is None else [*range(sink), *range(self.first(), at)]
+            self.put(plane, self.forward(seen, level, heard, plane, kept)[1], at)
+
+    def first(self) -> int:
+        """Number of the first latent frame of the window."""
+        return max(self.online.online.sink_latents, len(self.made) - self.online.online.window_latents)
+
+    def recompute(self, heard: Callable[[int, int], Conditions], draw: Draw) -> None:
+        """Write the window anew, chunk by chunk as it was cut, the first perhaps partly gone."""
+        chunk, begin = self.online.chunk_latents, self.first()
+        while begin < len(self.made):
+            end = next(e for e in range(begin + 1, len(self.made) + 1) if (e - 1) % chunk == 0)
+            self.remember(torch.cat(self.made[begin:end], dim=2), heard(begin, end), draw, begin)
+            begin = end
+
+
+@dataclass
+class Recurrence:
+    """Online LPM over the whole audio at once."""
+
+    online: OnlineModel
+    character: Character
+
+    def __post_init__(self) -> None:
+        self.backbone = Track(self.online, self.character, self.online.backbone, self.online.online.backbone_levels)
+        self.refiner = None
+        if self.online.refiner is not None:
+            levels = self.online.online.refiner_levels
+            self.refiner = Track(self.online, self.character, self.online.refiner, levels)
+
+    def run(self, speak: Tensor, listen: Tensor, texts: list[str], seed: int) -> Tensor:
+        """Latents [1, channels, k, h, w] for voices of 4000 k samples; the texts change from chunk to chunk."""
+        online, config = self.online, self.online.online
         voices = online.clip_features(speak), online.clip_features(listen)
         chunk, context = online.chunk_latents, online.config.context_latents
-        shape = (1, online.config.latent_channels, chunk, *self.character.image.shape[3:])
-        made = []
-        for first in range(1, 1 + speak.shape[1] // 4000, chunk):
-            span = slice(first, first + context + chunk)
-            heard = Conditions(online.text(text), voices[0][:, span], voices[1][:, span])
-            x, clean = torch.randn(shape, generator=generator), torch.empty(0)
-            levels = [*online.online.backbone_sigmas, online.online.history_sigma]
-            for sigma, following in zip(levels, levels[1:], strict=False):
-                clean = x - sigma * self.forward(x, sigma, heard)[0]
-                x = flow.interpolate(clean, torch.randn(shape, generator=generator), torch.tensor(following))
-            made.append(clean)
-            _, pairs = self.forward(x, levels[-1], heard)
-            tokens = pairs[0][0].shape[1] // chunk
-            for layer, (keys, values) in zip(self.history, pairs, strict=True):
-                layer += zip(keys.split(tokens, 1), values.split(tokens, 1), strict=True)
-        return torch.cat(made, dim=2)
+        draws = [drawing(torch.Generator().manual_seed(s)) for s in (seed, seed + REFINER_SEED)]
+        for number, first in enumerate(range(1, 1 + speak.shape[1] // 4000, chunk)):
+            text = online.text([texts[number]])
+
+            def heard(begin: int, end: int, text: Tensor | None = text) -> Conditions:
+                span = slice(begin, end + context)
+                return Conditions(text, voices[0][:, span], voices[1][:, span])
+
+            switched = texts[number] != (texts[number - 1] if number else "") and config.on_switch == "recompute"
+            clean = self.generate(self.backbone, heard, first, switched, draws[0], None)
+            if self.refiner is not None:
+                self.generate(self.refiner, heard, first, switched, draws[1], clean)
+        return torch.cat((self.refiner or self.backbone).made[1:], dim=2)
+
+    def generate(
+        self, track: Track, heard: Callable[[int, int], Conditions], first: int, switched: bool, draw: Draw,
+        coarse: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """One chunk from noise, or from a coarse one, and its place in the history."""
+        config, chunk = self.online.online, self.online.chunk_latents
+        if switched:
+            track.recompute(heard, draw)
+        given = heard(first, first + chunk)
+        levels = config.backbone_sigmas if coarse is None else (config.refiner_sigma,)
+        shape = (1, self.online.config.latent_channels, chunk, *self.character.image.shape[3:])
+        clean, found = coarse, []
+        for sigma in levels:
+            x = draw(shape) if clean is None else (1 - sigma) * clean + sigma * draw(shape)
+            velocity, pairs = track.forward(x, sigma, given, len(found) if config.history == "per_step" else 0)
+            clean = x - sigma * velocity
+            found.append(pairs)
+        assert clean is not None
+        if config.history == "per_step":
+            for plane, pairs in enumerate(found):
+                track.put(plane, pairs)
+        else:
+            track.remember(clean, given, draw)
+        before, after = len(track.made) - 1, len(track.made) - 1 + chunk
+        track.made += clean.split(1, dim=2)
+        if before < config.anchor_refresh_latents <= after:
+            absolute = self.character.image + track.made[-1] / self.online.config.anchor_gain
+            picture = self.online.autoencoder.encode(self.online.autoencoder.decode(absolute))
+            track.look_at(torch.cat([picture.transpose(1, 2), self.character.references[:, 1:]], dim=1))
+        return clean
+
+
+def drawing(generator: torch.Generator) -> Draw:
+    return lambda shape: torch.randn(shape, generator=generator)

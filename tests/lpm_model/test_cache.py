@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lpm_model import attention
+from lpm_model.attention import rope3d, rotate
 from lpm_model.cache import KVCache
-from lpm_model.config import OnlineConfig
+from lpm_model.config import ABSENT, OnlineConfig
 
 TOKENS, HEADS, WIDTH = 2, 1, 4
 
@@ -39,10 +41,18 @@ def expected(written: int, sink: int, window: int) -> dict[int, int]:
 
 def past(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
     """What attention reads, [B, keys, N, D], under a rotation by nothing."""
-    slots = cache.layout(1).slots
-    turn = torch.ones(cache.reference_keys.shape[2] + slots * TOKENS, WIDTH // 2, dtype=torch.complex64)
-    keys, values = cache.past(0, slots, turn, torch.float32)
-    return keys.permute(0, 3, 1, 2), values.transpose(1, 2)
+    layout = cache.layout(1)
+    keys = cache.reference_keys.shape[2] + layout.slots * TOKENS
+    turn = torch.ones(cache.written.shape[0], keys, WIDTH // 2, dtype=torch.complex64)
+    found, values = cache.past(0, layout, turn, torch.float32, by_products=True)
+    return found.permute(0, 3, 1, 2), values.transpose(1, 2)
+
+
+def refer(cache: KVCache, positions: list[list[int]], value: float = 0.0) -> None:
+    """Give a cache references at these positions, one list a row."""
+    shape = (cache.keys.shape[0], len(positions), len(positions[0]) * TOKENS, HEADS, WIDTH)
+    cache.reference_keys = cache.reference_values = torch.full(shape, value)
+    cache.reference_positions = torch.tensor(positions)
 
 
 def contents(cache: KVCache, row: int, chunk: int) -> dict[int, int]:
@@ -85,18 +95,36 @@ def test_rows_stand_at_their_own_positions(counts: list[int]) -> None:
 
 def test_mask_counts_references_own_slots_and_the_chunk() -> None:
     cache, ahead = make(2, 4, batch=2), make(2, 4, batch=2)
-    cache.reference_keys = cache.reference_values = torch.zeros(1, 2, 3, HEADS, WIDTH)
+    refer(cache, [[-1], [-1]])
     put(cache, 1)
     assert cache.mask(cache.layout(1), 1) is None
     for _ in range(3):
         put(ahead, 1)
-    ahead.reference_keys = ahead.reference_values = cache.reference_keys
+    refer(ahead, [[-1], [-3]])
     cache.take(torch.tensor([False, True]), ahead)
     mask = cache.mask(cache.layout(1), 1)
     assert mask is not None
-    assert mask.shape == (2, 1, 1, 3 + 3 * TOKENS + TOKENS)
-    assert mask[0].flatten().tolist() == [True] * 5 + [False] * 4 + [True] * 2
+    assert mask.shape == (2, 1, 1, (1 + 3 + 1) * TOKENS)
+    assert mask[0].flatten().tolist() == [True] * 4 + [False] * 4 + [True] * 2
     assert bool(mask[1].all())
+    assert cache.reference_positions.tolist() == [[-1], [-3]]
+
+
+def test_a_row_with_fewer_references_does_not_see_what_it_lacks() -> None:
+    cache, other = make(1, 4, batch=2), make(1, 4, batch=2)
+    refer(cache, [[-1], [-1]], 1.0)
+    refer(other, [[-1, -2], [-1, -6]], 2.0)
+    put(cache, 1)
+    put(other, 1)
+    cache.take(torch.tensor([True, False]), other)
+    assert cache.reference_positions.tolist() == [[-1, -2], [-1, ABSENT]]
+    mask = cache.mask(cache.layout(1), 1)
+    assert mask is not None
+    assert bool(mask[0].all())
+    assert mask[1].flatten().tolist() == [True] * 2 + [False] * 2 + [True] * 4
+    assert cache.reference_keys[0, 0].unique().tolist() == [2.0]
+    assert cache.reference_keys[0, 1, :TOKENS].unique().tolist() == [1.0]
+    assert other.reference_positions.tolist() == [[-1, -2], [-1, -6]]
 
 
 @given(st.integers(1, 40))
@@ -128,11 +156,11 @@ def test_take_leaves_other_rows_bit_for_bit() -> None:
 
 def test_references_are_never_evicted() -> None:
     cache = make(1, 6)
-    cache.reference_keys = cache.reference_values = torch.full((1, 1, 3, HEADS, WIDTH), 7.0)
+    refer(cache, [[-1, -2]], 7.0)
     for _ in range(30):
         put(cache, 1)
     keys, _ = past(cache)
-    assert torch.equal(keys[:, :3], torch.full((1, 3, HEADS, WIDTH), 7.0))
+    assert torch.equal(keys[:, : 2 * TOKENS], torch.full((1, 2 * TOKENS, HEADS, WIDTH), 7.0))
 
 
 def test_a_cache_smaller_than_a_chunk_is_refused() -> None:
@@ -150,3 +178,69 @@ def test_what_is_kept_ready_follows_the_counter() -> None:
     put(other, 1)
     cache.take(torch.tensor([True]), other)
     assert torch.equal(past(cache)[0], first)
+
+
+@pytest.mark.parametrize("plain_products", [0, 1 << 20], ids=["kernel", "products"])
+@given(st.lists(st.sampled_from(["write", "write", "write", "take", "plane"]), min_size=1, max_size=14))
+@settings(max_examples=25, deadline=None)
+def test_static_buffers_read_as_new_ones_do(plain_products: int, plan: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "PLAIN_PRODUCTS", plain_products)
+        draw = torch.Generator().manual_seed(len(plan))
+        online = OnlineConfig(sink_latents=2, window_latents=3)
+        static, fresh = (KVCache.empty(1, 2, TOKENS, HEADS, 8, online, torch.zeros(1), planes=2) for _ in range(2))
+        for cache in (static, fresh):
+            shape = (1, 2, TOKENS, HEADS, 8)
+            cache.reference_keys, cache.reference_values = torch.ones(shape), torch.full(shape, 2.0)
+            cache.reference_positions = torch.full((2, 1), -1)
+            cache.advance(1)
+        static.make_room(1)
+        before = copy.deepcopy(fresh)
+        plane = 0
+        for act in ["write"] * 5 + plan:
+            if act == "take":
+                for cache in (static, fresh):
+                    cache.take(torch.tensor([False, True]), before)
+            plane = 1 - plane if act == "plane" else plane
+            new = torch.randn(3, 2, TOKENS, HEADS, 8, generator=draw)
+            seen = [see(cache.plane(plane), new) for cache in (static, fresh)]
+            assert torch.allclose(*seen, atol=1e-5)
+            if act == "write":
+                for cache in (static, fresh):
+                    cache.plane(plane).write(0, new[1], new[2])
+                    cache.advance(1)
+        room = static.room
+        assert room is not None
+        assert room.by_products == bool(plain_products)
+
+
+def see(cache: KVCache, own: torch.Tensor) -> torch.Tensor:
+    """Attention of a chunk of one latent frame; own [3, B, tokens, N, D] are its queries, keys and values."""
+    layout = cache.layout(1)
+    positions = torch.cat([cache.reference_positions, layout.slot_positions], dim=1)
+    turn, past = (rope3d(p, 1, TOKENS, (4, 2, 2)) for p in (layout.chunk_positions, positions))
+    return cache.attend(0, layout, past, (rotate(own[0], turn), rotate(own[1], turn), own[2]), cache.mask(layout, 1))
+
+
+@given(st.integers(0, 12), st.integers(1, 3), st.integers(2, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int, window: int) -> None:
+    cache = make(sink, window, batch=2)
+    cache.latents = torch.zeros(2, window, 1, 1, 1)
+    for number in range(1 + writes):
+        cache.keep(torch.full((2, 1, 1, 1, 1), float(number)))
+        put(cache, 1)
+    before = copy.deepcopy(cache)
+    fresh, latents, first = cache.recall(1)
+    kept = list(range(max(sink, 1 + writes - window), 1 + writes))
+    assert latents.flatten().tolist() == kept
+    assert int(fresh.written) == min(sink, 1 + writes)
+    for number in kept:
+        marks = torch.full((1, TOKENS, HEADS, WIDTH), 1000.0 + number)
+        fresh.write(0, marks, -marks)
+        fresh.advance(1)
+    if kept:
+        assert first == kept[0]
+        cache.put_back(1, fresh, first)
+    assert torch.equal(cache.keys, before.keys)
+    assert contents(cache, 1, 1) == expected(1 + writes, sink, window)

@@ -1,15 +1,23 @@
 """The streaming model: streaming equals offline, causality, rows, resets, bounded state."""
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from lpm_model import online as online_module
-from lpm_model.character import to_frames
+from lpm_model.character import Character, to_frames
+from lpm_model.config import OnlineConfig
 from lpm_model.dit import Conditions
-from lpm_model.online import Noise, OnlineModel, OnlineState
+from lpm_model.online import OnlineModel
+from lpm_model.rollout import Noise, chunk_conditions
+from lpm_model.state import OnlineState, flatten
 from tests.lpm_model.recurrence import Recurrence, Segment, joint_pass
 from tests.lpm_model.tiny import conditions, normal, online_config, online_model, person, voice
 
@@ -23,37 +31,37 @@ def chunks(online: OnlineModel, audio: Tensor) -> list[Tensor]:
     return [padded[:, i : i + size + online.lookahead_samples] for i in range(0, audio.shape[1], size)]
 
 
-def stream(online: OnlineModel, state: OnlineState, speak: Tensor, listen: Tensor, text: list[str] = TEXT) -> Tensor:
-    """Frames [B, T, H, W, 3] of whole recordings."""
+def stream(
+    online: OnlineModel, state: OnlineState, speak: Tensor, listen: Tensor, texts: Sequence[str] = TEXT
+) -> Tensor:
+    """Frames [B, T, H, W, 3] of whole recordings; texts for each chunk, the last one for all that follow."""
     made = []
-    for a, b in zip(chunks(online, speak), chunks(online, listen), strict=True):
+    for number, (a, b) in enumerate(zip(chunks(online, speak), chunks(online, listen), strict=True)):
+        text = [texts[min(number, len(texts) - 1)]] * speak.shape[0] if texts else None
         frames, state = online.step(state, a, b, text)
         made.append(frames)
-    return torch.cat(made, dim=1)
+    return torch.cat([*made, online.flush(state)[0]], dim=1)
 
 
 @pytest.fixture
 def latents_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Collects the clean latents of every step, which rounding to bytes would hide."""
     seen: list[Tensor] = []
-    plain = OnlineModel.remember
+    plain = OnlineModel._show
 
-    def remember(self: OnlineModel, cache: object, clean: Tensor, *rest: object) -> None:
+    def show(self: OnlineModel, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
         seen.append(clean.clone())
-        plain(self, cache, clean, *rest)  # type: ignore[arg-type]
+        return plain(self, state, clean)
 
-    monkeypatch.setattr(OnlineModel, "remember", remember)
+    monkeypatch.setattr(OnlineModel, "_show", show)
     return seen
 
 
-@pytest.mark.parametrize(("chunk", "window", "latents"), [(1, 3, 3), (1, 3, 14), (3, 3, 15), (3, 4, 18), (6, 7, 18)])
-def test_streaming_equals_the_recurrence_that_forgets_nothing(
-    chunk: int, window: int, latents: int, latents_of: list[Tensor]
-) -> None:
-    online = online_model(online_config(chunk_latents=chunk, window_latents=window))
-    speak, listen = voice(4000 * latents, 1), voice(4000 * latents, 2)
+def test_streaming_equals_the_recurrence_that_forgets_nothing(latents_of: list[Tensor]) -> None:
+    online = online_model(online_config(chunk_latents=3, window_latents=4))
+    speak, listen = voice(4000 * 18, 1), voice(4000 * 18, 2)
     frames = stream(online, online.init_state(person(), seed=5), speak, listen)
-    expected = Recurrence(online, person()).run(speak, listen, TEXT, seed=5)
+    expected = Recurrence(online, person()).run(speak, listen, TEXT * 6, seed=5)
     assert torch.allclose(torch.cat(latents_of, dim=2), expected, atol=1e-4)
     # The recurrence is in differences to the image, scaled (lpm_model.anchor); undone here by hand.
     absolute = person().image + expected / online.config.anchor_gain
@@ -61,12 +69,47 @@ def test_streaming_equals_the_recurrence_that_forgets_nothing(
     assert int((frames.int() - to_frames(whole).int()).abs().max()) <= 1
 
 
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[OnlineConfig, int, list[str]]:
+    """A cache, so many chunks, and a text for each of them."""
+    chunk = draw(st.sampled_from([1, 1, 3, 6]))
+    config = online_config(
+        chunk_latents=chunk,
+        sink_latents=draw(st.integers(1, 3)),
+        window_latents=draw(st.integers(chunk, chunk + 2)),
+        history_sigma=draw(st.sampled_from([0.0, 0.25])),
+        backbone_sigmas=draw(st.sampled_from([(1.0,), (1.0, 0.6)])),
+        refiner_sigma=draw(st.sampled_from([0.0, 0.3])),
+        history=draw(st.sampled_from(["pass", "per_step"])),
+        on_switch=draw(st.sampled_from(["go_on", "recompute"])),
+        pipelined=draw(st.booleans()),
+        anchor_refresh_latents=draw(st.sampled_from([0, 2])),
+    )
+    count = draw(st.integers(1, 10 // chunk + 1))
+    texts = draw(st.lists(st.sampled_from(["", "she smiles", "he nods"]), min_size=count, max_size=count))
+    return config, count, texts
+
+
+@given(plans(), st.integers(0, 99))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_plan_streams_as_the_recurrence(
+    latents_of: list[Tensor], plan: tuple[OnlineConfig, int, list[str]], seed: int
+) -> None:
+    config, count, texts = plan
+    online, size = online_model(config), 4000 * config.chunk_latents
+    speak, listen = voice(size * count, seed), voice(size * count, seed + 1)
+    latents_of.clear()
+    frames = stream(online, online.init_state(person(), seed=seed), speak, listen, texts)
+    assert frames.shape[1] == 4 * config.chunk_latents * count
+    expected = Recurrence(online, person()).run(speak, listen, texts, seed)
+    assert torch.allclose(torch.cat(latents_of, dim=2), expected, atol=1e-4)
+
+
 def test_without_history_noise_too(latents_of: list[Tensor]) -> None:
     online = online_model(online_config(history_sigma=0.0, backbone_sigmas=(1.0,)))
     speak, listen = voice(4000 * 7, 1), voice(4000 * 7, 2)
     stream(online, online.init_state(person(), seed=5), speak, listen)
-    reference = Recurrence(online, person())
-    reference.prime()
+    reference = Recurrence(online, person()).backbone
     generator = torch.Generator().manual_seed(5)
     features = online.clip_features(speak), online.clip_features(listen)
     for first, got in enumerate(latents_of, 1):
@@ -75,8 +118,8 @@ def test_without_history_noise_too(latents_of: list[Tensor]) -> None:
         x = torch.randn(got.shape, generator=generator)
         clean = x - reference.forward(x, 1.0, heard)[0]
         assert torch.allclose(got, clean, atol=1e-4)
-        for layer, pair in zip(reference.history, reference.forward(clean, 0.0, heard)[1], strict=True):
-            layer.append(pair)
+        reference.put(0, reference.forward(clean, 0.0, heard)[1])
+        reference.made.append(clean)
 
 
 def test_one_chunk_through_the_cache_is_one_masked_pass(online: OnlineModel) -> None:
@@ -136,37 +179,50 @@ def test_sound_beyond_the_look_ahead_changes_no_frame_before_it(online: OnlineMo
     )
 
 
-class Fixed(Noise):
-    """The same noise for every row, whatever the batch."""
+def crowd(kinds: Sequence[Sequence[int]]) -> list[Character]:
+    """People with references at these positions."""
+    people = []
+    for row, positions in enumerate(kinds):
+        someone = person(row)
+        references = normal(1, len(positions), 16, 4, 4, seed=70 + row)
+        people.append(Character(someone.image, references, torch.tensor(positions)))
+    return people
 
-    def draw(self) -> Tensor:
-        return torch.randn((1, *self.shape[1:]), generator=self.generator).expand(self.shape).clone()
 
-
-def test_two_rows_at_different_positions_are_two_sessions(
-    online: OnlineModel, monkeypatch: pytest.MonkeyPatch, latents_of: list[Tensor]
+@given(
+    kinds=st.lists(st.sampled_from([[-1], [-1, -2], [-1, -6, -3]]), min_size=2, max_size=3),
+    starts=st.lists(st.integers(0, 6), min_size=3, max_size=3),
+    texts=st.lists(st.sampled_from(["", "she smiles"]), min_size=3, max_size=3),
+    settled=st.sampled_from(["go_on", "recompute"]),
+    refiner=st.sampled_from([0.0, 0.3]),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_row_alone_is_the_row_in_a_batch(
+    latents_of: list[Tensor], kinds: list[list[int]], starts: list[int], texts: list[str], settled: str, refiner: float
 ) -> None:
-    monkeypatch.setattr(online_module, "Noise", Fixed)
-    a, b = voice(4000 * 9, 1), voice(4000 * 4, 2)
-    state = online.init_state(person(), batch=2, seed=3)
-    feed = torch.cat([a, torch.cat([torch.zeros(1, 4000 * 5), b], dim=1)])
-    parts, fresh = chunks(online, feed), torch.Generator()
-    for index, part in enumerate(parts):
-        if index == 5:
-            online.reset(state, torch.tensor([False, True]), person())
-            state.speak_tail[1], state.listen_tail[1] = 0, 0
-            fresh.set_state(state.generator.get_state())
-        _, state = online.step(state, part, part, None)
-    both = torch.cat(latents_of, dim=2)
-    assert state.position.tolist() == [10, 5]
+    """Whoever the others are, and wherever they stand: rows begin anew, each at its own time."""
+    online = online_model(online_config(on_switch=settled, refiner_sigma=refiner))
+    people, rows, count = crowd(kinds), len(kinds), 8
+    sound = voice(4000 * count + online.lookahead_samples, 1, batch=rows)
+    state = online.init_state(people, seed=3)
     latents_of.clear()
-    stream(online, online.init_state(person(), seed=3), a, a, [])
-    assert torch.allclose(torch.cat(latents_of, dim=2), both[:1], atol=1e-4)
-    latents_of.clear()
-    single = online.init_state(person())
-    single.generator.set_state(fresh.get_state())
-    stream(online, single, b, b, [])
-    assert torch.allclose(torch.cat(latents_of, dim=2), both[1:, :, 5:], atol=1e-4)
+    for number in range(count):
+        again = torch.tensor([number == start and number > 0 for start in starts[:rows]])
+        if bool(again.any()):
+            online.reset(state, again, people, seed=3)
+        part = sound[:, 4000 * number : 4000 * (number + 1) + online.lookahead_samples]
+        prompts = [text if number > 4 else "" for text in texts[:rows]]
+        _, state = online.step(state, part, part.flip(0), prompts)
+    together = torch.cat(latents_of, dim=2)
+    assert state.position.tolist() == [1 + count - start for start in starts[:rows]]
+    for row, start in enumerate(starts[:rows]):
+        alone = online.init_state(people[row], seed=3 + row)
+        latents_of.clear()
+        for number in range(start, count):
+            part = sound[:, 4000 * number : 4000 * (number + 1) + online.lookahead_samples]
+            own, other = part[row : row + 1], part[rows - 1 - row : rows - row]
+            _, alone = online.step(alone, own, other, [texts[row] if number > 4 else ""])
+        assert torch.allclose(torch.cat(latents_of, dim=2), together[row : row + 1, :, start:], atol=1e-4)
 
 
 def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel) -> None:
@@ -177,8 +233,10 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
     before = copy.deepcopy(state.cache)
     kept = {name: getattr(state, name).clone() for name in ("speak", "listen", "speak_tail", "listen_tail")}
     features = state.decoder.features[0].clone()
+    others = [state.generators[row].get_state() for row in (0, 2)]
     online.reset(state, torch.tensor([False, True, False]), person(7))
     new = online.init_state(person(7), batch=3)
+    draws = [state.generators[row].get_state() for row in range(3)]
     assert state.position.tolist() == [7, 1, 7]
     for row in (0, 2):
         assert torch.equal(state.cache.keys[:, row], before.keys[:, row])
@@ -189,19 +247,126 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
     assert torch.equal(state.cache.reference_keys[:, 1], new.cache.reference_keys[:, 1])
     assert torch.equal(state.decoder.features[0][1], new.decoder.features[0][1])
     assert all(torch.equal(getattr(state, name)[1], getattr(new, name)[1]) for name in kept)
+    assert all(torch.equal(a, b) for a, b in zip(others, (draws[0], draws[2]), strict=True))
+    assert torch.equal(draws[1], new.generators[1].get_state())
 
 
-def test_a_reset_to_another_set_of_references_is_refused(online: OnlineModel) -> None:
-    state, other = online.init_state(person(), batch=2), person()
-    moved = type(other)(other.image, other.references, torch.tensor([-1, -6]))
-    with pytest.raises(ValueError, match="references"):
-        online.reset(state, torch.tensor([True, False]), moved)
+@pytest.mark.parametrize("changes", [
+    {}, {"history": "per_step", "chunk_latents": 3}, {"refiner_sigma": 0.3, "pipelined": True, "colour_guard": 0.5},
+    {"refiner_sigma": 0.3, "on_switch": "recompute", "anchor_refresh_latents": 3},
+])  # fmt: skip
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_saved_state_goes_on_to_the_same_bits(changes: dict[str, Any], stop: int, tmp_path: Path) -> None:
+    online = online_model(online_config(**changes))
+    sound = voice(online.chunk_samples * 8, 1, batch=2)
+    parts, state = chunks(online, sound), online.init_state(crowd([[-1], [-1, -2]]), seed=4)
+    frames = []
+    for number, part in enumerate(parts):
+        if number == stop:
+            online.save_state(state, tmp_path / "state")
+        made, state = online.step(state, part, part.flip(0), ["", "she smiles"] if number % 3 else None)
+        frames.append(made)
+    again = online_model(online_config(**changes)).load_state(tmp_path / "state")
+    assert not list(tmp_path.glob("*.part"))
+    for number, part in list(enumerate(parts))[stop:]:
+        made, again = online.step(again, part, part.flip(0), ["", "she smiles"] if number % 3 else None)
+        assert torch.equal(made, frames[number])
+    left, right = flatten(state), flatten(again)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_state_does_not_grow(online: OnlineModel) -> None:
+def test_a_state_of_another_model_is_refused(online: OnlineModel, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    online.save_state(online.init_state(person()), path)
+    other = online_model()
+    with torch.no_grad():
+        other.backbone.head.bias.add_(1)
+    for model, part in ((other, "model"), (online_model(online_config(window_latents=4)), "model")):
+        with pytest.raises(ValueError, match=f"state of another model.*{part}"):
+            model.load_state(path)
+    with pytest.raises(ValueError, match="missing"):
+        online.load_state(tmp_path / "none")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="damaged"):
+        online.load_state(path)
+
+
+def test_a_filled_pipeline_is_flushed_before_a_reset() -> None:
+    online = online_model(online_config(pipelined=True))
+    sound = torch.zeros(1, online.chunk_samples + online.lookahead_samples)
+    frames, state = online.step(online.init_state(person()), sound, sound)
+    assert frames.shape == (1, 0, 32, 32, 3)
+    with pytest.raises(ValueError, match="flush"):
+        online.reset(state, torch.tensor([True]), person())
+    frames, state = online.flush(state)
+    assert frames.shape == (1, 4, 32, 32, 3)
+    online.reset(state, torch.tensor([True]), person())
+    assert state.position.tolist() == [1]
+
+
+@pytest.mark.parametrize("refiner", [0.0, 0.3])
+@pytest.mark.parametrize("changes", [{}, {"colour_guard": 0.7, "anchor_refresh_latents": 2, "on_switch": "recompute"}])
+def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[str, Any]) -> None:
+    speak, listen = voice(4000 * 9, 1, batch=2), voice(4000 * 9, 2, batch=2)
+    models = [online_model(online_config(refiner_sigma=refiner, pipelined=p, **changes)) for p in (False, True)]
+    one, two = (stream(m, m.init_state(crowd([[-1], [-1, -2]])), speak, listen, ["", "she nods"]) for m in models)
+    assert torch.equal(one, two)
+    assert models[1].online.pipeline_chunks == (2 if refiner else 1)
+
+
+def test_recomputing_under_a_new_text_is_as_if_it_had_always_held() -> None:
+    """While nothing has been forgotten: the same latents, put into the history under the new text from the start."""
+    online = online_model(online_config(on_switch="recompute", history_sigma=0.0, sink_latents=1, window_latents=6))
+    given, context = conditions(6).without("references"), online.config.context_latents
+    latents, noise = normal(1, 16, 6, 4, 4, seed=8), Noise((1, 16, 1, 4, 4), torch.Generator())
+    caches = [online.prime(person()) for _ in range(2)]
+    for cache, text in zip(caches, (normal(1, 4, 8, seed=30), given.text), strict=True):
+        for i in range(6):
+            heard = replace(chunk_conditions(given, context, i, 1), text=text)
+            online.remember(cache, latents[:, :, i : i + 1], heard, noise)
+    assert not torch.allclose(caches[0].values, caches[1].values, atol=1e-3)
+    # Nothing is heard of a chunk after the window here, so the window is the end of what is given.
+    online.recompute(caches[0], given, [0], [torch.Generator()])
+    for name in ("keys", "values", "written"):
+        assert torch.allclose(getattr(caches[0], name), getattr(caches[1], name), atol=1e-5)
+
+
+def test_two_chunks_are_not_the_same_with_and_without_recomputing() -> None:
+    sound = voice(4000 * 8, 1)
+    models = [online_model(online_config(on_switch=how)) for how in ("go_on", "recompute")]
+    one, two = (stream(m, m.init_state(person()), sound, sound, ["", "", "", "", "she smiles"]) for m in models)
+    assert torch.equal(one[:, :16], two[:, :16])
+    assert not torch.equal(one[:, 16:], two[:, 16:])
+
+
+def test_the_first_reference_becomes_what_the_model_makes() -> None:
+    online = online_model(online_config(anchor_refresh_latents=3))
+    state, sound = online.init_state(person()), torch.zeros(1, 6400)
+    seen = []
+    for _ in range(5):
+        _, state = online.step(state, sound, sound)
+        seen.append(state.cache.reference_keys.clone())
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[2], seen[4])
+    tokens = state.cache.tokens
+    assert not torch.allclose(seen[1][:, :, :tokens], seen[2][:, :, :tokens], atol=1e-3)
+
+
+def test_a_refiner_that_is_missing_is_said(online: OnlineModel) -> None:
+    with pytest.raises(ValueError, match="no refiner"):
+        online.prime(person(), refiner=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"refiner_sigma": 0.3, "on_switch": "recompute", "colour_guard": 0.5}])
+def test_state_does_not_grow_and_its_buffers_stay(changes: dict[str, Any]) -> None:
+    online = online_model(online_config(**changes))
+
     def size(state: OnlineState) -> tuple[int, ...]:
         tensors = (state.speak, state.listen, state.speak_tail, state.listen_tail, state.decoder.features[0])
-        return (state.nbytes, len(state.cache.ready), *(t.nbytes for t in tensors))
+        rooms = [c.room for c in (state.cache, state.refiner_cache) if c is not None]
+        held = [t.data_ptr() for room in rooms if room is not None for t in (room.keys, room.values)]
+        return (state.nbytes, len(state.cache.ready), *held, *(t.nbytes for t in tensors))
 
     state = online.init_state(person())
     sound = torch.zeros(1, online.chunk_samples + online.lookahead_samples)

@@ -52,6 +52,29 @@ async def test_a_conversation_with_both_voices(start, voice) -> None:
     assert 'lpm_character_sessions_ended_total{reason="client"} 1.0' in metrics.text
 
 
+async def test_a_pipelined_model_stays_in_step_with_its_voice(start, voice) -> None:
+    """Two chunks are under way, and each picture still goes out with the sound that made it."""
+    async with (
+        start(engine=FakeEngine(64, pipeline_chunks=2)) as running,
+        connect(running.url, running.token, keep_frames=True) as client,
+    ):
+        for number in range(3):
+            await client.append_character(f"s{number}", voice(14_000))
+            await client.end_segment(f"s{number}")
+            await client.wait(lambda done=number + 1: len(client.of(PlaybackFinished)) == done, timeout_s=30)
+            await asyncio.sleep(0.5)  # a pause between the segments
+        shown = list(client.shown)
+    assert [c.message.pts_samples for c in shown] == [4000 * n for n in range(len(shown))]
+    frames = np.concatenate([c.frames for c in shown]).astype(float)
+    sound = np.zeros(1000 * len(frames))
+    for chunk in shown:
+        piece = chunk.voice[: max(0, sound.size - chunk.voice_pts)]
+        sound[chunk.voice_pts : chunk.voice_pts + piece.size] = piece
+    loud = np.abs(sound).reshape(-1, 1000).mean(1)
+    mouth = -frames[:, 41:46, 29:36].mean((1, 2, 3))
+    assert np.corrcoef(loud, mouth)[0, 1] > 0.8
+
+
 async def test_generation_keeps_pace_with_the_playhead(start) -> None:
     async with start() as running, connect(running.url, running.token, keep_frames=False) as client:
         await client.wait(lambda: len(client.shown) >= 14)

@@ -102,6 +102,34 @@ def test_every_length_gives_the_frames_that_it_reaches(model, samples):
     assert frames == -(-samples // 1000)
 
 
+class LateModel(LoudModel):
+    """Shows what it made two steps before, as a pipelined model does."""
+
+    def init_state(self, character, batch=1, seed=0):
+        return []
+
+    def step(self, state, speak, listen, text=None):
+        frames, _ = super().step(state=0, speak=speak, listen=listen, text=text)
+        held = [*state, frames]
+        return (held[0], held[1:]) if len(held) > 2 else (frames[:, :0], held)
+
+    def flush(self, state):
+        return np.concatenate(state, axis=1), []
+
+
+@pytest.mark.parametrize("samples", [1000, 4000, 4001, 9_500, 26_000])
+def test_a_pipelined_model_gives_the_same_film(samples):
+    speak = np.random.default_rng(0).integers(-20_000, 20_000, samples).astype(np.int16)
+    plain, late = (
+        list(talk.stream(model, None, talk.ArraySource(speak), talk.ArraySource(speak[:100])))
+        for model in (LoudModel(), LateModel())
+    )
+    for a, b in zip(plain, late, strict=True):
+        assert np.array_equal(a.frames, b.frames)
+        assert np.array_equal(a.speak, b.speak)
+        assert np.array_equal(a.listen, b.listen)
+
+
 def test_mixing_clips_instead_of_wrapping():
     assert talk.mix(np.array([30_000], np.int16), np.array([30_000], np.int16)).tolist() == [32_767]
     assert talk.mix(np.array([-30_000], np.int16), np.array([-30_000], np.int16)).tolist() == [-32_768]

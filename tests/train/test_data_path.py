@@ -159,22 +159,16 @@ def test_tokens_bound_a_batch_and_windows_keep_their_chance(mixed: Path, model: 
         ClipBatches(read_clips(mixed), model, latents=8, batch=9, steps=steps, seed=0, tokens=40)
 
 
-def test_ranks_see_different_batches_of_one_shape(mixed: Path, dataset: Path, model: BaseModel) -> None:
-    def ranks(folder: Path, world: int, **changes: object) -> list[ClipBatches]:
-        return [
-            ClipBatches(read_clips(folder), model, latents=8, batch=3, steps=range(8), seed=0, rank=rank, world=world,
-                        **changes)  # type: ignore[arg-type]
-            for rank in range(world)
-        ]  # fmt: skip
-
-    for batches in zip(*ranks(mixed, 3, shorter=(5, 3)), strict=True):
-        assert len({batch.latents.shape for batch in batches}) == 1
-    (alone,) = ranks(dataset, 1)
-    one, other = ranks(dataset, 2)
-    for step in range(3):
-        for batches, turn in ((one, 2 * step), (other, 2 * step + 1)):
-            assert equal(batches.make(step), alone.make(turn)), "ranks share out the batches of one process"
-            assert batches.noise(step).get_state().equal(alone.noise(turn).get_state())
+def test_batches_of_one_optimizer_step_have_one_shape(mixed: Path, model: BaseModel) -> None:
+    batches = ClipBatches(
+        read_clips(mixed), model, latents=8, shorter=(5, 3), batch=3, steps=range(24), seed=0, together=3,
+        squares=Squares(steps=8, whole_every=2, batch=4, cells=2),
+    )  # fmt: skip
+    shapes = [batch.latents.shape for batch in batches]
+    assert all(len(set(shapes[step : step + 3])) == 1 for step in range(0, 24, 3))
+    assert len(set(shapes)) > 2
+    drawn = {float(torch.rand((), generator=batches.make(step).generator)) for step in range(3)}
+    assert len(drawn) == 3, "the batches of a step are different ones"
 
 
 def test_workers_give_the_same_batches_in_the_same_order(dataset: Path, model: BaseModel) -> None:
