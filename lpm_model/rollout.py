@@ -243,6 +243,8 @@ class BlockLoop(CharacterModel):
         for begin in range(first, latents - self.chunk_latents + 1, self.chunk_latents):
             span = slice(begin, begin + self.chunk_latents)
             heard = chunk_conditions(conditions, self.config.context_latents, begin, self.chunk_latents)
+            if not train:  # gradients want a graph of their own in each pass
+                heard = self.backbone.hear(heard, cache.written.shape[0], self.chunk_latents)
             given = None if start is None else start(span)
             last = exit_index if given is None else given[1]
             clean = self.generate(cache, heard, noise, start=given, exit_index=last, train=train)
