@@ -48,6 +48,11 @@ class NoProgress:
         yield from items
 
 
+def working_folder(final: Path) -> Path:
+    """Where a folder is made before it takes its name."""
+    return final.with_name(f".{final.name}.partial")
+
+
 @contextmanager
 def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
     """A working folder that becomes `final` only when the block ends well.
@@ -56,7 +61,7 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
         final: the output folder; an older one is replaced.
         resume: keep what a killed run left in the working folder instead of starting empty.
     """
-    work = final.with_name(f".{final.name}.partial")
+    work = working_folder(final)
     if work.exists() and not resume:
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("lpm_model", "serving", "components")
 """Packages whose sources a step can reach."""
 _SKIPPED = {"__pycache__", "node_modules"}
+_WITHOUT_EFFECT = {"tracking", "scale"}
 
 
 @cache
@@ -37,6 +38,11 @@ def code_digest(module: str, root: Path = ROOT) -> str:
 def config_digest(config: dict[str, Any]) -> str:
     """Hex SHA-256 of a config's plain values."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def settings_that_count(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's settings without those that change where it runs or is recorded, not what it makes."""
+    return {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
 
 
 def input_digest(value: Path | str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common import read_json, staged, write_json
+from components.common import read_json, staged, working_folder, write_json
 from components.fingerprint import code_commit, config_digest
 
 _KEY = "resume-key.txt"
@@ -56,7 +56,7 @@ def resumable(model: Path, dataset: str, parent: str, settings: Mapping[str, Any
         settings: of the training.
     """
     key = config_digest({"dataset": dataset, "parent": parent, "settings": dict(settings)})
-    left = model.with_name(f".{model.name}.partial")
+    left = working_folder(model)
     if left.exists() and (not (left / _KEY).exists() or (left / _KEY).read_text() != key):
         shutil.rmtree(left)
     with staged(model, resume=True) as work:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common import StepProgress, read_json, write_json
-from components.fingerprint import code_commit, code_digest, config_digest, input_digest
+from components.fingerprint import code_commit, code_digest, config_digest, input_digest, settings_that_count
 from components.lineage import Link, extend, read_sources
 from components.steps import Step, report_mapping
 from lpm_model.config import to_mapping
@@ -87,7 +87,7 @@ def run_step(
         if isinstance(value, Path) and not value.is_dir():
             raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
     digests = {name: input_digest(value) for name, value in inputs.items()}
-    settings = config_digest({name: value for name, value in to_mapping(config).items() if name != "tracking"})
+    settings = config_digest(settings_that_count(to_mapping(config)))
     code = code_digest(step.module)
     with _PeakMemory() as memory:
         if cache is None or not step.cacheable or not all(digests.values()):

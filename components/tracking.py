@@ -16,6 +16,8 @@ class TrackingConfig:
     """MLflow tracking URI; empty = MLFLOW_TRACKING_URI, or `mlflow.db` in the working folder."""
     experiment: str = "lpm"
     """MLflow experiment that receives the runs."""
+    tensorboard: str = ""
+    """Folder that receives a training's curves as TensorBoard event files too; empty = MLflow alone."""
 
 
 def tracking_uri(uri: str = "") -> str:
@@ -36,10 +38,10 @@ def client(uri: str = "") -> Any:
 class StepRun:
     """One MLflow run that a step writes to."""
 
-    def __init__(self, mlflow_client: Any, run_id: str, prefix: str) -> None:
+    def __init__(self, mlflow_client: Any, run_id: str, prefix: str, tensorboard: str = "") -> None:
         self.client = mlflow_client
         self.run_id = run_id
-        self._prefix = prefix
+        self._prefix, self._tensorboard = prefix, tensorboard
 
     @property
     def artifact_uri(self) -> str:
@@ -65,9 +67,13 @@ class StepRun:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
 
-    def lightning_logger(self) -> Any:
-        """A Lightning logger that writes the training's curves into this run and leaves it open."""
-        from lightning.pytorch.loggers import MLFlowLogger
+    def artifact(self, path: Path, folder: str) -> None:
+        """Add a file to the run, in a folder of its artifacts."""
+        self.client.log_artifact(self.run_id, str(path), folder)
+
+    def lightning_loggers(self) -> list[Any]:
+        """Lightning loggers that write the training's curves into this run, which stays open, and to TensorBoard."""
+        from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
         class OpenLogger(MLFlowLogger):
             """Lightning's, which would end the run before its last figures are in."""
@@ -75,7 +81,12 @@ class StepRun:
             def finalize(self, status: str = "success") -> None:
                 """Leave the run open."""
 
-        return OpenLogger(run_id=self.run_id, tracking_uri=self.client.tracking_uri, prefix=self._prefix)
+        loggers: list[Any] = [
+            OpenLogger(run_id=self.run_id, tracking_uri=self.client.tracking_uri, prefix=self._prefix)
+        ]
+        if self._tensorboard:
+            loggers.append(TensorBoardLogger(self._tensorboard, name=self._prefix, version=self.run_id))
+        return loggers
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Record lineage."""
@@ -104,11 +115,11 @@ def step_run(verb: str, config: TrackingConfig) -> Iterator[StepRun]:
     mlflow_client = client(config.uri)
     given = os.environ.get("MLFLOW_RUN_ID", "")
     if given:
-        yield StepRun(mlflow_client, given, verb)
+        yield StepRun(mlflow_client, given, verb, config.tensorboard)
         return
     run = mlflow_client.create_run(_experiment(mlflow_client, config), run_name=verb, tags={"lpm.step": verb})
     try:
-        yield StepRun(mlflow_client, run.info.run_id, verb)
+        yield StepRun(mlflow_client, run.info.run_id, verb, config.tensorboard)
     except BaseException:
         mlflow_client.set_terminated(run.info.run_id, status="FAILED")
         raise

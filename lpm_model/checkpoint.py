@@ -42,14 +42,15 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
     for name, value in weights.items():
         if own[name].shape != value.shape:
             raise ValueError(
-                f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}"
+                f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}; "
+                "take the weights and config.json from the same folder"
             )
     model.load_state_dict(dict(weights))
 
 
 def save_model(
     folder: Path,
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, nn.Module | Mapping[str, Tensor]],
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
     dtype: torch.dtype = torch.bfloat16,
@@ -58,7 +59,7 @@ def save_model(
 
     Args:
         folder: is created.
-        models: file stem to module; "model" is the main one.
+        models: file stem to module or its weights; "model" is the main one.
         config: enough to build the modules again.
         provenance: dataset digest, code commit, config digest, parent, metrics.
         dtype: of floating weights on disk; integer buffers and normalisation statistics keep theirs.
@@ -69,7 +70,7 @@ def save_model(
             name: (value.to(dtype) if value.dtype == torch.float32 and "statistics" not in name else value).clone(
                 memory_format=torch.contiguous_format
             )
-            for name, value in model.state_dict().items()
+            for name, value in (model.state_dict() if isinstance(model, nn.Module) else model).items()
         }
         save_file(weights, folder / f"{stem}.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -177,8 +177,13 @@ class ModelConfig:
     """Epsilon of every norm."""
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"width {self.width} over {self.heads} heads must give an even whole number; change heads")
+        if self.heads < 1 or self.width % (2 * self.heads):
+            fitting = [n for n in range(1, self.width // 2 + 1) if self.width % (2 * n) == 0]
+            near = sorted(sorted(fitting, key=lambda n: abs(n - self.heads))[:4])
+            raise ValueError(
+                f"heads is {self.heads}: width {self.width} divided by it must be an even whole number; "
+                f"choose {', '.join(map(str, near))}"
+            )
 
     @property
     def head_width(self) -> int:
@@ -271,3 +276,24 @@ class OnlineConfig:
     def cache_latents(self) -> int:
         """Latent frames in the cache when it is full."""
         return self.sink_latents + self.window_latents
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Lora:
+    """Low-rank adaptation of the matrices inside the blocks."""
+
+    rank: int = 0
+    """Rank of the update; 0 trains the whole matrices."""
+    alpha: float = 16.0
+    """The update counts alpha / rank times."""
+    targets: tuple[str, ...] = ("attention", "cross", "ffn")
+    """Regular expressions: matrices of the blocks whose name holds one of them are adapted."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or (self.rank and not self.targets):
+            raise ValueError(f"lora.rank is {self.rank} on {len(self.targets)} targets: use 0, or a rank and targets")
+
+    @property
+    def gain(self) -> float:
+        """What the update is multiplied by."""
+        return self.alpha / self.rank if self.rank else 0.0

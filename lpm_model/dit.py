@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from lpm_model.attention import attend, audio_windows, rope3d, rotate
 from lpm_model.cache import CacheLayout, KVCache
 from lpm_model.config import ABSENT, ModelConfig
+from lpm_model.parallel import SequenceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ class CrossAttention(nn.Module):
         self.heads, self.window = config.heads, window
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
-        self.norm_q = nn.RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
-        self.norm_k = nn.RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        self.norm_q = RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(width, config.eps) if config.qk_norm else nn.Identity()
         if window:
             self.audio_key, self.audio_value = nn.Linear(width, width), nn.Linear(width, width)
             self.audio_out = nn.Linear(width, width, bias=False)
@@ -149,10 +150,11 @@ class CrossAttention(nn.Module):
         if audio is None:
             return out
         batch = x.shape[0]
-        keys = audio_windows(self.audio_key(audio), self.window, frames)
-        keys = keys + self.audio_slot.to(keys.dtype)
+        # Normed before windows repeat them: on small pictures windows hold several times the tokens of the picture.
+        keys = audio_windows(self.norm_k(self.audio_key(audio)), self.window, frames)
+        keys = (keys + self.audio_slot.to(keys.dtype)).flatten(0, 1)
         values = audio_windows(self.audio_value(audio), self.window, frames).flatten(0, 1)
-        keys = self.norm_k(keys.flatten(0, 1)).to(values.dtype)
+        keys = keys.to(values.dtype)
         per_frame = q.unflatten(1, (frames, -1)).flatten(0, 1)
         heard = attend(self._heads(per_frame), self._heads(keys), self._heads(values))
         return out + self.audio_out(heard.unflatten(0, (batch, frames)).flatten(1, 2))
@@ -216,6 +218,8 @@ class _Pass:
     listen: Tensor | None
     cache: KVCache | None
     record: Record | None
+    sequence: SequenceGroup | None
+    """Processes that share the tokens; then `rotation` and `video_tokens` are this one's."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         grouped = x.unflatten(1, (shift.shape[1], -1))
@@ -227,7 +231,10 @@ class _Pass:
     def self_attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
         """Attention of this pass's tokens over themselves and, in the causal case, over the cache."""
         query, key = rotate(q, self.rotation), rotate(k, self.rotation)
-        if self.cache is None or self.layout is None:
+        if self.sequence is not None:
+            assert self.mask is None, "processes that share tokens need the same references in every row"
+            out = self.sequence.attend(query, key, v)
+        elif self.cache is None or self.layout is None:
             out = attend(query, key, v, self.mask)
         else:
             out = self.cache.attend(layer, self.layout, self.past_rotation, (query, key, v), self.mask)
@@ -243,6 +250,8 @@ class DiffusionTransformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config, self.recompute = config, False
+        self.sequence: SequenceGroup | None = None
+        self.reach_all = False
         c = config.width
         self.patch = nn.Linear(4 * config.latent_channels, c)
         if config.anchor_gain:
@@ -262,14 +271,29 @@ class DiffusionTransformer(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def tokens(self, latents: Tensor) -> Tensor:
-        """[B, channels, F, h, w] to [B, F T, C]."""
-        return self.patch(patches(latents))
+        """[B, channels, F, h, w] to [B, F T, C]; where processes share the tokens, this one's."""
+        return self.patch(self._own(patches(latents), latents.shape[2]))
+
+    def _own(self, tokens: Tensor, frames: int) -> Tensor:
+        return tokens if self.sequence is None else self.sequence.own(tokens, frames)
 
     def _audio(self, tokens: Tensor | None, embed: nn.Module, null: Tensor, batch: int, frames: int) -> Tensor:
         if tokens is None:
             shape = (batch, frames + self.config.context_latents, self.config.audio_tokens, self.config.width)
             return null.expand(shape)
         return embed(tokens)
+
+    def optional_weights(self) -> list[nn.Parameter]:
+        """Those that a pass leaves out with a branch; with `reach_all` they then get zeros as gradients, not None."""
+        return [weight for of in self.branches().values() for side in of for weight in side]
+
+    def branches(self) -> dict[str, tuple[list[nn.Parameter], list[nn.Parameter]]]:
+        """Of each optional branch the weights that a given condition uses, and those that stand in for it."""
+        found = {"text": (list(self.text.parameters()), [self.null_text])}
+        if self.config.audio_width:
+            found["speak"] = (list(self.speak.parameters()), [self.null_speak])
+            found["listen"] = (list(self.listen.parameters()), [self.null_listen])
+        return found
 
     def forward(
         self,
@@ -294,7 +318,7 @@ class DiffusionTransformer(nn.Module):
         b, channels, f, h, w = latents.shape
         x = self.tokens(latents)
         if self.config.anchor_gain:
-            anchor = self.anchor(patches(latents[:, :, :1])) if cache is None else cache.anchor
+            anchor = self.anchor(self._own(patches(latents[:, :, :1]), 1)) if cache is None else cache.anchor
             x = x + anchor.to(x.dtype).repeat(1, f, 1)
         references = conditions.references if cache is None else None
         step = self._prepare(sigma, conditions, references, cache, (f, h // 2, w // 2))
@@ -308,6 +332,8 @@ class DiffusionTransformer(nn.Module):
                 x = block(x, step, layer)
         shift, scale = (step.time[:, :f, None] + self.head_modulation.to(x.dtype)).unbind(-2)
         out = self.head(step.modulate(self.head_norm(x[:, : step.video_tokens]), shift, scale))
+        if self.sequence is not None:
+            out = self.sequence.whole(out, f)
         out = out.reshape(b, f, h // 2, w // 2, channels, 2, 2).permute(0, 4, 1, 2, 5, 3, 6)
         out = out.reshape(b, channels, f, h, w).float()
         if self.config.predicts == "velocity":
@@ -323,6 +349,7 @@ class DiffusionTransformer(nn.Module):
         grid: tuple[int, int, int],
     ) -> _Pass:
         (frames, rows, columns), batch, split = grid, sigma.shape[0], self.config.rope_split
+        assert cache is None or self.sequence is None, "a streaming pass shares no tokens"
         positions, mask = torch.arange(frames, device=sigma.device), None
         if references is not None:
             assert conditions.reference_positions is not None, "references need their positions"
@@ -332,9 +359,10 @@ class DiffusionTransformer(nn.Module):
                 seen = torch.cat([given.new_ones(batch, frames, dtype=torch.bool), given != ABSENT], dim=1)
                 mask = seen.repeat_interleave(rows * columns, dim=1)[:, None, None]
             positions = torch.cat([positions.expand(*given.shape[:-1], -1), given], dim=-1)
+        tokens = rows * columns if self.sequence is None else rows * columns // self.sequence.size
         layout = None if cache is None else cache.layout(frames)
         if cache is None or layout is None:
-            rotation = rope3d(positions, rows, columns, split)
+            rotation = self._own(rope3d(positions, rows, columns, split), positions.shape[-1])
             past_rotation = rotation[..., :0, :]
         else:
             rotation = rope3d(layout.chunk_positions, rows, columns, split)
@@ -342,6 +370,8 @@ class DiffusionTransformer(nn.Module):
             past_rotation = rope3d(past, rows, columns, split)
             mask = cache.mask(layout, frames)
         time = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
+        if self.reach_all:
+            time = time + 0.0 * sum(weight.flatten()[0] for weight in self.optional_weights())
         text = self.null_text.expand(batch, -1, -1)
         if conditions.text is not None:
             absent, embedded = (conditions.text == 0).all(dim=(1, 2)), self.text(conditions.text)
@@ -353,8 +383,8 @@ class DiffusionTransformer(nn.Module):
         return _Pass(
             time=time, modulation=self.time_modulation(functional.silu(time)).unflatten(-1, (6, -1)),
             rotation=rotation, past_rotation=past_rotation, mask=mask, layout=layout, frames=frames,
-            video_tokens=frames * rows * columns, text=text, speak=speak, listen=listen,
-            cache=cache, record=None,
+            video_tokens=frames * tokens, text=text, speak=speak, listen=listen,
+            cache=cache, record=None, sequence=self.sequence,
         )  # fmt: skip
 
     def prime(self, cache: KVCache, image: Tensor, conditions: Conditions) -> None:

@@ -14,12 +14,27 @@ def motion_weights(latents: Tensor, extra: float) -> Tensor:
 
     Args:
         latents: [B, channels, F, h, w].
-        extra: 0 gives ones.
+        extra: 0 gives ones, and so does a single frame.
     """
+    if latents.shape[2] < 2:
+        return torch.ones_like(latents[:, :1, :1])
     speed = latents.diff(dim=2).square().mean(dim=(1, 2), keepdim=True)
     relative = speed / speed.amax(dim=(3, 4), keepdim=True).clamp(min=1e-6)
     weight = 1 + extra * relative
     return weight / weight.mean(dim=(3, 4), keepdim=True)
+
+
+def training_weights(clean: Tensor, level: Tensor, extra: float, predicts: str) -> Tensor:
+    """What an error of velocities counts in Base LPM's training, [B, 1, F, h, w]: nothing where the latent is given.
+
+    Args:
+        clean: [B, channels, F, h, w].
+        level: [B, 1, F, 1, 1] noise levels.
+        extra: see `motion_weights`.
+        predicts: where it is "clean", the error of clean latents counts, not that of velocities.
+    """
+    weight = motion_weights(clean[:, :, 1:], extra) * (level > 0)
+    return weight * level.square() if predicts == "clean" else weight
 
 
 def flow_matching_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -23,10 +23,16 @@ class BaseModel(CharacterModel):
     """The bidirectional model and its encoders."""
 
     def __init__(
-        self, config: ModelConfig, autoencoder: VideoAutoencoder, size_px: int, encoders: Path | None = None
+        self,
+        config: ModelConfig,
+        autoencoder: VideoAutoencoder,
+        size_px: int,
+        encoders: Path | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__(config, autoencoder, size_px, encoders)
-        self.dit = DiffusionTransformer(config)
+        with torch.device(device):
+            self.dit = DiffusionTransformer(config)
 
 
 def guided_velocity(
@@ -96,8 +102,8 @@ def sample_window(
     dtype = dit.patch.weight.dtype
     inputs = conditions.map(lambda value: value.to(dtype))
     fresh = torch.randn(batch, channels, frames - given, height, width, generator=generator)
-    x = torch.cat([known, fresh], dim=2)
-    moving = torch.zeros(frames)
+    x = torch.cat([known, fresh.to(known.device)], dim=2)
+    moving = torch.zeros(frames, device=known.device)
     moving[given:] = 1
     sigmas = flow.schedule(steps, shift)
     nearest = {int((sigmas - level).abs().argmin()): level for level in keep}

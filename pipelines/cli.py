@@ -244,6 +244,31 @@ def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
 
 @cli.command()
 @OVERRIDES
+@click.option("--out", type=FILE, default=Path("build/trainjob.yaml"), show_default=True, help="YAML file to write.")
+@click.option("--registry", default="", help="Prefix of the image, such as registry.example.com/team.")
+@click.option("--name", default="lpm-train", show_default=True, help="Name of the TrainJob.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace that it is applied in.")
+@click.option("--claim", default="lpm-workspace", show_default=True, help="Volume claim that every pod can write to.")
+@click.option("--dataset", default="dataset", show_default=True, help="Folder on the claim to read.")
+@click.option("--model", default="base", show_default=True, help="Folder on the claim to write.")
+@click.option("--service-account", default="", help="Of the pods; the namespace's default when left out.")
+def trainjob(overrides: tuple[str, ...], out: Path, registry: str, **place: str) -> None:
+    """Write a Kubeflow TrainJob of `lpm train` over several machines or GPUs: lpm trainjob profile=17b."""
+    from components.deploy.manifest import to_yaml
+    from components.images import TRAIN_IMAGE
+    from components.train.trainjob import render_train_job
+    from pipelines.config import load_config
+
+    config = load_config(overrides)
+    image = f"{registry.rstrip('/')}/{TRAIN_IMAGE}" if registry else TRAIN_IMAGE
+    manifest = render_train_job(config.train, image=image, resources=config.resources.train.kubernetes(), **place)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(to_yaml(manifest))
+    OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
+
+
+@cli.command()
+@OVERRIDES
 @click.option("--all", "every", is_flag=True, help="Every setting, those that keep their default too.")
 def config(overrides: tuple[str, ...], every: bool) -> None:
     """Print the composed config as YAML: what profile and overrides set."""
@@ -298,7 +323,7 @@ def data_preview(overrides: tuple[str, ...], dataset: Path, out: Path, batches: 
 
 @cli.group()
 def model() -> None:
-    """The model's shape and what it costs."""
+    """The model: its shape, what it costs, what it hears."""
 
 
 @model.command("describe")
@@ -326,6 +351,31 @@ def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None
         f"{1000 * passes * floor:,.3f} ms of the {1000 * chunk_seconds(online):,.0f} ms that it lasts: {verdict}",
         soft_wrap=True,
     )
+
+
+@model.command("voices")
+@click.option("--base", type=FOLDER, default=WORKSPACE / "base", show_default=True, help="Folder of a Base LPM.")
+@click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
+@click.option("--windows", default=128, show_default=True, help="Most windows for each voice.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def model_voices(base: Path, dataset: Path, windows: int, as_json: bool) -> None:
+    """Print what each voice is worth to a Base LPM: how much its loss rises when it hears another clip's.
+
+    On people that its training did not see: of a dataset that it held people out of, or of another one.
+    """
+    import json
+
+    from lpm_model.training.validation import figures_of, voice_gaps
+
+    gaps = voice_gaps(base, dataset, windows)
+    for voice, gap in gaps.items():
+        OUT.print(
+            f"{voice:<6} exchanged: loss {gap.right:.4f} -> {gap.right + gap.mean:.4f}, {gap.mean:+.4f} "
+            f"({gap.low:+.4f} to {gap.high:+.4f} with 90 %), {gap.windows} windows of {gap.clips} clips",
+            soft_wrap=True,
+        )
+    if as_json:
+        click.echo(json.dumps({name: round(value, 6) for name, value in figures_of(gaps).items()}))
 
 
 @cli.group()

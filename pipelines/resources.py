@@ -21,6 +21,11 @@ class StepResources:
         if self.gpus < 0:
             raise ValueError(f"resources.gpus is {self.gpus}: use 0 or more")
 
+    def kubernetes(self) -> dict[str, dict[str, str]]:
+        """As `resources` of a container."""
+        limits = {"memory": self.memory} | ({self.gpu_resource: str(self.gpus)} if self.gpus else {})
+        return {"requests": {"cpu": self.cpu, "memory": self.memory}, "limits": limits}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:

@@ -33,7 +33,7 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
 
     from lpm_model.autoencoder import load_autoencoder
     from lpm_model.character import to_frames
-    from lpm_model.training.data import read_clips
+    from lpm_model.training.clips import read_clips
 
     people = _people(dataset)[:count]
     if not people:
@@ -41,11 +41,11 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
         return []
     import torch
 
-    clips = {clip.key: clip for clip in read_clips(dataset)}
+    clips = read_clips(dataset)
     autoencoder = load_autoencoder(model / "autoencoder")
     ids = []
     for number, row in enumerate(people, 1):
-        first = torch.from_numpy(clips[row["clip_id"]].latents[None, :, :1]).float()
+        first = torch.from_numpy(clips.find(row["clip_id"]).latents[None, :, :1]).float()
         with torch.inference_mode():
             picture = to_frames(autoencoder.decode(first))[0, 0].numpy()
         home = model / "characters" / f"character-{number}"

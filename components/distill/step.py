@@ -32,7 +32,7 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
     with step_run("distill", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params(settings)
         run.dataset(dataset, digest)
-        metrics = distill_online(base, dataset, work, config, progress, logger=run.lightning_logger())
+        metrics = distill_online(base, dataset, work, config, progress, logger=run.lightning_loggers())
         metrics["characters"] = float(len(write_characters(dataset, work)))
         report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)

@@ -21,8 +21,9 @@ from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_LATENT, 
 from lpm_model.losses import motion_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.training.base import clip_batches
+from lpm_model.training.clips import Clip, ShardClips, read_clips
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Batch, Clip, ClipBatches, Window, read_clips, read_dataset
+from lpm_model.training.data import Batch, ClipBatches, Window, read_dataset
 from serving.media_file import Mp4Writer
 
 COLOURS = {"idle": "#9e9e9e", "speak": "#2e7d32", "listen": "#1565c0", "discard": "#c62828"}
@@ -51,7 +52,7 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
     about = read_dataset(dataset, encoder.digest)
     encoders = Path(settings.encoders) if settings.encoders else None
     torch.manual_seed(settings.seed)
-    clips = read_clips(dataset)
+    clips, _ = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
     source = clip_batches(clips, BaseModel(settings.model, encoder, about["size_px"], encoders), settings, 0)
     total = settings.steps * settings.accumulate
     steps = sorted({index * total // batches for index in range(min(batches, total))})
@@ -65,16 +66,19 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(
         environment.get_template("preview.html").render(
-            dataset=dataset.name, digest=about["digest"], clips=len(source.clips), batches=found, colours=COLOURS
+            dataset=dataset.name,
+            digest=about["digest"],
+            clips=sum(len(bucket.places) for bucket in source.buckets),
+            batches=found,
+            colours=COLOURS,
         )
     )
     return sum(len(batch["rows"]) for batch in found)
 
 
 def _rows(
-    source: ClipBatches, batch: Batch, clips: list[Clip], encoder: VideoAutoencoder, settings: BaseTraining
+    source: ClipBatches, batch: Batch, clips: ShardClips, encoder: VideoAutoencoder, settings: BaseTraining
 ) -> list[dict[str, Any]]:
-    by_key = {clip.key: clip for clip in clips}
     anchor = batch.latents[:, :, :1]
     absolute = from_anchor(batch.latents[:, :, 1:], anchor, settings.model.anchor_gain)
     weights = motion_weights(batch.latents[:, :, 1:], settings.motion_weight)
@@ -85,7 +89,7 @@ def _rows(
         for row, window in enumerate(batch.windows):
             frames = to_frames(encoder.decode(torch.cat([anchor[row], absolute[row]], dim=1)[None]))[0].numpy()
             pictures = [to_frames(encoder.decode(one[None, :, None]))[0, 0].numpy() for one in references[row]]
-            clip = by_key[window.key]
+            clip = clips.find(window.key)
             rows.append(
                 {
                     "title": f"{window.key}, from latent frame {window.start}" + _place(window),
@@ -97,7 +101,7 @@ def _rows(
                     "caption": clip.caption,
                     "references": [_png(picture) for picture in pictures],
                     "weights": _png(_heat(weights[row, 0, 0])),
-                    "states": _runs(clip, window, source.latents),
+                    "states": _runs(clip, window),
                 }
             )
     return rows
@@ -109,7 +113,7 @@ def _place(window: Window) -> str:
 
 def _voices(source: ClipBatches, clip: Clip, window: Window) -> dict[str, Tensor]:
     """Samples of each given voice under the frames of the window."""
-    span = slice(window.start * SAMPLES_PER_LATENT, (window.start + source.latents - 1) * SAMPLES_PER_LATENT)
+    span = slice(window.start * SAMPLES_PER_LATENT, (window.start + window.latents - 1) * SAMPLES_PER_LATENT)
     return {
         name: source.voices(clip, window.disturbed[role])[role, span]
         for role, name in enumerate(("speak", "listen"))
@@ -126,9 +130,9 @@ def _pcm(voice: Tensor) -> NDArray[np.int16]:
     return (voice.clamp(-1, 1) * 32767).to(torch.int16).numpy()
 
 
-def _runs(clip: Clip, window: Window, latents: int) -> list[tuple[str, float]]:
+def _runs(clip: Clip, window: Window) -> list[tuple[str, float]]:
     """State and share of the window's frames, run by run."""
-    first, count = window.start * FRAMES_PER_LATENT, (latents - 1) * FRAMES_PER_LATENT
+    first, count = window.start * FRAMES_PER_LATENT, (window.latents - 1) * FRAMES_PER_LATENT
     track = clip.states[first : first + count]
     names = {code: name for name, code in STATES.items()}
     edges = [0, *(np.flatnonzero(np.diff(track)) + 1).tolist(), len(track)]

@@ -16,19 +16,28 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lpm_model import flow
-from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
+from lpm_model.autoencoder import VideoAutoencoder, copy_autoencoder, load_autoencoder
 from lpm_model.checkpoint import save_model
 from lpm_model.config import to_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders
-from lpm_model.losses import flow_matching_loss, motion_weights
+from lpm_model.lora import add_adapter, merged
+from lpm_model.losses import flow_matching_loss, training_weights
 from lpm_model.sampler import BaseModel
 from lpm_model.shards import start_from
+from lpm_model.training.clips import Clips, read_clips
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import Batch, Clip, ClipBatches, Draw, Squares, read_clips, read_dataset
-from lpm_model.training.loop import Again, StateFile, Track, muon_and_adamw, run, scheduled, take_step
+from lpm_model.training.data import Batch, ClipBatches, Draw, Squares, loaded, read_dataset
+from lpm_model.training.launch import ALONE, Mesh, joined
+from lpm_model.training.loop import Again, Track, muon_and_adamw, run, scheduled, take_step
 from lpm_model.training.preference import Pairs, PreferenceLoss, collect, pair_batches
+from lpm_model.training.sharding import Branches, full_weights, sequence_group, shard
+from lpm_model.training.states import SharedState
 from lpm_model.training.throughput import Throughput
+from lpm_model.training.validation import HeldOut, Show, Validator
+
+ADAPTER = "base"
+"""Name of the adapter that a training with `lora` learns."""
 
 
 def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torch.Generator) -> Tensor:
@@ -53,25 +62,40 @@ class BaseModule(lightning.LightningModule):
     """One role: the model and its weight average."""
 
     def __init__(
-        self, base: BaseModel, settings: BaseTraining, start: int, preference: PreferenceLoss | None = None
+        self,
+        base: BaseModel,
+        settings: BaseTraining,
+        start: int,
+        preference: PreferenceLoss | None = None,
+        mesh: Mesh = ALONE,
     ) -> None:
         super().__init__()
-        self.preference = preference
+        self.preference, self.mesh = preference, mesh
+        self.branches: Branches | None = None
         self.automatic_optimization = False  # two optimizers take every step together
         self.dit, self.settings, self.start = base.dit, settings, start
         self.average = AveragedModel(base.dit, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
 
+    def configure_model(self) -> None:
+        """Cut weights and average over the processes, where there are several."""
+        if not self.mesh.several or self.branches is not None:
+            return
+        for transformer in (self.dit, self.average.module):
+            shard(transformer, self.mesh, bf16=self.settings.precision == "bf16")
+        self.dit.sequence = sequence_group(self.mesh)
+        self.branches = Branches(self.dit, self.mesh.device)
+
     def loss(self, batch: Batch) -> Tensor:
         """Flow matching on one batch."""
         clean, generator = batch.latents, batch.generator
-        sigma = draw_sigmas(clean.shape[0], clean.shape[2], self.settings, generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        sigma = draw_sigmas(clean.shape[0], clean.shape[2], self.settings, generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         conditions = drop_conditions(batch.conditions, self.settings.condition_dropout, generator)
+        if self.branches is not None:
+            self.branches.note(conditions)
         level = sigma[:, None, :, None, None]
         predicted = self.dit(flow.interpolate(clean, noise, level), sigma, conditions)
-        weight = motion_weights(clean[:, :, 1:], self.settings.motion_weight) * (level > 0)
-        if self.dit.config.predicts == "clean":
-            weight = weight * level.square()  # the error of clean latents, not of velocities
+        weight = training_weights(clean, level, self.settings.motion_weight, self.dit.config.predicts)
         return flow_matching_loss(predicted, flow.velocity(clean, noise), weight)
 
     def prefer(self, pairs: Pairs) -> Tensor:
@@ -79,17 +103,25 @@ class BaseModule(lightning.LightningModule):
         assert self.preference is not None
         clean = pairs.truth.latents
         return self.preference(
-            self.dit, pairs, draw_sigmas(clean.shape[0], clean.shape[2], self.settings, pairs.truth.generator)
+            self.dit,
+            pairs,
+            draw_sigmas(clean.shape[0], clean.shape[2], self.settings, pairs.truth.generator).to(clean.device),
         )
 
     def training_step(self, batch: Batch | Pairs, index: int) -> Tensor:
         loss = self.prefer(batch) if isinstance(batch, Pairs) else self.loss(batch)
-        self.manual_backward(loss / self.settings.accumulate)
-        if (self.start + index + 1) % self.settings.accumulate == 0:
+        # Sharded gradients are means over all processes; those that share tokens hold a part each, to be added up.
+        each, share = self.settings.accumulate // self.mesh.data, self.mesh.scale.sequence_parallel
+        self.manual_backward(loss * share / each)
+        if (self.start // self.mesh.data + index + 1) % each == 0:
+            if self.branches is not None:
+                self.branches.settle()
             take_step(self, self.dit.parameters(), self.settings.clip_norm)
             self.average.update_parameters(self.dit)
-        self.log("loss", loss.detach(), prog_bar=True)
-        return loss.detach()
+        told = self.mesh.mean(loss.detach())
+        step = (self.start // self.mesh.data + index + 1) // each  # where the curves stand, in a resumed run too
+        self.log_dict({"loss": told, "step": float(step)}, prog_bar=True)
+        return told
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
@@ -106,13 +138,13 @@ class BaseModule(lightning.LightningModule):
         ]
 
 
-def clip_batches(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int) -> ClipBatches:
-    """The batches that are left of a training."""
+def clip_batches(clips: Clips, base: BaseModel, settings: BaseTraining, start: int, mesh: Mesh = ALONE) -> ClipBatches:
+    """The batches that are left of a training, of this process."""
     return ClipBatches(
         clips, base, latents=settings.clip_latents, batch=settings.batch,
-        steps=range(start, settings.steps * settings.accumulate), seed=settings.seed,
+        steps=range(start + mesh.data_rank, settings.steps * settings.accumulate, mesh.data), seed=settings.seed,
         squares=Squares(
-            steps=settings.crop_steps * settings.accumulate, whole_every=settings.whole_every,
+            steps=settings.crop_steps, whole_every=settings.whole_every,
             batch=settings.crop_batch, cells=settings.crop_cells,
         ),
         draw=Draw(
@@ -120,10 +152,12 @@ def clip_batches(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining,
             references=settings.references, reference_chance=settings.reference_chance,
             image_start=settings.image_start, disturbance=settings.disturbance,
         ),
+        shorter=settings.shorter_latents, tokens=settings.batch_tokens,
+        together=settings.accumulate, kept_bytes=settings.loader_mb * 10**6,
     )  # fmt: skip
 
 
-def paired(clips: Sequence[Clip], base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
+def paired(clips: Clips, base: BaseModel, settings: BaseTraining, start: int, progress: Track | None) -> Again:
     """The pairs that are left of a preference tuning; they are sampled from the model as it stands."""
     alone = clip_batches(clips, base, replace(settings, batch=1, crop_steps=0), start)
     pairs = collect(base.dit, alone, settings.preference, progress)
@@ -152,6 +186,7 @@ def train_base(
     progress: Track | None = None,
     *,
     logger: Any = False,
+    show: Show | None = None,
 ) -> dict[str, float]:
     """Train Base LPM on a dataset and write its model folder; a killed run goes on from its last saved state.
 
@@ -161,47 +196,77 @@ def train_base(
         settings: model and training.
         progress: shows the steps.
         logger: Lightning logger(s).
+        show: keeps the videos of a validation.
 
     Returns:
-        Metrics: the last loss (mean over 50 steps), steps, clips.
+        Metrics: the last loss (mean over 50 steps), steps, clips, and what the validation found.
 
     Raises:
         ValueError: the dataset is empty, too short or was encoded with another autoencoder.
     """
-    torch.manual_seed(settings.seed)
-    autoencoder = Path(settings.autoencoder) if settings.autoencoder else None
-    encoder = load_autoencoder(autoencoder)
-    about = read_dataset(dataset, encoder.digest)
+    with joined(settings.scale) as mesh:
+        if not mesh.first:
+            progress, logger, show = None, False, None
+        return _train(dataset, folder, settings, progress, logger, mesh, show)
+
+
+def _model(settings: BaseTraining, encoder: VideoAutoencoder, size_px: int, mesh: Mesh) -> BaseModel:
+    """The model to be trained; its transformer is an empty shape but on the first process, which hands it out."""
     encoders = Path(settings.encoders) if settings.encoders else None
-    base = BaseModel(settings.model, encoder, about["size_px"], encoders)
-    if settings.start:
+    base = BaseModel(settings.model, encoder, size_px, encoders, device="cpu" if mesh.first else "meta")
+    if settings.start and mesh.first:
         start_from(base.dit, Path(settings.start))
     freeze_all_but(base.dit, settings.trained)
+    if settings.lora.rank:
+        named = [weight for weight in base.dit.parameters() if settings.trained and weight.requires_grad]
+        add_adapter(base.dit, ADAPTER, settings.lora)
+        for weight in named:
+            weight.requires_grad = True
     base.dit.recompute = settings.recompute
     if settings.compile:
         for block in base.dit.blocks:
             block.compile()
-    state = StateFile(folder / "state")
-    clips = read_clips(dataset)
-    batches: Iterable[Any] = clip_batches(clips, base, settings, state.step())
+    return base
+
+
+def _train(
+    dataset: Path, folder: Path, settings: BaseTraining, progress: Track | None, logger: Any, mesh: Mesh,
+    show: Show | None,
+) -> dict[str, float]:  # fmt: skip
+    torch.manual_seed(settings.seed)
+    autoencoder = Path(settings.autoencoder) if settings.autoencoder else None
+    encoder = load_autoencoder(autoencoder)
+    about = read_dataset(dataset, encoder.digest)
+    base = _model(settings, encoder, about["size_px"], mesh)
+    state = SharedState(folder / "state", mesh)
+    clips, held_out = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
+    validation = Validator(HeldOut(held_out, base, settings), show, mesh) if settings.validation.every_steps else None
+    batches: Iterable[Any] = loaded(clip_batches(clips, base, settings, state.step(), mesh), settings.loader_workers)
     preference = None
     if settings.preference.conditions:
         preference = PreferenceLoss(base.dit, settings.preference)
         batches = paired(clips, base, settings, state.step(), progress)
-    module = BaseModule(base, settings, state.step(), preference)
+    module = BaseModule(base, settings, state.step(), preference, mesh)
     history = run(
         module, batches, settings.steps * settings.accumulate, state, settings.checkpoint_steps * settings.accumulate,
         description="train Base LPM", progress=progress, clip_norm=None, logger=logger,
-        callbacks=[Throughput(base.config)],
+        callbacks=[Throughput(base.config, mesh.scale), *([validation] if validation else [])],
+        mesh=mesh, precision=settings.precision,
     )  # fmt: skip
     metrics = {"loss": history.recent(), "steps": float(settings.steps), "clips": float(len(clips))}
+    if validation:
+        metrics |= validation.measure(module.average.module, settings.steps)  # type: ignore[arg-type]
+    weights = full_weights(module.average.module)
+    if not mesh.first:
+        return metrics
     save_model(
         folder,
-        {"model": module.average.module},
+        {"model": merged(weights, ADAPTER, settings.lora)},
         {"model": to_mapping(base.config), "size_px": base.size_px},
         {"dataset_digest": about["digest"], "settings": to_mapping(settings), "metrics": metrics},
     )
     copy_autoencoder(autoencoder, folder)
-    copy_encoders(encoders, folder)
-    shutil.rmtree(state.path.parent, ignore_errors=True)
+    if settings.encoders:
+        copy_encoders(Path(settings.encoders), folder)
+    shutil.rmtree(state.folder, ignore_errors=True)
     return metrics

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lpm_model.config import STATES, ModelConfig, OnlineConfig
+from lpm_model.config import STATES, Lora, ModelConfig, OnlineConfig
 
 VOICES = ("speak", "listen")
 """Audio branches."""
@@ -32,6 +32,63 @@ class Preference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """Processes of a training. Weights, gradients and moments are sharded over all of them (FSDP2).
+
+    They change the speed alone: the batches of one optimizer step (`accumulate`) are shared out among them.
+    """
+
+    nodes: int = 1
+    """Machines."""
+    processes: int = 1
+    """Processes on each machine, one a GPU."""
+    sequence_parallel: int = 1
+    """Processes that share the tokens of one batch (Ulysses); the others take batches of their own."""
+
+    def __post_init__(self) -> None:
+        if min(self.nodes, self.processes, self.sequence_parallel) < 1:
+            raise ValueError("scale: nodes, processes and sequence_parallel must be at least 1")
+        if self.world % self.sequence_parallel:
+            raise ValueError(
+                f"scale: {self.world} processes are no groups of sequence_parallel={self.sequence_parallel}: "
+                "choose a divisor"
+            )
+
+    @property
+    def world(self) -> int:
+        """All processes."""
+        return self.nodes * self.processes
+
+    @property
+    def data_parallel(self) -> int:
+        """Batches that are computed at the same time."""
+        return self.world // self.sequence_parallel
+
+
+class Validation:
+    """Measuring a training on people it does not learn from."""
+
+    every_steps: int = 0
+    """Steps between validations, the last step is one too; 0 leaves them out."""
+    held_out_share: float = 0.0
+    """Share of the people whose clips are held out, chosen by a hash; always the same ones of a dataset."""
+    windows: int = 32
+    """Most windows for each voice."""
+    videos: int = 2
+    """Windows that are rendered beside the truth."""
+    sampler_steps: int = 12
+    """Euler steps of a rendering."""
+    guidance: float = 2.0
+    """Of a rendering, over text and voices."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share is {self.held_out_share}: give a share from 0 to below 1")
+        if self.every_steps and not self.held_out_share:
+            raise ValueError("validation needs people held out: set train.validation.held_out_share, such as 0.05")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BaseTraining:
     """Flow-matching training of Base LPM."""
 
@@ -39,6 +96,12 @@ class BaseTraining:
     """Shape of the model."""
     preference: Preference = Preference()
     """Preference tuning."""
+    scale: Scale = Scale()
+    """Processes."""
+    lora: Lora = Lora()
+    """Low-rank adapters on frozen weights; what `trained` names learns too; the model's folder holds the sum."""
+    validation: Validation = Validation()
+    """Validation."""
     autoencoder: str = ""
     """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
     encoders: str = ""
@@ -51,6 +114,14 @@ class BaseTraining:
     """Clips a step of whole pictures."""
     clip_latents: int = 13
     """Latent frames of a training window."""
+    shorter_latents: tuple[int, ...] = ()
+    """Lengths of windows for clips that are too short for `clip_latents`; each takes the longest it holds."""
+    batch_tokens: int = 0
+    """Most video tokens of a batch: larger pictures and longer windows come fewer at a time; 0 sets no bound."""
+    loader_workers: int = 0
+    """Processes that make batches beforehand; 0 makes them in the training's own."""
+    loader_mb: int = 512
+    """Memory for the clips read last, and as much again for their audio features, in each process (MB)."""
     accumulate: int = 1
     """Batches whose gradients make one optimizer step; `steps` and all that counts with them are optimizer steps."""
     voices: tuple[str, ...] = ("speak", "listen")
@@ -94,6 +165,8 @@ class BaseTraining:
     """Keep only the input of each block and compute the rest again in the backward pass."""
     compile: bool = False
     """Compile each block with torch.compile."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the products; weights, gradients and moments are fp32."""
     disturbance: float = 0.2
     """Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."""
     condition_dropout: float = 0.1
@@ -114,6 +187,20 @@ class BaseTraining:
             raise ValueError("steps and batch must be at least 1, clip_latents at least 2")
         if self.accumulate < 1 or self.references < 1:
             raise ValueError("accumulate and references must be at least 1")
+        if self.accumulate % self.scale.data_parallel:
+            raise ValueError(
+                f"accumulate is {self.accumulate}: {self.scale.data_parallel} processes (scale) share the batches of a "
+                "step; make it a multiple"
+            )
+        if self.model.heads % self.scale.sequence_parallel:
+            raise ValueError(
+                f"scale.sequence_parallel is {self.scale.sequence_parallel}: choose a divisor of "
+                f"the {self.model.heads} heads"
+            )
+        if self.preference.conditions and self.scale.world > 1:
+            raise ValueError("preference tuning runs in one process: set scale.processes=1 and scale.nodes=1")
+        if any(length < 2 for length in self.shorter_latents):
+            raise ValueError(f"shorter_latents are {list(self.shorter_latents)}: each must be at least 2")
         for name, allowed in (("voices", VOICES), ("states", tuple(STATES))):
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown or (name == "states" and not self.states):

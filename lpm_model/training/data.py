@@ -1,48 +1,30 @@
 """Training batches from dataset shards, a pure function of (seed, step), so that a resumed run sees the same data.
 
+Processes and the workers of a loader share them out; see `ClipBatches`.
+
 B batch, F latent frames of the window, R references, P latent frames of audio context, n audio tokens.
 """
 
-import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import webdataset
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lpm_model.anchor import to_anchor
 from lpm_model.character import CharacterModel, reference_positions
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, STATES
 from lpm_model.dit import Conditions
+from lpm_model.training.clips import KEPT_BYTES, Clip, ClipFacts, Clips, Recent, facts_of
 from lpm_model.training.disturbance import disturbed
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One row of a dataset."""
-
-    key: str
-    latents: NDArray[np.float16]
-    """[channels, 1 + k, h, w]."""
-    references: NDArray[np.float16]
-    """[R, channels, h, w], the global one first."""
-    kinds: tuple[str, ...]
-    speak: NDArray[np.int16]
-    """[4000 k]."""
-    listen: NDArray[np.int16]
-    """[4000 k]."""
-    caption: str
-    states: NDArray[np.uint8]
-    """[4 k] what the person does in each frame (config.STATES)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +35,8 @@ class Window:
     """Clip."""
     start: int
     """Latent frame of the clip that the window begins with."""
+    latents: int
+    """Latent frames of the window."""
     disturbed: tuple[bool, bool]
     """Whether the own voice, and the other's, come with a sound that is no speech."""
     corner: tuple[int, int] | None = None
@@ -94,67 +78,6 @@ def read_dataset(dataset: Path, autoencoder_digest: str) -> dict[str, Any]:
     if about["autoencoder_digest"] != autoencoder_digest:
         raise ValueError(f"{dataset} was encoded with another autoencoder: run `lpm curate` again with this one")
     return about
-
-
-def read_clips(dataset: Path) -> list[Clip]:
-    """Every clip of a dataset folder, in key order.
-
-    Raises:
-        ValueError: no shards, or a shard that is missing or cut off, with its name.
-    """
-    shards = sorted((dataset / "shards").glob("train-*.tar"))
-    listed = json.loads((dataset / "dataset.json").read_text()).get("shards", [])
-    lost = sorted(set(listed) - {shard.name for shard in shards})
-    if lost:
-        raise ValueError(f"{dataset / 'shards' / lost[0]} is missing: copy the whole dataset or run `lpm curate` again")
-    if not shards:
-        raise ValueError(f"{dataset} holds no shards: run `lpm curate` first")
-    clips = []
-    for shard in shards:
-        _check_end(shard)
-        try:
-            rows = list(webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False))
-        except Exception as error:  # webdataset raises what the tar reader happens to raise
-            raise ValueError(f"{shard} cannot be read ({error}): run `lpm curate` again") from error
-        clips += [_clip(row, shard) for row in rows]
-    if not clips:
-        raise ValueError(f"{dataset} holds no clips: see its curation report")
-    return sorted(clips, key=lambda clip: clip.key)
-
-
-def _check_end(shard: Path) -> None:
-    """A tar file ends in two empty blocks; one that is cut off between two clips shows in nothing else."""
-    with shard.open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - 1024))
-        if file.read() != bytes(1024):
-            raise ValueError(f"{shard} is cut off: copy it again or run `lpm curate` again")
-
-
-def _clip(row: dict[str, Any], shard: Path) -> Clip:
-    missing = [part for part in ("latents.npy", "references.npy", "speak.npy", "listen.npy", "json") if part not in row]
-    if missing:
-        raise ValueError(f"{shard}: clip {row.get('__key__')} lacks {', '.join(missing)}; run `lpm curate` again")
-
-    def array(name: str) -> NDArray[Any]:
-        loaded: NDArray[Any] = np.load(io.BytesIO(row[name]), allow_pickle=False)
-        return loaded
-
-    meta, latents = json.loads(row["json"]), array("latents.npy")
-    frames = (latents.shape[1] - 1) * FRAMES_PER_LATENT
-    return Clip(
-        key=row["__key__"], latents=latents, references=array("references.npy"),
-        kinds=tuple(meta["reference_kinds"]), speak=array("speak.npy"), listen=array("listen.npy"),
-        caption=meta["caption"], states=_state_track(meta.get("states"), frames),
-    )  # fmt: skip
-
-
-def _state_track(runs: Sequence[Sequence[int]] | None, frames: int) -> NDArray[np.uint8]:
-    """[frames] from its run-length code ([[state, frames], ...], the image's frame left out); idle where unknown."""
-    if runs is None:
-        return np.full(frames, STATES["idle"], np.uint8)
-    track = np.concatenate([np.full(length, state, np.uint8) for state, length in runs])
-    return track[len(track) - frames :]
 
 
 def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
@@ -231,25 +154,72 @@ class Draw:
     disturbance: float = 0.0
     """Chance, each, of noise or a chord under a voice."""
 
-    def weights(self, clip: Clip, latents: int) -> Tensor:
-        """Of each window of a clip, [windows]: its share of frames in the wanted states, by its motion if asked."""
-        wanted = np.isin(clip.states, [STATES[name] for name in self.states]).astype(np.float64)
+    def weights(self, facts: ClipFacts, latents: int, motion: NDArray[np.float32] | None = None) -> Tensor:
+        """Of each window of a clip, [windows]: its share of frames in the wanted states, by its motion if asked.
+
+        Args:
+            facts: of the clip.
+            latents: latent frames of a window.
+            motion: [k] see `motion_of`; needed for expressive windows only.
+        """
+        wanted = np.isin(facts.states, [STATES[name] for name in self.states]).astype(np.float64)
         total = np.concatenate([[0.0], wanted.cumsum()])
         span = (latents - 1) * FRAMES_PER_LATENT
         share = (total[span:] - total[:-span])[::FRAMES_PER_LATENT] / span
-        if self.expressive:
-            speed = np.square(np.diff(clip.latents.astype(np.float32), axis=1)).mean(axis=(0, 2, 3))
-            moved = np.concatenate([[0.0], speed.cumsum()])
+        if self.expressive and motion is not None:
+            moved = np.concatenate([[0.0], motion.cumsum()])
             share = share * ((moved[latents - 1 :] - moved[: 1 - latents]) / (latents - 1)) ** self.expressive
         return torch.from_numpy(share).float()
 
 
+def motion_of(clip: Clip) -> NDArray[np.float32]:
+    """Mean square change between neighbouring latent frames of a clip, [k]."""
+    speed: NDArray[np.float32] = np.square(np.diff(clip.latents.astype(np.float32), axis=1)).mean(axis=(0, 2, 3))
+    return speed
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Clips whose windows make batches of one shape."""
+
+    latents: int
+    """Latent frames of a window."""
+    grid: tuple[int, int]
+    """Rows and columns of latent cells."""
+    batch: int
+    """Clips in a batch of whole pictures."""
+    squares: int
+    """Clips in a batch of squares."""
+    places: tuple[int, ...]
+    """Of its clips in the dataset."""
+    weights: Tensor
+    """[clips] chance of each."""
+
+
 class ClipBatches(IterableDataset[Batch]):
-    """Windows of equal length, drawn with a chance proportional to what each clip holds."""
+    """Windows drawn with a chance proportional to what each clip holds, in batches of one length and one grid.
+
+    A clip is drawn at `latents` latent frames or, where it is shorter, at the longest of `shorter` that it holds. A
+    batch comes from one bucket of clips of one window length and one grid, the same bucket in a whole optimizer step.
+
+    Args:
+        clips: the dataset.
+        model: its encoders make the conditions.
+        latents: latent frames of a window.
+        batch: most clips of a batch.
+        steps: steps whose batches iteration gives; what is left of them where a run goes on.
+        seed: of all that is drawn.
+        squares: steps on squares.
+        draw: what is drawn.
+        shorter: other lengths of a window, for clips that are too short.
+        tokens: most video tokens of a batch; 0 sets no bound.
+        together: batches of one optimizer step, which processes may share out: all of one shape.
+        kept_bytes: bound of the audio features that stay in memory.
+    """
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        clips: Clips,
         model: CharacterModel,
         *,
         latents: int,
@@ -258,43 +228,95 @@ class ClipBatches(IterableDataset[Batch]):
         seed: int,
         squares: Squares | None = None,
         draw: Draw | None = None,
+        shorter: Sequence[int] = (),
+        tokens: int = 0,
+        together: int = 1,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        self.draw = draw or Draw()
-        long_enough = [clip for clip in clips if clip.latents.shape[1] >= latents]
+        self.draw, self.squares = draw or Draw(), squares
+        self.clips, self.model, self.batch, self.steps, self.seed = clips, model, batch, steps, seed
+        self.tokens, self.together = tokens, together
+        self.facts = facts_of(clips)
+        self.motion = [motion_of(clip) for clip in clips] if self.draw.expressive else None
+        self.buckets = self._fill(sorted({latents, *shorter}, reverse=True))
+        chances = [float(bucket.weights.sum()) / bucket.batch for bucket in self.buckets]
+        self.chances = torch.tensor(chances)
+        self.features: Recent[tuple[str, bool], Tensor] = Recent(kept_bytes, lambda value: value.nbytes)
+
+    def _fill(self, lengths: Sequence[int]) -> list[Bucket]:
+        """Every bucket that holds a clip, longest windows first."""
+        kept: dict[tuple[int, tuple[int, int]], list[tuple[int, Tensor]]] = {}
+        long_enough = False
+        for place, facts in enumerate(self.facts):
+            latents = next((length for length in lengths if facts.latents >= length), 0)
+            if not latents:
+                continue
+            long_enough = True
+            weight = self._weights(place, latents).sum()
+            if weight > 0:
+                kept.setdefault((latents, facts.grid), []).append((place, weight))
         if not long_enough:
-            longest = max(clip.latents.shape[1] for clip in clips)
-            raise ValueError(f"no clip has {latents} latent frames (the longest has {longest}): lower clip_latents")
-        windows = [self.draw.weights(clip, latents) for clip in long_enough]
-        self.clips = [clip for clip, weights in zip(long_enough, windows, strict=True) if weights.sum() > 0]
-        self.windows = [weights for weights in windows if weights.sum() > 0]
-        if not self.clips:
+            longest = max(facts.latents for facts in self.facts)
+            raise ValueError(f"no clip has {lengths[-1]} latent frames (the longest has {longest}): lower clip_latents")
+        if not kept:
             raise ValueError(f"no clip shows anybody in the states {', '.join(self.draw.states)}: choose other states")
-        self.model, self.latents, self.batch, self.steps, self.seed = model, latents, batch, steps, seed
-        self.weights = torch.stack([weights.sum() for weights in self.windows])
-        self.squares = squares
-        self.features: dict[tuple[str, bool], Tensor] = {}
+        buckets = []
+        for (latents, (rows, columns)), clips in sorted(kept.items(), reverse=True):
+            places, weights = zip(*clips, strict=True)
+            side = (rows, columns) if self.squares is None else [min(self.squares.cells, n) for n in (rows, columns)]
+            buckets.append(
+                Bucket(
+                    latents,
+                    (rows, columns),
+                    batch=self._bounded(self.batch, latents * rows * columns // 4),
+                    squares=self._bounded(self.squares.batch if self.squares else 1, latents * side[0] * side[1] // 4),
+                    places=places,
+                    weights=torch.stack(weights),
+                )  # fmt: skip
+            )
+        return buckets
+
+    def _bounded(self, batch: int, tokens: int) -> int:
+        """Clips of so many tokens in a batch."""
+        if not self.tokens:
+            return batch
+        if tokens > self.tokens:
+            raise ValueError(
+                f"one window has {tokens} tokens, batch_tokens is {self.tokens}: raise it or shorten windows"
+            )
+        return min(batch, self.tokens // tokens)
+
+    def _weights(self, place: int, latents: int) -> Tensor:
+        """Of each window of a clip."""
+        return self.draw.weights(self.facts[place], latents, self.motion[place] if self.motion else None)
 
     def __iter__(self) -> Iterator[Batch]:
-        for step in self.steps:
+        worker = get_worker_info()
+        mine = self.steps if worker is None else self.steps[worker.id :: worker.num_workers]
+        for step in mine:
             yield self.make(step)
 
     def make(self, step: int) -> Batch:
         """The batch of one step."""
-        generator = step_generator(self.seed, step, "data")
-        squares = self.squares if self.squares is not None and self.squares.at(step) else None
-        batch = self.batch if squares is None else squares.batch
-        picked = torch.multinomial(self.weights, batch, True, generator=generator).tolist()
-        rows = [self.clips[i] for i in picked]
-        starts = [self._start(self.windows[i], generator) for i in picked]
-        latents = self._windows(rows, starts)
+        bucket, generator = self.bucket(step), step_generator(self.seed, step, "data")
+        squares = self.squares if self.squares is not None and self.squares.at(step // self.together) else None
+        batch = bucket.batch if squares is None else bucket.squares
+        picked = torch.multinomial(bucket.weights, batch, True, generator=generator).tolist()
+        places = [bucket.places[i] for i in picked]
+        rows = [self.clips[place] for place in places]
+        starts = [self._start(self._weights(place, bucket.latents), generator) for place in places]
+        cut = [clip.latents[:, start : start + bucket.latents] for clip, start in zip(rows, starts, strict=True)]
+        latents = torch.from_numpy(np.stack(cut)).float()
         noisy = (torch.rand(2, batch, generator=generator) < self.draw.disturbance).tolist()
-        conditions = self._conditions(rows, starts, noisy, generator)
+        conditions = self.conditions(rows, starts, bucket.latents, noisy, generator)
         corners: Sequence[tuple[int, int] | None] = [None] * batch
         if squares is not None:
             latents, conditions, corners = crop_to_motion(latents, conditions, squares.cells, generator)
         origins = zip(rows, starts, *noisy, corners, strict=True)
         return Batch(
-            windows=tuple(Window(clip.key, start, (own, other), at) for clip, start, own, other, at in origins),
+            windows=tuple(
+                Window(clip.key, start, bucket.latents, (own, other), at) for clip, start, own, other, at in origins
+            ),
             latents=to_anchor(latents, self.model.config.anchor_gain),
             conditions=conditions,
             generator=self.noise(step),
@@ -304,19 +326,28 @@ class ClipBatches(IterableDataset[Batch]):
         """Of a step's noise."""
         return step_generator(self.seed, step, "noise")
 
+    def bucket(self, step: int) -> Bucket:
+        """Of a step; a bucket of small batches is drawn more often, so that every window keeps its chance."""
+        if len(self.buckets) == 1:
+            return self.buckets[0]
+        generator = step_generator(self.seed, step // self.together, "bucket")
+        return self.buckets[int(torch.multinomial(self.chances, 1, generator=generator))]
+
     def _start(self, weights: Tensor, generator: torch.Generator) -> int:
         """Where a window of a clip begins."""
         from_image = bool(torch.rand(1, generator=generator) < self.draw.image_start) and weights[0] > 0
         return 0 if from_image else int(torch.multinomial(weights, 1, generator=generator))
 
-    def _windows(self, rows: Sequence[Clip], starts: Sequence[int]) -> Tensor:
-        cut = [clip.latents[:, s : s + self.latents] for clip, s in zip(rows, starts, strict=True)]
-        return torch.from_numpy(np.stack(cut)).float()
-
-    def _conditions(
-        self, rows: Sequence[Clip], starts: Sequence[int], noisy: Sequence[Sequence[bool]], generator: torch.Generator
+    def conditions(
+        self,
+        rows: Sequence[Clip],
+        starts: Sequence[int],
+        latents: int,
+        noisy: Sequence[Sequence[bool]],
+        generator: torch.Generator,
     ) -> Conditions:
-        span = self.latents + self.model.config.context_latents
+        """Of windows of `latents` latent frames; `noisy` says for each role whose voices are disturbed."""
+        span = latents + self.model.config.context_latents
         heard: dict[str, Tensor | None] = {
             name: torch.stack(
                 [
@@ -358,7 +389,14 @@ class ClipBatches(IterableDataset[Batch]):
         return torch.stack([disturbed(voice, generator) for voice in pair])
 
     def _features(self, clip: Clip, noisy: bool) -> Tensor:
-        """Features of both voices, [2, P + 1 + k, n, width], computed once a clip and once more under disturbance."""
-        if (clip.key, noisy) not in self.features:
-            self.features[clip.key, noisy] = self.model.clip_features(self.voices(clip, noisy)).to(torch.bfloat16)
-        return self.features[clip.key, noisy]
+        """Features of both voices, [2, P + 1 + k, n, width], kept for clips drawn of late."""
+        return self.features.get(
+            (clip.key, noisy), lambda: self.model.clip_features(self.voices(clip, noisy)).to(torch.bfloat16)
+        )
+
+
+def loaded(batches: ClipBatches, workers: int) -> Iterable[Batch]:
+    """The same batches in the same order, made beforehand by so many processes; 0 makes each when it is asked for."""
+    if not workers:
+        return batches
+    return DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context="fork")

@@ -27,8 +27,9 @@ from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_
 from lpm_model.online import OnlineModel
 from lpm_model.rollout import Noise
 from lpm_model.sampler import guided_velocity, sample_window
+from lpm_model.training.clips import read_clips
 from lpm_model.training.config import Distillation
-from lpm_model.training.data import Batch, ClipBatches, Draw, read_clips, read_dataset, step_generator
+from lpm_model.training.data import Batch, ClipBatches, Draw, read_dataset, step_generator
 from lpm_model.training.loop import RECENT, Again, LossHistory, StateFile, Track, run, scheduled
 
 

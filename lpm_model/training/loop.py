@@ -12,10 +12,15 @@ from typing import Any, Protocol, TypeVar
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from lpm_model.training.launch import ALONE, Mesh
+from lpm_model.training.sharding import ShardedMuon
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,9 +67,10 @@ def muon_and_adamw(transformer: nn.Module, matrix_rate: float, rate: float, weig
     rest = [w for w in transformer.parameters() if id(w) in learning - {id(weight) for weight in hidden}]
     optimizers: list[Optimizer] = []
     if hidden:
-        optimizers.append(torch.optim.Muon(hidden, matrix_rate, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS))
+        muon = ShardedMuon if isinstance(hidden[0], DTensor) else torch.optim.Muon
+        optimizers.append(muon(hidden, matrix_rate, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS))
     if rest:
-        optimizers.append(torch.optim.AdamW(rest, rate, (0.9, 0.95), weight_decay=weight_decay))
+        optimizers.append(torch.optim.AdamW(rest, rate, (0.9, 0.95), weight_decay=weight_decay, fused=True))
     return optimizers
 
 
@@ -92,10 +98,23 @@ class KernelMuon(torch.optim.Muon):
 def take_step(module: lightning.LightningModule, weights: Iterable[Tensor], clip_norm: float) -> None:
     """Clip the gradients, let all optimizers and their schedules take a step, and clear the gradients."""
     torch.nn.utils.clip_grad_norm_(weights, clip_norm)
-    for optimizer, schedule in zip(module.optimizers(), module.lr_schedulers(), strict=True):  # type: ignore[arg-type]
+    # Lightning hands out a list, or the one that there is.
+    every: list[list[Any]] = [
+        given if isinstance(given, list) else [given] for given in (module.optimizers(), module.lr_schedulers())
+    ]
+    for optimizer, schedule in zip(*every, strict=True):
         optimizer.step()
         schedule.step()
     module.zero_grad()
+
+
+def state_tensors(module: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """What a run resumes from: `module.NAME` and `optimizerNUMBER.INDEX.KEY`."""
+    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer{number}.{index}.{key}": value for key, value in moments.items()}
+    return tensors
 
 
 class StateFile:
@@ -120,45 +139,48 @@ class StateFile:
 
     def save(self, module: nn.Module, optimizers: list[Optimizer], step: int, losses: Sequence[float] = ()) -> None:
         """Write the state after `step` steps."""
-        tensors = {
-            f"module.{name}": value.clone(memory_format=torch.contiguous_format)
-            for name, value in module.state_dict().items()
-        }
-        for number, optimizer in enumerate(optimizers):
-            for index, moments in optimizer.state_dict()["state"].items():
-                tensors |= {
-                    f"optimizer{number}.{index}.{key}": value.clone(memory_format=torch.contiguous_format)
-                    for key, value in moments.items()
-                }
+        tensors = {name: value.contiguous() for name, value in state_tensors(module, optimizers).items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"run": json.dumps({"step": step, "losses": list(losses)})})
         os.replace(partial, self.path)
 
+    @torch.no_grad()
     def restore(self, module: nn.Module, optimizers: list[Optimizer]) -> None:
-        """Load what `save` wrote into a module and its freshly made optimizers."""
-        weights: dict[str, Tensor] = {}
-        moments: dict[int, dict[int, dict[str, Tensor]]] = {}
+        """Copy what `save` wrote into a module and its freshly made optimizers, one tensor at a time.
+
+        Raises:
+            ValueError: the state is of another model.
+        """
+        own = module.state_dict()
+        weights = [[weight for group in each.param_groups for weight in group["params"]] for each in optimizers]
         with safe_open(self.path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
+            names = list(file.keys())
+        if {name.removeprefix("module.") for name in names if name.startswith("module.")} != set(own):
+            raise ValueError(f"{self.path} is the state of another model: delete its folder and train from the start")
+        for name in names:
+            with safe_open(self.path, "pt") as file:  # opened for each: what was read stays in memory until it closes
+                value = file.get_tensor(name)
                 part, rest = name.split(".", 1)
                 if part == "module":
-                    weights[rest] = file.get_tensor(name)
-                else:
+                    own[rest].copy_(value)
+                elif optimizers:
                     index, key = rest.split(".", 1)
                     number = int(part.removeprefix("optimizer"))
-                    moments.setdefault(number, {}).setdefault(int(index), {})[key] = file.get_tensor(name)
-        module.load_state_dict(weights)
-        for number, optimizer in enumerate(optimizers):
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": moments.get(number, {}), "param_groups": groups})
+                    weight = weights[number][int(index)]
+                    place = "cpu" if key == "step" else weight.device  # AdamW counts on the CPU
+                    optimizers[number].state[weight][key] = value.to(place, copy=True)
+                del value
 
 
 class Checkpoints(Callback):
-    """Saves a state every so many steps and restores it at the start; `start` is the step the run goes on from."""
+    """Saves a state every so many steps and restores it at the start; `start` is the step the run goes on from.
 
-    def __init__(self, file: StateFile, every: int, history: "LossHistory") -> None:
-        self.file, self.every, self.history = file, every, history
+    `stride` batches are done at a time, by as many processes.
+    """
+
+    def __init__(self, file: StateFile, every: int, history: "LossHistory", stride: int = 1) -> None:
+        self.file, self.every, self.history, self.stride = file, every, history, stride
         self.start = file.step()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -169,7 +191,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        done = self.start + trainer.fit_loop.total_batch_idx + 1
+        done = self.start + self.stride * (trainer.fit_loop.total_batch_idx + 1)
         if done % self.every == 0:
             self.file.save(pl_module, trainer.optimizers, done, self.history.losses[-RECENT:])
 
@@ -212,13 +234,15 @@ def run(
     clip_norm: float | None = 1.0,
     logger: Any = False,
     callbacks: Sequence[Callback] = (),
+    mesh: Mesh = ALONE,
+    precision: str = "bf16",
 ) -> LossHistory:
-    """Fit a module for what is left of `steps` batches, with bf16 products.
+    """Fit a module for what is left of `steps` batches.
 
     Args:
         module: knows its own `start`, the step that the run goes on from.
-        batches: exactly the batches that are left.
-        steps: batches of the whole run.
+        batches: exactly the batches that are left, of this process where several share them.
+        steps: batches of the whole run, by all processes.
         state: where the run resumes from and saves to.
         checkpoint_steps: batches between saved states.
         description: of the progress bar.
@@ -226,19 +250,29 @@ def run(
         clip_norm: gradient norm limit; None for manual optimization.
         logger: Lightning logger(s).
         callbacks: more of Lightning's.
+        mesh: processes; with several the module cuts itself up in `configure_model`.
+        precision: of the products, bf16 or fp32.
     """
     warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     history = LossHistory(state.losses())
-    left = steps - state.step()
+    left = (steps - state.step()) // mesh.data
+    devices: dict[str, Any] = {"devices": 1}
+    if mesh.several:
+        scale = mesh.scale
+        strategy = ModelParallelStrategy(mesh.data, scale.sequence_parallel)
+        devices = {"devices": scale.processes, "num_nodes": scale.nodes, "strategy": strategy}
     trainer = lightning.Trainer(
-        accelerator="auto", devices=1, precision="bf16-mixed", max_epochs=1, limit_train_batches=left, logger=logger,
+        accelerator="auto", **devices, precision="bf16-mixed" if precision == "bf16" else "32-true", max_epochs=1,
+        limit_train_batches=left, logger=logger,
         gradient_clip_val=clip_norm, enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
-        enable_progress_bar=False, callbacks=[history, Checkpoints(state, checkpoint_steps, history), *callbacks],
+        enable_progress_bar=False,
+        callbacks=[history, Checkpoints(state, checkpoint_steps, history, mesh.data), *callbacks],
     )  # fmt: skip
     if left > 0:
         trainer.fit(module, batches if progress is None else _Tracked(batches, progress, description, left))
     elif state.step():
+        module.configure_model()
         state.restore(module, [])
     return history
 

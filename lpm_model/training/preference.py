@@ -151,7 +151,8 @@ class PreferenceLoss:
             sigma: [B, F] noise levels, 0 for the image.
         """
         generator, conditions = pairs.truth.generator, pairs.truth.conditions
-        noise, level = torch.randn(pairs.won.shape, generator=generator), sigma[:, None, :, None, None]
+        noise = torch.randn(pairs.won.shape, generator=generator).to(pairs.won.device)
+        level = sigma[:, None, :, None, None]
 
         def error(model: Any, clean: Tensor) -> Tensor:
             predicted = model(flow.interpolate(clean, noise, level), sigma, conditions)

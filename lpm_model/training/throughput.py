@@ -9,7 +9,10 @@ from lightning.pytorch.callbacks import Callback
 
 from lpm_model.config import ModelConfig
 from lpm_model.describe import Setting, flops_of
+from lpm_model.training.config import Scale
 
+ONE = Scale()
+"""One process."""
 BACKWARD = 3
 """Products of a forward and backward pass over those of the forward pass; one more where blocks are recomputed."""
 EVERY = 10
@@ -35,10 +38,13 @@ def _wait(device: torch.device) -> None:
 
 
 class Throughput(Callback):
-    """Logs `tokens_per_s`, `tflops_per_s` and `mfu` every few batches; recomputed products do not count as useful."""
+    """Logs `tokens_per_s`, `tflops_per_s` and `mfu` every few batches; recomputed products do not count as useful.
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+    Figures are those of all processes, measured on the first one's batches.
+    """
+
+    def __init__(self, config: ModelConfig, scale: Scale = ONE) -> None:
+        self.config, self.scale = config, scale
         self.peak = 0.0
         self.mfu: list[float] = []
         self._tokens = self._flops = 0.0
@@ -53,14 +59,14 @@ class Throughput(Callback):
     ) -> None:
         rows, _, frames, height, width = batch.latents.shape
         setting = Setting(frames=frames, tokens=height * width // 4, batch=rows)
-        self._tokens += rows * frames * setting.tokens
-        self._flops += BACKWARD * sum(flops_of(self.config, setting).values())
+        self._tokens += self.scale.data_parallel * rows * frames * setting.tokens
+        self._flops += self.scale.data_parallel * BACKWARD * sum(flops_of(self.config, setting).values())
         if (batch_idx + 1) % EVERY:
             return
         _wait(pl_module.device)
         now = perf_counter()
         seconds = now - self._since
-        self.mfu.append(self._flops / seconds / self.peak)
+        self.mfu.append(self._flops / seconds / self.peak / self.scale.world)
         figures = {"tokens_per_s": self._tokens / seconds, "tflops_per_s": self._flops / seconds / 1e12}
         pl_module.log_dict({**figures, "mfu": self.mfu[-1]})
         self._since, self._tokens, self._flops = now, 0.0, 0.0

@@ -13,8 +13,9 @@ from lpm_model.config import to_mapping
 from lpm_model.dit import Conditions
 from lpm_model.online import OnlineModel, load_online
 from lpm_model.rollout import chunk_conditions
+from lpm_model.training.clips import read_clips
 from lpm_model.training.config import Distillation
-from lpm_model.training.data import Batch, ClipBatches, read_clips
+from lpm_model.training.data import Batch, ClipBatches
 from lpm_model.training.distill import (
     DmdModule,
     OdeModule,

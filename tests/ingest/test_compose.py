@@ -7,7 +7,13 @@ import pytest
 import yaml
 
 from components.common import NoProgress
-from components.ingest.performer.compose import HELDOUT_PEOPLE, conversation, identity_seeds, render_corpus
+from components.ingest.performer.compose import (
+    HELDOUT_PEOPLE,
+    conversation,
+    identity_seeds,
+    recordings_of,
+    render_corpus,
+)
 from components.ingest.performer.config import PerformerConfig
 from components.ingest.performer.media import write_mp4
 from lpm_model.digests import file_digest
@@ -57,6 +63,12 @@ def test_flash_and_click_stay_together(tmp_path: Path) -> None:
     assert np.abs(onsets - np.asarray(marks) * 1000).max() < 24  # 1 ms
     with pytest.raises(ValueError, match="1000 samples a frame"):
         write_mp4(tmp_path / "y.mp4", video, pcm[:-1], 16)
+
+
+def test_the_camera_on_both_can_be_left_out(tmp_path: Path) -> None:
+    sides = recordings_of(tmp_path, PerformerConfig(two_shots=False), 3)
+    assert [one.camera for one in sides] == ["a", "b"]
+    assert recordings_of(tmp_path, PerformerConfig(), 3)[:2] == sides
 
 
 def test_recordings_decode_at_24_fps_with_sound_in_sync(corpus: Path) -> None:

@@ -63,7 +63,7 @@ def test_rows_of_a_batch_do_not_meet(dit: DiffusionTransformer) -> None:
     both = run(dit, given)
     for row in range(2):
         one = run(dit, given.map(lambda v, r=row: v[r : r + 1]), LATENTS[row : row + 1], SIGMA[row : row + 1])
-        assert torch.allclose(both[row], one[0], atol=1e-5)
+        assert torch.allclose(both[row], one[0], atol=1e-4)  # of values up to 100
 
 
 def test_an_untrained_audio_branch_adds_nothing() -> None:

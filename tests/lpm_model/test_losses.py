@@ -40,6 +40,7 @@ def test_motion_weights_have_mean_one_and_bounded_contrast(extra: float) -> None
 def test_moving_cells_count_more_and_still_clips_evenly() -> None:
     clip = torch.zeros(1, 3, 4, 2, 2)
     assert torch.equal(losses.motion_weights(clip, 4.0), torch.ones(1, 1, 1, 2, 2))
+    assert torch.equal(losses.motion_weights(clip[:, :, :1], 4.0), torch.ones(1, 1, 1, 2, 2)), "one frame has no speed"
     clip[:, :, ::2, 0, 1] = 1
     weight = losses.motion_weights(clip, 4.0)[0, 0, 0]
     assert torch.allclose(weight, torch.tensor([[1.0, 5.0], [1.0, 1.0]]) / 2)

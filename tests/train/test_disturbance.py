@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lpm_model.config import AUDIO_RATE
 from lpm_model.sampler import BaseModel
-from lpm_model.training.data import ClipBatches, Draw, read_clips
+from lpm_model.training.clips import read_clips
+from lpm_model.training.data import ClipBatches, Draw
 from lpm_model.training.disturbance import LOUDEST_DB, QUIETEST_DB, disturbed
 from tests.lpm_model import tiny
 

@@ -15,8 +15,8 @@ from components.train.preview import preview
 from lpm_model.autoencoder import load_autoencoder
 from lpm_model.sampler import BaseModel
 from lpm_model.training.base import clip_batches
+from lpm_model.training.clips import read_clips
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.data import read_clips
 from pipelines.cli import main
 from tests.lpm_model import tiny
 

@@ -16,8 +16,9 @@ from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.sampler import BaseModel
 from lpm_model.training import base as base_training
 from lpm_model.training.base import BaseModule, freeze_all_but, train_base
+from lpm_model.training.clips import Clip, read_clips
 from lpm_model.training.config import BaseTraining, Preference
-from lpm_model.training.data import Batch, Clip, ClipBatches, Draw, read_clips
+from lpm_model.training.data import Batch, ClipBatches, Draw, motion_of
 from lpm_model.training.preference import Pairs, dominant_pair, judge, preference_loss
 from pipelines.config import groups, load_config
 from tests.killed import Killed, kill_after
@@ -88,7 +89,7 @@ def a_clip(states: list[int], latents: np.ndarray | None = None) -> Clip:
 
 def test_a_window_counts_by_its_share_of_the_wanted_states() -> None:
     speak, listen = STATES["speak"], STATES["listen"]
-    clip = a_clip([speak, speak, listen, listen, listen])
+    clip = a_clip([speak, speak, listen, listen, listen]).facts
     assert torch.allclose(Draw(states=("speak",)).weights(clip, 3), torch.tensor([1.0, 0.5, 0.0, 0.0]))
     assert torch.allclose(Draw(states=("listen",)).weights(clip, 3), torch.tensor([0.0, 0.5, 1.0, 1.0]))
     assert torch.allclose(Draw().weights(clip, 3), torch.ones(4))
@@ -97,9 +98,10 @@ def test_a_window_counts_by_its_share_of_the_wanted_states() -> None:
 def test_expressive_windows_are_drawn_more() -> None:
     latents = np.zeros((16, 6, 4, 4), np.float16)
     latents[:, 4:] = 2.0  # all that moves, moves between latents 3 and 4
-    weights = Draw(expressive=1.0).weights(a_clip([1] * 5, latents), 3)
-    assert weights.tolist() == [0.0, 0.0, 2.0, 2.0]
-    assert Draw(expressive=2.0).weights(a_clip([1] * 5, latents), 3).tolist() == [0.0, 0.0, 4.0, 4.0]
+    clip = a_clip([1] * 5, latents)
+    for exponent, expected in ((1.0, 2.0), (2.0, 4.0)):
+        weights = Draw(expressive=exponent).weights(clip.facts, 3, motion_of(clip))
+        assert weights.tolist() == [0.0, 0.0, expected, expected]
 
 
 def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> None:

@@ -1,8 +1,10 @@
 """The train step around a true training of two steps: provenance, MLflow, resume only of the same."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 
 from components.common import NoProgress, read_json
@@ -12,6 +14,9 @@ from components.tracking import TrackingConfig, client
 from components.train.config import TrainConfig
 from components.train.step import train
 from lpm_model.digests import file_digest
+from lpm_model.training.config import Validation
+from serving.media_file import SoundReader
+from tests.lpm_model import tiny
 from tests.train.corpus import MODEL, make_autoencoder, make_dataset
 
 
@@ -107,3 +112,31 @@ def test_a_dataset_without_digest_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match="has no digest"):
         dataset_version(tmp_path)
+
+
+def test_curves_and_validation_videos_are_in_the_run_and_in_tensorboard(place: Path, tmp_path: Path) -> None:
+    encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
+    tracking = replace(config(place).tracking, tensorboard=str(tmp_path / "curves"))
+    report = train(
+        tiny.write_dataset(tmp_path / "dataset", encoder),
+        tmp_path / "base",
+        config(
+            place, model=tiny.MODEL, autoencoder=str(encoder), crop_steps=0, tracking=tracking, steps=4,
+            validation=Validation(every_steps=2, held_out_share=0.5, windows=4, videos=2, sampler_steps=2),
+        ),
+        NoProgress(),
+    )  # fmt: skip
+    assert {"validation_loss", "speak_gap_low", "listen_gap_high"} <= set(report.metrics)
+    check_model_folder(tmp_path / "base")
+    mlflow = client(config(place).tracking.uri)
+    curve = mlflow.get_metric_history(report.run_id, "train-validation_loss")
+    assert [point.step for point in curve] == [2, 4]
+    videos = sorted(item.path for item in mlflow.list_artifacts(report.run_id, "validation"))
+    assert videos == [f"validation/step-{step:06d}-{voice}-0.mp4" for step in (2, 4) for voice in ("listen", "speak")]
+    video = Path(mlflow.download_artifacts(report.run_id, videos[0], str(tmp_path)))
+    with av.open(str(video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 8
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (64, 32)
+    assert abs(SoundReader(video).expected_samples - 8000) < 1100  # a frame of AAC
+    (events,) = (tmp_path / "curves" / "train" / report.run_id).glob("events.out.tfevents.*")
+    assert b"validation_loss" in events.read_bytes()

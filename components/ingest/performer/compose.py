@@ -72,7 +72,7 @@ class Side:
 def render_corpus(
     out: Path, config: PerformerConfig, progress: StepProgress, truth: Path | None = None
 ) -> list[Recording]:
-    """Render conversations: `<id>_a.mp4`, `<id>_b.mp4`, `<id>_two_shot.mp4` under `out`, each with its sidecar.
+    """Render conversations: `<id>_a.mp4`, `<id>_b.mp4` and, if asked for, `<id>_two_shot.mp4`, each with its sidecar.
 
     Finished conversations of the same config are kept, so a killed call goes on where it stopped.
 
@@ -108,7 +108,7 @@ def identity_seeds(config: PerformerConfig, index: int) -> tuple[int, int]:
 
 
 def recordings_of(out: Path, config: PerformerConfig, index: int) -> list[Recording]:
-    """The three files of a conversation."""
+    """The two or three files of a conversation."""
     name, people = conversation_id(config, index), identity_seeds(config, index)
     cameras: tuple[tuple[Literal["a", "b", "two_shot"], tuple[int, ...]], ...] = (
         ("a", people[:1]), ("b", people[1:]), ("two_shot", people)
@@ -122,6 +122,7 @@ def recordings_of(out: Path, config: PerformerConfig, index: int) -> list[Record
             frames=_frames(config),
         )
         for camera, seeds in cameras
+        if camera != "two_shot" or config.two_shots
     ]
 
 
@@ -172,11 +173,13 @@ def _make(out: Path, config: PerformerConfig, truth: Path | None, index: int) ->
     renderer = Renderer(config.size_px, head=config.head)
     videos = [renderer.render(person, performances[side].tracks) for person, side in zip(people, _SIDES, strict=True)]
     own = [sides[side].pcm.astype(np.float32) for side in _SIDES]
-    sounds = [own[0] + _OTHER_GAIN * own[1], own[1] + _OTHER_GAIN * own[0], own[0] + own[1]]
-    pictures = [*videos, np.concatenate(videos, axis=2)]
-    for recording, picture, sound in zip(recordings_of(out, config, index), pictures, sounds, strict=True):
-        pcm = np.clip(np.round(sound), -32768, 32767).astype(np.int16)
-        write_mp4(recording.file, picture, pcm, config.crf)
+    sounds = {
+        "a": own[0] + _OTHER_GAIN * own[1], "b": own[1] + _OTHER_GAIN * own[0], "two_shot": own[0] + own[1]
+    }  # fmt: skip
+    pictures = {"a": videos[0], "b": videos[1], "two_shot": np.concatenate(videos, axis=2)}
+    for recording in recordings_of(out, config, index):
+        pcm = np.clip(np.round(sounds[recording.camera]), -32768, 32767).astype(np.int16)
+        write_mp4(recording.file, pictures[recording.camera], pcm, config.crf)
     name = conversation_id(config, index)
     if truth is not None:
         for side, other in (("a", "b"), ("b", "a")):

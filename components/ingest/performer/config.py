@@ -12,6 +12,8 @@ class PerformerConfig:
     """How many; each has two people of its own."""
     seconds_per_conversation: float = 25.0
     """Length of each (s)."""
+    two_shots: bool = True
+    """A third camera that shows both people; curation leaves it out where each has a camera of their own."""
     size_px: int = 128
     """Height and width of one person's picture."""
     seed: int = 0

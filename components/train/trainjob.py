@@ -1,0 +1,123 @@
+"""The Kubeflow TrainJob of one training: plain values in, a manifest (dict) out. Nothing here talks to a cluster.
+
+The runtime (`torch-distributed` of Kubeflow Trainer) starts one pod a machine and tells torchrun where the others are.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from components.deploy.manifest import USER_ID
+from components.train.config import TrainConfig
+from lpm_model.config import to_mapping
+
+MOUNT = "/workspace"
+"""Where the claim with datasets and models lies in every pod."""
+RUNTIME = "torch-distributed"
+"""ClusterTrainingRuntime that Kubeflow Trainer installs."""
+_NODE = "node"
+"""Job and container that its pods compute in."""
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")
+
+
+def render_train_job(
+    config: TrainConfig,
+    *,
+    name: str,
+    namespace: str,
+    image: str,
+    claim: str,
+    dataset: str,
+    model: str,
+    resources: Mapping[str, Mapping[str, str]],
+    service_account: str = "",
+    runtime: str = RUNTIME,
+) -> dict[str, Any]:
+    """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.train.worker` under torchrun.
+
+    Args:
+        config: of the training; `scale` gives machines and processes.
+        name: object name, at most 50 characters.
+        namespace: where it is applied.
+        image: train image with a tag other than `latest`, or a digest.
+        claim: PersistentVolumeClaim that all pods can write to.
+        dataset: folder on the claim that curate wrote.
+        model: folder on the claim that receives the model.
+        resources: Kubernetes `requests` and `limits` of one machine.
+        service_account: of the pods; "" = the namespace's default.
+        runtime: ClusterTrainingRuntime.
+
+    Raises:
+        ValueError: a value that would fail or mislead in the cluster.
+    """
+    for what, value in (("name", name), ("namespace", namespace), ("claim", claim)):
+        if not _NAME.fullmatch(value):
+            raise ValueError(f"{what} is {value!r}: use at most 50 lower-case letters, digits and '-', a letter first")
+    for what, value in (("dataset", dataset), ("model", model)):
+        if value.startswith("/") or ".." in value.split("/") or not value:
+            raise ValueError(f"{what} is {value!r}: name a folder on the claim, such as runs/one/{what}")
+    if image.rpartition("/")[2].partition(":")[2] in ("", "latest"):
+        raise ValueError(f"image is {image!r}: name a tag other than 'latest', or a digest (@sha256:...)")
+    trainer = {
+        "image": image,
+        "command": ["torchrun", "-m", "components.train.worker"],
+        "args": [
+            *("--dataset", f"{MOUNT}/{dataset}"),
+            *("--model", f"{MOUNT}/{model}"),
+            *("--config", json.dumps(to_mapping(config), sort_keys=True)),
+        ],
+        "numNodes": config.scale.nodes,
+        "numProcPerNode": config.scale.processes,
+        "resourcesPerNode": {kind: dict(amounts) for kind, amounts in resources.items()},
+        "env": _environment(config),
+    }
+    job = {"name": _NODE, "template": {"spec": {"template": {"spec": _pod(claim, service_account)}}}}
+    patch = {"manager": "lpm.platform/cli", "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}}}
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/name": "lpm"}},
+        "spec": {"runtimeRef": {"name": runtime}, "trainer": trainer, "runtimePatches": [patch]},
+    }
+
+
+def _environment(config: TrainConfig) -> list[dict[str, str]]:
+    values = {"HOME": "/tmp"}
+    if not config.tracking.uri:  # without a server the record lies beside the models
+        values["MLFLOW_TRACKING_URI"] = f"sqlite:///{MOUNT}/mlflow.db"
+    return [{"name": key, "value": value} for key, value in values.items()]
+
+
+def _pod(claim: str, service_account: str) -> dict[str, Any]:
+    """What the runtime's pod needs on top: the claim, memory that processes share, no more rights than that."""
+    fields: dict[str, Any] = {
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": [
+            {"name": "workspace", "persistentVolumeClaim": {"claimName": claim}},
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        ],
+        "containers": [
+            {
+                "name": _NODE,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "workspace", "mountPath": MOUNT},
+                    {"name": "tmp", "mountPath": "/tmp"},
+                    {"name": "shm", "mountPath": "/dev/shm"},
+                ],
+            }
+        ],
+    }
+    return {"serviceAccountName": service_account, **fields} if service_account else fields

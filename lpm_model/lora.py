@@ -1,0 +1,119 @@
+"""Low-rank adapters on a frozen model (LoRA, https://arxiv.org/abs/2106.09685).
+
+One base may carry several named adapters, of which at most one is active: two models for the weights of one.
+y = W x + (alpha / rank) U D x, with D [rank, in] random and U [out, rank] zero at the start.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lpm_model.config import Lora
+
+
+class Adapter(nn.Module):
+    """One update of one matrix."""
+
+    def __init__(self, base: nn.Linear, lora: Lora) -> None:
+        super().__init__()
+        place = {"device": base.weight.device, "dtype": base.weight.dtype}
+        self.gain = lora.gain
+        self.down = nn.Parameter(torch.empty(lora.rank, base.in_features, **place))  # type: ignore[arg-type]
+        self.up = nn.Parameter(torch.zeros(base.out_features, lora.rank, **place))  # type: ignore[arg-type]
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * functional.linear(functional.linear(x, self.down), self.up)
+
+
+class AdaptedLinear(nn.Linear):
+    """A linear layer with the weights of another, frozen, and named updates; without an active one it is the other."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
+        self.weight, self.bias = base.weight, base.bias
+        self.adapters = nn.ModuleDict()
+        self.active: str | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.linear(x, self.weight, self.bias)
+        return out if self.active is None else out + self.adapters[self.active](x)
+
+
+def adapted_layers(model: nn.Module) -> list[AdaptedLinear]:
+    """Every layer that carries adapters."""
+    return [module for module in model.modules() if isinstance(module, AdaptedLinear)]
+
+
+def add_adapter(model: nn.Module, name: str, lora: Lora) -> list[nn.Parameter]:
+    """Freeze a model, give it a named adapter and make that the active one.
+
+    Args:
+        model: a transformer with `blocks`.
+        name: of the adapter; letters, digits and `_`.
+        lora: rank, gain and targets.
+
+    Returns:
+        The adapter's weights; nothing else of the model learns.
+
+    Raises:
+        ValueError: a target that no matrix of the blocks answers to.
+    """
+    blocks: nn.Module = model.blocks  # type: ignore[assignment]
+    layers = {path: module for path, module in blocks.named_modules() if isinstance(module, nn.Linear)}
+    for target in lora.targets:
+        if not any(re.search(target, path) for path in layers):
+            raise ValueError(f"lora.targets: no matrix's name holds {target!r}; one is {next(iter(layers))!r}")
+    model.requires_grad_(False)
+    learning: list[nn.Parameter] = []
+    for path, layer in layers.items():
+        if not any(re.search(target, path) for target in lora.targets):
+            continue
+        if not isinstance(layer, AdaptedLinear):
+            layer = AdaptedLinear(layer)
+            parent, _, own = path.rpartition(".")
+            setattr(blocks.get_submodule(parent), own, layer)
+        layer.adapters[name] = Adapter(layer, lora)
+        learning += layer.adapters[name].parameters()
+    activate(model, name)
+    return learning
+
+
+def activate(model: nn.Module, name: str | None) -> None:
+    """Choose the adapter that forward passes go through; None leaves the base alone."""
+    for layer in adapted_layers(model):
+        layer.active = name if name in layer.adapters else None
+
+
+@contextmanager
+def active(model: nn.Module, name: str | None) -> Iterator[None]:
+    """The same for a while."""
+    before = [(layer, layer.active) for layer in adapted_layers(model)]
+    activate(model, name)
+    try:
+        yield
+    finally:
+        for layer, other in before:
+            layer.active = other
+
+
+def merged(weights: Mapping[str, Tensor], name: str, lora: Lora) -> dict[str, Tensor]:
+    """The weights of a plain model that computes what the base with one adapter does; other adapters are left out.
+
+    Args:
+        weights: state of the adapted model.
+        name: of the adapter.
+        lora: what `add_adapter` was given.
+    """
+    plain = {key: value for key, value in weights.items() if ".adapters." not in key}
+    for key in list(plain):
+        layer = key.removesuffix(".weight")
+        if f"{layer}.adapters.{name}.up" in weights:
+            down, up = (weights[f"{layer}.adapters.{name}.{side}"] for side in ("down", "up"))
+            plain[key] = (plain[key].float() + lora.gain * up.float() @ down.float()).to(plain[key].dtype)
+    return plain

@@ -1,0 +1,109 @@
+"""How fast the loader is beside the training it feeds: `python -m tests.benchmarks.loader [--json]`.
+
+The tiny profile's batches from shards of the demo's shape, made alone, and the tiny profile's training on the same
+ones, turn by turn in one process. Every turn begins with nothing read and no audio feature kept; `warm` is the loader
+once more with both at hand.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from components.curate.shards import write_shards
+from lpm_model.autoencoder import load_autoencoder
+from lpm_model.sampler import BaseModel
+from lpm_model.training.base import BaseModule, clip_batches
+from lpm_model.training.clips import read_clips
+from lpm_model.training.config import BaseTraining
+from lpm_model.training.loop import StateFile, run
+
+CLIPS, LATENTS, GRID = 325, 24, 16
+STEPS, TURNS = 16, 3
+SETTINGS = replace(BaseTraining(), checkpoint_steps=10**9)
+
+
+def write_dataset(folder: Path) -> None:
+    """As many clips of noise, as long as the demo's."""
+    draw = np.random.default_rng(0)
+    samples = 4000 * (LATENTS - 1)
+
+    def clips() -> Iterator[tuple[str, dict[str, object]]]:
+        for number in range(CLIPS):
+            yield f"clip{number:04d}", {
+                "latents": draw.standard_normal((16, LATENTS, GRID, GRID), np.float32).astype(np.float16),
+                "references": draw.standard_normal((4, 16, GRID, GRID), np.float32).astype(np.float16),
+                "speak": draw.integers(-3000, 3000, samples).astype(np.int16),
+                "listen": draw.integers(-3000, 3000, samples).astype(np.int16),
+                "json": {"caption": "a woman speaks", "reference_kinds": ["global", "view_0", "view_1", "view_2"]},
+            }  # fmt: skip
+
+    write_shards(folder / "shards", clips(), 64)
+    (folder / "dataset.json").write_text("{}")
+
+
+def turn(dataset: Path, state: Path) -> dict[str, float]:
+    """Batches a second of each."""
+    base = BaseModel(SETTINGS.model, load_autoencoder(None), 8 * GRID)
+    batches = clip_batches(read_clips(dataset), base, SETTINGS, 0)
+    batches.steps = range(STEPS)
+    rates = {}
+    for name in ("loader", "warm"):
+        start = time.perf_counter()
+        for _ in batches:
+            pass
+        rates[name] = STEPS / (time.perf_counter() - start)
+    fresh = clip_batches(read_clips(dataset), base, SETTINGS, 0)
+    fresh.steps = range(STEPS + 1)
+    ends: list[float] = []
+
+    class Timed:
+        def track(self, items, _about, _total=None):  # type: ignore[no-untyped-def]
+            for item in items:
+                yield item
+                ends.append(time.perf_counter())
+
+    run(BaseModule(base, SETTINGS, 0), fresh, STEPS + 1, StateFile(state), 10**9, description="", progress=Timed(),
+        clip_norm=None)  # fmt: skip
+    rates["training"] = STEPS / (ends[-1] - ends[0])  # the first step allocates
+    return rates
+
+
+def main() -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory(prefix="lpm-loader-") as place:
+        write_dataset(Path(place) / "dataset")
+        turns = [turn(Path(place) / "dataset", Path(place) / "state") for _ in range(TURNS)]
+    rate = {name: statistics.median(each[name] for each in turns) for name in turns[0]}
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {CLIPS} clips of "
+        f"{LATENTS} latent frames, {STEPS} steps, median of {TURNS} turns"
+    )
+    for name in ("loader", "warm", "training"):
+        print(f"{name:<24}{rate[name]:>9.2f} batches a second")
+    figures = {
+        "loader_batches_per_s": rate["loader"],
+        "warm_loader_batches_per_s": rate["warm"],
+        "training_batches_per_s": rate["training"],
+        "loader_over_training": rate["loader"] / rate["training"],
+    }
+    print(f"{'loader_over_training':<24}{figures['loader_over_training']:>9.1f}")
+    if arguments.json:
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()

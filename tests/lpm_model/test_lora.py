@@ -1,0 +1,66 @@
+"""Adapters: nothing at the start, named, switched, and merged into a plain model that computes the same."""
+
+import pytest
+import torch
+
+from lpm_model.config import Lora
+from lpm_model.dit import DiffusionTransformer
+from lpm_model.lora import activate, active, adapted_layers, add_adapter, merged
+from tests.lpm_model import tiny
+
+LORA = Lora(rank=3, alpha=6.0)
+LATENTS, SIGMA, GIVEN = tiny.normal(1, 16, 3, 4, 4), torch.tensor([[0.0, 0.5, 0.7]]), tiny.conditions(3)
+
+
+def adapted(*names: str) -> DiffusionTransformer:
+    model = tiny.transformer()
+    for number, name in enumerate(names):
+        for weight in add_adapter(model, name, LORA):
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(number))
+    return model
+
+
+@torch.no_grad()
+def velocity(model: DiffusionTransformer) -> torch.Tensor:
+    return model(LATENTS, SIGMA, GIVEN)
+
+
+def test_a_new_adapter_changes_nothing_and_alone_learns() -> None:
+    model, plain = tiny.transformer(), velocity(tiny.transformer())
+    learning = add_adapter(model, "one", LORA)
+    assert torch.equal(velocity(model), plain)
+    assert {id(w) for w in model.parameters() if w.requires_grad} == {id(w) for w in learning}
+    matrices = sum(".adapters.one.up" in name for name in model.state_dict())
+    audio = 2 * 3  # keys, values, output of the voice in both blocks
+    assert matrices == 2 * (2 + 4 + 2) + audio  # self-attention, text, feed-forward
+
+
+def test_merged_weights_compute_what_the_adapter_does() -> None:
+    model = adapted("one", "two")
+    for name in ("one", "two"):
+        with active(model, name):
+            wanted = velocity(model)
+            assert not torch.allclose(wanted, velocity(tiny.transformer()), atol=1e-3)
+        plain = tiny.transformer()
+        plain.load_state_dict(merged(model.state_dict(), name, LORA))
+        assert torch.allclose(velocity(plain), wanted, atol=1e-5)
+
+
+def test_adapters_are_switched_and_switched_back() -> None:
+    model = adapted("one", "two")
+    second = velocity(model)
+    with active(model, None):
+        assert torch.equal(velocity(model), velocity(tiny.transformer()))
+    assert torch.equal(velocity(model), second)
+    activate(model, "one")
+    assert not torch.equal(velocity(model), second)
+
+
+def test_targets_choose_the_matrices() -> None:
+    model = tiny.transformer()
+    add_adapter(model, "one", Lora(rank=2, targets=("ffn",)))
+    assert len(adapted_layers(model)) == 4
+    with pytest.raises(ValueError, match="no matrix's name holds 'fnn'"):
+        add_adapter(model, "two", Lora(rank=2, targets=("fnn",)))
+    with pytest.raises(ValueError, match="use 0, or a rank and targets"):
+        Lora(rank=-1)
