@@ -65,6 +65,7 @@ class Scale:
         return self.world // self.sequence_parallel
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
     """Measuring a training on people it does not learn from."""
 

@@ -15,8 +15,8 @@ from lpm_model.autoencoder import load_autoencoder
 from lpm_model.config import Lora
 from lpm_model.training import base as base_training
 from lpm_model.training.base import BaseModule, clip_batches
+from lpm_model.training.clips import read_clips
 from lpm_model.training.config import BaseTraining, Scale
-from lpm_model.training.data import read_clips
 from lpm_model.training.launch import ALONE, Mesh, joined
 from lpm_model.training.loop import run
 from lpm_model.training.sharding import full_weights
