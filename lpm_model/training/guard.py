@@ -36,9 +36,9 @@ class Likeness:
 
     @property
     def distance(self) -> float:
-        """0 is the truth itself; every part counts as it comes."""
-        ratios = [abs(math.log(max(ratio, 1e-6))) for ratio in (self.motion, self.variance)]
-        return 1 - self.sync + sum(ratios) + self.colour
+        """0 is the truth itself; all parts grow with the square of what is wrong, as 1 - cosine does."""
+        ratios = [math.log(max(ratio, 1e-6)) ** 2 for ratio in (self.motion, self.variance)]
+        return 1 - self.sync + sum(ratios) + self.colour**2
 
     def figures(self) -> dict[str, float]:
         """Its parts by name."""

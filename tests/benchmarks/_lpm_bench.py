@@ -1,6 +1,7 @@
 """LPM-Bench for benchmarks that compare several models on the same held-out cases: its yardstick is made once."""
 
 import logging
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,5 +86,8 @@ def settings(
 
 
 def quiet() -> None:
-    """Keep Lightning's and torch's talk out of the tables."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Keep Lightning's and torch's talk out of the table; a stage that collapses is still told."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="Mismatch dtype")

@@ -63,8 +63,8 @@ def test_cells_that_move_quickly_count_more() -> None:
 
 
 def told(distance: float, *, within: bool = True) -> Likeness:
-    """Of a distance, by its motion."""
-    return Likeness(sync=1, motion=math.exp(distance if within else distance + 10), variance=1, colour=0)
+    """Of a distance, by its motion; beyond the bounds it is more."""
+    return Likeness(sync=1, motion=math.exp(distance**0.5 if within else distance + 10), variance=1, colour=0)
 
 
 @pytest.mark.parametrize(
