@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,10 +20,9 @@ class Adapter(nn.Module):
 
     def __init__(self, base: nn.Linear, lora: Lora) -> None:
         super().__init__()
-        place = {"device": base.weight.device, "dtype": base.weight.dtype}
         self.gain = lora.gain
-        self.down = nn.Parameter(torch.empty(lora.rank, base.in_features, **place))  # type: ignore[arg-type]
-        self.up = nn.Parameter(torch.zeros(base.out_features, lora.rank, **place))  # type: ignore[arg-type]
+        self.down = nn.Parameter(base.weight.new_empty(lora.rank, base.in_features))
+        self.up = nn.Parameter(base.weight.new_zeros(base.out_features, lora.rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +85,7 @@ def add_adapter(model: nn.Module, name: str, lora: Lora) -> list[nn.Parameter]:
 def activate(model: nn.Module, name: str | None) -> None:
     """Choose the adapter that forward passes go through; None leaves the base alone."""
     for layer in adapted_layers(model):
-        layer.active = name if name in layer.adapters else None
+        layer.active = name if name is not None and name in layer.adapters else None
 
 
 @contextmanager

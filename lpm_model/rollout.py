@@ -266,6 +266,9 @@ class BlockLoop(CharacterModel):
             if make is not None:
                 chunk = make(span, heard)
             else:
+                if not train:  # gradients want a graph of their own in each pass
+                    with torch.no_grad():
+                        heard = self.backbone.hear(heard, cache.written.shape[0], self.chunk_latents)
                 given = None if start is None else start(span)
                 last = exit_index if given is None else given[1]
                 clean = self.generate(cache, heard, noise, start=given, exit_index=last, train=train)

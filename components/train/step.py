@@ -55,7 +55,10 @@ def fit(
     from lpm_model.training.base import train_base
     from lpm_model.training.launch import first_process
 
-    run = StepRun(client(config.tracking.uri), run_id, "train") if run_id and first_process() else None
+    tracking = config.tracking
+    run = None
+    if run_id and first_process():
+        run = StepRun(client(tracking.uri), run_id, "train", tracking.tensorboard)
     loggers, show = (run.lightning_loggers(), videos_into(run)) if run else (False, None)
     return train_base(dataset, work, config, progress, logger=loggers, show=show)
 

@@ -80,7 +80,8 @@ class BaseModule(lightning.LightningModule):
         """Cut weights and average over the processes, where there are several."""
         if not self.mesh.several or self.branches is not None:
             return
-        for transformer in (self.dit, self.average.module):
+        averaged: DiffusionTransformer = self.average.module  # type: ignore[assignment]
+        for transformer in (self.dit, averaged):
             shard(transformer, self.mesh, bf16=self.settings.precision == "bf16")
         self.dit.sequence = sequence_group(self.mesh)
         self.branches = Branches(self.dit, self.mesh.device)

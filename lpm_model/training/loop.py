@@ -270,7 +270,9 @@ def run(
         callbacks=[history, Checkpoints(state, checkpoint_steps, history, mesh.data), *callbacks],
     )  # fmt: skip
     if left > 0:
-        trainer.fit(module, batches if progress is None else _Tracked(batches, progress, description, left))
+        # Lightning wants the same kind of batches in every process, also where one alone shows a bar.
+        plain = progress is None and not mesh.several
+        trainer.fit(module, batches if plain else _Tracked(batches, progress, description, left))
     elif state.step():
         module.configure_model()
         state.restore(module, [])
@@ -290,10 +292,12 @@ class Again:
 class _Tracked:
     """Batches that move a progress bar; Lightning asks for a new iterator once an epoch."""
 
-    def __init__(self, batches: Iterable[Any], progress: Track, description: str, total: int) -> None:
+    def __init__(self, batches: Iterable[Any], progress: Track | None, description: str, total: int) -> None:
         self.batches, self.progress, self.description, self.total = batches, progress, description, total
 
     def __iter__(self) -> Iterator[Any]:
+        if self.progress is None:
+            return iter(self.batches)
         return self.progress.track(self.batches, self.description, self.total)
 
     def __len__(self) -> int:

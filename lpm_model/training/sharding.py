@@ -56,7 +56,10 @@ def full_weights(model: nn.Module) -> dict[str, Tensor]:
     """The whole weights on the first process's CPU, of a sharded or a plain model; empty on the others."""
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return dict(model.state_dict())
-    return dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+    whole: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return whole
 
 
 class Branches:

@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import checkpoint
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
 from lpm_model.training.launch import Mesh
@@ -31,7 +35,9 @@ class SharedState(StateFile):
     def _run(self) -> tuple[int, list[float], Path | None]:
         """Step, losses and folder of shards of the newest state; no folder where that is one file, or none."""
         step = super().step()
-        about = json.loads((self.folder / RUN).read_text()) if (self.folder / RUN).is_file() else {"step": 0}
+        about: dict[str, Any] = {"step": 0}
+        if (self.folder / RUN).is_file():
+            about = json.loads((self.folder / RUN).read_text())
         if about["step"] <= step:
             return step, super().losses(), None
         return about["step"], about["losses"], self.folder / about["shards"]
@@ -53,7 +59,7 @@ class SharedState(StateFile):
             shards.mkdir(parents=True)
         self.mesh.wait()
         writer = HuggingFaceStorageWriter(str(shards), save_distributed=True)
-        checkpoint.save(state_tensors(module, optimizers), storage_writer=writer)
+        save(state_tensors(module, optimizers), storage_writer=writer)
         self.mesh.wait()
         if not self.mesh.first:
             return
@@ -71,7 +77,9 @@ class SharedState(StateFile):
             return
         reader = HuggingFaceStorageReader(str(shards or self.folder))
         wanted = self._places(reader, module, optimizers)
-        checkpoint.load(wanted, storage_reader=reader, no_dist=not distributed.is_initialized())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads what several wrote
+            load(wanted, storage_reader=reader, no_dist=not distributed.is_initialized())
         put_state(wanted, module, optimizers)
 
     def _places(
@@ -85,7 +93,7 @@ class SharedState(StateFile):
         found: dict[str, Tensor] = {}
         for name, about in reader.read_metadata().state_dict_metadata.items():
             like = weights.get(name, weights.get(name.rpartition(".")[0]))
-            if like is None:
+            if like is None or not isinstance(about, TensorStorageMetadata):
                 continue  # moments, where weights alone are wanted
             if like.shape == about.size:
                 found[name] = torch.empty_like(like, dtype=about.properties.dtype, requires_grad=False)

@@ -9,6 +9,7 @@ N windows, F latent frames of each.
 import json
 import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,6 +259,8 @@ def voice_gaps(folder: Path, dataset: Path, windows: int) -> dict[str, Gap]:
     Raises:
         ValueError: the model has seen all of the dataset, or does not fit it.
     """
+    # Autocast leaves norms in float32, as in training; torch warns of each kind once.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
     base = load_base(folder, torch.float32)
     about = read_dataset(dataset, base.autoencoder.digest)
     provenance = json.loads((folder / "provenance.json").read_text())

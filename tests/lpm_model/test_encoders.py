@@ -96,7 +96,7 @@ def test_a_stream_hears_what_a_clip_hears(online: OnlineModel) -> None:
     features = online.clip_features(torch.zeros(1, 4000))[:, : online.config.context_latents]
     for latent in range(5):
         part = padded[:, 4000 * latent : 4000 * (latent + 1) + online.lookahead_samples]
-        heard, tail = online._hear(features, tail, part)
+        heard, tail = online._features(features, tail, part)
         assert torch.allclose(heard, whole[:, latent + 1 : latent + 2 + online.config.context_latents], atol=1e-6)
         features = heard[:, 1:]
 

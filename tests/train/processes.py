@@ -23,7 +23,7 @@ from lpm_model.training.sharding import full_weights
 from lpm_model.training.states import SharedState
 from tests.lpm_model import tiny
 
-# Branches are absent often, so that processes differ in what they use; three heads' worth of odd sizes are in MODEL.
+# Branches are absent often, so that processes differ in what they use; 47 rows are no even shares.
 SETTINGS = BaseTraining(
     model=replace(tiny.MODEL, ffn_width=47), steps=4, accumulate=2, batch=2, clip_latents=4, crop_steps=0,
     checkpoint_steps=2, warmup_steps=1, condition_dropout=0.5, learning_rate=1e-2, precision="fp32",
@@ -51,7 +51,14 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
-def fit(place: Path, settings: BaseTraining, state: Path, mesh: Mesh = ALONE, batches: int = 0) -> dict[str, Tensor]:
+def fit(
+    place: Path,
+    settings: BaseTraining,
+    state: Path,
+    mesh: Mesh = ALONE,
+    batches: int = 0,
+    kind: type[BaseModule] = BaseModule,
+) -> dict[str, Tensor]:
     """Train as `train_base` does, from weights of which none is zero.
 
     Args:
@@ -60,9 +67,10 @@ def fit(place: Path, settings: BaseTraining, state: Path, mesh: Mesh = ALONE, ba
         state: folder of the resume state.
         mesh: processes.
         batches: stop after so many; 0 = at the end.
+        kind: of the module.
 
     Returns:
-        `losses`, and under `gradient.`, `weight.` and `average.` the whole tensors.
+        `losses`, under `gradient.` those of the first step, under `weight.` and `average.` how far these have come.
     """
     torch.manual_seed(0)
     base = base_training._model(settings, load_autoencoder(place / "autoencoder"), tiny.SIZE_PX, mesh)
@@ -70,8 +78,9 @@ def fit(place: Path, settings: BaseTraining, state: Path, mesh: Mesh = ALONE, ba
         learning = {name for name, weight in base.dit.named_parameters() if weight.requires_grad}
         for name, weight in tiny.randomised(base.dit, scale=0.05).named_parameters():
             weight.requires_grad = name in learning
+    begin = {name: value.clone() for name, value in base.dit.state_dict().items()}
     kept = SharedState(state, mesh)
-    module = BaseModule(base, settings, kept.step(), None, mesh)
+    module = kind(base, settings, kept.step(), None, mesh)
     recorder = Recorder()
     history = run(
         module, clip_batches(read_clips(place / "dataset"), base, settings, kept.step(), mesh),
@@ -80,33 +89,34 @@ def fit(place: Path, settings: BaseTraining, state: Path, mesh: Mesh = ALONE, ba
     )  # fmt: skip
     parts = {
         "gradient": recorder.gradients,
-        "weight": full_weights(module.dit),
-        "average": full_weights(module.average.module),
+        "weight": {name: value - begin[name] for name, value in full_weights(module.dit).items()},
+        "average": {name: value - begin[name] for name, value in full_weights(module.average.module).items()},
     }
     found = {f"{part}.{name}": value.contiguous() for part, of in parts.items() for name, value in of.items()}
     return {"losses": torch.tensor(history.losses), **found}
 
 
-def measure(place: Path) -> str:
-    """Every case that takes two processes; the first one writes what it found into a file for each."""
+class Failing(BaseModule):
+    """In the middle of a training the second process fails, while the first one waits for its weights."""
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        if self.mesh.rank == 1 and index == 1:
+            raise ValueError("the disk is full: make room")
+        return super().training_step(batch, index)
+
+
+def measure(place: Path) -> None:
+    """Every case that takes two processes; the first one writes what it found into a file for each. The end fails."""
     torch.set_num_threads(1)
     with joined(DATA) as joint:
         shared = Mesh(SEQUENCE, joint.rank)
         cases = {
             "data": fit(place, replace(SETTINGS, scale=DATA), place / "data", joint, HALF),
-            "sequence": fit(place, replace(SETTINGS, scale=SEQUENCE), place / "sequence", shared),
+            "sequence": fit(place, replace(SETTINGS, scale=SEQUENCE, recompute=True), place / "sequence", shared),
             "lora": fit(place, replace(ADAPTED, scale=DATA), place / "lora", joint),
             "resumed": fit(place, replace(SETTINGS, scale=DATA), place / "alone", joint),
         }
         if joint.first:
             for name, found in cases.items():
                 save_file(found, place / f"{name}.safetensors")
-    return "done"
-
-
-def one_fails() -> None:
-    """The second process refuses something while the first one waits for it."""
-    with joined(DATA) as mesh:
-        if not mesh.first:
-            raise ValueError("the disk is full: make room")
-        mesh.wait()
+        fit(place, replace(SETTINGS, scale=DATA), place / "fails", joint, kind=Failing)

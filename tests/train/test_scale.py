@@ -22,7 +22,7 @@ from lpm_model.sampler import load_base
 from lpm_model.training.config import BaseTraining, Preference, Scale
 from lpm_model.training.launch import joined, launch
 from tests.lpm_model import tiny
-from tests.train.processes import ADAPTED, DATA, HALF, SETTINGS, fit, measure, one_fails
+from tests.train.processes import ADAPTED, DATA, HALF, SETTINGS, fit, measure
 
 pytestmark = pytest.mark.timeout(180)
 Found = dict[str, Tensor]
@@ -44,10 +44,12 @@ def alone(place: Path) -> Found:
 
 @pytest.fixture(scope="module")
 def several(place: Path, alone: Found) -> dict[str, Found]:
-    """Two processes."""
+    """Two processes, of which at last one fails: that ends the other, soon, and is what the caller hears."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        assert launch(measure, DATA, place) == "done"
+        with pytest.raises(ValueError, match="the disk is full: make room"):
+            launch(measure, DATA, place)
+    assert time.time() - (place / "resumed.safetensors").stat().st_mtime < 60
     return {name: load_file(place / f"{name}.safetensors") for name in ("data", "sequence", "lora", "resumed")}
 
 
@@ -65,6 +67,14 @@ def distance(found: Found, wanted: Found) -> float:
     )
 
 
+def strayed(found: Found, wanted: Found, name: str) -> float:
+    """How far apart two trainings have come, over how far they have come."""
+    ours, theirs = part(found, name), part(wanted, name)
+    assert ours.keys() == theirs.keys()
+    apart = sum(float((value - theirs[key]).square().sum()) for key, value in ours.items())
+    return (apart / sum(float(value.square().sum()) for value in theirs.values())) ** 0.5
+
+
 @pytest.mark.parametrize("case", ["data", "sequence"])
 def test_losses_and_gradients_are_those_of_one_process(case: str, alone: Found, several: dict[str, Found]) -> None:
     found = several[case]
@@ -75,12 +85,12 @@ def test_losses_and_gradients_are_those_of_one_process(case: str, alone: Found, 
 
 def test_the_steps_of_muon_and_adamw_are_those_of_one_process(alone: Found, several: dict[str, Found]) -> None:
     for name in ("weight", "average"):
-        assert distance(part(several["sequence"], name), part(alone, name)) < 2e-3
+        assert strayed(several["sequence"], alone, name) < 2e-2
 
 
 def test_two_processes_go_on_from_the_state_of_one(alone: Found, several: dict[str, Found]) -> None:
     for name in ("weight", "average"):
-        assert distance(part(several["resumed"], name), part(alone, name)) < 2e-3
+        assert strayed(several["resumed"], alone, name) < 2e-2
     assert len(several["resumed"]["losses"]) == HALF + HALF // 2
 
 
@@ -91,23 +101,20 @@ def test_one_process_goes_on_from_the_state_of_two(place: Path, alone: Found, se
     assert len(files) == 2
     assert all(name.endswith(".safetensors") for name in files)
     resumed = fit(place, SETTINGS, state)
+    assert len(resumed["losses"]) == HALF // 2 + HALF
     for name in ("weight", "average"):
-        assert distance(part(resumed, name), part(alone, name)) < 2e-3
+        assert strayed(resumed, alone, name) < 2e-2
 
 
 def test_adapters_learn_sharded_as_in_one_process(place: Path, several: dict[str, Found]) -> None:
     single = fit(place, ADAPTED, place / "lora-alone")
     assert distance(part(several["lora"], "gradient"), part(single, "gradient")) < 1e-4
-    assert distance(part(several["lora"], "weight"), part(single, "weight")) < 1e-3
+    assert strayed(several["lora"], single, "weight") < 2e-2
     assert all(".adapters." in name for name in part(single, "gradient"))
 
 
-def test_a_process_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    started = time.monotonic()
-    with pytest.raises(ValueError, match="the disk is full: make room"):
-        launch(one_fails, DATA)
-    assert time.monotonic() - started < 60
+def test_the_first_process_answers() -> None:
+    assert launch(max, DATA, 3, 5) == 5
 
 
 def test_the_command_of_a_train_job_trains(place: Path, empty_database: Path, tmp_path: Path) -> None:
@@ -143,6 +150,6 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="in one process"):
         BaseTraining(accumulate=2, scale=DATA, preference=Preference(conditions=1))
     with pytest.raises(ValueError, match="lpm trainjob"):
-        launch(one_fails, Scale(nodes=2))
+        launch(max, Scale(nodes=2), 1, 2)
     with pytest.raises(ValueError, match="1 processes were started"), joined(replace(DATA)):
         pass
