@@ -75,7 +75,7 @@ def plans(draw: st.DrawFn) -> tuple[OnlineConfig, int, list[str]]:
     chunk = draw(st.sampled_from([1, 1, 3, 6]))
     config = online_config(
         chunk_latents=chunk,
-        sink_latents=draw(st.integers(1, 3)),
+        sink_latents=draw(st.integers(0, 3)),
         window_latents=draw(st.integers(chunk, chunk + 2)),
         history_sigma=draw(st.sampled_from([0.0, 0.25])),
         backbone_sigmas=draw(st.sampled_from([(1.0,), (1.0, 0.6)])),
