@@ -206,14 +206,25 @@ class TinyVideoAutoencoder(nn.Module):
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         batch, _, groups = latents.shape[:3]
-        x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        x, previous = self.decoder_mix(self.from_latent(x), groups, state.features[0] if state.features else None)
-        x = self.decoder[0](x)
-        for up, blocks in zip(self.up, self.decoder[1:], strict=True):
-            x = blocks(functional.pixel_shuffle(up(x), 2))
-        x = functional.pixel_shuffle(self.unfold(x), self.config.patch_px).float()
+        depths, previous = self._decoder_depths(latents, state)
+        x = functional.pixel_shuffle(self.unfold(depths[-1]), self.config.patch_px).float()
         frames = x.unflatten(1, (FRAMES_PER_LATENT, 3)).unflatten(0, (batch, groups))
         return frames.permute(0, 3, 1, 2, 4, 5).flatten(2, 3), DecoderState(features=(previous,))
+
+    def _decoder_depths(self, latents: Tensor, state: DecoderState) -> tuple[list[Tensor], Tensor]:
+        """What each resolution of the decoder gives, [B n, width, rows, columns], and what the next latent wants."""
+        x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        before = state.features[0] if state.features else None
+        x, previous = self.decoder_mix(self.from_latent(x), latents.shape[2], before)
+        depths = [self.decoder[0](x)]
+        for up, blocks in zip(self.up, self.decoder[1:], strict=True):
+            depths.append(blocks(functional.pixel_shuffle(up(depths[-1]), 2)))
+        return depths, previous
+
+    def decoder_features(self, latents: Tensor) -> list[Tensor]:
+        """Features of each resolution, coarsest first, [B n, width, rows, columns]; latents [B, C, n, h, w]."""
+        depths, _ = self._decoder_depths(latents.to(self.decoder_type), self.init_decode(latents.shape[0]))
+        return depths
 
     def decode(self, latents: Tensor) -> Tensor:
         frames, _ = self.decode_step(latents, self.init_decode(latents.shape[0]))

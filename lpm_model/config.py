@@ -242,8 +242,8 @@ class OnlineConfig:
     def __post_init__(self) -> None:
         if self.chunk_latents not in (1, 3, 6):
             raise ValueError(f"chunk_latents is {self.chunk_latents}; choose 1, 3 or 6")
-        if self.sink_latents < 1 or self.window_latents < self.chunk_latents:
-            raise ValueError("sink_latents must be at least 1 and window_latents at least one chunk")
+        if self.sink_latents < 0 or self.window_latents < self.chunk_latents:
+            raise ValueError("sink_latents must not be negative and window_latents at least one chunk")
         if self.backbone_sigmas[0] != 1.0 or sorted(self.backbone_sigmas, reverse=True) != list(self.backbone_sigmas):
             raise ValueError(f"backbone_sigmas {self.backbone_sigmas} must fall from 1.0")
         if not 0 <= self.refiner_sigma < 1 or not 0 <= self.colour_guard <= 1:

@@ -39,10 +39,12 @@ class Conditions:
     """[B, R, channels, h, w]: latents of reference images."""
     reference_positions: Tensor | None = None
     """[R], or [B, R] where rows differ: negative temporal positions (config.REFERENCE_KINDS), or ABSENT."""
+    heard: "tuple[Heard, ...] | None" = None
+    """What text and voices come to in each block, where `DiffusionTransformer.hear` was asked beforehand."""
 
     def without(self, *names: str) -> "Conditions":
         """The same with some branches absent."""
-        return replace(self, **dict.fromkeys(names))
+        return replace(self, heard=None, **dict.fromkeys(names))
 
     def row(self, index: int) -> "Conditions":
         """What steers one row of a batch, whose references are in a cache."""
@@ -52,7 +54,7 @@ class Conditions:
         """The same with every per-row tensor changed; reference_positions, which all rows share, stay."""
         names = ("text", "speak", "listen", "references")
         present = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return replace(self, **{name: change(value) for name, value in present.items()})
+        return replace(self, heard=None, **{name: change(value) for name, value in present.items()})
 
 
 def timestep_embedding(sigma: Tensor, width: int) -> Tensor:
@@ -141,23 +143,37 @@ class CrossAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))
 
-    def forward(self, x: Tensor, text: Tensor, audio: Tensor | None, frames: int) -> Tensor:
-        """X [B, F T, C], text [B, Lt, C], audio [B, P + F, n, C] or None where the branch is absent."""
-        q = self.norm_q(self.query(x))
-        k, v = self.norm_k(self.key(text)), self.value(text)
-        q = q.to(v.dtype)
-        out: Tensor = self.out(attend(self._heads(q), self._heads(k.to(v.dtype)), self._heads(v)))
+    def hear(self, text: Tensor, audio: Tensor | None, frames: int) -> "Heard":
+        """Keys and values of text [B, Lt, C] and audio [B, P + F, n, C], None where the branch is absent."""
+        value = self.value(text)
+        read = self._heads(self.norm_k(self.key(text)).to(value.dtype)), self._heads(value)
         if audio is None:
-            return out
-        batch = x.shape[0]
+            return Heard(read, None)
         # Normed before windows repeat them: on small pictures windows hold several times the tokens of the picture.
         keys = audio_windows(self.norm_k(self.audio_key(audio)), self.window, frames)
         keys = (keys + self.audio_slot.to(keys.dtype)).flatten(0, 1)
         values = audio_windows(self.audio_value(audio), self.window, frames).flatten(0, 1)
-        keys = keys.to(values.dtype)
+        return Heard(read, (self._heads(keys.to(values.dtype)), self._heads(values)))
+
+    def forward(self, x: Tensor, heard: "Heard", frames: int) -> Tensor:
+        """X [B, F T, C] and what `hear` made for its F latent frames."""
+        q = self._heads(self.norm_q(self.query(x)).to(heard.text[1].dtype))
+        out: Tensor = self.out(attend(q, *heard.text))
+        if heard.audio is None:
+            return out
         per_frame = q.unflatten(1, (frames, -1)).flatten(0, 1)
-        heard = attend(self._heads(per_frame), self._heads(keys), self._heads(values))
-        return out + self.audio_out(heard.unflatten(0, (batch, frames)).flatten(1, 2))
+        spoken = attend(per_frame, *heard.audio)
+        return out + self.audio_out(spoken.unflatten(0, (x.shape[0], frames)).flatten(1, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What text and voice come to in the cross-attention of one block: keys and values, by head."""
+
+    text: tuple[Tensor, Tensor]
+    """[B, Lt, N, D] each."""
+    audio: tuple[Tensor, Tensor] | None
+    """[B F, window n, N, D] each."""
 
 
 class Block(nn.Module):
@@ -177,14 +193,19 @@ class Block(nn.Module):
             nn.Linear(config.width, config.ffn_width), nn.GELU("tanh"), nn.Linear(config.ffn_width, config.width)
         )
 
+    def hear(self, branches: "_Branches | None", frames: int) -> Heard:
+        """What this block hears."""
+        assert branches is not None
+        return self.cross.hear(branches.text, branches.listen if self.listens else branches.speak, frames)
+
     def forward(self, x: Tensor, step: "_Pass", layer: int) -> Tensor:
         """X [B, L, C]: video tokens first, then references."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (step.modulation + self.modulation.to(x.dtype)).unbind(-2)
         q, k, v = self.attention.project(step.modulate(self.norm(x), shift_a, scale_a))
         x = x + step.gate(self.attention.out(step.self_attend(q, k, v, layer)), gate_a)
         video = x[:, : step.video_tokens]
-        heard = step.listen if self.listens else step.speak
-        video = video + self.cross(self.cross_norm(video), step.text, heard, step.frames)
+        heard = step.heard[layer] if step.heard is not None else self.hear(step.branches, step.frames)
+        video = video + self.cross(self.cross_norm(video), heard, step.frames)
         x = torch.cat([video, x[:, step.video_tokens :]], dim=1) if x.shape[1] > step.video_tokens else video
         return x + step.gate(self.ffn(step.modulate(self.norm(x), shift_f, scale_f)), gate_f)
 
@@ -194,6 +215,15 @@ LOWEST_SIGMA = 0.05
 
 Record = Callable[[int, Tensor, Tensor], None]
 """Receives each layer's un-rotated keys and values."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Branches:
+    """Embedded text [B, Lt, C] and voices [B, P + F, n, C]; None where a model has no voices."""
+
+    text: Tensor
+    speak: Tensor | None
+    listen: Tensor | None
 
 
 @dataclass(slots=True)
@@ -213,9 +243,10 @@ class _Pass:
     layout: CacheLayout | None
     frames: int
     video_tokens: int
-    text: Tensor
-    speak: Tensor | None
-    listen: Tensor | None
+    heard: tuple[Heard, ...] | None
+    """By block, where it is known beforehand ..."""
+    branches: _Branches | None
+    """... else each block makes its own of these."""
     cache: KVCache | None
     record: Record | None
     sequence: SequenceGroup | None
@@ -282,6 +313,29 @@ class DiffusionTransformer(nn.Module):
             shape = (batch, frames + self.config.context_latents, self.config.audio_tokens, self.config.width)
             return null.expand(shape)
         return embed(tokens)
+
+    def _embed(self, conditions: Conditions, batch: int, frames: int) -> _Branches:
+        """Text and voices as tokens, nulls where they are absent."""
+        text = self.null_text.expand(batch, -1, -1)
+        if conditions.text is not None:
+            absent, embedded = (conditions.text == 0).all(dim=(1, 2)), self.text(conditions.text)
+            text = torch.where(absent[:, None, None], text.to(embedded.dtype), embedded)
+        if not self.config.audio_width:
+            return _Branches(text, None, None)
+        speak = self._audio(conditions.speak, self.speak, self.null_speak, batch, frames)
+        return _Branches(text, speak, self._audio(conditions.listen, self.listen, self.null_listen, batch, frames))
+
+    def hear(self, conditions: Conditions, batch: int, frames: int) -> Conditions:
+        """The same conditions with what they come to in every block, which the passes of one chunk can share.
+
+        Args:
+            conditions: in the type of the weights.
+            batch: rows.
+            frames: latent frames that will be computed.
+        """
+        branches = self._embed(conditions, batch, frames)
+        heard = tuple(block.hear(branches, frames) for block in self.blocks)  # type: ignore[operator]
+        return replace(conditions, heard=heard)
 
     def optional_weights(self) -> list[nn.Parameter]:
         """Those that a pass leaves out with a branch; with `reach_all` they then get zeros as gradients, not None."""
@@ -372,18 +426,11 @@ class DiffusionTransformer(nn.Module):
         time = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
         if self.reach_all:
             time = time + 0.0 * sum(weight.flatten()[0] for weight in self.optional_weights())
-        text = self.null_text.expand(batch, -1, -1)
-        if conditions.text is not None:
-            absent, embedded = (conditions.text == 0).all(dim=(1, 2)), self.text(conditions.text)
-            text = torch.where(absent[:, None, None], text.to(embedded.dtype), embedded)
-        speak = listen = None
-        if self.config.audio_width:
-            speak = self._audio(conditions.speak, self.speak, self.null_speak, batch, frames)
-            listen = self._audio(conditions.listen, self.listen, self.null_listen, batch, frames)
         return _Pass(
             time=time, modulation=self.time_modulation(functional.silu(time)).unflatten(-1, (6, -1)),
             rotation=rotation, past_rotation=past_rotation, mask=mask, layout=layout, frames=frames,
-            video_tokens=frames * tokens, text=text, speak=speak, listen=listen,
+            video_tokens=frames * tokens, heard=conditions.heard,
+            branches=self._embed(conditions, batch, frames) if conditions.heard is None else None,
             cache=cache, record=None, sequence=self.sequence,
         )  # fmt: skip
 

@@ -215,6 +215,7 @@ class OnlineModel(BlockLoop):
             self.recompute(cache, made.heard, made.switched, state.refiner_generators, refiner=True)
         span = self.kept_latents - self.config.context_latents
         heard = chunk_conditions(made.heard, self.config.context_latents, span, self.chunk_latents)
+        heard = self._network(refiner=True)[0].hear(heard, made.clean.shape[0], self.chunk_latents)
         noise = Noise(self._shape(state), state.refiner_generators, self.device)
         refined = self.refine(cache, made.clean, heard, noise)
         written = (0,) if self.online.history == "per_step" else ()

@@ -24,6 +24,22 @@ Start = Callable[[slice], tuple[Tensor, int]]
 """Gives the noisy chunk of a span to begin from and the index of its noise level, where the chunk also ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a roll-out makes of a span."""
+
+    clean: Tensor
+    """[B, channels, c, h, w]."""
+    kept: Tensor
+    """What the history gets of it."""
+    written: Collection[int] = ()
+    """Planes of the history that hold its keys already."""
+
+
+Make = Callable[[slice, Conditions], Chunk]
+"""Makes the chunk of a span, which hears these conditions."""
+
+
 def chunk_conditions(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
     """What one chunk of a clip hears: the voices of `frames` latent frames from `first` on, with their context."""
 
@@ -127,16 +143,16 @@ class BlockLoop(CharacterModel):
 
     def denoise(self, cache: KVCache, noisy: Tensor, index: int, conditions: Conditions) -> Tensor:
         """One forward of the backbone at its noise level `index`: the clean chunk [B, channels, c, h, w] it sees."""
-        return self._see(self.backbone, cache, noisy, self.online.backbone_sigmas[index], conditions, plane=index)
+        return self.see(self.backbone, cache, noisy, self.online.backbone_sigmas[index], conditions, plane=index)
 
     def refine(self, cache: KVCache, coarse: Tensor, conditions: Conditions, noise: "Noise") -> Tensor:
         """One forward of the refiner from the backbone's chunk, re-noised: [B, channels, c, h, w]."""
         network, _ = self._network(refiner=True)
         level = self.online.refiner_sigma
         noisy = flow.interpolate(coarse, noise.draw(), torch.tensor(level))
-        return self._see(network, cache, noisy, level, conditions, plane=0)
+        return self.see(network, cache, noisy, level, conditions, plane=0)
 
-    def _see(
+    def see(
         self, network: DiffusionTransformer, cache: KVCache, noisy: Tensor, level: float, conditions: Conditions,
         *, plane: int,
     ) -> Tensor:  # fmt: skip
@@ -224,6 +240,8 @@ class BlockLoop(CharacterModel):
         start: Start | None = None,
         exit_index: int | None = None,
         train: bool = False,
+        make: Make | None = None,
+        refiner: bool = False,
     ) -> Iterator[tuple[slice, Tensor]]:
         """The block loop: each chunk is made over the history and then put into it. Serving takes one chunk at a time.
 
@@ -236,6 +254,8 @@ class BlockLoop(CharacterModel):
             start: see `Start`; None begins each chunk from noise.
             exit_index: see `generate`.
             train: see `generate`.
+            make: makes the chunks instead of `generate`; then the three before are not read.
+            refiner: the history is the refiner's.
 
         Yields:
             The span of a chunk's latent frames, and the chunk [B, channels, c, h, w].
@@ -243,13 +263,20 @@ class BlockLoop(CharacterModel):
         for begin in range(first, latents - self.chunk_latents + 1, self.chunk_latents):
             span = slice(begin, begin + self.chunk_latents)
             heard = chunk_conditions(conditions, self.config.context_latents, begin, self.chunk_latents)
-            given = None if start is None else start(span)
-            last = exit_index if given is None else given[1]
-            clean = self.generate(cache, heard, noise, start=given, exit_index=last, train=train)
-            end = len(self.online.backbone_sigmas) if last is None else last + 1
-            denoised = range(0 if given is None else given[1], end) if self.online.history == "per_step" else ()
-            self.remember(cache, clean, heard, noise, written=denoised)
-            yield span, clean
+            if make is not None:
+                chunk = make(span, heard)
+            else:
+                if not train:  # gradients want a graph of their own in each pass
+                    with torch.no_grad():
+                        heard = self.backbone.hear(heard, cache.written.shape[0], self.chunk_latents)
+                given = None if start is None else start(span)
+                last = exit_index if given is None else given[1]
+                clean = self.generate(cache, heard, noise, start=given, exit_index=last, train=train)
+                end = len(self.online.backbone_sigmas) if last is None else last + 1
+                denoised = range(0 if given is None else given[1], end) if self.online.history == "per_step" else ()
+                chunk = Chunk(clean, clean, denoised)
+            self.remember(cache, chunk.kept, heard, noise, refiner=refiner, written=chunk.written)
+            yield span, chunk.clean
 
     @torch.no_grad()
     def recompute(

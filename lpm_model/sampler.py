@@ -18,6 +18,9 @@ from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import encoders_of
 
+SHIFT = 3.0
+"""Of the sampling schedule towards high noise (flow.shift_sigma)."""
+
 
 class BaseModel(CharacterModel):
     """The bidirectional model and its encoders."""
@@ -77,7 +80,7 @@ def sample_window(
     steps: int,
     guidance: float,
     audio_guidance: float | None = None,
-    shift: float = 3.0,
+    shift: float = SHIFT,
     generator: torch.Generator | None = None,
     keep: Sequence[float] = (),
 ) -> tuple[Tensor, dict[float, Tensor]]:

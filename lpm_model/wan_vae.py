@@ -133,6 +133,22 @@ class WanVideoAutoencoder(nn.Module):
             decoded[0] = decoded[0].expand(-1, -1, FRAMES_PER_LATENT, -1, -1)
         return torch.cat(decoded, dim=2), DecoderState(features=tuple(features))
 
+    def decoder_features(self, latents: Tensor) -> list[Tensor]:
+        """Features of each resolution, coarsest first, [B, width, frames, rows, columns]; latents [B, C, n, h, w]."""
+        kept: list[Tensor] = []
+        hooks = [block.register_forward_hook(lambda _, __, out: kept.append(out)) for block in self._depths()]
+        try:
+            self.decode_step(latents, self.init_decode(latents.shape[0]))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        depths = len(hooks)
+        return [torch.cat(kept[depth::depths], dim=2) for depth in range(depths)]
+
+    def _depths(self) -> list[nn.Module]:
+        """Parts of the decoder, each at one resolution."""
+        return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
+
     def _static(self, features: Sequence[Any], shape: torch.Size) -> list[Tensor]:
         """The same features, each of KEPT_FRAMES frames from the first latent on (zeros before the video's start).
 

@@ -9,7 +9,7 @@ _GAP_S = (0.02, 0.05, 0.1, 0.15, 0.18, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0, 2.0)
 _RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.25, 1.5, 2.0)
 _SHARE = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _LAB = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
-_LOG2 = (-3.0, -2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)
+_LOG2 = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)
 _CHANGE = (0.05, 0.15, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
@@ -58,7 +58,10 @@ class Metrics:
             "lpm_drift_colour_de", "The same for the mean colour (CIE Lab)", buckets=_LAB, registry=registry
         )
         self.drift_sharpness = Histogram(
-            "lpm_drift_sharpness_log2", "The same for sharpness, log2 ratio", buckets=_LOG2, registry=registry
+            "lpm_drift_sharpness_log2",
+            "The same for sharpness, log2 ratio, either way",
+            buckets=_LOG2,
+            registry=registry,
         )
         self.motion = Histogram(
             "lpm_motion", "Mean change between frames over two seconds (255ths)", buckets=_CHANGE, registry=registry
@@ -70,5 +73,5 @@ class Metrics:
         for window in windows:
             self.drift_identity.observe(window.identity)
             self.drift_colour.observe(window.colour_de)
-            self.drift_sharpness.observe(window.sharpness_log2)
+            self.drift_sharpness.observe(abs(window.sharpness_log2))
             self.motion.observe(window.motion)

@@ -5,14 +5,15 @@ from pathlib import Path
 from components.common import StepProgress
 from components.distill.characters import write_characters
 from components.distill.config import DistillConfig
+from components.fingerprint import settings_that_count
 from components.provenance import ModelReport, dataset_version, model_report, resumable, write_provenance
-from components.tracking import step_run
+from components.tracking import StepRun, client, step_run
 from lpm_model.config import to_mapping
 from lpm_model.digests import model_digest
 
 
 def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progress: StepProgress) -> ModelReport:
-    """Distil a causal few-step model and record the run in MLflow.
+    """Distil a causal few-step model, in as many processes as `config.scale` says, and record the run in MLflow.
 
     Args:
         base: model folder of the teacher.
@@ -23,16 +24,17 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
 
     Raises:
         ValueError: the folders do not fit each other.
+        RuntimeError: one of several processes failed.
     """
-    from lpm_model.training.distill import distill_online
+    from lpm_model.training.launch import launch
 
     digest = dataset_version(dataset)
     parent = model_digest(base)
-    settings = {name: value for name, value in to_mapping(config).items() if name != "tracking"}
+    settings = settings_that_count(to_mapping(config))
     with step_run("distill", config.tracking) as run, resumable(model, digest, parent, settings) as work:
-        run.params(settings)
+        run.params({**settings, "scale": to_mapping(config.scale)})
         run.dataset(dataset, digest)
-        metrics = distill_online(base, dataset, work, config, progress, logger=run.lightning_loggers())
+        metrics = launch(fit, config.scale, base, dataset, work, config, progress, run.run_id)
         metrics["characters"] = float(len(write_characters(dataset, work)))
         report = model_report(dataset=digest, parent=parent, settings=settings, metrics=metrics, run_id=run.run_id)
         run.metrics(report.metrics)
@@ -46,3 +48,14 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
         )
         write_provenance(work, report, settings)
     return report
+
+
+def fit(
+    base: Path, dataset: Path, work: Path, config: DistillConfig, progress: StepProgress | None = None, run_id: str = ""
+) -> dict[str, float]:
+    """What every process of a distillation does; the first one's curves go to the MLflow run."""
+    from lpm_model.training.distill import distill_online
+    from lpm_model.training.launch import first_process
+
+    run = StepRun(client(config.tracking.uri), run_id, "distill") if run_id and first_process() else None
+    return distill_online(base, dataset, work, config, progress, logger=run.lightning_loggers() if run else False)

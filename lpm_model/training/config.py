@@ -209,13 +209,114 @@ class BaseTraining:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OdeStage:
+    """Stage 1: from the teacher's states straight to where the teacher ends."""
+
+    steps: int = 40
+    """Optimizer steps, each a whole roll-out; 0 leaves the stage out."""
+    objective: Literal["regression", "consistency"] = "regression"
+    """Regress to the teacher's end from its states at the student's noise levels (arXiv 2412.07772), or see from each
+    of its states what the average sees from the next (arXiv 2303.01469, 2602.02214); that stores every state."""
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    ema_decay: float = 0.0
+    """Decay of the weight average that is kept and that consistency takes its targets from; 0 is the weights as they
+    are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DmdStage:
+    """Distribution matching."""
+
+    steps: int = 0
+    """Student steps; 0 leaves the stage out."""
+    critic_steps: int = 5
+    """Critic steps before each student step."""
+    learning_rate: float = 3e-5
+    """Student's learning rate."""
+    critic_learning_rate: float = 1e-4
+    """Critic's learning rate."""
+    ema_decay: float = 0.9
+    """Decay of the student's weight average, which is kept."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.critic_steps < 1:
+            raise ValueError("a DMD stage needs steps of at least 0 and critic_steps of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OffPolicyStage(DmdStage):
+    """Stage 2: distribution matching on the teacher's re-noised clips."""
+
+    perceptual_weight: float = 0.1
+    """Weight of the distance between the autoencoder's decoder features of the student's and of the teacher's clip
+    (against mode collapse); 0 leaves it out."""
+    perceptual_latents: int = 2
+    """Latent frames of a clip whose features are compared, drawn anew in each step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnPolicyStage(DmdStage):
+    """Stages 3 and 4: distribution matching on the student's own roll-outs."""
+
+    roll_out_latents: int = 0
+    """Latent frames of a roll-out; its last `clip_latents` are matched. 0 takes `clip_latents`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LongStage(DmdStage):
+    """Stage 5, streaming long tuning: a roll-out goes on from step to step, and what is steered changes on the way."""
+
+    latents: int = 240
+    """Latent frames after which a roll-out starts again."""
+    switch_chance: float = 0.5
+    """Chance that, at a chunk border of a step, the roles change, both voices become another clip's, or the text
+    does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardSettings:
+    """Measuring a stage on people it does not learn from."""
+
+    every_steps: int = 20
+    """Student steps between measurements; a stage's beginning and end are measured too. 0 leaves them out: the last
+    weights are kept."""
+    held_out_share: float = 0.05
+    """Share of the people who are held out for it; 0, or a dataset of one person, measures on what is learned."""
+    clips: int = 4
+    """Clips of a measurement, always the same, with the same noise."""
+    motion: tuple[float, float] = (0.1, 5.0)
+    """Least and most motion over the truth's; beyond it is a collapse."""
+    variance: tuple[float, float] = (0.5, 2.0)
+    """The same of the latents' variance."""
+    colour: float = 1.0
+    """Most shift of the mean latent, in the truth's standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Distillation:
-    """From Base to Online LPM: ODE regression, then on-policy DMD."""
+    """From Base to Online LPM in stages; each rolls out through lpm_model.rollout and starts from the one before."""
 
     online: OnlineConfig = OnlineConfig()
     """Chunk, cache and noise levels of the streaming model."""
+    ode: OdeStage = OdeStage()
+    """Stage 1."""
+    off_policy: OffPolicyStage = OffPolicyStage()
+    """Stage 2."""
+    on_policy: OnPolicyStage = OnPolicyStage(steps=3, critic_steps=2)
+    """Stage 3."""
+    refiner: OnPolicyStage = OnPolicyStage()
+    """Stage 4; needs `online.refiner_sigma` above 0."""
+    long: LongStage = LongStage()
+    """Stage 5."""
+    guard: GuardSettings = GuardSettings()
+    """Keeps the best weights of each stage and ends one that collapses."""
+    lora: Lora = Lora()
+    """Student, critic and refiner as adapters on the frozen weights of the teacher; the model's folder holds sums."""
+    scale: Scale = Scale()
+    """Processes, which share out the clips of a step."""
     trajectories: int = 48
-    """Teacher trajectories that the ODE stage regresses to."""
+    """Teacher trajectories that stages 1 and 2 learn from."""
     teacher_steps: int = 9
     """Euler steps of the teacher."""
     guidance: float = 1.5
@@ -227,23 +328,11 @@ class Distillation:
     batch: int = 8
     """Clips a step."""
     clip_latents: int = 13
-    """Latent frames of a roll-out, the character image included."""
+    """Latent frames of a roll-out that are learned from, the character image included."""
+    gradient_latents: int = 0
+    """Last latent frames of a roll-out that carry gradients in DMD, for the memory; 0 means all that are matched."""
     motion_weight: float = 15.0
-    """Extra loss weight of latent cells that move quickly, in the ODE stage."""
-    ode_steps: int = 40
-    """Optimizer steps of the ODE stage, each a whole roll-out."""
-    ode_learning_rate: float = 5e-4
-    """Peak learning rate of the ODE stage."""
-    dmd_steps: int = 3
-    """Student steps of on-policy DMD."""
-    dmd_learning_rate: float = 3e-5
-    """Student's learning rate in DMD."""
-    critic_learning_rate: float = 1e-4
-    """Critic's learning rate."""
-    critic_steps: int = 2
-    """Critic steps before each student step."""
-    ema_decay: float = 0.9
-    """Decay of the student's weight average, which is kept."""
+    """Extra loss weight of latent cells that move quickly, in stage 1."""
     clip_norm: float = 1.0
     """Gradient norm limit."""
     checkpoint_steps: int = 20
@@ -254,6 +343,13 @@ class Distillation:
     def __post_init__(self) -> None:
         if self.trajectories < self.batch:
             raise ValueError(f"{self.trajectories} trajectories do not fill a batch of {self.batch}: lower batch")
+        if self.refiner.steps and not self.online.refiner_sigma:
+            raise ValueError("distill.refiner.steps trains a refiner: set online.refiner_sigma, such as 0.3")
+        if self.scale.sequence_parallel > 1 or self.batch % self.scale.world:
+            raise ValueError(
+                f"distill.scale: {self.scale.world} processes share out a batch of {self.batch} clips; make it a "
+                "multiple, and leave sequence_parallel at 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

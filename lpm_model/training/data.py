@@ -365,7 +365,8 @@ class ClipBatches(IterableDataset[Batch]):
             text=self.model.text([clip.caption for clip in rows]),
             references=torch.from_numpy(np.stack(pictures)).float(),
             reference_positions=reference_positions(kinds),
-            **heard,
+            speak=heard["speak"],
+            listen=heard["listen"],
         )
 
     def _kinds(self, rows: Sequence[Clip], generator: torch.Generator) -> list[str]:

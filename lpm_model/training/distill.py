@@ -1,228 +1,127 @@
-"""From Base to Online LPM: ODE regression, then on-policy DMD, both rolling out through lpm_model.online.
+"""From Base to Online LPM: five stages, each from what the one before has kept, all through lpm_model.rollout.
 
-B batch, F latent frames of a roll-out, latent 0 the character image; chunks follow it.
+1 regression to the teacher's trajectories, 2 distribution matching on the teacher's clips, 3 on the student's own,
+4 of a refiner over them, 5 on roll-outs that go on from step to step (paper section 4.2; LongLive, arXiv 2509.22622).
 """
 
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
+from torch.optim import Optimizer
 
-from lpm_model import flow
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
-from lpm_model.cache import KVCache
-from lpm_model.character import Character, read_model_config
+from lpm_model.character import read_model_config
 from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.digests import model_digest
-from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders, encoders_of
-from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
 from lpm_model.online import OnlineModel
-from lpm_model.rollout import Noise
-from lpm_model.sampler import guided_velocity, sample_window
-from lpm_model.training.clips import read_clips
-from lpm_model.training.config import Distillation
-from lpm_model.training.data import Batch, ClipBatches, Draw, read_dataset, step_generator
-from lpm_model.training.loop import RECENT, Again, LossHistory, StateFile, Track, run, scheduled
+from lpm_model.training.cast import Cast
+from lpm_model.training.clips import Clips, ShardClips, read_clips
+from lpm_model.training.config import Distillation, DmdStage
+from lpm_model.training.data import ClipBatches, Draw, read_dataset
+from lpm_model.training.guard import HeldOut
+from lpm_model.training.launch import Mesh, joined
+from lpm_model.training.loop import RECENT, Again, LossHistory, StateFile, Track, run
+from lpm_model.training.players import OffPolicy, OnPolicy, Player
+from lpm_model.training.stages import DmdModule, OdeModule, Stage
+from lpm_model.training.stream import Streaming
+from lpm_model.training.trajectories import TrajectoryShards, sample_teacher
+
+log = logging.getLogger(__name__)
+NAMES = {
+    "off_policy": "off-policy DMD",
+    "on_policy": "on-policy DMD",
+    "refiner": "refiner DMD",
+    "long": "long tuning",
+}
+"""What the stages of distribution matching are called."""
+HELD_OUT_SEED = 9
+"""Added to the seed for the clips of the guard."""
+
+
+class StepState(StateFile):
+    """A stage's state, whose steps are counted in batches of all processes; the first one writes it."""
+
+    def __init__(self, folder: Path, mesh: Mesh) -> None:
+        super().__init__(folder)
+        self.mesh = mesh
+
+    def step(self) -> int:
+        return super().step() * self.mesh.data
+
+    def save(self, module: nn.Module, optimizers: list[Optimizer], step: int, losses: Sequence[float] = ()) -> None:
+        """Write the state after `step` batches; all processes call it together."""
+        if self.mesh.first:
+            super().save(module, optimizers, step // self.mesh.data, losses)
+        self.mesh.wait()
 
 
 @dataclass(frozen=True, slots=True)
-class Trajectories:
-    """Teacher states of some clips."""
+class Work:
+    """One distillation."""
 
-    clean: Tensor
-    """[B, channels, F, h, w] where the teacher ends."""
-    states: Tensor
-    """[steps, B, channels, F, h, w] the teacher's states at the student's noise levels."""
-    conditions: Conditions
-    generator: torch.Generator
+    cast: Cast
+    clips: Clips
+    held_out: HeldOut | None
+    folder: Path
+    settings: Distillation
+    mesh: Mesh
+    progress: Track | None
+    logger: Any
 
-    def rows(self, index: Tensor, generator: torch.Generator) -> "Trajectories":
-        """Some of the rows."""
-        picked = self.conditions.map(lambda value: value[index])
-        return Trajectories(self.clean[index], self.states[:, index], picked, generator)
+    @property
+    def shards(self) -> TrajectoryShards:
+        """The teacher's trajectories."""
+        return TrajectoryShards(self.folder / "trajectories", self.settings)
 
-    def to(self, device: torch.device, **_: Any) -> "Trajectories":
-        """On another device."""
-        moved = self.conditions.map(lambda value: value.to(device))
-        return Trajectories(self.clean.to(device), self.states.to(device), moved, self.generator)
+    def batches(self, steps: range, latents: int, offset: int) -> ClipBatches:
+        """This process's clips of each step; `offset` is added to the seed."""
+        data = self.mesh.data
+        return ClipBatches(
+            self.clips, self.cast.online, latents=latents, batch=self.settings.batch // data,
+            steps=range(steps.start * data + self.mesh.data_rank, steps.stop * data, data),
+            seed=self.settings.seed + offset, draw=Draw(disturbance=self.settings.disturbance), together=data,
+        )  # fmt: skip
 
+    def run(
+        self, key: str, make: Callable[[int], Stage], batches: Callable[[range], Iterable[Any]], steps: int, every: int
+    ) -> dict[str, float]:
+        """Run what is left of a stage, and leave what is kept of it in the networks.
 
-def start_cache(online: OnlineModel, image: Tensor, conditions: Conditions) -> KVCache:
-    """A cache primed with the characters of a batch; image [B, channels, 1, h, w]."""
-    assert conditions.references is not None
-    assert conditions.reference_positions is not None
-    return online.prime(Character(image, conditions.references, conditions.reference_positions))
+        Args:
+            key: of the stage in settings and metrics.
+            make: its module, which goes on from a step.
+            batches: of some steps.
+            steps: batches of the stage on each process.
+            every: batches between saved states.
 
-
-class OdeModule(lightning.LightningModule):
-    """Stage 1: from each state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772).
-
-    The history is the student's own, so that it learns to come back from its errors (arXiv 2506.08009).
-    """
-
-    def __init__(self, online: OnlineModel, settings: Distillation, start: int) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.backbone, self.settings, self.start = online.backbone, settings, start
-        self.online = [online]  # in a list: only the backbone's weights are this module's
-
-    def training_step(self, batch: Trajectories, _index: int) -> Tensor:
-        online, optimizer, schedule = self.online[0], self.optimizers(), self.lr_schedulers()
-        cache = start_cache(online, batch.clean[:, :, :1], batch.conditions)
-        weight = motion_weights(batch.clean[:, :, 1:], self.settings.motion_weight)
-        noise = Noise(tuple(batch.clean[:, :, : online.chunk_latents].shape), batch.generator, batch.clean.device)
-        chunks = (batch.clean.shape[2] - 1) // online.chunk_latents
-        total = torch.zeros(())
-
-        def start(span: slice) -> tuple[Tensor, int]:
-            index = int(torch.randint(batch.states.shape[0], (1,), generator=batch.generator))
-            return batch.states[index][:, :, span], index
-
-        frames = batch.clean.shape[2]
-        for span, clean in online.rollout(cache, batch.conditions, frames, noise, first=1, start=start, train=True):
-            loss = ode_regression_loss(clean, batch.clean[:, :, span], weight) / chunks
-            self.manual_backward(loss)
-            total = total + loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), self.settings.clip_norm)
-        optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        schedule.step()  # type: ignore[union-attr]
-        return total
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.backbone.parameters(), self.settings.ode_learning_rate, (0.9, 0.95))
-        return scheduled(optimizer, self.settings.ode_steps, 4, self.start)
-
-
-class DmdModule(lightning.LightningModule):
-    """Stage 3: distribution matching on the student's own roll-outs (paper section 4.2; arXiv 2506.08009)."""
-
-    def __init__(self, online: OnlineModel, teacher: DiffusionTransformer, settings: Distillation, start: int) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.settings, self.start = settings, start
-        self.backbone = online.backbone
-        self.critic = DiffusionTransformer(teacher.config)
-        self.critic.load_state_dict(teacher.state_dict())
-        self.average = AveragedModel(online.backbone, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
-        self.frozen = [online, teacher]  # in a list: neither is trained nor saved with this module
-
-    def roll_out(self, batch: Batch, *, train: bool) -> Tensor:
-        """The student's own clip [B, channels, F, h, w] after the batch's image, through `rollout`."""
-        online: OnlineModel = self.frozen[0]  # type: ignore[assignment]
-        image = batch.latents[:, :, :1]
-        cache = start_cache(online, image, batch.conditions)
-        noise = Noise(tuple(image.expand(-1, -1, online.chunk_latents, -1, -1).shape), batch.generator, image.device)
-        exit_index = int(torch.randint(len(online.online.backbone_sigmas), (1,), generator=batch.generator))
-        made = online.rollout(
-            cache, batch.conditions, batch.latents.shape[2], noise, first=1, exit_index=exit_index, train=train
-        )
-        return torch.cat([image, *(clean for _, clean in made)], dim=2)
-
-    def renoise(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """One noise level a clip, latent 0 kept clean: the noisy clip, its levels [B, F], the noise."""
-        level = torch.rand(clip.shape[0], 1, generator=generator).clamp(0.02, 0.98)
-        sigma = flow.shift_sigma(level, 3.0).expand(-1, clip.shape[2]).clone()
-        sigma[:, 0] = 0
-        noise = torch.randn(clip.shape, generator=generator)
-        return flow.interpolate(clip, noise, sigma[:, None, :, None, None]), sigma, noise
-
-    def critic_loss(self, batch: Batch) -> Tensor:
-        """Flow matching of the critic on what the student makes."""
-        with torch.no_grad():
-            clip = self.roll_out(batch, train=False)
-        noisy, sigma, noise = self.renoise(clip, batch.generator)
-        predicted = self.critic(noisy, sigma, batch.conditions)
-        weight = (sigma > 0).float()[:, None, :, None, None]
-        return flow_matching_loss(predicted, flow.velocity(clip, noise), weight)
-
-    def student_loss(self, batch: Batch) -> Tensor:
-        """DMD: move the student's clips from where the critic sees them to where the teacher does."""
-        teacher: DiffusionTransformer = self.frozen[1]  # type: ignore[assignment]
-        clip = self.roll_out(batch, train=True)
-        with torch.no_grad():
-            noisy, sigma, _ = self.renoise(clip.detach(), batch.generator)
-            level = sigma[:, None, :, None, None]
-            real = guided_velocity(
-                teacher, noisy, sigma, batch.conditions, self.settings.guidance, self.settings.audio_guidance
-            )
-            fake = self.critic(noisy, sigma, batch.conditions)
-            gradient = dmd_gradient(
-                clip, flow.clean_from_velocity(noisy, real, level), flow.clean_from_velocity(noisy, fake, level)
-            )
-        return dmd_loss(clip[:, :, 1:], gradient[:, :, 1:])
-
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        student, critic = self.optimizers()  # type: ignore[attr-defined]
-        turn = (index + self.start) % (self.settings.critic_steps + 1)
-        is_student = turn == self.settings.critic_steps
-        loss = self.student_loss(batch) if is_student else self.critic_loss(batch)
-        trained, optimizer = (self.backbone, student) if is_student else (self.critic, critic)
-        self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), self.settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if is_student:
-            self.average.update_parameters(self.backbone)
-        return loss.detach()
-
-    def configure_optimizers(self) -> Any:
-        rates = self.settings
-        return [
-            torch.optim.AdamW(self.backbone.parameters(), rates.dmd_learning_rate, (0.0, 0.99)),
-            torch.optim.AdamW(self.critic.parameters(), rates.critic_learning_rate, (0.0, 0.99)),
-        ]
-
-
-def teacher_trajectories(
-    teacher: DiffusionTransformer, batches: Iterator[Batch], settings: Distillation
-) -> Trajectories:
-    """Sample the teacher with guidance and keep its states at the student's noise levels."""
-    parts = []
-    levels = settings.online.backbone_sigmas
-    for batch in batches:
-        with torch.autocast("cpu", torch.bfloat16):
-            clean, states = sample_window(
-                teacher, batch.latents[:, :, :1], batch.latents.shape[2], batch.conditions,
-                steps=settings.teacher_steps, guidance=settings.guidance,
-                audio_guidance=settings.audio_guidance, generator=batch.generator, keep=levels,
+        Returns:
+            Metrics: the loss, what was kept and how far from the truth that is.
+        """
+        state, data = StepState(self.folder / f"state-{key}", self.mesh), self.mesh.data
+        start = state.step() // data
+        module, history = make(start), LossHistory(state.losses())
+        if start:
+            state.restore(module, [])
+        if start < steps and not (module.guard is not None and module.guard.collapsed):
+            history = run(
+                module, batches(range(start, steps)), steps * data, state, every * data,
+                description=f"distil: {module.name}", progress=self.progress, clip_norm=None, logger=self.logger,
+                mesh=self.mesh,
             )  # fmt: skip
-        parts.append((clean, torch.stack([states[level] for level in levels]), batch.conditions))
-
-    def join(name: str) -> Tensor | None:
-        values: list[Tensor | None] = [getattr(conditions, name) for _, _, conditions in parts]
-        like = next((value for value in values if value is not None), None)
-        # A batch without any caption has no text; beside one with captions it reads as empty texts do there.
-        return None if like is None else torch.cat([torch.zeros_like(like) if v is None else v for v in values])
-
-    return Trajectories(
-        clean=torch.cat([p[0] for p in parts]),
-        states=torch.cat([p[1] for p in parts], dim=1),
-        conditions=Conditions(
-            text=join("text"),
-            speak=join("speak"),
-            listen=join("listen"),
-            references=join("references"),
-            reference_positions=parts[0][2].reference_positions,
-        ),  # fmt: skip
-        generator=torch.Generator(),
-    )
-
-
-def ode_batches(trajectories: Trajectories, steps: range, settings: Distillation) -> Iterator[Trajectories]:
-    """Rows for each step, a pure function of (seed, step)."""
-    for step in steps:
-        generator = step_generator(settings.seed, step, "ode")
-        index = torch.randperm(trajectories.clean.shape[0], generator=generator)[: settings.batch]
-        yield trajectories.rows(index, generator)
+            state.save(module, [], steps * data, history.losses[-RECENT:])
+        module.settle()
+        metrics = {f"{key}_loss": history.recent()}
+        if module.guard is not None:
+            metrics |= {f"{key}_distance": module.guard.distance, f"{key}_kept_step": float(module.guard.best_step)}
+        return metrics
 
 
 def distill_online(
@@ -239,88 +138,139 @@ def distill_online(
     Args:
         base: the teacher's folder.
         dataset: folder that curate wrote; its clips start and condition the roll-outs.
-        folder: output.
-        settings: of both stages.
+        folder: output; trajectories and states inside it go at the end.
+        settings: of all stages.
         progress: shows the steps.
         logger: Lightning logger(s).
 
     Returns:
-        Metrics: last losses of the stages.
+        Metrics of each stage: its last loss, the step that was kept, and its distance to the truth.
 
     Raises:
         ValueError: folders that do not fit each other.
     """
+    with joined(settings.scale) as mesh:
+        if not mesh.first:
+            progress, logger = None, False
+        return _distill(base, dataset, folder, settings, progress, logger, mesh)
+
+
+def _distill(
+    base: Path, dataset: Path, folder: Path, settings: Distillation, progress: Track | None, logger: Any, mesh: Mesh
+) -> dict[str, float]:
     torch.manual_seed(settings.seed)
-    config = read_model_config(base)
-    encoder = load_autoencoder(base / "autoencoder")
+    config, encoder = read_model_config(base), load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, encoder.digest)
     online = OnlineModel(
         from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"], encoders_of(base)
     )
-    weights = read_weights(base / "model.safetensors")
-    for network in online.networks.values():
-        load_weights(network, weights, base / "model.safetensors")
-    teacher = DiffusionTransformer(online.config).requires_grad_(False).eval()
-    load_weights(teacher, weights, base / "model.safetensors")
-    clips = read_clips(dataset)
-
-    def batches(steps: range, size: int, seed: int) -> ClipBatches:
-        return ClipBatches(
-            clips, online, latents=settings.clip_latents, batch=size, steps=steps, seed=seed,
-            draw=Draw(disturbance=settings.disturbance),
-        )  # fmt: skip
-
-    ode_loss = _regress(online, teacher, batches, folder, settings, progress, logger)
-    dmd_loss_value = _match(online, teacher, batches, folder, settings, progress, logger)
-    metrics = {"ode_loss": ode_loss, "dmd_loss": dmd_loss_value, "trajectories": float(settings.trajectories)}
+    load_weights(online.backbone, read_weights(base / "model.safetensors"), base / "model.safetensors")
+    for part in (*online.networks.values(), online.autoencoder):
+        assert isinstance(part, nn.Module)
+        part.to(mesh.device)  # the encoders stay where the batches are made
+    clips, held_out = _split(read_clips(dataset), settings)
+    cast = Cast(online, settings.lora)
+    work = Work(cast, clips, _watched(held_out, cast, settings), folder, settings, mesh, progress, logger)
+    metrics = _stages(work) | {"trajectories": float(settings.trajectories)}
+    if not mesh.first:
+        return metrics
     shape = {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px}
     origin = {"dataset_digest": about["digest"], "parent": model_digest(base), "settings": to_mapping(settings)}
-    save_model(folder, online.networks, shape, {**origin, "metrics": metrics})
+    weights = {"model": cast.state("student")}
+    if online.refiner is not None:
+        weights["refiner"] = cast.state("refiner")
+    save_model(folder, weights, shape, {**origin, "metrics": metrics})
     copy_autoencoder(base / "autoencoder", folder)
     copy_encoders(encoders_of(base), folder)
-    for stage in ("state-ode", "state-dmd"):
-        shutil.rmtree(folder / stage, ignore_errors=True)
+    for left in (*folder.glob("state-*"), folder / "trajectories"):
+        shutil.rmtree(left, ignore_errors=True)
     return metrics
 
 
-def _regress(
-    online: OnlineModel, teacher: DiffusionTransformer, batches: Any, folder: Path, settings: Distillation,
-    progress: Track | None, logger: Any,
-) -> float:  # fmt: skip
-    """Stage 1 in place; its end is the start of stage 3."""
-    state = StateFile(folder / "state-ode")
-    module = OdeModule(online, settings, state.step())
-    count = settings.trajectories // settings.batch
-    source = batches(range(count), settings.batch, settings.seed + 1)
-    wanted = iter(source) if progress is None else progress.track(source, "teacher trajectories", count)
-    if module.start == settings.ode_steps:
-        state.restore(module, [])
-        return LossHistory(state.losses()).recent()
-    trajectories = teacher_trajectories(teacher, wanted, settings)
-    history = run(
-        module, Again(lambda: ode_batches(trajectories, range(module.start, settings.ode_steps), settings)),
-        settings.ode_steps, state, settings.checkpoint_steps,
-        description="distil: ODE regression", progress=progress, clip_norm=None, logger=logger,
+def _split(clips: ShardClips, settings: Distillation) -> tuple[Clips, Clips]:
+    """Clips to learn from, and clips to watch; the same ones where there is nobody to hold out."""
+    share, length = settings.guard.held_out_share, settings.clip_latents
+    if not settings.guard.every_steps or not share:
+        return clips, clips
+    if len({facts.group for facts in clips.facts}) < 2:
+        log.warning("the dataset shows one person: the guard measures on clips that are learned from")
+        return clips, clips
+    learned, held_out = clips.split(share)
+    if not any(facts.latents >= length for facts in held_out.facts):
+        log.warning("no held-out clip has %d latent frames: the guard measures on clips that are learned from", length)
+        return clips, clips
+    return learned, held_out
+
+
+def _watched(clips: Clips, cast: Cast, settings: Distillation) -> HeldOut | None:
+    """What the guard looks at, where there is one."""
+    if not settings.guard.every_steps:
+        return None
+    source = ClipBatches(
+        clips, cast.online, latents=settings.clip_latents, batch=settings.guard.clips, steps=range(1),
+        seed=settings.seed + HELD_OUT_SEED,
     )  # fmt: skip
-    if settings.dmd_steps:
-        state.save(module, [], settings.ode_steps, history.losses[-RECENT:])
-    return history.recent()
+    return HeldOut(cast, source.make(0).to(cast.device))
+
+
+def _stages(work: Work) -> dict[str, float]:
+    """All stages in their order, in place."""
+    settings, cast = work.settings, work.cast
+    length, metrics = settings.clip_latents, dict[str, float]()
+    if settings.ode.steps or settings.off_policy.steps:
+        _make_trajectories(work)
+    if settings.ode.steps:
+        metrics |= work.run(
+            "ode", lambda start: OdeModule(cast, settings, work.held_out, start, work.mesh),
+            _trajectories(work), settings.ode.steps, settings.checkpoint_steps,
+        )  # fmt: skip
+    if settings.off_policy.steps:
+        metrics |= _match(work, "off_policy", settings.off_policy, OffPolicy(cast, settings), _trajectories(work))
+    if settings.on_policy.steps:
+        player, latents = OnPolicy(cast, settings, "student"), settings.on_policy.roll_out_latents or length
+        metrics |= _match(work, "on_policy", settings.on_policy, player, lambda s: work.batches(s, latents, 2))
+    if cast.online.refiner is not None:
+        cast.start("refiner", "student")
+    if settings.refiner.steps:
+        player, latents = OnPolicy(cast, settings, "refiner"), settings.refiner.roll_out_latents or length
+        metrics |= _match(work, "refiner", settings.refiner, player, lambda s: work.batches(s, latents, 3))
+    if settings.long.steps:
+        stream = Streaming(cast, settings)
+        # A state is saved where a roll-out begins, so that none has to be saved.
+        every = stream.per_roll_out * max(1, settings.checkpoint_steps // stream.per_roll_out)
+        metrics |= _match(work, "long", settings.long, stream, lambda s: work.batches(s, length, 4), every)
+    return metrics
 
 
 def _match(
-    online: OnlineModel, teacher: DiffusionTransformer, batches: Any, folder: Path, settings: Distillation,
-    progress: Track | None, logger: Any,
-) -> float:  # fmt: skip
-    """Stage 3 in place; the student's average is what stays."""
-    if not settings.dmd_steps:
-        return float("nan")
-    state = StateFile(folder / "state-dmd")
-    module = DmdModule(online, teacher, settings, state.step())
-    total = settings.dmd_steps * (settings.critic_steps + 1)
-    history = run(
-        module, batches(range(module.start, total), settings.batch, settings.seed + 2), total, state,
-        settings.checkpoint_steps, description="distil: on-policy DMD", progress=progress, clip_norm=None,
-        logger=logger,
+    work: Work, key: str, stage: DmdStage, player: Player, batches: Callable[[range], Iterable[Any]], every: int = 0
+) -> dict[str, float]:
+    """A stage of distribution matching."""
+
+    def make(start: int) -> DmdModule:
+        return DmdModule(
+            work.cast, work.settings, stage, player, name=NAMES[key], held_out=work.held_out, start=start,
+            mesh=work.mesh,
+        )  # fmt: skip
+
+    steps = stage.steps * (stage.critic_steps + 1)
+    return work.run(key, make, batches, steps, every or work.settings.checkpoint_steps)
+
+
+def _trajectories(work: Work) -> Callable[[range], Again]:
+    """This process's teacher trajectories of some steps."""
+    return lambda steps: Again(lambda: work.shards.batches(steps, work.mesh.data_rank, work.mesh.data))
+
+
+def _make_trajectories(work: Work) -> None:
+    """Sample the teacher shard by shard; those that an earlier run has left are taken as they are."""
+    shards, settings, mesh = work.shards, work.settings, work.mesh
+    mine = shards.missing(range(mesh.data_rank, shards.count, mesh.data))
+    source = ClipBatches(
+        work.clips, work.cast.online, latents=settings.clip_latents, batch=settings.batch, steps=range(shards.count),
+        seed=settings.seed + 1, draw=Draw(disturbance=settings.disturbance),
     )  # fmt: skip
-    online.backbone.load_state_dict(module.average.module.state_dict())
-    return history.recent()
+    with work.cast.playing("teacher") as teacher:
+        for number in mine if work.progress is None else work.progress.track(mine, "teacher trajectories", len(mine)):
+            shards.write(number, sample_teacher(teacher, source.make(number).to(work.cast.device), settings))
+    mesh.wait()

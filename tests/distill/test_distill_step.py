@@ -13,6 +13,7 @@ from components.tracking import TrackingConfig, client
 from components.train.config import TrainConfig
 from components.train.step import train
 from lpm_model.digests import model_digest
+from lpm_model.training.config import OdeStage, OnPolicyStage
 from tests.train.corpus import MODEL, make_autoencoder, make_dataset
 
 
@@ -44,9 +45,8 @@ def test_an_online_model_knows_its_parent(place: Path) -> None:
         teacher_steps=2,
         batch=1,
         clip_latents=3,
-        ode_steps=1,
-        dmd_steps=1,
-        critic_steps=1,
+        ode=OdeStage(steps=1),
+        on_policy=OnPolicyStage(steps=1, critic_steps=1),
         tracking=tracking(place),
     )
     report = distill(place / "base", place / "dataset", place / "online", settings, NoProgress())

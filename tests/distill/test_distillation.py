@@ -1,4 +1,4 @@
-"""Distillation: roles, roll-outs, trajectories, resuming."""
+"""The whole distillation: stages in their order, resuming to the same bytes, LoRA, several processes."""
 
 import json
 from dataclasses import replace
@@ -7,163 +7,138 @@ from pathlib import Path
 import pytest
 import torch
 
-from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
-from lpm_model.checkpoint import save_model
-from lpm_model.config import to_mapping
-from lpm_model.dit import Conditions
-from lpm_model.online import OnlineModel, load_online
-from lpm_model.rollout import chunk_conditions
-from lpm_model.training.clips import read_clips
-from lpm_model.training.config import Distillation
-from lpm_model.training.data import Batch, ClipBatches
-from lpm_model.training.distill import (
-    DmdModule,
-    OdeModule,
-    distill_online,
-    ode_batches,
-    teacher_trajectories,
-)
+from lpm_model.checkpoint import read_weights
+from lpm_model.config import Lora
+from lpm_model.online import load_online
+from lpm_model.training.config import Distillation, DmdStage, OdeStage, OffPolicyStage, OnPolicyStage, Scale
+from lpm_model.training.distill import distill_online
+from lpm_model.training.launch import launch
+from lpm_model.training.stages import DmdModule, OdeModule
+from tests.distill.conftest import ALL_STAGES, UNWATCHED
+from tests.distill.ranks import distill_and_note
 from tests.killed import Killed, kill_after
-from tests.lpm_model import tiny
 
-SETTINGS = Distillation(
-    online=tiny.online_config(), trajectories=4, teacher_steps=6, batch=2, clip_latents=4, ode_steps=4, dmd_steps=2,
-    critic_steps=1, checkpoint_steps=2,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_autoencoder(tmp_path_factory.mktemp("autoencoder"))
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
-    return tiny.write_dataset(tmp_path_factory.mktemp("data") / "dataset", encoder)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    save_model(folder, {"model": tiny.transformer()}, {"model": to_mapping(tiny.MODEL), "size_px": tiny.SIZE_PX}, {})
-    copy_autoencoder(encoder, folder)
-    return folder
-
-
-@pytest.fixture
-def module(encoder: Path) -> DmdModule:
-    online = OnlineModel(tiny.MODEL, SETTINGS.online, load_autoencoder(encoder), tiny.SIZE_PX)
-    online.backbone.load_state_dict(tiny.transformer().state_dict())
-    return DmdModule(online, tiny.transformer(), SETTINGS, 0)
-
-
-@pytest.fixture
-def batch(module: DmdModule, dataset: Path) -> Batch:
-    online: OnlineModel = module.frozen[0]  # type: ignore[assignment]
-    return ClipBatches(read_clips(dataset), online, latents=4, batch=2, steps=range(1), seed=0).make(0)
-
-
-def gradients(model: torch.nn.Module) -> float:
-    return sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None)
-
-
-def test_the_students_step_moves_the_student_alone(module: DmdModule, batch: Batch) -> None:
-    with torch.no_grad():
-        module.critic.head.weight.mul_(1.5)
-    module.student_loss(batch).backward()
-    assert gradients(module.backbone) > 0
-    assert gradients(module.critic) == gradients(module.frozen[1]) == gradients(module.average) == 0
-
-
-def test_the_critics_step_moves_the_critic_alone(module: DmdModule, batch: Batch) -> None:
-    module.critic_loss(batch).backward()
-    assert gradients(module.critic) > 0
-    assert gradients(module.backbone) == gradients(module.frozen[1]) == gradients(module.average) == 0
-
-
-def test_a_critic_that_agrees_with_the_teacher_moves_nothing(module: DmdModule, batch: Batch) -> None:
-    module.settings = replace(SETTINGS, guidance=1.0)
-    module.student_loss(batch).backward()
-    assert gradients(module.backbone) < 1e-6
-
-
-def test_a_roll_out_starts_with_the_image_and_repeats(module: DmdModule, batch: Batch) -> None:
-    state = batch.generator.get_state()
-    clip = module.roll_out(batch, train=False)
-    assert torch.equal(clip[:, :, 0], batch.latents[:, :, 0])
-    batch.generator.set_state(state)
-    assert torch.equal(clip, module.roll_out(batch, train=False))
-    assert clip.shape == batch.latents.shape
-    assert not torch.equal(clip, module.roll_out(batch, train=False))
-
-
-def test_renoising_keeps_the_image(module: DmdModule, batch: Batch) -> None:
-    noisy, sigma, noise = module.renoise(batch.latents, torch.Generator().manual_seed(0))
-    assert torch.equal(noisy[:, :, 0], batch.latents[:, :, 0])
-    assert torch.equal(sigma[:, 0], torch.zeros(2))
-    assert torch.equal(sigma[:, 1:], sigma[:, 1:2].expand(-1, 3))
-    level = sigma[:, None, :, None, None]
-    assert torch.allclose(noisy, (1 - level) * batch.latents + level * noise)
-
-
-def test_a_chunk_hears_its_context_and_itself() -> None:
-    marks = torch.arange(10.0)[None, :, None, None]
-    cut = chunk_conditions(Conditions(speak=marks), context=3, first=2, frames=1)
-    assert cut.speak is not None
-    assert cut.speak.flatten().tolist() == [2, 3, 4, 5]
-    assert cut.listen is None
-
-
-def test_trajectories_hold_the_teachers_states(module: DmdModule, batch: Batch) -> None:
-    teacher = module.frozen[1]
-    made = teacher_trajectories(teacher, iter([batch]), SETTINGS)  # type: ignore[arg-type]
-    assert made.clean.shape == (2, 16, 4, 4, 4)
-    assert made.states.shape == (2, 2, 16, 4, 4, 4)
-    assert torch.equal(made.clean[:, :, 0], batch.latents[:, :, 0])
-    assert not torch.allclose(made.states[0], made.states[1])
-    first, again = (list(ode_batches(made, range(3), replace(SETTINGS, batch=1))) for _ in range(2))
-    assert all(torch.equal(a.clean, b.clean) for a, b in zip(first, again, strict=True))
-
-
-def test_batches_with_and_without_captions_join(module: DmdModule, batch: Batch) -> None:
-    silent = replace(batch, conditions=batch.conditions.without("text"))
-    for order in ([batch, silent], [silent, batch]):
-        made = teacher_trajectories(module.frozen[1], iter(order), replace(SETTINGS, teacher_steps=2))  # type: ignore[arg-type]
-        assert made.conditions.text is not None
-        assert made.conditions.text.shape[0] == made.clean.shape[0] == 4
-
-
-def test_too_few_trajectories_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not fill a batch of 8"):
-        Distillation(trajectories=4)
+FILES = ("model.safetensors", "refiner.safetensors", "config.json", "provenance.json")
+STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, base: Path, dataset: Path) -> Path:
     folder = tmp_path_factory.mktemp("online")
-    distill_online(base, dataset, folder, SETTINGS)
+    distill_online(base, dataset, folder, UNWATCHED)
     return folder
 
 
-@pytest.mark.parametrize(("stage", "steps"), [(OdeModule, 3), (DmdModule, 1), (DmdModule, 3)])
+def same(folder: Path, other: Path) -> bool:
+    return all((folder / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [(OdeModule, 2), (DmdModule, 1), (DmdModule, 3), (DmdModule, 9)],
+)
 def test_a_killed_distillation_ends_in_the_same_bytes(
     stage: type, steps: int, whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         kill_after(patch, stage, steps)
         with pytest.raises(Killed):
-            distill_online(base, dataset, tmp_path, SETTINGS)
-    distill_online(base, dataset, tmp_path, SETTINGS)
-    for name in ("model.safetensors", "config.json", "provenance.json"):
-        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+            distill_online(base, dataset, tmp_path, UNWATCHED)
+    distill_online(base, dataset, tmp_path, UNWATCHED)
+    assert same(tmp_path, whole)
+
+
+def test_a_killed_distillation_has_kept_the_same(
+    base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill_online(base, dataset, tmp_path / "whole", ALL_STAGES)
+    with monkeypatch.context() as patch:
+        kill_after(patch, DmdModule, 5)
+        with pytest.raises(Killed):
+            distill_online(base, dataset, tmp_path / "killed", ALL_STAGES)
+    distill_online(base, dataset, tmp_path / "killed", ALL_STAGES)
+    assert same(tmp_path / "killed", tmp_path / "whole")
+    metrics = json.loads((tmp_path / "whole" / "provenance.json").read_text())["metrics"]
+    # Each stage begins with what the one before has kept, and keeps what is no worse.
+    chain = [metrics[f"{key}_distance"] for key in STAGES if key != "refiner"]
+    assert chain == sorted(chain, reverse=True)
+    assert all(0 <= metrics[f"{key}_kept_step"] <= getattr(ALL_STAGES, key).steps for key in STAGES)
 
 
 def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
     model = load_online(whole)
-    assert model.online == SETTINGS.online
-    provenance = json.loads((whole / "provenance.json").read_text())
-    assert provenance["metrics"]["ode_loss"] > 0
+    assert model.online == UNWATCHED.online
+    metrics = json.loads((whole / "provenance.json").read_text())["metrics"]
+    assert all(metrics[f"{key}_loss"] > 0 for key in STAGES)
     assert not list(whole.glob("state-*"))
+    assert not (whole / "trajectories").exists()
     assert (whole / "autoencoder" / "model.safetensors").read_bytes() == (
         base / "autoencoder" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("key", STAGES)
+def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tmp_path: Path) -> None:
+    none = {name: replace(getattr(UNWATCHED, name), steps=0) for name in STAGES}
+    settings = replace(UNWATCHED, **{**none, key: getattr(UNWATCHED, key)})
+    distill_online(base, dataset, tmp_path, settings)
+    before = read_weights(base / "model.safetensors")
+    moved = {
+        stem: any(not torch.equal(value, before[name]) for name, value in read_weights(path).items())
+        for stem in ("model", "refiner")
+        for path in [tmp_path / f"{stem}.safetensors"]
+    }
+    # A stage before the refiner's moves what the refiner starts from.
+    assert moved == {"model": key != "refiner", "refiner": key != "long"}
+
+
+def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tmp_path: Path) -> None:
+    short = replace(UNWATCHED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
+    losses = {}
+    for objective in ("regression", "consistency"):
+        ode = OdeStage(steps=3, objective=objective, ema_decay=0.5)  # type: ignore[arg-type]
+        settings = replace(short, ode=ode, long=replace(short.long, steps=0))
+        losses[objective] = distill_online(base, dataset, tmp_path / objective, settings)["ode_loss"]
+    assert losses["consistency"] > 0
+    assert losses["consistency"] != losses["regression"]
+
+
+def test_adapters_end_in_a_plain_model(base: Path, dataset: Path, tmp_path: Path) -> None:
+    distill_online(base, dataset, tmp_path, replace(UNWATCHED, lora=Lora(rank=2)))
+    before = read_weights(base / "model.safetensors")
+    for stem in ("model", "refiner"):
+        after = read_weights(tmp_path / f"{stem}.safetensors")
+        assert after.keys() == before.keys()
+        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert changed
+        assert all(name.startswith("blocks.") and name.endswith(".weight") for name in changed)
+        for name in changed:
+            update = (after[name].float() - before[name].float()).double()
+            large = torch.linalg.svdvals(update)[:3]
+            assert large[2] < 0.3 * large[0]  # rank 2, but for the rounding of what is saved
+    load_online(tmp_path)
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fill a batch of 8"):
+        Distillation(trajectories=4)
+    with pytest.raises(ValueError, match=r"set online\.refiner_sigma"):
+        Distillation(refiner=OnPolicyStage(steps=1))
+    with pytest.raises(ValueError, match="3 processes share out a batch of 8"):
+        Distillation(scale=Scale(processes=3))
+    with pytest.raises(ValueError, match="critic_steps of at least 1"):
+        DmdStage(critic_steps=0)
+
+
+def test_two_processes_stay_in_step(base: Path, dataset: Path, tmp_path: Path) -> None:
+    settings = replace(ALL_STAGES, scale=Scale(processes=2))
+    metrics = launch(distill_and_note, settings.scale, base, dataset, tmp_path, settings)
+    assert all(f"{key}_loss" in metrics for key in STAGES)
+    notes = [json.loads((tmp_path / f"notes-{rank}.json").read_text()) for rank in range(2)]
+    batches = settings.ode.steps + sum(2 * getattr(settings, key).steps for key in STAGES[1:])
+    assert len(notes[0]["weights"]) == len(set(notes[0]["weights"])) == batches
+    assert notes[0]["weights"] == notes[1]["weights"]
+    assert notes[0]["exits"] == notes[1]["exits"]
+    assert set(notes[0]["exits"]) == {0, 1}
+    assert all(own != other for own, other in zip(notes[0]["data"], notes[1]["data"], strict=True))
+    load_online(tmp_path)

@@ -89,7 +89,8 @@ def cross(dit: DiffusionTransformer, number: int, segment: Segment, x: Tensor) -
     )
     shape = (batch, dit.config.context_latents + frames, dit.config.audio_tokens, dit.config.width)
     heard = null.expand(shape) if voice is None else embed(voice)
-    out: Tensor = dit.blocks[number].cross(x, text, heard, frames)
+    attention = dit.blocks[number].cross
+    out: Tensor = attention(x, attention.hear(text, heard, frames), frames)
     return out
 
 

@@ -75,7 +75,7 @@ def plans(draw: st.DrawFn) -> tuple[OnlineConfig, int, list[str]]:
     chunk = draw(st.sampled_from([1, 1, 3, 6]))
     config = online_config(
         chunk_latents=chunk,
-        sink_latents=draw(st.integers(1, 3)),
+        sink_latents=draw(st.integers(0, 3)),
         window_latents=draw(st.integers(chunk, chunk + 2)),
         history_sigma=draw(st.sampled_from([0.0, 0.25])),
         backbone_sigmas=draw(st.sampled_from([(1.0,), (1.0, 0.6)])),
@@ -249,6 +249,25 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
     assert all(torch.equal(getattr(state, name)[1], getattr(new, name)[1]) for name in kept)
     assert all(torch.equal(a, b) for a, b in zip(others, (draws[0], draws[2]), strict=True))
     assert torch.equal(draws[1], new.generators[1].get_state())
+
+
+@pytest.mark.parametrize("brought", [[-1, -2, -6], [-3]])
+def test_a_reset_row_may_bring_more_or_fewer_references(brought: list[int], latents_of: list[Tensor]) -> None:
+    online = online_model(online_config(refiner_sigma=0.3, anchor_refresh_latents=3))
+    stays, new = crowd([[-1, -2], brought])
+    sound, state = voice(4000 * 10, 1, batch=2), online.init_state(stays, batch=2, seed=[5, 6])
+    parts = chunks(online, sound)
+    for number, part in enumerate(parts):
+        if number == 4:
+            online.reset(state, torch.tensor([False, True]), new, seed=[0, 9])
+        _, state = online.step(state, part, part, None)
+    both = torch.cat(latents_of, dim=2)
+    for who, row, start, seed in ((stays, 0, 0, 5), (new, 1, 4, 9)):
+        latents_of.clear()
+        alone = online.init_state(who, seed=seed)
+        for part in parts[start:]:
+            _, alone = online.step(alone, part[row : row + 1], part[row : row + 1], None)
+        assert torch.allclose(torch.cat(latents_of, dim=2), both[row : row + 1, :, start:], atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", [

@@ -12,7 +12,7 @@ from lpm_model.config import AudioConfig
 from lpm_model.online import load_online
 from lpm_model.sampler import load_base, sample_base
 from lpm_model.training.base import train_base
-from lpm_model.training.config import BaseTraining, Distillation
+from lpm_model.training.config import BaseTraining, Distillation, OdeStage, OffPolicyStage, OnPolicyStage
 from lpm_model.training.distill import distill_online
 from tests.lpm_model import tiny
 from tests.lpm_model.encoder_folders import HIDDEN, TEXT_WIDTH, write_umt5, write_wav2vec2
@@ -37,7 +37,10 @@ def test_the_model_folder_holds_all_that_it_needs(tmp_path: Path) -> None:
     train_base(dataset, tmp_path / "base", settings)
     distill_online(
         tmp_path / "base", dataset, tmp_path / "online",
-        Distillation(trajectories=1, teacher_steps=2, batch=1, clip_latents=3, ode_steps=1, dmd_steps=0),
+        Distillation(
+            trajectories=1, teacher_steps=2, batch=1, clip_latents=3, ode=OdeStage(steps=1),
+            off_policy=OffPolicyStage(steps=1, critic_steps=1), on_policy=OnPolicyStage(steps=0),
+        ),
     )  # fmt: skip
     for folder in (encoders, vae):
         folder.rename(folder.with_name(f"{folder.name}-elsewhere"))
