@@ -56,4 +56,4 @@ class Average(nn.Module):
     def _exchange(self) -> None:
         for value, weight in zip(self.values, self.weights, strict=True):
             value.data, weight.data = weight.data, value.data
-        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+        torch.clear_autocast_cache()

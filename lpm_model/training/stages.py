@@ -239,7 +239,8 @@ class DmdModule(Stage):
         return stage.perceptual_weight * decoder_distance(online.autoencoder, made, wanted)
 
     def training_step(self, batch: Batch | Trajectories, index: int) -> Tensor:
-        student, critic = self.optimizers()  # type: ignore[union-attr, misc]
+        optimizers: Any = self.optimizers()
+        student, critic = optimizers
         rounds, turn = divmod(self.start + index, self.stage.critic_steps + 1)
         shared, is_student = self.shared(self.start + index), turn == self.stage.critic_steps
         with self.cast.playing(self.role if is_student else "critic"):  # recomputed blocks run in the backward pass

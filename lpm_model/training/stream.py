@@ -146,7 +146,8 @@ def going_on(heard: Conditions, given: Conditions, first: int, frames: int, swit
         if switch.kind == "clip":
             then = {name: voice.roll(1, dims=0) for name, voice in own.items()}
         own = {name: torch.cat([own[name][:, : switch.at], then[name][:, switch.at :]], dim=1) for name in own}
-    return replace(heard, **{name: torch.cat([getattr(heard, name), own[name]], dim=1) for name in own})
+    on = {name: torch.cat([getattr(heard, name), voice], dim=1) for name, voice in own.items()}
+    return replace(heard, speak=on["speak"], listen=on["listen"])
 
 
 def _voices(conditions: Conditions, change: Callable[[Tensor], Tensor]) -> Conditions:

@@ -113,10 +113,11 @@ class TrajectoryShards:
         clean, states = join("clean"), join("states")
         assert clean is not None
         assert states is not None
-        conditions = {name: join(name) for name in CONDITIONS}
-        return Trajectories(
-            clean, states, sigmas, Conditions(**conditions, reference_positions=join("positions")), generator
-        )
+        conditions = Conditions(
+            text=join("text"), speak=join("speak"), listen=join("listen"), references=join("references"),
+            reference_positions=join("positions"),
+        )  # fmt: skip
+        return Trajectories(clean, states, sigmas, conditions, generator)
 
     def batches(self, steps: range, rank: int = 0, world: int = 1) -> Iterator[Trajectories]:
         """This process's rows of each step, a pure function of (seed, step)."""
