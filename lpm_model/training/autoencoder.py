@@ -21,7 +21,8 @@ from lpm_model.config import FRAMES_PER_LATENT, to_mapping
 from lpm_model.shards import start_from
 from lpm_model.training.config import AutoencoderTraining
 from lpm_model.training.data import step_generator
-from lpm_model.training.loop import KernelMuon, StateFile, Track, run, scheduled, take_step
+from lpm_model.training.loop import StateFile, Track, run, scheduled, take_step
+from lpm_model.training.muon import KernelMuon
 
 log = logging.getLogger(__name__)
 MAX_FRAMES = 40_000

@@ -109,7 +109,7 @@ class BaseTraining:
     """Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."""
     start: str = ""
     """Folder of weights to start from (`lpm import-wan`, or an earlier stage); empty = random ones."""
-    steps: int = 780
+    steps: int = 740
     """Optimizer steps."""
     batch: int = 4
     """Clips a step of whole pictures."""
@@ -139,7 +139,7 @@ class BaseTraining:
     """Exponent of a window's motion in its chance to be drawn: above 0 favours expressive people."""
     image_start: float = 0.5
     """Chance that a window starts at the clip's first latent, the image; the others start from a continuation."""
-    crop_steps: int = 670
+    crop_steps: int = 630
     """In the first of these steps the model sees squares of the pictures, where they move, at a seventh of the tokens
     (lips are learned from many clips, not from many cells) ..."""
     whole_every: int = 4

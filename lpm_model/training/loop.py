@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lpm_model.training.launch import ALONE, Mesh
-from lpm_model.training.sharding import ShardedMuon
+from lpm_model.training.muon import ShardedMuon, StackedMuon
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,32 +67,11 @@ def muon_and_adamw(transformer: nn.Module, matrix_rate: float, rate: float, weig
     rest = [w for w in transformer.parameters() if id(w) in learning - {id(weight) for weight in hidden}]
     optimizers: list[Optimizer] = []
     if hidden:
-        muon = ShardedMuon if isinstance(hidden[0], DTensor) else torch.optim.Muon
+        muon = ShardedMuon if isinstance(hidden[0], DTensor) else StackedMuon
         optimizers.append(muon(hidden, matrix_rate, weight_decay=weight_decay, ns_steps=ORTHOGONAL_STEPS))
     if rest:
         optimizers.append(torch.optim.AdamW(rest, rate, (0.9, 0.95), weight_decay=weight_decay, fused=True))
     return optimizers
-
-
-class KernelMuon(torch.optim.Muon):
-    """Muon for convolution kernels [out, in, h, w], each seen as the matrix [out, h*w*in] that multiplies patches.
-
-    The kernels lie in memory channels last, so that the matrices share their memory.
-    """
-
-    def __init__(self, kernels: Sequence[Tensor], rate: float, weight_decay: float) -> None:
-        self.kernels = kernels
-        matrices = [nn.Parameter(k.detach().permute(0, 2, 3, 1).view(len(k), -1)) for k in kernels]
-        super().__init__(matrices, rate, weight_decay=weight_decay)
-
-    def step(self, closure: Any = None) -> Any:
-        """One step with the gradients of the kernels."""
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
-        for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
-            matrix.grad = None if kernel.grad is None else kernel.grad.permute(0, 2, 3, 1).reshape(matrix.shape)
-        super().step()  # type: ignore[no-untyped-call]
-        return loss
 
 
 def take_step(module: lightning.LightningModule, weights: Iterable[Tensor], clip_norm: float) -> None:

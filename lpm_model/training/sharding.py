@@ -3,7 +3,6 @@
 W processes. A weight is held as a DTensor, rows of it on each; a block's are gathered when it runs.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
-from torch.optim import _muon
+from torch.distributed.tensor import DTensor
 
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.parallel import SequenceGroup
@@ -89,46 +87,3 @@ class Branches:
                 for weight in weights if not reached else ():
                     weight.grad = None
         self.used.zero_()
-
-
-class ShardedMuon(torch.optim.Muon):
-    """Muon for matrices cut by rows: it wants whole ones, so W of a shape at a time are exchanged, one a process.
-
-    Each process orthogonalises its own and sends the rows back: every matrix is computed once.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One step, equal to that of torch.optim.Muon on whole matrices."""
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            for shape in dict.fromkeys(weight.shape for weight in weights):
-                alike = [weight for weight in weights if weight.shape == shape]
-                for weight, direction in zip(alike, self._directions(alike, group), strict=True):
-                    rate = _muon._adjust_lr(float(group["lr"]), group["adjust_lr_fn"], shape)
-                    rows = weight.to_local()
-                    rows.mul_(1 - float(group["lr"]) * group["weight_decay"]).add_(direction, alpha=-rate)
-        return loss
-
-    def _directions(self, weights: Sequence[DTensor], group: dict[str, Any]) -> Tensor:
-        """This process's rows of each orthogonalised momentum, [matrices, own rows, columns]."""
-        updates = []
-        for weight in weights:
-            gradient = weight.grad.to_local()  # type: ignore[union-attr]
-            state = self.state[weight]
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(weight)
-            momentum = state["momentum_buffer"].to_local().lerp_(gradient, 1 - group["momentum"])
-            updates.append(gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
-        shape, over = (len(weights), *weights[0].shape), weights[0].device_mesh
-        stride = (shape[1] * shape[2], shape[2], 1)
-        cut = DTensor.from_local(torch.stack(updates), over, [Shard(1)], shape=torch.Size(shape), stride=stride)
-        whole = cut.redistribute(placements=[Shard(0)]).to_local()
-        for matrix in whole:
-            matrix.copy_(
-                _muon._zeropower_via_newtonschulz(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
-            )
-        back = DTensor.from_local(whole, over, [Shard(0)], shape=torch.Size(shape), stride=stride)
-        return back.redistribute(placements=[Shard(1)]).to_local()

@@ -22,6 +22,7 @@ from lpm_model.character import reference_positions
 from lpm_model.config import ModelConfig
 from lpm_model.describe import Setting, describe
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.training.throughput import peak_flops
 
 FRAMES, GRID, LAYERS, TEXT_TOKENS = 21, 16, 4, 64
 ROUNDS = 7
@@ -51,17 +52,6 @@ def timed(step: Callable[[], Tensor], model: nn.Module) -> float:
     seconds = time.perf_counter() - start
     model.zero_grad(set_to_none=True)
     return seconds
-
-
-def gemm_tflops() -> float:
-    """Rate of one large bfloat16 product (TFLOP/s), the best of several."""
-    a, b = (torch.randn(2048, 2048).bfloat16() for _ in range(2))
-    best = float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best / 1e12
 
 
 def measure() -> dict[str, float]:
@@ -94,7 +84,7 @@ def measure() -> dict[str, float]:
             taken = timed(step, model)
             if turn:  # the first turn allocates
                 seconds[name].append(taken)
-        products.append(gemm_tflops())
+        products.append(peak_flops(torch.device("cpu")) / 1e12)
     return {name: statistics.median(values) for name, values in seconds.items()} | {"tflops": max(products)}
 
 

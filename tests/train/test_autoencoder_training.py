@@ -19,7 +19,8 @@ from lpm_model.training.autoencoder import (
     train_autoencoder,
 )
 from lpm_model.training.config import AutoencoderTraining
-from lpm_model.training.loop import KernelMuon, StateFile
+from lpm_model.training.loop import StateFile
+from lpm_model.training.muon import KernelMuon, StackedMuon
 from pipelines.cli import main
 from serving.media_file import Mp4Writer
 from tests.killed import Killed, kill_after
@@ -134,3 +135,22 @@ def test_autoencoder_batches_repeat_and_its_loss_is_zero_for_a_copy() -> None:
 def test_held_out_quality_takes_videos_of_any_length(frames: int) -> None:
     video = np.full((frames, 16, 16, 3), 128, np.uint8)
     assert math.isfinite(held_out_psnr(tiny.autoencoder(), [video]))
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (8, 8)])
+def test_matrices_taken_together_learn_as_one_by_one(shape: tuple[int, int]) -> None:
+    """Beside torch's Muon, with matrices of another shape among them and one without a gradient."""
+    torch.manual_seed(0)
+    alone = [torch.nn.Parameter(torch.randn(size)) for size in (shape, (4, 6), shape, shape)]
+    together = [torch.nn.Parameter(weight.detach().clone()) for weight in alone]
+    one = torch.optim.Muon(alone, 0.02, weight_decay=0.01)
+    all_at_once = StackedMuon(together, 0.02, weight_decay=0.01)
+    for _ in range(3):
+        for weight, other in zip(alone[:3], together[:3], strict=True):
+            weight.grad = torch.randn_like(weight)
+            other.grad = weight.grad.clone()
+        one.step()
+        all_at_once.step()
+    for weight, other in zip(alone, together, strict=True):
+        assert torch.allclose(weight, other, atol=1e-3)
+    assert not torch.equal(alone[0], alone[2])

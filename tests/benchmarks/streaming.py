@@ -1,0 +1,240 @@
+"""What a live chunk costs and where the time goes: `python -m tests.benchmarks.streaming [--json]`.
+
+One process, bfloat16, every figure the median of turns taken one after the other. The measured shape: width 768,
+12 layers, 256 tokens a latent frame, chunk 3 over sink 3 and window 12.
+
+- share_of_gemm_peak: the products of one forward pass over a full cache, over the rate of plain products.
+- speedup_over_window_recompute: a chunk of ours (forward passes and cache pass) beside diffusers' Wan transformer that
+  computes the same 18 latent frames anew in as many denoising steps.
+- last_over_second_minute: time of a chunk after 59 minutes over that after one, the counter set forward.
+- tiny_compute_seconds_per_video_second: the tiny profile from voices to pixels.
+- per_frame_ms_chunk_N: a chunk's time over its video frames, at equal sink and window.
+
+Random weights: the products do not care.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpm_model.autoencoder import load_autoencoder
+from lpm_model.character import Character, reference_positions
+from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, LATENT_FPS, ModelConfig, OnlineConfig
+from lpm_model.describe import Setting, flops_of
+from lpm_model.dit import Conditions
+from lpm_model.online import OnlineModel
+from lpm_model.rollout import Noise
+from lpm_model.training.throughput import peak_flops
+
+GRID, TOKENS, SIZE_PX, ROUNDS, TEXT = 32, 256, 128, 5, 64
+SHAPE = ModelConfig(
+    width=768, layers=12, heads=6, ffn_width=3072, text_width=TEXT, text_tokens=TEXT, anchor_gain=0.0,
+    predicts="velocity",
+)  # fmt: skip
+WINDOW = OnlineConfig(chunk_latents=3, sink_latents=3, window_latents=12, refiner_sigma=0.3)
+
+
+def alternating(steps: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each, turn by turn; the first turn, which allocates, does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+class Stream:
+    """A model of the measured shape in the middle of a call."""
+
+    def __init__(self, online: OnlineConfig) -> None:
+        torch.manual_seed(0)
+        self.online = online
+        self.model = OnlineModel(SHAPE, online, load_autoencoder(None), SIZE_PX).eval().requires_grad_(False)
+        for network in self.model.networks.values():
+            network.to(torch.bfloat16)
+        who = Character(
+            torch.randn(1, 16, 1, GRID, GRID), torch.randn(1, 1, 16, GRID, GRID), reference_positions(["global"])
+        )
+        self.cache = self.model.prime(who, static=True)
+        frames, wide = online.chunk_latents + SHAPE.context_latents, SHAPE.audio_width
+        self.given = Conditions(
+            text=torch.randn(1, TEXT, TEXT).bfloat16(),
+            speak=torch.randn(1, frames, SHAPE.audio_tokens, wide).bfloat16(),
+            listen=torch.randn(1, frames, SHAPE.audio_tokens, wide).bfloat16(),
+        )
+        self.noise = Noise((1, 16, online.chunk_latents, GRID, GRID), torch.Generator().manual_seed(0))
+        while int(self.cache.written) < online.cache_latents:
+            self.chunk()
+        with torch.inference_mode():
+            self.heard = self.model.backbone.hear(self.given, 1, online.chunk_latents)
+
+    @torch.inference_mode()
+    def forward(self) -> Tensor:
+        """One denoising pass."""
+        return self.model.denoise(self.cache, self.noise.draw(), 1, self.heard)
+
+    @torch.inference_mode()
+    def remember(self) -> None:
+        """The cache pass."""
+        self.model.remember(self.cache, self.noise.draw(), self.heard, self.noise)
+
+    @torch.inference_mode()
+    def hear(self) -> None:
+        """What the voices come to, once a chunk."""
+        self.model.backbone.hear(self.given, 1, self.online.chunk_latents)
+
+    @torch.inference_mode()
+    def chunk(self) -> Tensor:
+        """All passes of the backbone's chunk."""
+        loop = self.model.rollout(self.cache, self.given, self.online.chunk_latents, self.noise)
+        ((_, clean),) = loop
+        return clean
+
+
+class Recompute:
+    """Diffusers' transformer of the same shape over the whole window, as a model without a cache must compute it."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = diffusers.WanTransformer3DModel(
+            num_attention_heads=SHAPE.heads, attention_head_dim=SHAPE.head_width, num_layers=SHAPE.layers,
+            ffn_dim=SHAPE.ffn_width, text_dim=TEXT, freq_dim=SHAPE.time_width,
+        ).to(torch.bfloat16)  # fmt: skip
+        frames = WINDOW.cache_latents + WINDOW.chunk_latents
+        self.latents = torch.randn(1, 16, frames, GRID, GRID).bfloat16()
+        self.text = torch.randn(1, TEXT, TEXT).bfloat16()
+
+    @torch.inference_mode()
+    def chunk(self) -> None:
+        """All denoising steps of a chunk."""
+        for _ in WINDOW.backbone_sigmas:
+            self.model(self.latents, timestep=torch.tensor([500.0]), encoder_hidden_states=self.text, return_dict=False)
+
+
+def last_over_second_minute(stream: Stream) -> float:
+    """How much longer a chunk takes late in a call; `make test-long` speaks the hour instead of skipping it."""
+
+    def at(minutes: int) -> Callable[[], object]:
+        def step() -> Tensor:
+            stream.cache.written.fill_(minutes * 60 * LATENT_FPS)
+            stream.cache.ready.clear()
+            return stream.chunk()
+
+        return step
+
+    taken = alternating({"second": at(1), "last": at(59)}, rounds=9)
+    return taken["last"] / taken["second"]
+
+
+def tiny_step() -> Callable[[], object]:
+    """One step of the tiny profile, voices to pixels."""
+    torch.manual_seed(0)
+    model = OnlineModel(ModelConfig(), OnlineConfig(), load_autoencoder(None), SIZE_PX).eval().requires_grad_(False)
+    model.backbone.to(torch.bfloat16)
+    model.autoencoder.decode_in(torch.bfloat16)  # type: ignore[attr-defined]
+    picture = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
+    state = model.init_state(model.character(picture))
+    voice = 0.1 * torch.randn(1, model.chunk_samples + model.lookahead_samples)
+
+    def step() -> None:
+        nonlocal state
+        _, state = model.step(state, voice, voice)
+
+    for _ in range(OnlineConfig().cache_latents):
+        step()
+    return step
+
+
+def parts(stream: Stream) -> dict[str, Callable[[], object]]:
+    """What a chunk is made of, each on its own."""
+    autoencoder, encoder = stream.model.autoencoder, stream.model.audio_encoder
+    latents = torch.randn(1, 16, stream.online.chunk_latents, GRID, GRID)
+    samples = 0.1 * torch.randn(1, encoder.past_samples + stream.model.chunk_samples + encoder.lookahead_samples)
+    states = [autoencoder.init_decode(1)]
+    picture = torch.randn(1, 3, 1, 8 * GRID, 8 * GRID)
+
+    @torch.inference_mode()
+    def decode() -> None:
+        _, states[0] = autoencoder.decode_step(latents, states[0])
+
+    @torch.inference_mode()
+    def refine() -> None:
+        stream.model.refine(stream.cache, stream.noise.draw(), stream.heard, stream.noise)
+
+    return {
+        "audio features": lambda: encoder.encode(samples),
+        "voices and text in all blocks": stream.hear,
+        "backbone, one pass": stream.forward,
+        "backbone, cache pass": stream.remember,
+        "refiner, one pass": refine,
+        "decoder": decode,
+        "encoder, the character": lambda: autoencoder.encode(picture),
+    }
+
+
+def measure() -> tuple[dict[str, float], dict[str, float]]:
+    """Figures, and seconds of the parts."""
+    stream, peer = Stream(WINDOW), Recompute()
+    peaks: list[float] = []
+    taken = alternating(
+        {
+            "pass": stream.forward,
+            "chunk": stream.chunk,
+            "recompute": peer.chunk,
+            "peak": lambda: peaks.append(peak_flops(torch.device("cpu"))),
+        }
+    )
+    past = WINDOW.cache_latents + 1
+    products = flops_of(
+        replace(SHAPE, audio_width=0), Setting(frames=WINDOW.chunk_latents, tokens=TOKENS, past_frames=past)
+    )
+    figures = {
+        "share_of_gemm_peak": sum(products.values()) / taken["pass"] / statistics.median(peaks),
+        "pass_ms": 1000 * taken["pass"],
+        "gemm_tflops": statistics.median(peaks) / 1e12,
+        "speedup_over_window_recompute": taken["recompute"] / taken["chunk"],
+        "last_over_second_minute": last_over_second_minute(stream),
+    }
+    sizes = {size: Stream(replace(WINDOW, chunk_latents=size)) for size in (1, 6)} | {3: stream}
+    by_size = alternating({str(size): one.chunk for size, one in sizes.items()})
+    for size in sorted(sizes):
+        figures[f"per_frame_ms_chunk_{size}"] = 1000 * by_size[str(size)] / (size * FRAMES_PER_LATENT)
+    each = alternating({"tiny": tiny_step()}, rounds=40)["tiny"]
+    figures["tiny_compute_seconds_per_video_second"] = each * LATENT_FPS / OnlineConfig().chunk_latents
+    return figures, alternating(parts(stream))
+
+
+def main() -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.streaming", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    given = parser.parse_args()
+    figures, seconds = measure()
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; a chunk is "
+        f"{WINDOW.chunk_latents} latent frames, {WINDOW.chunk_latents * FRAMES_PER_LATENT} video frames at "
+        f"{AUDIO_RATE // 1000} kHz sound"
+    )
+    for name, value in seconds.items():
+        print(f"{name:<40}{1000 * value:>10.1f} ms")
+    for name, value in figures.items():
+        print(f"{name:<40}{value:>10.3f}")
+    if given.json:
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
