@@ -19,6 +19,20 @@ MIN_GRACE_S = 900
 """A terminating pod finishes its live sessions; less cuts people off."""
 USER_ID = 10001
 """The user of our images; the restricted pod security standard wants a number that is not 0."""
+POD_SECURITY = {
+    "runAsNonRoot": True,
+    "runAsUser": USER_ID,
+    "runAsGroup": USER_ID,
+    "fsGroup": USER_ID,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""Of every pod that is rendered here."""
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""Of every container."""
 STORAGE_SCHEMES = ("s3://", "gs://", "https://", "hf://", "pvc://", "oci://")
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -132,11 +146,7 @@ def _container_constants() -> dict[str, Any]:
         },
         # Routes forget the pod before the server begins to say goodbye.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
     }
 
@@ -145,13 +155,7 @@ def _pod(service_account: str, grace_s: int) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "terminationGracePeriodSeconds": grace_s,
         "automountServiceAccountToken": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": POD_SECURITY,
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
     return {"serviceAccountName": service_account, **fields} if service_account else fields

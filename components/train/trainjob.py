@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from components.deploy.manifest import USER_ID
+from components.deploy.manifest import CONTAINER_SECURITY, POD_SECURITY
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
 
@@ -92,13 +92,7 @@ def _environment(config: TrainConfig) -> list[dict[str, str]]:
 def _pod(claim: str, service_account: str) -> dict[str, Any]:
     """What the runtime's pod needs on top: the claim, memory that processes share, no more rights than that."""
     fields: dict[str, Any] = {
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": POD_SECURITY,
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": claim}},
             {"name": "tmp", "emptyDir": {}},
@@ -107,11 +101,7 @@ def _pod(claim: str, service_account: str) -> dict[str, Any]:
         "containers": [
             {
                 "name": _NODE,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": CONTAINER_SECURITY,
                 "volumeMounts": [
                     {"name": "workspace", "mountPath": MOUNT},
                     {"name": "tmp", "mountPath": "/tmp"},

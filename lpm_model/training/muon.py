@@ -82,26 +82,18 @@ class KernelMuon(StackedMuon):
         return loss
 
 
-class ShardedMuon(torch.optim.Muon):
+class ShardedMuon(StackedMuon):
     """Muon for matrices cut by rows: it wants whole ones, so W of a shape at a time are exchanged, one a process.
 
     Each process orthogonalises its own and sends the rows back: every matrix is computed once.
     """
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One step, equal to that of torch.optim.Muon on whole matrices."""
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            for shape in dict.fromkeys(weight.shape for weight in weights):
-                alike = [weight for weight in weights if weight.shape == shape]
-                for weight, direction in zip(alike, self._directions(alike, group), strict=True):
-                    rate = _muon._adjust_lr(float(group["lr"]), group["adjust_lr_fn"], shape)
-                    rows = weight.to_local()
-                    rows.mul_(1 - float(group["lr"]) * group["weight_decay"]).add_(direction, alpha=-rate)
-        return loss
+    def _move(self, weights: list[Any], group: dict[str, Any]) -> None:
+        """A step of this process's rows of some matrices of one shape."""
+        rate = _muon._adjust_lr(float(group["lr"]), group["adjust_lr_fn"], weights[0].shape)
+        for weight, direction in zip(weights, self._directions(weights, group), strict=True):
+            rows = weight.to_local()
+            rows.mul_(1 - float(group["lr"]) * group["weight_decay"]).add_(direction, alpha=-rate)
 
     def _directions(self, weights: Sequence[DTensor], group: dict[str, Any]) -> Tensor:
         """This process's rows of each orthogonalised momentum, [matrices, own rows, columns]."""
