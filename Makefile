@@ -35,7 +35,7 @@ lint: setup ## Style, format and types.
 serve: setup ## Open the live character of the last run in the browser.
 	$(BIN)/lpm serve
 
-bench: setup ## Measure: one table each for the performer, live serving, training, its loader, distillation, streaming and a long call.
+bench: setup ## Measure: one table each for the performer, live serving, training, its loader, distillation and streaming.
 	@set -e; for name in $(patsubst tests/benchmarks/%.py,%,$(filter-out %/__init__.py %/_%.py,$(wildcard tests/benchmarks/*.py))); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name; done
 
