@@ -235,7 +235,7 @@ class _Pass:
     modulation: Tensor
     """[B, F + R, 6, C]."""
     rotation: Tensor
-    """complex [L, D / 2] or [B, L, D / 2] of this pass's own tokens."""
+    """[L, D] or [B, L, D] of this pass's own tokens, from `rope3d`."""
     past_rotation: Tensor
     """The same for the keys in the cache; empty without one."""
     mask: Tensor | None
