@@ -1,7 +1,7 @@
 """The KV cache against a plain list."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -266,7 +266,8 @@ def test_a_chunk_over_a_full_cache_asks_the_device_for_nothing(history: str) -> 
     meta = torch.device("meta")
     online.to(meta)
     held: dict[str, Any] = {f.name: getattr(cache, f.name) for f in fields(cache)}
-    cache = replace(cache, **{name: t.to(meta) for name, t in held.items() if isinstance(t, torch.Tensor)})
+    held |= {name: t.to(meta) for name, t in held.items() if isinstance(t, torch.Tensor)}
+    cache = KVCache(**held)
     cache.make_room(1)
     given, noise.device = given.map(lambda t: t.to(meta)), meta
     for _ in range(2):
