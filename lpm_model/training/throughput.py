@@ -19,9 +19,9 @@ EVERY = 10
 """Batches between figures."""
 
 
-def peak_flops(device: torch.device, size: int = 2048) -> float:
-    """Rate of a large bfloat16 product on a device (FLOP/s), the best of ten."""
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+def peak_flops(device: torch.device, size: int = 2048, kind: torch.dtype = torch.bfloat16) -> float:
+    """Rate of a large product on a device (FLOP/s), the best of ten."""
+    a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         _wait(device)
