@@ -8,6 +8,7 @@ whose figures answer for that CPU and are not those of bfloat16. The measured sh
 - share_of_gemm_peak: the products of one forward pass over a full cache, over the rate of plain products.
 - speedup_over_window_recompute: a chunk of ours (forward passes and cache pass) beside diffusers' Wan transformer that
   computes the same 18 latent frames anew in as many denoising steps.
+- speedup_with_history_per_step: the same where a chunk keeps the keys of its denoising and takes no cache pass.
 - last_over_second_minute: time of a chunk after 59 minutes over that after one, the counter set forward.
 - tiny_compute_seconds_per_video_second: the tiny profile from voices to pixels.
 - per_frame_ms_chunk_N: a chunk's time over its video frames, at equal sink and window.
@@ -190,11 +191,13 @@ def parts(stream: Stream) -> dict[str, Callable[[], object]]:
 def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     """Figures, and seconds of the parts."""
     stream, peer = Stream(WINDOW, kind), Recompute(kind)
+    stepwise = Stream(replace(WINDOW, history="per_step"), kind)
     peaks: list[float] = []
     taken = alternating(
         {
             "pass": stream.forward,
             "chunk": stream.chunk,
+            "stepwise": stepwise.chunk,
             "recompute": peer.chunk,
             "peak": lambda: peaks.append(peak_flops(torch.device("cpu"), kind=kind)),
         }
@@ -208,6 +211,7 @@ def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
         "pass_ms": 1000 * taken["pass"],
         "gemm_tflops": statistics.median(peaks) / 1e12,
         "speedup_over_window_recompute": taken["recompute"] / taken["chunk"],
+        "speedup_with_history_per_step": taken["recompute"] / taken["stepwise"],
         "last_over_second_minute": last_over_second_minute(stream),
     }
     sizes = {size: Stream(replace(WINDOW, chunk_latents=size), kind) for size in (1, 6)} | {3: stream}
