@@ -20,9 +20,9 @@ EVERY = 10
 """Batches between figures."""
 
 
-def peak_flops(device: torch.device, size: int = 2048) -> float:
-    """Rate of a large product on a device in its own type (FLOP/s), the best of ten."""
-    a, b = (torch.randn(size, size, device=device, dtype=native_type(device)) for _ in range(2))
+def peak_flops(device: torch.device, size: int = 2048, kind: torch.dtype | None = None) -> float:
+    """Rate of a large product on a device (FLOP/s), the best of ten; None takes the device's own type."""
+    a, b = (torch.randn(size, size, device=device, dtype=kind or native_type(device)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         _wait(device)
