@@ -328,6 +328,8 @@ class DiffusionTransformer(nn.Module):
 
     def fuse(self) -> None:
         """Compile what lies between the attentions, for inference: norms, gates and rotations join the products."""
+        # One code serves plain, adapted and 8-bit matrices, both voices' windows and the shapes of several sessions.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         self.rotate = torch.compile(rotate, dynamic=False)
         for block in self.blocks:
             for part in ("enter", "leave"):

@@ -152,7 +152,8 @@ class BlockLoop(CharacterModel):
         )  # fmt: skip
         cache.turn = network.rotate
         conditions = Conditions(references=character.references, reference_positions=character.positions)
-        network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
+        with torch.compiler.set_stance("force_eager"):  # a shape that comes once a session is not worth compiling
+            network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
         if self.online.on_switch == "recompute":
             cache.latents = character.image.float().transpose(1, 2).repeat(1, cache.window, 1, 1, 1)
         if static:

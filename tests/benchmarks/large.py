@@ -1,8 +1,8 @@
 """The 17b model live on one GPU: `python -m tests.benchmarks.large [--layers N] [--json]`.
 
-Random weights, 480 x 832, chunk 3 over sink 3 and window 12, backbone and refiner on one base, from voices to pixels (the
-shipped tiny decoder). Each autoencoder shape (a latent cell of 8 or 16 pixels a side) is measured plain, compiled and
-played back as CUDA graphs, and with 8-bit products.
+Random weights, 480 x 832, chunk 3 over sink 3 and window 12, backbone and refiner on one base, from voices to pixels
+(the shipped tiny decoder). Each autoencoder shape (a latent cell of 8 or 16 pixels a side) is measured plain, compiled
+and played back as CUDA graphs, and with 8-bit products.
 
 - floor: the products of all passes of a chunk (`lpm model describe`) at the rate of a plain product, measured here.
 - share_of_floor: that over the time of a whole step.
@@ -25,7 +25,7 @@ from torch.nn.functional import ScalingType, scaled_mm
 
 from lpm_model.autoencoder import load_autoencoder
 from lpm_model.character import Character, reference_positions
-from lpm_model.config import FRAMES_PER_LATENT, Lora, ModelConfig, OnlineConfig
+from lpm_model.config import Lora, ModelConfig, OnlineConfig
 from lpm_model.describe import Setting, describe
 from lpm_model.float8 import FLOAT8
 from lpm_model.lora import adapted_layers, twin
@@ -40,7 +40,7 @@ WINDOW = OnlineConfig(chunk_latents=3, sink_latents=3, window_latents=12, refine
 PIXELS = (480, 832)
 UPDATE = Lora(rank=256, alpha=256.0)
 """Of the refiner, as a distillation with adapters of rank 128 leaves it."""
-ROUNDS, SIZE = 5, 8192
+ROUNDS, SIZE = 3, 8192
 DEVICE = torch.device("cuda")
 PEAK_BANDWIDTH_TB_S = 3.0
 """A floor that the products of a chunk stay far above."""
@@ -160,9 +160,7 @@ def main() -> None:
         found[name] = {key: round(value, 4) for key, value in figures.items()}
         print(f"{name:28}" + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()), flush=True)
 
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {given.layers} layers, {FRAMES_PER_LATENT} frames a latent"
-    )
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {given.layers} layers")
     measure(replace(SHAPE, layers=given.layers), tell)
     if given.json:
         print(json.dumps({"hardware": torch.cuda.get_device_name(), "torch": torch.__version__, **found}))
