@@ -9,7 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import ScalingType
 
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FLOAT8).max
@@ -28,9 +27,10 @@ def product(layer: nn.Linear, x: Tensor) -> Tensor:
     if layer.weight.dtype != FLOAT8:
         return functional.linear(x, layer.weight, layer.bias)
     values, scale = scaled(x.flatten(0, -2))
-    out = functional.scaled_mm(
-        values, layer.weight.t(), scale, ScalingType.RowWise, layer.get_buffer("scale").t(), ScalingType.RowWise,
-        bias=layer.bias, output_dtype=x.dtype,
+    # torch.nn.functional.scaled_mm computes the same but cannot be compiled yet.
+    out: Tensor = torch._scaled_mm(
+        values, layer.weight.t(), scale_a=scale, scale_b=layer.get_buffer("scale").t(), bias=layer.bias,
+        out_dtype=x.dtype,
     )  # fmt: skip
     return out.unflatten(0, x.shape[:-1])
 

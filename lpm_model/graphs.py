@@ -23,19 +23,22 @@ class Recording:
 class Recordings:
     """What was recorded over one cache, by name."""
 
-    made: dict[str, Recording] = field(default_factory=dict)
+    made: dict[str, Recording | None] = field(default_factory=dict)
+    """None of what has run once."""
 
     def play(self, name: str, make: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """What `make` gives; its first call is recorded, the later ones are played back.
+        """What `make` gives: its first call runs plainly, the second is recorded, the later ones are played back.
 
         Args:
             name: of the function and of what it closes over.
-            make: must ask the device for nothing, and have run before over the same shapes.
+            make: must ask the device for nothing; what it compiles and allocates is there after one run.
             inputs: everything that differs from call to call, of the same shapes every time.
         """
         if name not in self.made:
-            self.made[name] = _record(make, inputs)
-        recording = self.made[name]
+            self.made[name] = None
+            return make(inputs)
+        recording = self.made[name] or _record(make, inputs)
+        self.made[name] = recording
         for own, given in zip(recording.inputs, inputs, strict=True):
             own.copy_(given)
         recording.graph.replay()

@@ -254,6 +254,7 @@ def run(
         # Lightning wants the same kind of batches in every process, also where one alone shows a bar.
         plain = progress is None and not mesh.several
         trainer.fit(module, batches if plain else _Tracked(batches, progress, description, left))
+        module.to(mesh.device)  # Lightning takes it off the device at the end
     elif state.step():
         module.configure_model()
         state.restore(module, [])

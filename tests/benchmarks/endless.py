@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--online", type=Path, default=LATEST / "online", help="folder of an Online LPM")
     parser.add_argument("--minutes", type=int, default=3, help="length of the call, at least 3; the bar is an hour")
     parser.add_argument("--cache", type=Path, default=Path(".work/bench"), help="folder of the rendered cases")
+    parser.add_argument("--fused", action="store_true", help="compiled blocks; on a GPU chunks are played back")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     given = parser.parse_args(arguments)
     if given.minutes < SECOND + 1:
@@ -109,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{given.online} is no folder yet: run `lpm run` first, or give one with --online")
         return
     model = load_online(given.online)
+    model.accelerate(fused=given.fused)
     bench = build_bench(given.cache, BenchConfig(size_px=model.size_px), RichProgress())
     figures = measure(model, bench, given.minutes)
     for name, value in figures.items():

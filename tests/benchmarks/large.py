@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch.nn.functional import ScalingType, scaled_mm
 
 from lpm_model.autoencoder import load_autoencoder
 from lpm_model.character import Character, reference_positions
@@ -61,15 +60,14 @@ def timed(run: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 def float8_peak() -> float:
     """Rate of a large 8-bit product (FLOP/s)."""
-    values = torch.randn(SIZE, SIZE, device=DEVICE).to(FLOAT8)
-    scale = torch.ones(SIZE, 1, device=DEVICE)
-
-    def run() -> object:
-        return scaled_mm(
-            values, values.t(), scale, ScalingType.RowWise, scale.t(), ScalingType.RowWise, output_dtype=torch.bfloat16
+    values, scale = torch.randn(SIZE, SIZE, device=DEVICE).to(FLOAT8), torch.ones(SIZE, 1, device=DEVICE)
+    return (
+        2
+        * SIZE**3
+        / timed(
+            lambda: torch._scaled_mm(values, values.t(), scale_a=scale, scale_b=scale.t(), out_dtype=torch.bfloat16), 10
         )
-
-    return 2 * SIZE**3 / timed(run, 10)
+    )
 
 
 @torch.no_grad()
@@ -137,7 +135,7 @@ def measure(shape: ModelConfig, progress: Callable[[str, dict[str, float]], None
             gc.collect()
             torch.cuda.empty_cache()
 
-    tell("bf16", (16, 8))
+    tell("bf16", (16,))
     model.accelerate(fused=True)
     tell("bf16 fused", (16, 8))
     model.accelerate(float8=True)
