@@ -186,9 +186,3 @@ def read_model_config(folder: Path, remedy: str = "give the folder that train or
 def inference_device(name: str | None) -> torch.device:
     """The device of that name; None takes a GPU where there is one."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def inference_type(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU, and where the CPU multiplies it natively (AMX or AVX512-BF16), else float32."""
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast or device.type == "cuda" else torch.float32

@@ -29,7 +29,7 @@ def product(layer: nn.Linear, x: Tensor) -> Tensor:
         return functional.linear(x, layer.weight, layer.bias)
     values, scale = scaled(x.flatten(0, -2))
     out = functional.scaled_mm(
-        values, layer.weight.t(), scale, ScalingType.RowWise, layer.scale.t(), ScalingType.RowWise,
+        values, layer.weight.t(), scale, ScalingType.RowWise, layer.get_buffer("scale").t(), ScalingType.RowWise,
         bias=layer.bias, output_dtype=x.dtype,
     )  # fmt: skip
     return out.unflatten(0, x.shape[:-1])

@@ -20,7 +20,6 @@ from lpm_model.autoencoder import DecoderState, load_autoencoder
 from lpm_model.character import (
     Character,
     inference_device,
-    inference_type,
     join_characters,
     read_model_config,
     to_frames,
@@ -39,6 +38,7 @@ from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
 from lpm_model.encoders import encoders_of
 from lpm_model.lora import load_adapter, twin
+from lpm_model.precision import native_type
 from lpm_model.rollout import BlockLoop, Noise, chunk_conditions
 from lpm_model.state import Made, OnlineState, load_state, save_state
 from lpm_model.steady import colour_state, guard_colour
@@ -339,7 +339,7 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
     )
     model.folder = folder
     place = inference_device(device)
-    kind = dtype if dtype is not None else inference_type(place)
+    kind = dtype if dtype is not None else native_type(place)
     for stem, network in model.networks.items():
         _load_part(network, folder / f"{stem}.safetensors", kind, place)
     if "refiner_lora" in config:

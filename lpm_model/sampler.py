@@ -12,11 +12,12 @@ from torch import Tensor
 from lpm_model import flow
 from lpm_model.anchor import from_anchor, to_anchor
 from lpm_model.autoencoder import VideoAutoencoder, load_autoencoder
-from lpm_model.character import Character, CharacterModel, inference_device, inference_type, read_model_config, to_frames
+from lpm_model.character import Character, CharacterModel, inference_device, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import encoders_of
+from lpm_model.precision import native_type
 
 SHIFT = 3.0
 """Of the sampling schedule towards high noise (flow.shift_sigma)."""
@@ -219,5 +220,5 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
         raise ValueError(f"{weights} is missing: run `lpm train` again")
     load_weights(base.dit, read_weights(weights), weights)
     place = inference_device(device)
-    base.dit.to(dtype if dtype is not None else inference_type(place))
+    base.dit.to(dtype if dtype is not None else native_type(place))
     return base.to(place).eval().requires_grad_(False)

@@ -31,11 +31,12 @@ import torch
 from torch import Tensor
 
 from lpm_model.autoencoder import load_autoencoder
-from lpm_model.character import Character, inference_type, reference_positions
+from lpm_model.character import Character, reference_positions
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, LATENT_FPS, ModelConfig, OnlineConfig
 from lpm_model.describe import Setting, flops_of
 from lpm_model.dit import Conditions
 from lpm_model.online import OnlineModel
+from lpm_model.precision import native_type
 from lpm_model.rollout import Noise
 from lpm_model.training.throughput import peak_flops
 
@@ -229,7 +230,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--type", choices=["bfloat16", "float32"], default="bfloat16", help="of weights and products")
     given = parser.parse_args()
-    native = inference_type() == torch.bfloat16
+    native = native_type(torch.device("cpu")) == torch.bfloat16
     if given.type == "bfloat16" and not native:
         print("this CPU has no bfloat16 products of its own: figures say nothing, take --type float32", flush=True)
     figures, seconds = measure(getattr(torch, given.type))

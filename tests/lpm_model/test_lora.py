@@ -7,7 +7,17 @@ import torch
 
 from lpm_model.config import Lora
 from lpm_model.dit import DiffusionTransformer
-from lpm_model.lora import activate, active, adapted_layers, add_adapter, difference, doubled, load_adapter, merged, twin
+from lpm_model.lora import (
+    activate,
+    active,
+    adapted_layers,
+    add_adapter,
+    difference,
+    doubled,
+    load_adapter,
+    merged,
+    twin,
+)
 from tests.lpm_model import tiny
 
 LORA = Lora(rank=3, alpha=6.0)
