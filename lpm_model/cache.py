@@ -6,7 +6,9 @@ Positions are relative to the window and bounded by S + W + chunk, so that a cal
 (keys cached before RoPE and rotated at use; https://arxiv.org/abs/2309.17453 for sinks).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from lpm_model.attention import attend, attend_with_past, plain, rotate
 from lpm_model.config import ABSENT, OnlineConfig
+from lpm_model.graphs import Recordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,12 @@ class KVCache:
     """None makes buffers anew for each chunk, as gradients need it."""
     ready: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Each layer's past as products want it, kept while the counter stands still."""
+    turn: Callable[[Tensor, Tensor], Tensor] = rotate
+    """Turns the past's keys."""
     known: Known = field(default_factory=Known)
     """One for all planes."""
+    recordings: Recordings = field(default_factory=Recordings)
+    """Of chunks over these buffers."""
 
     @classmethod
     def empty(
@@ -137,6 +144,11 @@ class KVCache:
     def plane(self, index: int) -> "KVCache":
         """The same cache, of which one plane is read and written."""
         return replace(self, offset=index * self.reference_keys.shape[0])
+
+    @property
+    def steady(self) -> bool:
+        """Every slot of every row is in use and its buffers are settled: from now on chunks differ in values alone."""
+        return self.room is not None and len(self.room.settled) == self.keys.shape[0]
 
     def make_room(self, chunk: int) -> None:
         """Make the static buffers for chunks of that many latent frames; call it once the references are in."""
@@ -231,7 +243,7 @@ class KVCache:
                 self.ready[place] = self._refill(room, layer, rotation, settles=layout.valid is None)
             else:
                 keys, values = self._joined(layer, layout.slots)
-                turned = rotate(keys, rotation).to(dtype).permute(0, 2, *((3, 1) if by_products else (1, 3)))
+                turned = self.turn(keys, rotation).to(dtype).permute(0, 2, *((3, 1) if by_products else (1, 3)))
                 self.ready[place] = turned.contiguous(), values.to(dtype).transpose(1, 2).contiguous()
         return self.ready[place]
 
@@ -251,7 +263,7 @@ class KVCache:
         else:
             begin, (keys, values) = 0, self._joined(layer, self.capacity)
         by_token = room.keys[place].transpose(2, 3) if room.by_products else room.keys[place]
-        by_token[:, :, begin:past] = rotate(keys, rotation[:, begin:]).transpose(1, 2)
+        by_token[:, :, begin:past] = self.turn(keys, rotation[:, begin:]).transpose(1, 2)
         room.values[place][:, :, begin:past] = values.transpose(1, 2)
         if settles:
             room.settled.add(place)
@@ -290,7 +302,8 @@ class KVCache:
         names = ("keys", "values", "reference_keys", "reference_values")
         alone = {name: getattr(self, name)[:, row : row + 1].clone() for name in names}
         kept = {name: getattr(self, name)[row : row + 1] for name in ("reference_positions", "anchor")}
-        fresh = replace(self, **alone, **kept, room=None, ready={}, known=Known(), latents=self.latents[:1, :0])
+        own: dict[str, Any] = {"room": None, "ready": {}, "known": Known(), "recordings": Recordings()}
+        fresh = replace(self, **alone, **kept, **own, latents=self.latents[:1, :0])
         fresh.written = torch.full_like(self.written[:1], min(self.sink, written))
         return fresh, self.latents[row, numbers % self.window].transpose(0, 1)[None], first
 
@@ -321,6 +334,7 @@ class KVCache:
             getattr(self, name)[:, mask] = getattr(other, name)[:, mask]
         self.ready.clear()
         self.known.filled = self.known.complete = None
+        self.recordings.made.clear()
         if self.room is not None:
             self.room.settled.clear()
 

@@ -6,17 +6,19 @@ lpm_model.rollout.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lpm_model.anchor import from_anchor
 from lpm_model.autoencoder import DecoderState, load_autoencoder
+from lpm_model.cache import KVCache
 from lpm_model.character import (
     Character,
     inference_device,
@@ -37,9 +39,10 @@ from lpm_model.config import (
 from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
 from lpm_model.encoders import encoders_of
+from lpm_model.float8 import to_float8
 from lpm_model.lora import load_adapter, twin
 from lpm_model.precision import native_type
-from lpm_model.rollout import BlockLoop, Noise, chunk_conditions
+from lpm_model.rollout import BlockLoop, Drawn, Noise, chunk_conditions
 from lpm_model.state import Made, OnlineState, load_state, save_state
 from lpm_model.steady import colour_state, guard_colour
 
@@ -56,6 +59,8 @@ class OnlineModel(BlockLoop):
 
     folder: Path | None = None
     """Where it was loaded from."""
+    records: bool = False
+    """Whether chunks are recorded and played back (see `accelerate`)."""
 
     @property
     def chunk_frames(self) -> int:
@@ -206,7 +211,12 @@ class OnlineModel(BlockLoop):
         if self.online.on_switch == "recompute":
             self.recompute(state.cache, heard, switched, state.generators)
         noise = Noise(self._shape(state), state.generators, self.device)
-        ((_, clean),) = self.rollout(state.cache, heard, extra + self.chunk_latents, noise, first=extra)
+
+        def make(heard: Conditions, noise: Noise | Drawn) -> Tensor:
+            ((_, clean),) = self.rollout(state.cache, heard, extra + self.chunk_latents, noise, first=extra)
+            return clean
+
+        clean = self._played(state.cache, make, heard, noise, self.online.draws)
         self.refresh(state.cache, state.character, clean)
         return Made(clean=clean, heard=heard, switched=switched)
 
@@ -219,14 +229,49 @@ class OnlineModel(BlockLoop):
         if self.online.on_switch == "recompute":
             self.recompute(cache, made.heard, made.switched, state.refiner_generators, refiner=True)
         span = self.kept_latents - self.config.context_latents
-        heard = chunk_conditions(made.heard, self.config.context_latents, span, self.chunk_latents)
-        heard = self._network(refiner=True)[0].hear(heard, made.clean.shape[0], self.chunk_latents)
         noise = Noise(self._shape(state), state.refiner_generators, self.device)
-        refined = self.refine(cache, made.clean, heard, noise)
-        written = (0,) if self.online.history == "per_step" else ()
-        self.remember(cache, refined, heard, noise, refiner=True, written=written)
+
+        def make(heard: Conditions, noise: Noise | Drawn, coarse: Tensor) -> Tensor:
+            heard = chunk_conditions(heard, self.config.context_latents, span, self.chunk_latents)
+            heard = self._network(refiner=True)[0].hear(heard, coarse.shape[0], self.chunk_latents)
+            refined = self.refine(cache, coarse, heard, noise)
+            written = (0,) if self.online.history == "per_step" else ()
+            self.remember(cache, refined, heard, noise, refiner=True, written=written)
+            return refined
+
+        refined = self._played(cache, make, made.heard, noise, 1, made.clean)
         self.refresh(cache, state.character, refined, refiner=True)
         return refined
+
+    def accelerate(self, *, float8: bool = False, fused: bool = False) -> None:
+        """Trade the first chunks' time, and some precision, for speed; before the first session.
+
+        Args:
+            float8: 8-bit products inside the blocks.
+            fused: compiled blocks and, on a GPU, chunks played back as CUDA graphs once a session's window is full.
+        """
+        if float8:
+            to_float8(self.networks.values())
+        if fused:
+            for network in self.networks.values():
+                network.fuse()
+            self.records = self.device.type == "cuda"
+
+    def _played(
+        self, cache: KVCache, make: Callable[..., Tensor], heard: Conditions, noise: Noise, draws: int, *more: Tensor
+    ) -> Tensor:
+        """What `make` gives of conditions, noise and more, from a recording where that is on and nothing else moves."""
+        if not self.records or not cache.steady:
+            return make(heard, noise, *more)
+        names = [name for name in ("text", "speak", "listen") if getattr(heard, name) is not None]
+        inputs = [*more, *(noise.draw() for _ in range(draws)), *(getattr(heard, name) for name in names)]
+
+        def run(given: Sequence[Tensor]) -> Tensor:
+            own, drawn = given[: len(more)], given[len(more) : len(more) + draws]
+            present: dict[str, Any] = dict(zip(names, given[len(more) + draws :], strict=True))
+            return make(Conditions(**present), Drawn(iter(drawn)), *own)
+
+        return cache.recordings.play(" ".join(names), run, inputs)
 
     @torch.inference_mode()
     def _show(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:

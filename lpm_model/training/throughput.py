@@ -21,9 +21,8 @@ EVERY = 10
 
 
 def peak_flops(device: torch.device, size: int = 2048, kind: torch.dtype | None = None) -> float:
-    """Rate of a large product on a device (FLOP/s), the best of ten; a type of None is the device's own."""
-    kind = native_type(device) if kind is None else kind
-    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
+    """Rate of a large product on a device (FLOP/s), the best of ten; None takes the device's own type."""
+    a, b = (torch.randn(size, size, device=device, dtype=kind or native_type(device)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         _wait(device)
