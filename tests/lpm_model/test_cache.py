@@ -272,3 +272,4 @@ def test_a_chunk_over_a_full_cache_asks_the_device_for_nothing(history: str) -> 
     given, noise.device = given.map(lambda t: t.to(meta)), meta
     for _ in range(2):
         chunk()
+    assert cache.known.filled == [cache.capacity]
