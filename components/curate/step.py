@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections import Counter
@@ -23,6 +24,8 @@ from components.curate.report import write_page
 from components.curate.shards import MEMBERS, write_shards
 from lpm_model.config import VIDEO_FPS, from_mapping
 from lpm_model.digests import dataset_digest
+
+log = logging.getLogger(__name__)
 
 Outcomes = dict[str, dict[str, Any]]
 """Outcome of a stage by source id."""
@@ -161,8 +164,20 @@ def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: 
 
 
 def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:
-    done = progress.track(executor.map(function, jobs, work.died), about, total=len(jobs))
-    return {jobs[number].source.source_id: outcome for number, outcome in done}
+    """Map a pass over its jobs, the largest files first so that no long one is left to the end alone."""
+    jobs = sorted(jobs, key=lambda job: (-job.source.bytes, job.source.source_id))
+    outcomes: Outcomes = {}
+    done = executor.map(work.task(function, jobs[0].config.limits), jobs) if jobs else iter(())
+    try:
+        for number, outcome in progress.track(done, about, total=len(jobs)):
+            source = jobs[number].source
+            outcomes[source.source_id] = outcome
+            if not outcome["ok"]:
+                log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
+    except KeyboardInterrupt:
+        log.warning("%s: stopped at %d of %d; the same command goes on from there", about, len(outcomes), len(jobs))
+        raise
+    return outcomes
 
 
 def _assemble(
