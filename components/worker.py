@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-
 log = logging.getLogger(__name__)
 
 Outcome = dict[str, Any]

@@ -83,6 +83,7 @@ class _Watcher:
     def __init__(self, config: CurationConfig, width_px: int) -> None:
         self._width_px = width_px
         self._stride = config.mesh_stride
+        self._unseen = True
         self._faces = FaceFinder(config.max_faces)
         self.tracker = Tracker(config.mesh_stride)
         self.shots = ShotFinder(config.shot_threshold)
@@ -96,6 +97,7 @@ class _Watcher:
         import cv2
 
         self.frames = number + 1
+        self._unseen |= new
         grey = cv2.cvtColor(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         self.luminance.append(float(grey.mean()))
         fresh = new and self._last is not None
@@ -105,8 +107,12 @@ class _Watcher:
         if number % self._stride == 0:
             if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
                 self._faces.reset()
-            scale = self._width_px / picture.shape[1]  # the pictures may be reduced, boxes are in source pixels
-            self._found.append((number, [_enlarged(face, scale) for face in self._faces.find(picture)]))
+            if self._unseen or not self._found:
+                scale = self._width_px / picture.shape[1]  # the pictures may be reduced, boxes are in source pixels
+                self._found.append((number, [_enlarged(face, scale) for face in self._faces.find(picture)]))
+            else:  # the same picture again has the same faces
+                self._found.append((number, self._found[-1][1]))
+            self._unseen = False
 
     def finish(self) -> None:
         """Cut the found faces at the shots (known only afterwards) and join them into people."""

@@ -19,12 +19,16 @@ class SourceLimits:
     """Shorter sources are refused."""
     max_duration_s: float = 10800.0
     """Longer sources are refused: split them before ingest."""
+    min_side_px: int = 48
+    """Smaller pictures are refused."""
     max_side_px: int = 4320
     """Larger pictures are refused."""
     max_fps: float = 240.0
     """Faster sources are refused (a wrong header, mostly)."""
     max_corrupt_ratio: float = 0.02
     """Share of pictures that the decoder may report as damaged."""
+    max_hold_s: float = 30.0
+    """Longest time for which one picture may stand (s); more is a slide show."""
     max_stall_s: float = 8.0
     """Longest wait for one picture (s); then the decoder hangs, and its process is ended."""
     max_slowness: float = 4.0

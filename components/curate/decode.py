@@ -73,6 +73,9 @@ def video_frames(
         if previous is None:
             previous = (time_s, frame)
             continue
+        if time_s - previous[0] > limits.max_hold_s:
+            detail = f"one picture stands for {time_s - previous[0]:.0f} s, limit {limits.max_hold_s:g}"
+            raise SourceRejected(path.name, "standing_picture", detail)
         middle_s = (previous[0] + time_s) / 2
         picture = None
         while shown / VIDEO_FPS < middle_s:

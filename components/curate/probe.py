@@ -126,6 +126,9 @@ def _check(path: Path, found: Probe, limits: SourceLimits) -> None:
     if max(found.width_px, found.height_px) > limits.max_side_px:
         size = f"{found.width_px}x{found.height_px}"
         raise SourceRejected(path.name, "too_big", f"{size} px, limit {limits.max_side_px}")
+    if min(found.width_px, found.height_px) < limits.min_side_px:
+        size = f"{found.width_px}x{found.height_px}"
+        raise SourceRejected(path.name, "too_small", f"{size} px, at least {limits.min_side_px}")
     if found.duration_s > limits.max_duration_s:
         raise SourceRejected(path.name, "too_long", f"{found.duration_s:.1f} s, limit {limits.max_duration_s:g}")
     if 0 < found.duration_s < limits.min_duration_s:

@@ -84,6 +84,9 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
             looked = _run(executor, work.look, _look_jobs(base, chosen), progress, "looking at sources")
             jobs = _clip_jobs(base, chosen, looked, digest)
             outcomes = _run(executor, work.clips, jobs, progress, "making clips")
+        write_json(
+            folder / "timing.json", {work.LOOK: _timing(sources, looked), work.CLIPS: _timing(sources, outcomes)}
+        )
         rejected = left_out | {k: v for k, v in (looked | outcomes).items() if not v["ok"]}
         good = [source for source in chosen if source.source_id not in rejected]
         rows = _assemble(folder, good, config, progress)
@@ -178,6 +181,23 @@ def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: Step
         log.warning("%s: stopped at %d of %d; the same command goes on from there", about, len(outcomes), len(jobs))
         raise
     return outcomes
+
+
+def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
+    """What a pass cost: worker seconds and bytes read, also for sources done before a restart; the slowest one."""
+    done = [
+        (source, outcomes[source.source_id]) for source in sources if "seconds" in outcomes.get(source.source_id, {})
+    ]
+    slowest = max(done, key=lambda item: item[1]["seconds"], default=None)
+    timing = {
+        "sources": len(done),
+        "reused": sum("reused" in outcome for _, outcome in done),
+        "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
+        "bytes": sum(source.bytes for source, _ in done),
+        "slowest": slowest and {"file": slowest[0].file, "seconds": slowest[1]["seconds"]},
+    }
+    log.info("%(sources)d sources, %(reused)d of them done before: %(seconds).1f s, %(bytes)d bytes", timing)
+    return timing
 
 
 def _assemble(

@@ -18,7 +18,7 @@ def misbehave(job: str) -> dict[str, Any]:
             time.sleep(60)
     if job == "eat":
         eaten = bytearray(600 << 20)
-        eaten[:: 4096] = b"x" * len(eaten[:: 4096])
+        eaten[::4096] = b"x" * len(eaten[::4096])
         time.sleep(60)
     return {"job": job}
 
