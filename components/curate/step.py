@@ -184,17 +184,17 @@ def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: Step
 
 
 def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
-    """What a pass cost: worker seconds and bytes read, also for sources done before a restart; the slowest one."""
+    """What a pass cost: worker seconds and bytes read, also for sources done before a restart."""
     done = [
         (source, outcomes[source.source_id]) for source in sources if "seconds" in outcomes.get(source.source_id, {})
     ]
-    slowest = max(done, key=lambda item: item[1]["seconds"], default=None)
+    refused_s = [outcome["seconds"] for _, outcome in done if not outcome["ok"]]
     timing = {
         "sources": len(done),
         "reused": sum("reused" in outcome for _, outcome in done),
         "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
         "bytes": sum(source.bytes for source, _ in done),
-        "slowest": slowest and {"file": slowest[0].file, "seconds": slowest[1]["seconds"]},
+        "slowest_refusal_s": max(refused_s, default=0.0),
     }
     log.info("%(sources)d sources, %(reused)d of them done before: %(seconds).1f s, %(bytes)d bytes", timing)
     return timing

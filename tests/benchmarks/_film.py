@@ -1,4 +1,4 @@
-"""Films for the curation benchmark: real talking people at 720p and 25 fps, of any length, made once into a cache."""
+"""Films for the curation benchmark: real talking people at 720p and 30 fps, of any length, made once into a cache."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from components.ingest.real_clips import fetch_real_clips
 
 CACHE = Path(".work/benchmark-films")
 SIZE_PX = (1280, 720)
-FPS = 25
+FPS = 30
 _NOISE = 2.0
 """Spread of the grain that is added (grey values): enlarged pictures are too smooth to cost what a camera's cost."""
 
@@ -48,7 +48,7 @@ def _enlarged(clip: Path, path: Path) -> Path:
         return path
     grain = np.random.default_rng(0)
     with av.open(str(clip)) as given, _writing(path) as out:
-        picture = out.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "fast", "threads": "1"})
+        picture = out.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "fast", "threads": "1"})
         picture.width, picture.height = SIZE_PX
         picture.pix_fmt = "yuv420p"
         sound = out.add_stream("aac", rate=48_000, layout="mono")

@@ -65,7 +65,12 @@ def killed_at(raw: Path, dataset: Path, autoencoder: Path, executor: str, parts:
 
 @pytest.mark.parametrize(
     ("parts", "executor"),
-    [(2, "process"), (4, "process"), (6, "process"), pytest.param(4, "ray", marks=pytest.mark.slow)],
+    [
+        (4, "process"),
+        pytest.param(2, "process", marks=pytest.mark.slow),
+        pytest.param(6, "process", marks=pytest.mark.slow),
+        pytest.param(4, "ray", marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_goes_on_where_it_was(
     raw: Path, whole: Path, autoencoder: Path, tmp_path: Path, parts: int, executor: str
