@@ -49,8 +49,11 @@ class Worker:
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._pipe is not None
-        self._budget, self._started_s, self._ended = budget, time.monotonic(), None
+        self._budget, self._ended = budget, None
         self._pipe.send((function, job))
+        with contextlib.suppress(EOFError):  # `result` tells of a process that is lost already
+            self._pipe.recv()  # start-up and imports are not the job's to pay
+        self._started_s = time.monotonic()
 
     def _start(self) -> None:
         self._pipe, theirs = _SPAWN.Pipe()
@@ -134,6 +137,7 @@ def _serve(pipe: Connection) -> None:
             function, job = pipe.recv()
         except EOFError:
             return
+        pipe.send("begun")
         pipe.send(function(job))
 
 
