@@ -52,15 +52,15 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
     header = probe(path, config.limits)
     if config.require_audio and not header.has_audio:
         raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
-    seen = _Watcher(config)
-    for number, picture, new in video_frames(path, config.limits):
+    seen = _Watcher(config, header.width_px)
+    for number, picture, new in video_frames(path, config.limits, reduced=True):
         seen.push(number, picture, new)
     seen.finish()
     if seen.frames < config.limits.min_duration_s * 24:
         raise SourceRejected(path.name, "too_short", f"{seen.frames} frames at 24 fps")
     if not seen.tracker.done:
         raise SourceRejected(path.name, "no_face", f"no face in {seen.frames} frames")
-    track = audio_track(path, seen.frames)
+    track = audio_track(path, seen.frames, config.limits)
     if config.require_audio and not np.any(track):
         raise SourceRejected(path.name, "silent_audio", "the sound track holds only zeros and require_audio is on")
     return Analysis(
@@ -80,8 +80,10 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
 class _Watcher:
     """Everything that watches the frames stream by."""
 
-    def __init__(self, config: CurationConfig) -> None:
+    def __init__(self, config: CurationConfig, width_px: int) -> None:
+        self._width_px = width_px
         self._stride = config.mesh_stride
+        self._unseen = True
         self._faces = FaceFinder(config.max_faces)
         self.tracker = Tracker(config.mesh_stride)
         self.shots = ShotFinder(config.shot_threshold)
@@ -95,6 +97,7 @@ class _Watcher:
         import cv2
 
         self.frames = number + 1
+        self._unseen |= new
         grey = cv2.cvtColor(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         self.luminance.append(float(grey.mean()))
         fresh = new and self._last is not None
@@ -104,7 +107,12 @@ class _Watcher:
         if number % self._stride == 0:
             if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
                 self._faces.reset()
-            self._found.append((number, self._faces.find(picture)))
+            if self._unseen or not self._found:
+                scale = self._width_px / picture.shape[1]  # the pictures may be reduced, boxes are in source pixels
+                self._found.append((number, [_enlarged(face, scale) for face in self._faces.find(picture)]))
+            else:  # the same picture again has the same faces
+                self._found.append((number, self._found[-1][1]))
+            self._unseen = False
 
     def finish(self) -> None:
         """Cut the found faces at the shots (known only afterwards) and join them into people."""
@@ -114,3 +122,8 @@ class _Watcher:
                 if start <= number < stop:
                     self.tracker.push(number, faces)
             self.tracker.end_shot(shot, stop)
+
+
+def _enlarged(face: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """A face's features with its box (the first four) in larger pixels."""
+    return np.concatenate([face[:4] * np.float32(scale), face[4:]])

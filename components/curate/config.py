@@ -17,14 +17,26 @@ class SourceLimits:
     """Larger files are refused unread."""
     min_duration_s: float = 1.0
     """Shorter sources are refused."""
-    max_duration_s: float = 1800.0
+    max_duration_s: float = 10800.0
     """Longer sources are refused: split them before ingest."""
+    min_side_px: int = 48
+    """Smaller pictures are refused."""
     max_side_px: int = 4320
     """Larger pictures are refused."""
     max_fps: float = 240.0
     """Faster sources are refused (a wrong header, mostly)."""
     max_corrupt_ratio: float = 0.02
     """Share of pictures that the decoder may report as damaged."""
+    max_hold_s: float = 30.0
+    """Longest time for which one picture may stand (s); more is a slide show."""
+    max_stall_s: float = 8.0
+    """Longest wait for one picture (s); then the decoder hangs, and its process is ended."""
+    max_slowness: float = 4.0
+    """Seconds of decoding allowed for each second of video."""
+    max_source_s: float = 14400.0
+    """Longest work on one source in each of the two passes (s)."""
+    max_rss_mb: float = 2048.0
+    """Memory of the process that decodes a source for the first time (MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,10 +171,10 @@ class CurationConfig:
     """Smallest share of the sources' seconds that may be left, else the step fails."""
     max_retention: float = 1.0
     """Largest share of the sources' seconds that may be left: a lower bound proves that something is filtered."""
-    executor: Literal["process", "ray"] = "process"
-    """Where sources are worked on: processes on this machine or Ray Data."""
+    executor: Literal["inline", "process", "ray"] = "process"
+    """Where sources are worked on: processes on this machine, Ray Data, or this very process, which a crash ends."""
     workers: int = 2
-    """Sources worked on at once; 1 stays in this process."""
+    """Sources worked on at once."""
     autoencoder: str = ""
     """Folder of the autoencoder whose latents are written; empty = the shipped tiny one."""
     validate: bool = True

@@ -1,70 +1,122 @@
 """Decode a source onto the platform's clock: 24 frames a second by time stamp, 24 kHz mono sound from the same zero."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import SourceLimits
 from components.curate.probe import SourceRejected, open_media
+from components.worker import alarm
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
+
+T = TypeVar("T")
 
 _GAP_SAMPLES = AUDIO_RATE // 20
 """Sound whose time stamps jump by more than this (50 ms) is moved; less is the encoder's rounding."""
 
 
-def video_frames(path: Path, limits: SourceLimits) -> Iterator[tuple[int, NDArray[np.uint8], bool]]:
+class Stopwatch:
+    """Counts the seconds that a decoder takes and refuses one that is far slower than what it plays.
+
+    Args:
+        file: name for the refusal.
+        stall_s: longest wait for one picture.
+        slowness: seconds of decoding allowed for each second that is shown, beside `stall_s` at the start.
+    """
+
+    def __init__(self, file: str, stall_s: float, slowness: float) -> None:
+        self._file, self._stall_s, self._slowness = file, stall_s, slowness
+        self._taken_s = 0.0
+
+    def next(self, items: Iterator[T], shown_s: float) -> T | None:
+        """The next item, None at the end.
+
+        Raises:
+            SourceRejected: decoding is too slow for the seconds shown so far.
+        """
+        started = time.monotonic()
+        with alarm(self._stall_s):
+            item = next(items, None)
+        self._taken_s += time.monotonic() - started
+        if self._taken_s > self._stall_s + self._slowness * shown_s:
+            detail = f"decoding took {self._taken_s:.1f} s for {shown_s:.1f} s of video"
+            raise SourceRejected(self._file, "too_slow", detail)
+        return item
+
+
+def video_frames(
+    path: Path, limits: SourceLimits, *, reduced: bool = False
+) -> Iterator[tuple[int, NDArray[np.uint8], bool]]:
     """Yield (frame number, RGB picture [H, W, 3], is new) at 24 fps, streaming.
 
     Each output frame is the source picture nearest in time, so variable and odd frame rates keep their speed.
-    "is new" is False where a slow source's picture is shown again.
+    "is new" is False where a slow source's picture is shown again. Only pictures that are shown are converted.
+
+    Args:
+        path: the file.
+        limits: what it may be.
+        reduced: halve large pictures (see `reduction`): all that looks at them has less to do.
 
     Raises:
-        SourceRejected: damaged data, or a video longer than its header and the limits allow.
+        SourceRejected: damaged data, decoding without end, or a video longer than its header and the limits allow.
     """
     limit = int(limits.max_duration_s * VIDEO_FPS) + VIDEO_FPS
+    convert = _Converter(path.name, reduced)
     shown = 0
-    previous: tuple[float, NDArray[np.uint8]] | None = None
-    for time_s, picture in _pictures(path, limits):
+    previous: tuple[float, Any] | None = None
+    for time_s, frame in _pictures(path, limits):
         if previous is None:
-            previous = (time_s, picture)
+            previous = (time_s, frame)
             continue
+        if time_s - previous[0] > limits.max_hold_s:
+            detail = f"one picture stands for {time_s - previous[0]:.0f} s, limit {limits.max_hold_s:g}"
+            raise SourceRejected(path.name, "standing_picture", detail)
         middle_s = (previous[0] + time_s) / 2
-        new = True
+        picture = None
         while shown / VIDEO_FPS < middle_s:
-            yield shown, previous[1], new
-            shown, new = shown + 1, False
-        if shown > limit:
-            raise SourceRejected(path.name, "too_long", f"more than {limits.max_duration_s:g} s of pictures")
-        previous = (time_s, picture)
-    new = True
+            new = picture is None
+            picture = convert(previous[1]) if picture is None else picture
+            yield shown, picture, new
+            shown += 1
+            if shown > limit:
+                raise SourceRejected(path.name, "too_long", f"more than {limits.max_duration_s:g} s of pictures")
+        previous = (time_s, frame)
+    picture = None
     while previous is not None and shown / VIDEO_FPS < previous[0] + 0.499 / VIDEO_FPS:
-        yield shown, previous[1], new
-        shown, new = shown + 1, False
+        new = picture is None
+        picture = convert(previous[1]) if picture is None else picture
+        yield shown, picture, new
+        shown += 1
 
 
-def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """(seconds since the first picture, RGB picture) in order; counts damaged pictures."""
+def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, Any]]:
+    """(seconds since the first picture, decoded frame) in order; counts damaged pictures."""
     import av
 
     count = damaged = 0
     zero: float | None = None
     last_s = -1.0
-    converter = av.video.reformatter.VideoReformatter()  # keeps its scaler; frame.to_ndarray would build one a frame
-    with open_media(path) as container:
+    watch = Stopwatch(path.name, limits.max_stall_s, limits.max_slowness)
+    with open_media(path, limits.max_stall_s) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "SLICE"  # one worker a core already; frame threads would double them and add delay
+        stream.codec_context.thread_count = 1  # one worker a core already: more threads would only add delay
+        frames = container.decode(stream)
         try:
-            for frame in container.decode(stream):
+            while (frame := watch.next(frames, last_s)) is not None:
                 count += 1
                 damaged += bool(frame.is_corrupt)
                 time_s = frame.time if frame.time is not None else last_s + 1 / VIDEO_FPS + (zero or 0.0)
                 zero = time_s if zero is None else zero
                 if time_s - zero > last_s:
                     last_s = time_s - zero
-                    yield last_s, _upright(frame, converter)
+                    yield last_s, frame
+        except SourceRejected:
+            raise
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
     if count == 0:
@@ -73,32 +125,74 @@ def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, NDArray
         raise SourceRejected(path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
 
 
-def _upright(frame: Any, converter: Any) -> NDArray[np.uint8]:
-    """RGB as shown: a phone's rotation flag is applied."""
-    picture: NDArray[np.uint8] = converter.reformat(frame, format="rgb24").to_ndarray()
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4
-    return np.rot90(picture, turns) if turns else picture
+def reduction(width_px: int, height_px: int) -> int:
+    """How many times a picture can be halved before its longer side falls below 640 px."""
+    return max(int(np.log2(max(width_px, height_px) / 640)), 0)
 
 
-def audio_track(path: Path, frames: int) -> NDArray[np.int16]:
+class _Converter:
+    """Decoded frames to RGB as shown: a phone's rotation flag is applied, a change of size within a file undone."""
+
+    def __init__(self, file: str, reduced: bool) -> None:
+        import av
+
+        self._file, self._reduced = file, reduced
+        self._scaler = av.video.reformatter.VideoReformatter()  # keeps its tables; frame.to_ndarray would not
+        self._size: tuple[int, int] | None = None
+
+    def __call__(self, frame: Any) -> NDArray[np.uint8]:
+        self._size = self._size or (frame.width, frame.height)
+        if (frame.width, frame.height) != self._size:
+            frame = self._scaler.reformat(frame, width=self._size[0], height=self._size[1], threads=1)
+        halvings = reduction(*self._size) if self._reduced else 0
+        small = _halved(frame, halvings) if halvings and frame.format.name == "yuv420p" else frame
+        picture: NDArray[np.uint8] = self._scaler.reformat(small, format="rgb24", threads=1).to_ndarray()
+        if halvings and small is frame:
+            size = (max(self._size[0] >> halvings, 1), max(self._size[1] >> halvings, 1))
+            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        turns = round(getattr(frame, "rotation", 0) / 90) % 4
+        return np.rot90(picture, turns) if turns else picture
+
+
+def _halved(frame: Any, times: int) -> Any:
+    """A 4:2:0 frame at a half (a quarter, ...) of its sides, reduced before it is converted: less to convert."""
+    import av
+
+    small = av.VideoFrame(max(frame.width >> times, 2), max(frame.height >> times, 2), "yuv420p")
+    for plane, target in zip(frame.planes, small.planes, strict=True):
+        cv2.resize(_view(plane), (target.width, target.height), dst=_view(target), interpolation=cv2.INTER_AREA)
+    small.colorspace, small.color_range = frame.colorspace, frame.color_range
+    return small
+
+
+def _view(plane: Any) -> NDArray[np.uint8]:
+    """A plane's own memory as [height, width]."""
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+
+
+def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int16]:
     """The sound as int16 [frames * 1000] at 24 kHz mono, starting with video frame 0.
 
     Gaps and late starts become silence by time stamp. A file without sound gives silence.
 
     Raises:
-        SourceRejected: the sound cannot be decoded.
+        SourceRejected: the sound cannot be decoded, or not in reasonable time.
     """
     import av
 
     track = np.zeros(frames * SAMPLES_PER_FRAME, np.int16)
-    with open_media(path) as container:
+    with open_media(path, limits.max_stall_s) as container:
         if not container.streams.audio:
             return track
         zero_s = _video_start_s(container)
         resampler = av.AudioResampler(format="s16", layout="mono", rate=AUDIO_RATE)
         cursor: int | None = None
+        watch = Stopwatch(path.name, limits.max_stall_s, limits.max_slowness)
+        pieces = container.decode(container.streams.audio[0])
+        shown_s = 0.0
         try:
-            for frame in container.decode(container.streams.audio[0]):
+            while (frame := watch.next(pieces, shown_s)) is not None:
+                shown_s += frame.samples / frame.sample_rate
                 at = round(((frame.time or 0.0) - zero_s) * AUDIO_RATE)
                 # The resampler holds some samples back, so only a clear jump is a gap in the recording.
                 if cursor is None or abs(at - cursor) > _GAP_SAMPLES:
@@ -107,6 +201,8 @@ def audio_track(path: Path, frames: int) -> NDArray[np.int16]:
                     cursor = _place(track, cursor, piece.to_ndarray().reshape(-1))
             for piece in resampler.resample(None):
                 _place(track, cursor or 0, piece.to_ndarray().reshape(-1))
+        except SourceRejected:
+            raise
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceRejected(path.name, "corrupt_audio", f"the sound cannot be decoded ({error})") from error
     return track

@@ -1,6 +1,7 @@
 """Look at a source file's header and refuse what cannot or should not be decoded."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.curate.config import SourceLimits
+from components.worker import alarm
 
 # Only ordinary containers: a playlist or a concat script posing as a video could name other files of this machine.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv"
@@ -43,8 +45,12 @@ class Probe:
 
 
 @contextlib.contextmanager
-def open_media(path: Path) -> Iterator[Any]:
+def open_media(path: Path, stall_s: float) -> Iterator[Any]:
     """Open a local file with PyAV; nothing but files is ever opened, whatever the file says.
+
+    Args:
+        path: the file.
+        stall_s: longest wait for its header; a worker process ends when it takes longer.
 
     Raises:
         SourceRejected: the file is missing, empty, or no video container.
@@ -57,7 +63,8 @@ def open_media(path: Path) -> Iterator[Any]:
         raise SourceRejected(path.name, "empty", "the file has no bytes")
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     try:
-        container = av.open(os.fspath(path.resolve()), options=options, metadata_errors="ignore")
+        with alarm(stall_s):
+            container = av.open(os.fspath(path.resolve()), options=options, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise SourceRejected(path.name, "corrupt", f"cannot be opened as video ({error})") from error
     with container:
@@ -72,7 +79,7 @@ def probe(path: Path, limits: SourceLimits) -> Probe:
     """
     if path.is_file() and path.stat().st_size > limits.max_bytes:
         raise SourceRejected(path.name, "too_large", f"{path.stat().st_size} bytes, limit {limits.max_bytes}")
-    with open_media(path) as container:
+    with open_media(path, limits.max_stall_s) as container:
         if not container.streams.video:
             raise SourceRejected(path.name, "no_video", "no video stream")
         stream = container.streams.video[0]
@@ -85,6 +92,24 @@ def probe(path: Path, limits: SourceLimits) -> Probe:
             has_audio=bool(container.streams.audio),
             video_bits_per_s=path.stat().st_size * 8 / duration_s if duration_s else 0.0,
         )
+        _check(path, found, limits)
+        return _as_shown(path, container, found, limits)
+
+
+def _as_shown(path: Path, container: Any, found: Probe, limits: SourceLimits) -> Probe:
+    """The header corrected by the first picture: its true size, turned as the file says."""
+    import av
+
+    try:
+        with alarm(limits.max_stall_s):
+            frame = next(container.decode(video=0), None)
+    except (av.error.FFmpegError, ValueError, OSError, MemoryError) as error:
+        raise SourceRejected(path.name, "corrupt", f"the first picture cannot be decoded ({error})") from error
+    if frame is None:
+        raise SourceRejected(path.name, "corrupt", "no picture could be decoded")
+    turned = round(frame.rotation / 90) % 2 == 1
+    width_px, height_px = (frame.height, frame.width) if turned else (frame.width, frame.height)
+    found = dataclasses.replace(found, width_px=width_px, height_px=height_px)
     _check(path, found, limits)
     return found
 
@@ -101,6 +126,9 @@ def _check(path: Path, found: Probe, limits: SourceLimits) -> None:
     if max(found.width_px, found.height_px) > limits.max_side_px:
         size = f"{found.width_px}x{found.height_px}"
         raise SourceRejected(path.name, "too_big", f"{size} px, limit {limits.max_side_px}")
+    if min(found.width_px, found.height_px) < limits.min_side_px:
+        size = f"{found.width_px}x{found.height_px}"
+        raise SourceRejected(path.name, "too_small", f"{size} px, at least {limits.min_side_px}")
     if found.duration_s > limits.max_duration_s:
         raise SourceRejected(path.name, "too_long", f"{found.duration_s:.1f} s, limit {limits.max_duration_s:g}")
     if 0 < found.duration_s < limits.min_duration_s:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections import Counter
@@ -23,6 +24,8 @@ from components.curate.report import write_page
 from components.curate.shards import MEMBERS, write_shards
 from lpm_model.config import VIDEO_FPS, from_mapping
 from lpm_model.digests import dataset_digest
+
+log = logging.getLogger(__name__)
 
 Outcomes = dict[str, dict[str, Any]]
 """Outcome of a stage by source id."""
@@ -81,6 +84,9 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
             looked = _run(executor, work.look, _look_jobs(base, chosen), progress, "looking at sources")
             jobs = _clip_jobs(base, chosen, looked, digest)
             outcomes = _run(executor, work.clips, jobs, progress, "making clips")
+        write_json(
+            folder / "timing.json", {work.LOOK: _timing(sources, looked), work.CLIPS: _timing(sources, outcomes)}
+        )
         rejected = left_out | {k: v for k, v in (looked | outcomes).items() if not v["ok"]}
         good = [source for source in chosen if source.source_id not in rejected]
         rows = _assemble(folder, good, config, progress)
@@ -161,8 +167,37 @@ def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: 
 
 
 def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:
-    done = progress.track(executor.map(function, jobs, work.died), about, total=len(jobs))
-    return {jobs[number].source.source_id: outcome for number, outcome in done}
+    """Map a pass over its jobs, the largest files first so that no long one is left to the end alone."""
+    jobs = sorted(jobs, key=lambda job: (-job.source.bytes, job.source.source_id))
+    outcomes: Outcomes = {}
+    done = executor.map(work.task(function, jobs[0].config.limits), jobs) if jobs else iter(())
+    try:
+        for number, outcome in progress.track(done, about, total=len(jobs)):
+            source = jobs[number].source
+            outcomes[source.source_id] = outcome
+            if not outcome["ok"]:
+                log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
+    except KeyboardInterrupt:
+        log.warning("%s: stopped at %d of %d; the same command goes on from there", about, len(outcomes), len(jobs))
+        raise
+    return outcomes
+
+
+def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
+    """What a pass cost: worker seconds and bytes read, also for sources done before a restart."""
+    done = [
+        (source, outcomes[source.source_id]) for source in sources if "seconds" in outcomes.get(source.source_id, {})
+    ]
+    refused_s = [outcome["seconds"] for _, outcome in done if not outcome["ok"]]
+    timing = {
+        "sources": len(done),
+        "reused": sum("reused" in outcome for _, outcome in done),
+        "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
+        "bytes": sum(source.bytes for source, _ in done),
+        "slowest_refusal_s": max(refused_s, default=0.0),
+    }
+    log.info("%(sources)d sources, %(reused)d of them done before: %(seconds).1f s, %(bytes)d bytes", timing)
+    return timing
 
 
 def _assemble(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from components.curate import parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, SourceClips, make_clips
-from components.curate.config import CurationConfig
+from components.curate.config import CurationConfig, SourceLimits
 from components.curate.encode import load_encoder
+from components.curate.executor import Task
 from components.curate.manifest import Source, write_rows
 from components.curate.pairing import label_source
 from components.curate.probe import SourceRejected
 from components.curate.shards import MEMBERS
+from components.worker import Budget
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +112,8 @@ def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> di
     """Reuse a finished stage, else do it; whatever one file does wrong stays with that file."""
     kept = parts.finished(job.folder, stage, job.key)
     if kept is not None:
-        return kept
+        return {**kept, "reused": True}
+    started_s = time.monotonic()
     try:
         outcome = {"ok": True, **function(job)}
     except SourceRejected as error:
@@ -118,14 +122,20 @@ def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> di
         log.exception("%s failed", job.source.file)
         detail = f"{type(error).__name__}: {error}"
         outcome = {"ok": False, "file": job.source.file, "reason": "failed", "detail": detail}
+    outcome["seconds"] = round(time.monotonic() - started_s, 3)
     parts.finish(job.folder, stage, job.key, outcome)
     return outcome
 
 
-def died(job: Job) -> dict[str, Any]:
-    """Outcome of a source that takes its worker process down."""
-    detail = "the worker process ended while working on it (decoder crash or out of memory)"
-    return {"ok": False, "file": job.source.file, "reason": "worker_died", "detail": detail}
+def died(job: Job, reason: str, detail: str) -> dict[str, Any]:
+    """Outcome of a source that takes its worker process down, or is too slow or too large; a rerun tries it again."""
+    return {"ok": False, "file": job.source.file, "reason": reason, "detail": detail}
+
+
+def task(function: Callable[[Job], dict[str, Any]], limits: SourceLimits) -> Task:
+    """A pass with its budget: memory is bounded while a file nobody has decoded yet is."""
+    rss_mb = limits.max_rss_mb if function is look else float("inf")
+    return Task(function, died, Budget(limits.max_source_s, rss_mb))
 
 
 def _save(folder: Path, found: SourceClips) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from components.common import StepProgress, staged, write_json
-from components.ingest.config import DEMUXERS, IngestConfig
+from components.ingest.config import IngestConfig
+from components.ingest.look import look_into
 from components.ingest.sidecar import Sidecar, sidecar_of
+from components.worker import Budget, Worker, first_done
 from lpm_model.digests import file_digest
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,10 @@ log = logging.getLogger(__name__)
 Origin = Literal["performer", "folder", "s3"]
 _NAME_LETTERS: Final = 60
 _MB: Final = 1 << 20
+_PROBE_S: Final = 8.0
+"""Longest look into one file (s)."""
+_PROBE_MB: Final = 1536.0
+"""Memory for it (MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,20 +278,22 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
 
 
 def _probe(file: Path) -> float:
-    """Length (s) of a video whose first picture can be decoded."""
-    import av
+    """Length (s) of a video whose first picture can be decoded; a decoder's crash or hang costs only its file."""
+    worker = _prober()
+    worker.begin(look_into, file, Budget(_PROBE_S, _PROBE_MB))
+    first_done([worker])
+    found, (reason, detail) = worker.result()
+    if found is None:
+        raise _Refusal(f"{reason}: {detail}")
+    if "refusal" in found:
+        raise _Refusal(found["refusal"])
+    return float(found["seconds"])
 
-    try:
-        with av.open(
-            str(file), format=DEMUXERS[file.suffix.lower()], options={"protocol_whitelist": "file"}
-        ) as container:
-            if not container.streams.video:
-                raise _Refusal("no video stream")
-            if next(container.decode(video=0), None) is None:
-                raise _Refusal("no picture could be decoded")
-            return float((container.duration or 0) / av.time_base)
-    except (av.FFmpegError, OSError) as error:
-        raise _Refusal(f"not readable as video: {error.strerror or error}") from error
+
+@functools.cache
+def _prober() -> Worker:
+    """The process that opens files nobody has looked into yet; it lives as long as this one."""
+    return Worker()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -59,7 +59,9 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def config(autoencoder: Path) -> CurationConfig:
     """Settings for quick runs in this process."""
-    return CurationConfig(autoencoder=str(autoencoder), workers=1, validate=False, max_clip_s=4.0, mesh_stride=3)
+    return CurationConfig(
+        autoencoder=str(autoencoder), executor="inline", workers=1, validate=False, max_clip_s=4.0, mesh_stride=3
+    )
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def test_a_variable_rate_keeps_its_speed(tmp_path: Path) -> None:
 
 def test_sound_is_resampled_and_placed_by_time(tmp_path: Path) -> None:
     path = write_video(tmp_path / "tone.mp4", [grey(90)] * 48, tone_from_s=1.0)
-    track = audio_track(path, 48)
+    track = audio_track(path, 48, LIMITS)
     assert track.shape == (48_000,)
     assert np.abs(track[:23_500]).max() < 700
     loud = track[24_500:46_000].astype(float)

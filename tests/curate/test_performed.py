@@ -102,4 +102,4 @@ def test_an_analysis_comes_back_from_disk(analyses: list[Analysis], tmp_path: Pa
 def test_every_frame_is_decoded_once(sides: list[Path], config: CurationConfig) -> None:
     numbers = [number for number, _, _ in video_frames(sides[0], config.limits)]
     assert numbers == list(range(288))
-    assert audio_track(sides[0], 288).shape == (288_000,)
+    assert audio_track(sides[0], 288, config.limits).shape == (288_000,)

@@ -1,0 +1,110 @@
+"""How fast films are curated: `python -m tests.benchmarks.curate [--json] [--seconds N] [--long]`.
+
+Two 720p films of real talking people, in two processes. The peer is decoding alone: the same files, as many processes,
+no conversion. `--long` measures the first pass over a film of two hours.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from components.curate import work
+from components.curate.config import CurationConfig
+from components.curate.executor import Executor
+from components.curate.step import read_sources
+from tests.benchmarks._film import films
+from tests.curate.corpus import make_raw
+
+PROCESSES = 2
+LONG_S = 7200.0
+LIMITS = {"speed_over_decode_only": 1 / 3, "ray_two_workers_over_one": 1.7, "peak_rss_mb": 1536.0}
+
+
+def decode(path: Path) -> int:
+    """Pictures of a file, decoded on one thread and thrown away."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        return sum(1 for _ in container.decode(stream))
+
+
+def decode_s(paths: list[Path]) -> float:
+    """Seconds to decode all files side by side; the processes are started before."""
+    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+        list(pool.map(decode, paths[:1] * PROCESSES))
+        started = time.perf_counter()
+        list(pool.map(decode, paths))
+        return time.perf_counter() - started
+
+
+def curate_s(raw: Path, executor: str, workers: int) -> float:
+    """Seconds of both passes over all files; what is loaded once a process is loaded before."""
+    config = CurationConfig(executor=executor, workers=workers, min_retention=0.0)
+    with tempfile.TemporaryDirectory() as home:
+        jobs = [
+            work.Job(raw=raw, parts=Path(home) / "parts", source=source, config=config, key="benchmark")
+            for source in read_sources(raw)
+        ]
+        warm = [work.Job(raw=raw, parts=Path(home) / f"warm{n}", source=jobs[n].source, config=config) for n in (0, 1)]
+        with Executor(executor, workers) as pool:
+            for function in (work.look, work.clips):
+                list(pool.map(work.task(function, config.limits), warm[:workers]))
+            started = time.perf_counter()
+            for function in (work.look, work.clips):
+                outcomes = [outcome for _, outcome in pool.map(work.task(function, config.limits), jobs)]
+                assert all(outcome["ok"] for outcome in outcomes), outcomes
+            return time.perf_counter() - started
+
+
+def peak_rss_mb(film: Path) -> float:
+    """Highest resident memory of the first pass over one film (MiB)."""
+    with tempfile.TemporaryDirectory() as home:
+        raw = make_raw(Path(home) / "raw", [film])
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(look_alone, raw, Path(home) / "parts").result()
+
+
+def look_alone(raw: Path, parts: Path) -> float:
+    """First pass in this process; its peak memory (MiB)."""
+    import resource
+
+    job = work.Job(raw=raw, parts=parts, source=read_sources(raw)[0], config=CurationConfig(), key="benchmark")
+    outcome = work.look(job)
+    assert outcome["ok"], outcome
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of each film")
+    parser.add_argument("--long", action="store_true", help="memory on a film of two hours")
+    parser.add_argument("--no-ray", action="store_true", help="leave Ray out")
+    arguments = parser.parse_args()
+    paths = films(arguments.seconds)
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as home:
+        raw = make_raw(Path(home) / "raw", paths)
+        before, ours, after = decode_s(paths), curate_s(raw, "process", PROCESSES), decode_s(paths)
+        found["speed_over_decode_only"] = (before + after) / 2 / ours
+        if not arguments.no_ray:
+            found["ray_two_workers_over_one"] = curate_s(raw, "ray", 1) / curate_s(raw, "ray", 2)
+    found["peak_rss_mb"] = peak_rss_mb(films(LONG_S)[0] if arguments.long else paths[0])
+    print(f"{os.cpu_count()} cores, {len(paths)} films of {arguments.seconds:g} s at 720p, {PROCESSES} processes")
+    print(f"decoding alone {(before + after) / 2:.1f} s, curation {ours:.1f} s")
+    for name, value in found.items():
+        print(f"{name:<28}{value:>9.3f}   required {LIMITS[name]:.3f}")
+    if arguments.json:
+        print(json.dumps({name: round(value, 3) for name, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
