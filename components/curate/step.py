@@ -13,6 +13,7 @@ import numpy as np
 
 from components.common import StepProgress, read_json, staged, write_json
 from components.curate import parts, work
+from components.curate.clips import REFERENCE_REASONS
 from components.curate.config import CurationConfig
 from components.curate.encode import load_encoder
 from components.curate.executor import Executor
@@ -205,8 +206,8 @@ def _funnel(
     for outcome in outcomes:
         people.update(outcome["track_reasons"])
         frames.update(outcome["frame_reasons"])
-    missed = [row["reason"] for row in rows if row["reason"] not in ("", "no_reference")]
-    alone = [row["reason"] for row in rows if row["reason"] == "no_reference"]
+    alone = [row["reason"] for row in rows if row["reason"] in REFERENCE_REASONS]
+    missed = [row["reason"] for row in rows if row["reason"] and row["reason"] not in REFERENCE_REASONS]
     return [
         stage("sources", "source", len(sources), [item["reason"] for item in rejected.values()]),
         stage("people", "track", sum(outcome["people"] for outcome in outcomes), people),
