@@ -16,16 +16,11 @@ from components.curate.encode import LatentEncoder
 from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, crop_for, plan_clips, rows_of
-from components.curate.references import Candidate, Picked, picker
+from components.curate.references import NEAR_COPY, Candidate, Picked, picker
 from components.curate.rows import clip_facts, clip_scores, clip_sounds, clip_tracks, seen_of, shard_json
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
-
-NEAR_COPY = "references_are_copies"
-"""Reason of a clip whose candidates of a global reference all look like one of its frames, or like somebody else."""
-REFERENCE_REASONS = ("no_reference", NEAR_COPY)
-"""Reasons for which a clip is dropped after its quality was found good."""
 
 Pictures = dict[tuple[int, int], Candidate]
 """Candidates of references by (track, frame)."""

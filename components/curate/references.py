@@ -24,6 +24,10 @@ EXPRESSIONS = {
     for slot, name in enumerate(("smile", "laugh", "surprise", "talk", "frown", "squint", "calm", "wide_eyes"))
 }
 """Expressions that landmarks can tell, each in a slot of its own."""
+NEAR_COPY = "references_are_copies"
+"""Reason of a clip whose candidates of a global reference all look like one of its frames, or like somebody else."""
+REFERENCE_REASONS = ("no_reference", NEAR_COPY)
+"""Reasons for which a clip is dropped after its quality was found good."""
 _APART_FRAMES = 6
 _SMILE = 0.05
 _TURN_RAD, _FRONT_RAD = 0.30, 0.15

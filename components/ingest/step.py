@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from components.common import StepProgress, staged, write_json
 from components.ingest.config import DEMUXERS, IngestConfig
 from components.ingest.sidecar import Sidecar, sidecar_of
+from components.tombstones import Tombstones
 from lpm_model.digests import file_digest
 
 log = logging.getLogger(__name__)
@@ -252,6 +253,8 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
     seconds = _probe(real)
     digest = file_digest(real)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", file.relative_to(root).with_suffix("").as_posix()).strip("_")
+    if Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
+        raise _Refusal("removed on request (lpm data forget): it may not come back")
     source_id = f"{stem[:_NAME_LETTERS] or 'video'}-{digest[:8]}"
     target = media / f"{source_id}{file.suffix.lower()}"
     _link(real, target)
