@@ -76,7 +76,5 @@ def add(file: Path, stones: Iterable[Tombstone]) -> None:
 def _read(file: Path) -> list[Tombstone]:
     values: Any = read_json(file)
     if not isinstance(values, dict) or not isinstance(values.get("tombstones"), list):
-        raise ValueError(
-            f"{file} holds no tombstones: restore it from a copy; without it forgotten data could come back"
-        )
+        raise ValueError(f"{file} holds no tombstones: restore it, else what was forgotten could come back")
     return [from_mapping(Tombstone, value) for value in values["tombstones"]]

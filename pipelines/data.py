@@ -14,7 +14,7 @@ WORKSPACE, CACHE = Path("workspace"), Path(".work")
 
 @click.group()
 def data() -> None:
-    """Look at datasets, check them, and remove people or recordings from them.
+    r"""Look at datasets, check them, and remove people or recordings from them.
 
     \b
     lpm data browse runs/latest/dataset --serve              what was kept, what was dropped and why

@@ -130,7 +130,7 @@ def read_sources(raw: Path) -> list[Source]:
 
 
 def _leave_out(sources: list[Source], config: CurationConfig, stones: Tombstones) -> Outcomes:
-    """Sources that need no look: forgotten ones, copies of others, and pictures of both people where each has a camera."""
+    """Sources that need no look: forgotten ones, copies, and pictures of both people where each has a camera."""
     cameras = {(source.conversation_id, source.camera) for source in sources if source.conversation_id}
     out: Outcomes = {}
     first: dict[str, str] = {}
