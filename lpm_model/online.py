@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpm_model.anchor import from_anchor
 from lpm_model.autoencoder import DecoderState, load_autoencoder
 from lpm_model.character import (
     Character,
-    inference_type,
+    inference_device,
     join_characters,
     read_model_config,
     to_frames,
@@ -29,6 +29,7 @@ from lpm_model.config import (
     FRAMES_PER_LATENT,
     LATENT_FPS,
     SAMPLES_PER_LATENT,
+    Lora,
     ModelConfig,
     OnlineConfig,
     from_mapping,
@@ -36,12 +37,16 @@ from lpm_model.config import (
 from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
 from lpm_model.encoders import encoders_of
+from lpm_model.lora import load_adapter, twin
+from lpm_model.precision import native_type
 from lpm_model.rollout import BlockLoop, Noise, chunk_conditions
 from lpm_model.state import Made, OnlineState, load_state, save_state
 from lpm_model.steady import colour_state, guard_colour
 
 STAGES = ThreadPoolExecutor(2, thread_name_prefix="lpm-stage")
 """Runs refiner and decoder beside the backbone where a model is pipelined; its threads start on first use."""
+REFINER = "refiner"
+"""Stem of the refiner's weights, and the name of its adapter where it shares the backbone's."""
 REFINER_SEED = 1 << 32
 """Added to a row's seed for the refiner's noise."""
 
@@ -306,12 +311,13 @@ def _tidy(decoder: DecoderState) -> DecoderState:
     return DecoderState(features=tuple(f.contiguous() for f in decoder.features))
 
 
-def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
+def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | None = None) -> OnlineModel:
     """Load an Online LPM folder for inference.
 
     Args:
         folder: written by distill.
-        dtype: of the weights; None takes what this CPU is fast with.
+        dtype: of the weights; None takes what the device is fast with.
+        device: None takes a GPU where there is one.
 
     Raises:
         ValueError: not a folder of an Online LPM, or weights that do not fit.
@@ -328,15 +334,28 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
         autoencoder,
         config["size_px"],
         encoders_of(folder),
+        refiner="refiner_lora" not in config,
+        device="meta",
     )
     model.folder = folder
-    kind = dtype if dtype is not None else inference_type()
+    place = inference_device(device)
+    kind = dtype if dtype is not None else native_type(place)
     for stem, network in model.networks.items():
-        weights = folder / f"{stem}.safetensors"
-        if not weights.is_file():
-            raise ValueError(f"{weights} is missing: run `lpm distill` again")
-        load_weights(network, read_weights(weights), weights)
-        network.to(kind)
+        _load_part(network, folder / f"{stem}.safetensors", kind, place)
+    if "refiner_lora" in config:
+        lora = from_mapping(Lora, config["refiner_lora"], where="refiner_lora.")
+        model.refiner = twin(model.backbone, REFINER, lora)
+        weights = folder / f"{REFINER}.safetensors"
+        load_adapter(model.refiner, read_weights(weights), weights)
+    model.to(place)
     if kind != torch.float32:
         autoencoder.decode_in(kind)
     return model.eval().requires_grad_(False)
+
+
+def _load_part(network: nn.Module, weights: Path, dtype: torch.dtype, device: torch.device) -> None:
+    """Give a network that has no memory yet the weights of a file."""
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing: run `lpm distill` again")
+    load_weights(network, read_weights(weights), weights)
+    network.to(device, dtype)

@@ -68,7 +68,17 @@ class Noise:
 
 
 class BlockLoop(CharacterModel):
-    """Backbone and refiner over their histories."""
+    """Backbone and refiner over their histories.
+
+    Args:
+        config: shape of both.
+        online: how they stream.
+        autoencoder: of the latents.
+        size_px: side of the picture.
+        encoders: folder of the pretrained encoders, where the config names any.
+        refiner: its shape is the backbone's; False leaves it to the caller.
+        device: of both; on "meta" they take no memory until they are given weights.
+    """
 
     def __init__(
         self,
@@ -77,11 +87,15 @@ class BlockLoop(CharacterModel):
         autoencoder: VideoAutoencoder,
         size_px: int,
         encoders: Path | None = None,
+        *,
+        refiner: bool = True,
+        device: str = "cpu",
     ) -> None:
         super().__init__(config, autoencoder, size_px, encoders)
         self.online = online
-        self.backbone = DiffusionTransformer(config)
-        self.refiner = DiffusionTransformer(config) if online.refiner_sigma else None
+        with torch.device(device):
+            self.backbone = DiffusionTransformer(config)
+            self.refiner = DiffusionTransformer(config) if online.refiner_sigma and refiner else None
 
     @property
     def networks(self) -> dict[str, DiffusionTransformer]:

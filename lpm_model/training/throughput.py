@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lpm_model.config import ModelConfig
 from lpm_model.describe import Setting, flops_of
+from lpm_model.precision import native_type
 from lpm_model.training.config import Scale
 
 ONE = Scale()
@@ -20,8 +21,8 @@ EVERY = 10
 
 
 def peak_flops(device: torch.device, size: int = 2048) -> float:
-    """Rate of a large bfloat16 product on a device (FLOP/s), the best of ten."""
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    """Rate of a large product on a device in its own type (FLOP/s), the best of ten."""
+    a, b = (torch.randn(size, size, device=device, dtype=native_type(device)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         _wait(device)
