@@ -141,8 +141,8 @@ class MeasuredCaptioner:
 
 
 def measured_fields(seen: Seen) -> Fields:
-    """All fields of a span; what changes in time comes from the frames in which the person does not listen."""
-    free = seen.states != LISTEN
+    """All fields of a span; what changes in time comes from frames that may be described."""
+    free = described_frames(seen.states)
     fields = {
         "action": _field(_actions(seen.states), "audio+video", "states"),
         "shot": _field([_shot(seen.face_share)], "video", "faces"),
@@ -163,6 +163,11 @@ def measured_fields(seen: Seen) -> Fields:
     return fields
 
 
+def described_frames(states: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Frames of which a caption may say what changes: of a span with listening in it, only those of own speech."""
+    return states == SPEAK if np.any(states == LISTEN) else np.ones(len(states), bool)
+
+
 def sentence(fields: Fields) -> str:
     """The text a model is trained on, from the fields in a fixed order."""
     said = {name: list(item.value) for name, item in fields.items()}
@@ -177,7 +182,7 @@ def sentence(fields: Fields) -> str:
         words.append(f"{' '.join(voice)} voice")
     words += [f"{pace} pace" for pace in said.get("rate", ()) if pace != "measured"]
     words += [text for name in vocabulary.FREE for text in said.get(name, ())]
-    return f"A person is {', '.join(words)}."
+    return f"A person is {', '.join(dict.fromkeys(words))}."
 
 
 def cut_segments(seen: Seen) -> list[tuple[int, int]]:

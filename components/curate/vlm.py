@@ -21,7 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate import vocabulary
-from components.curate.captions import Caption, Captioner, Field, Fields, MeasuredCaptioner, Modality, Seen, sentence
+from components.curate.captions import (
+    Caption,
+    Captioner,
+    Field,
+    Fields,
+    MeasuredCaptioner,
+    Modality,
+    Seen,
+    described_frames,
+    sentence,
+)
 from components.curate.manifest import LISTEN
 from components.curate.options import CaptionConfig, VlmConfig
 from lpm_model.config import AUDIO_RATE
@@ -72,9 +82,9 @@ class VlmCaptioner:
         """Measured fields, replaced by what the model says; of a listener only what does not change."""
         if self._failures >= self._config.max_failures:
             return measured
-        listening = bool(np.all(seen.states == LISTEN))
+        free = described_frames(seen.states)
+        listening = not free.any()
         names = [name for name in SEEN if not listening or name in vocabulary.INVARIANT]
-        free = seen.states != LISTEN
         try:
             shown = pictures_of(seen.pictures if listening else seen.pictures[free], self._config.frames)
             said = self._ask(names, "video", shown)
