@@ -25,7 +25,7 @@ from components.fingerprint import code_commit, code_digest, config_digest, inpu
 from components.lineage import Link, extend, read_sources
 from components.steps import Step, report_mapping
 from lpm_model.config import to_mapping
-from lpm_model.digests import output_digest
+from lpm_model.digests import file_digest, output_digest
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,9 @@ def run_step(
         if isinstance(value, Path) and not value.is_dir():
             raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
     digests = {name: input_digest(value) for name, value in inputs.items()}
+    stones = Path(getattr(config, "tombstones", ""))
+    if stones.is_file():  # a kept result may hold what was forgotten since
+        digests["tombstones"] = file_digest(stones)
     settings = config_digest(settings_that_count(to_mapping(config)))
     code = code_digest(step.module)
     with _PeakMemory() as memory:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from components.steps import STEPS, Step
+from pipelines.data import data
 
 if TYPE_CHECKING:
     from pipelines.config import RootConfig
@@ -296,29 +297,7 @@ def import_wan(source: Path, out: Path, back: bool) -> None:
     OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
 
-@cli.group()
-def data() -> None:
-    """Datasets."""
-
-
-@data.command("preview")
-@OVERRIDES
-@click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
-@click.option("--out", type=FILE, default=Path("preview.html"), show_default=True, help="HTML file to write.")
-@click.option("--batches", default=3, show_default=True, help="Batches shown, evenly over the training's steps.")
-def data_preview(overrides: tuple[str, ...], dataset: Path, out: Path, batches: int) -> None:
-    """Show what a training will see: pictures, voices, captions, references, states, loss weights, on one page.
-
-    The settings are those of `lpm train`: lpm data preview --dataset runs/latest/dataset stage=listen
-    """
-    if not dataset.is_dir():
-        raise ValueError(f"{dataset} is no folder: give the one that `lpm curate` wrote, such as runs/latest/dataset")
-    from components.common import RichProgress
-    from components.train.preview import preview
-    from pipelines.config import load_config
-
-    shown = preview(dataset, out, load_config(overrides).train, batches, RichProgress())
-    OUT.print(f"wrote {escape(str(out))}: {shown} windows", soft_wrap=True)
+cli.add_command(data)
 
 
 @cli.group()

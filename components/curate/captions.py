@@ -1,88 +1,280 @@
-"""Captions from measured tracks; every field says from which modality and which measure it comes."""
+"""Performance captions: what is said about a clip and its sentences, and the default captioner from measured tracks.
+
+Every field says which model wrote it and from which modality. A field that changes in time never describes a span in
+which the person listens: while listening, the sound alone drives reactions.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate import vocabulary
+from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
+from components.curate.motion import motion_terms
+from components.curate.prosody import Prosody, prosody
+from lpm_model.config import SAMPLES_PER_FRAME
 
-_SMILE = 0.035
-_NOD_RAD = 0.06
-_LIVELY_DEG = 3.0
-_CALM_DEG = 0.8
+Modality = Literal["video", "audio", "audio+video", "text"]
+_MERGED_IDLE = 12
+"""Idle runs up to half a second belong to the segment before."""
+_PAUSE = 8
+"""Frames without speech (a third of a second) that end a sentence."""
+_SHORTEST = 12
+"""Frames of the shortest segment."""
+_LIFT = 0.035
+_LAUGH_GAP = 0.10
+_WIDE = 1.25
+_STATES = {SPEAK: "speaking", LISTEN: "listening", IDLE: "idle"}
 
-Field = dict[str, str]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Field:
+    """One thing said about a span."""
+
+    value: tuple[str, ...]
+    """Words of the vocabulary, in order; or one free text."""
+    modality: Modality
+    """What the model looked at."""
+    model: str
+    """Who wrote it."""
+    version: str
+    """Its version."""
 
 
-def caption_fields(
-    states: NDArray[np.uint8],
-    smile: NDArray[np.float32],
-    resting_smile: float,
-    pitch: NDArray[np.float32],
-    head_motion_deg: float,
-    loudness_db: NDArray[np.float32],
-) -> dict[str, Field]:
-    """What can be said about a clip, each field with value, modality and scorer.
+Fields = dict[str, Field]
 
-    Args:
-        states: state track uint8 [T].
-        smile: smile measure [T] in eye distances.
-        resting_smile: the person's usual value.
-        pitch: head pitch [T] in radians.
-        head_motion_deg: spread of the head angles.
-        loudness_db: loudness of the clip's sound [T].
-    """
-    spoken = loudness_db[states == SPEAK]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A sentence, a listening or an idle span."""
+
+    start: int
+    """First frame in the clip."""
+    stop: int
+    """Frame after the last."""
+    text: str
+    """The caption of this span."""
+    fields: Fields
+    """What it is made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caption:
+    """A clip's caption."""
+
+    text: str
+    """The caption of the whole clip."""
+    fields: Fields
+    """What it is made of."""
+    segments: tuple[Segment, ...]
+    """The clip's spans in order, side by side."""
+
+    def as_json(self) -> str:
+        """The manifest's caption_fields."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What a captioner gets to see of a clip of T frames."""
+
+    states: NDArray[np.uint8]
+    """State track [T]."""
+    speech: NDArray[np.float32]
+    """Probability of anybody's speech [T]."""
+    loudness_db: NDArray[np.float32]
+    """Loudness [T]."""
+    sound: NDArray[np.int16]
+    """The recording's sound, [T * 1000] at 24 kHz."""
+    features: NDArray[np.float32]
+    """Face features [T, F] by faces.FEATURES."""
+    resting: NDArray[np.float32]
+    """The person's usual features [F] over the whole source."""
+    face_share: float
+    """Face height over the height of the clip's pictures."""
+    pictures: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    """RGB frames [T, H, W, 3]; may be absent."""
+
+    def part(self, start: int, stop: int) -> "Seen":
+        """The same of some frames."""
+        tracks = ("states", "speech", "loudness_db", "features", "pictures")
+        cut = {name: getattr(self, name)[start:stop] for name in tracks}
+        sound = self.sound[start * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
+        return dataclasses.replace(self, sound=sound, **cut)
+
+
+class Captioner(Protocol):
+    """Says what is seen and heard in a clip."""
+
+    name: str
+    version: str
+
+    def caption(self, seen: Seen) -> Caption:
+        """The caption of a clip and of its segments."""
+        ...
+
+
+class MeasuredCaptioner:
+    """The default: says what landmarks, head pose and prosody measure; the same clip always gives the same words."""
+
+    name = "measured"
+    version = "1"
+
+    def caption(self, seen: Seen) -> Caption:
+        """The caption of a clip and of its segments."""
+        fields = measured_fields(seen)
+        spans = [(start, stop, measured_fields(seen.part(start, stop))) for start, stop in cut_segments(seen)]
+        return Caption(
+            text=sentence(fields),
+            fields=fields,
+            segments=tuple(
+                Segment(start=start, stop=stop, text=sentence(said), fields=said) for start, stop, said in spans
+            ),
+        )
+
+
+def measured_fields(seen: Seen) -> Fields:
+    """All fields of a span; what changes in time comes from frames that may be described."""
+    free = described_frames(seen.states)
     fields = {
-        "action": {"value": _action(states), "modality": "audio+video", "scorer": "states"},
-        "expression": {"value": _expression(smile, resting_smile), "modality": "video", "scorer": "landmarks.smile"},
-        "head": {"value": _head(pitch, head_motion_deg), "modality": "video", "scorer": "landmarks.pose"},
+        "action": _field(_actions(seen.states), "audio+video", "states"),
+        "shot": _field([_shot(seen.face_share)], "video", "faces"),
     }
-    if len(spoken):
-        fields["voice"] = {"value": _voice(spoken), "modality": "audio", "scorer": "loudness"}
+    if not free.any():
+        return fields
+    face = [_expression(seen.features[free], seen.resting)]
+    fields["expression"] = _field(face, "video", "landmarks")
+    moves = motion_terms(seen.features, seen.resting, free)
+    if moves:
+        fields["motion"] = _field(moves, "video", "landmarks")
+    spoken = seen.states == SPEAK
+    heard = prosody(seen.sound, seen.loudness_db, spoken) if spoken.any() else None
+    if heard is not None:
+        fields |= {name: _field([word], "audio", "prosody") for name, word in _voice(heard).items()}
+    emotion = _emotion(face[0], {name: said.value[0] for name, said in fields.items()})
+    fields["emotion"] = _field([emotion], "audio+video" if heard else "video", "landmarks+prosody")
     return fields
 
 
-def caption(fields: dict[str, Field]) -> str:
-    """The sentence a model is trained on.
-
-    A listener's caption says only what holds over the whole clip: while listening the sound alone drives reactions.
-    """
-    words = [fields["action"]["value"], fields["expression"]["value"]]
-    if fields["action"]["value"] != "listening":
-        words.append(fields["head"]["value"])
-        if "voice" in fields:
-            words.append(fields["voice"]["value"])
-    return f"A person is {', '.join(words)}."
+def described_frames(states: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Frames of which a caption may say what changes: of a span with listening in it, only those of own speech."""
+    return states == SPEAK if np.any(states == LISTEN) else np.ones(len(states), bool)
 
 
-def _action(states: NDArray[np.uint8]) -> str:
-    names = {IDLE: "idle", SPEAK: "speaking", LISTEN: "listening"}
+def sentence(fields: Fields) -> str:
+    """The text a model is trained on, from the fields in a fixed order."""
+    said = {name: list(item.value) for name, item in fields.items()}
+    words = [" and ".join(said["action"])]
+    words += [shown for shown in said.get("shot", ())]
+    words += [emotion for emotion in said.get("emotion", ()) if emotion != "neutral"]
+    words += ["neutral face" if face == "neutral" else face for face in said.get("expression", ())]
+    words += said.get("motion", [])
+    voice = [said[name][0] for name in ("loudness", "pitch", "melody") if name in said]
+    voice = [word for word in voice if word not in ("middle", "even")]
+    if voice:
+        words.append(f"{' '.join(voice)} voice")
+    words += [f"{pace} pace" for pace in said.get("rate", ()) if pace != "measured"]
+    words += [text for name in vocabulary.FREE for text in said.get(name, ())]
+    return f"A person is {', '.join(dict.fromkeys(words))}."
+
+
+def cut_segments(seen: Seen) -> list[tuple[int, int]]:
+    """Spans of one state each, side by side; a speaking span ends where a sentence does, at a pause."""
+    spans: list[list[int]] = []
+    at = 0
+    for state, frames in encode_states(seen.states):
+        if spans and (state in (spans[-1][2], DISCARD) or (state == IDLE and frames <= _MERGED_IDLE)):
+            spans[-1][1] += frames
+        else:
+            spans.append([at, at + frames, state])
+        at += frames
+    found: list[tuple[int, int]] = []
+    for start, stop, state in spans:
+        cuts = _pauses(seen.speech[start:stop]) if state == SPEAK else []
+        edges = [start, *(start + cut for cut in cuts), stop]
+        found += [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return found
+
+
+def _pauses(speech: NDArray[np.float32]) -> list[int]:
+    """Middles of the pauses in a speaking span that leave a segment on either side."""
+    quiet = np.concatenate([[0], (speech < 0.5).astype(np.int8), [0]])
+    edges = np.flatnonzero(np.diff(quiet))
+    cuts: list[int] = []
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        middle = int(start + stop) // 2
+        last = cuts[-1] if cuts else 0
+        if stop - start >= _PAUSE and middle - last >= _SHORTEST and len(speech) - middle >= _SHORTEST:
+            cuts.append(middle)
+    return cuts
+
+
+def _field(value: Sequence[str], modality: Modality, measure: str) -> Field:
+    return Field(value=tuple(value), modality=modality, model=measure, version=MeasuredCaptioner.version)
+
+
+def _actions(states: NDArray[np.uint8]) -> list[str]:
     runs = [state for state, frames in encode_states(states) if state != DISCARD and (state != IDLE or frames > 18)]
     order = list(dict.fromkeys(runs)) or [IDLE]
-    spoken = [state for state in order if state != IDLE] or [IDLE]
-    return " and ".join(names[state] for state in spoken)
+    return [_STATES[state] for state in order if state != IDLE] or [_STATES[IDLE]]
 
 
-def _expression(smile: NDArray[np.float32], resting: float) -> str:
-    return "smiling" if float(np.nanpercentile(smile, 80)) - resting > _SMILE else "neutral face"
+def _shot(face_share: float) -> str:
+    """By the share of the picture's height that the face fills."""
+    edges = (0.70, 0.42, 0.28, 0.15)
+    return vocabulary.SHOTS[sum(face_share < edge for edge in edges)]
 
 
-def _head(pitch: NDArray[np.float32], head_motion_deg: float) -> str:
-    if _nods(pitch) >= 2:
-        return "nodding"
-    if head_motion_deg > _LIVELY_DEG:
-        return "lively head"
-    return "still head" if head_motion_deg < _CALM_DEG else "slightly moving head"
+def _expression(features: NDArray[np.float32], resting: NDArray[np.float32]) -> str:
+    """The base expression that the landmarks can tell, from how far the face goes from its usual form."""
+    smile, gap, eyes = (features[:, FEATURES.index(name)] for name in ("smile", "gap", "eyes"))
+    usual_smile, usual_eyes = (float(resting[FEATURES.index(name)]) for name in ("smile", "eyes"))
+    if np.all(np.isnan(smile)):
+        return "neutral"
+    lift = smile - usual_smile
+    if float(np.nanpercentile(lift, 80)) > _LIFT:
+        high = lift > _LIFT
+        return "laughing" if float(np.nanmedian(gap[high])) > _LAUGH_GAP else "smiling"
+    if float(np.nanpercentile(eyes, 80)) > _WIDE * usual_eyes:
+        return "surprise"
+    return "frowning" if float(np.nanpercentile(lift, 20)) < -_LIFT else "neutral"
 
 
-def _nods(pitch: NDArray[np.float32]) -> int:
-    """Downward swings of the head that come back within a second."""
-    known = np.nan_to_num(pitch, nan=float(np.nanmedian(pitch)))
-    trend = np.convolve(np.pad(known, 12, mode="edge"), np.ones(25) / 25, mode="valid")
-    down = (known - trend) > _NOD_RAD / 2
-    return int(np.sum(np.diff(down.astype(np.int8)) == 1))
+def _voice(heard: Prosody) -> dict[str, str]:
+    """Words for a voice; a measure that could not be taken is left out."""
+    said = {"loudness": _level("loudness", heard.loudness_db, (-32.0, -16.0))}
+    if not math.isnan(heard.pitch_hz):
+        said["pitch"] = _level("pitch", heard.pitch_hz, (120.0, 200.0))
+    if not math.isnan(heard.pitch_spread):
+        said["melody"] = _level("melody", heard.pitch_spread, (3.0, 9.0))
+    said["rate"] = _level("rate", heard.syllables_per_s, (2.5, 5.0))
+    return said
 
 
-def _voice(spoken_db: NDArray[np.float32]) -> str:
-    level = float(np.percentile(spoken_db, 75))
-    return "loud voice" if level > -16 else "soft voice" if level < -32 else "calm voice"
+def _level(name: str, value: float, edges: tuple[float, float]) -> str:
+    return vocabulary.LEVELS[name][sum(value > edge for edge in edges)]
+
+
+def _emotion(face: str, said: dict[str, str]) -> str:
+    """The emotion that face and voice together suggest; neutral where they suggest none."""
+    lively = said.get("loudness") == "loud" or said.get("melody") == "lively"
+    if face == "laughing":
+        return "amusement"
+    if face == "smiling":
+        return "joy" if lively else "happiness"
+    if face == "surprise":
+        return "surprise"
+    if face == "frowning":
+        return "annoyance" if lively else "sadness"
+    if said.get("loudness") == "loud" and said.get("rate") == "fast":
+        return "excitement"
+    if said.get("loudness") == "soft" and said.get("rate") == "slow":
+        return "calm"
+    return "neutral"

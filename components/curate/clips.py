@@ -9,19 +9,21 @@ from numpy.typing import NDArray
 
 from components.curate import quality
 from components.curate.analyse import Analysis
+from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
 from components.curate.decode import video_frames
 from components.curate.encode import LatentEncoder
+from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, crop_for, plan_clips, rows_of
-from components.curate.references import Choice
-from components.curate.rows import clip_facts, clip_scores, clip_sounds, shard_json
+from components.curate.references import NEAR_COPY, Candidate, Picked, picker
+from components.curate.rows import clip_facts, clip_scores, clip_sounds, clip_tracks, seen_of, shard_json
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
 
-Pictures = dict[tuple[int, int], tuple[NDArray[np.uint8], float]]
-"""(picture, sharpness) by (track, frame)."""
+Pictures = dict[tuple[int, int], Candidate]
+"""Candidates of references by (track, frame)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,8 @@ class Inputs:
     """Settings."""
     encoder: LatentEncoder
     """Pixels to latents."""
+    captioner: Captioner
+    """Says what kept clips show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +70,10 @@ def make_clips(inputs: Inputs) -> SourceClips:
     plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config)
     pictures = _second_pass(plans, inputs)
     plans = [plan for plan in plans if plan.row]
+    members = _all_members(plans, pictures, inputs)
     return SourceClips(
         rows=[plan.row for plan in plans],
-        members={plan.clip_id: _members(plan, pictures, inputs) for plan in plans if plan.latents is not None},
+        members=members,
         previews={plan.clip_id: plan.preview for plan in plans if plan.preview is not None},
         track_reasons=track_reasons,
         frame_reasons=frame_reasons,
@@ -100,7 +105,9 @@ def _second_pass(plans: list[Plan], inputs: Inputs) -> Pictures:
         for index in sorted(wanted.get(number, ())):
             crop = crop_for(own, index, number, number + 1, config)
             box = rows_of(own.tracks[index], number, number + 1)[0]
-            pictures[index, number] = (crop.cut(picture, config.size_px), quality.sharpness(picture, box))
+            pictures[index, number] = Candidate(
+                picture=crop.cut(picture, config.size_px), sharpness=quality.sharpness(picture, box)
+            )
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)
             _finish(plan, inputs)
@@ -116,27 +123,64 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
     reason = quality.decide(scores, config.active_thresholds)
     if reason is None and config.require_reference and not plan.choices:
         reason = "no_reference"
+    captioner = inputs.captioner if reason is None else MeasuredCaptioner()
+    said = captioner.caption(seen_of(plan, clip, own, labelled))
     facts = clip_facts(plan, own, labelled, inputs.partner, config)
-    plan.row = {**facts, **scores, "kept": reason is None, "reason": reason or ""}
+    plan.row = {
+        **facts,
+        **clip_tracks(plan, own),
+        **scores,
+        "caption": said.text,
+        "caption_fields": said.as_json(),
+        "kept": reason is None,
+        "reason": reason or "",
+    }
     plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
     if reason is None:
         plan.latents = inputs.encoder.encode(clip)
+        plan.thumbnails = np.stack([thumbnail(picture) for picture in clip])
+        plan.middle = clip[len(clip) // 2]
 
 
-def _members(plan: Plan, pictures: Pictures, inputs: Inputs) -> dict[str, Any]:
+def _all_members(plans: list[Plan], pictures: Pictures, inputs: Inputs) -> dict[str, dict[str, Any]]:
+    """Shard members of the kept clips; a clip whose global reference turns out a copy is dropped after all."""
+    taker = picker(inputs.config)
+    members = {}
+    for plan in plans:
+        if plan.latents is None or plan.thumbnails is None or plan.middle is None:
+            continue
+        face = taker.face(plan.track, plan.middle) if plan.choices else None
+        picked = taker.pick(plan.track, plan.choices, pictures, face, plan.thumbnails)
+        if inputs.config.require_reference and not picked:
+            plan.row |= {"kept": False, "reason": NEAR_COPY}
+            plan.latents = None
+            continue
+        members[plan.clip_id] = _members(plan, plan.latents, picked, pictures, inputs)
+    return members
+
+
+def _members(
+    plan: Plan, latents: NDArray[np.float16], picked: list[Picked], pictures: Pictures, inputs: Inputs
+) -> dict[str, Any]:
     """Shard members of a kept clip; fills the row's references."""
     config = inputs.config
-    chosen = [_sharpest(pictures, plan, choice) for choice in plan.choices]
     plan.row["references"] = [
-        {"kind": choice.kind, "frame": frame, "seconds_away": round(_distance(plan, frame) / VIDEO_FPS, 6)}
-        for choice, frame in zip(plan.choices, chosen, strict=True)
+        {
+            "kind": one.choice.kind,
+            "shows": one.choice.shows,
+            "frame": one.frame,
+            "seconds_away": round(_distance(plan, one.frame) / VIDEO_FPS, 6),
+            "copy_distance": round(one.distance, 6),
+            "similarity": None if one.similarity is None else round(one.similarity, 4),
+        }
+        for one in picked
     ]
     speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
-    assert plan.latents is not None
-    channels, _, height, width = plan.latents.shape
-    references = [inputs.encoder.encode(pictures[plan.track, frame][0][None])[:, 0] for frame in chosen]
+    channels, _, height, width = latents.shape
+    chosen = [pictures[plan.track, one.frame].picture for one in picked]
+    references = [inputs.encoder.encode(picture[None])[:, 0] for picture in chosen]
     return {
-        "latents": plan.latents,
+        "latents": latents,
         "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),
         "speak": speak,
         "listen": listen,
@@ -147,8 +191,3 @@ def _members(plan: Plan, pictures: Pictures, inputs: Inputs) -> dict[str, Any]:
 def _distance(plan: Plan, frame: int) -> int:
     """Frames between a clip and a frame outside it."""
     return plan.start - frame if frame < plan.start else frame - plan.stop + 1
-
-
-def _sharpest(pictures: Pictures, plan: Plan, choice: Choice) -> int:
-    """The sharpest candidate frame of a reference."""
-    return max(choice.frames, key=lambda frame: (pictures[plan.track, frame][1], -frame))

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.curate.options import CaptionConfig, ReferenceConfig
 from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
 
 Profile = Literal["tiny", "pretrain", "sft"]
@@ -151,6 +152,12 @@ class CurationConfig:
     """Drop clips whose person has no good picture outside the clip's span."""
     max_references: int = 3
     """At most so many references a clip: one global, then expressions and views where the source shows any."""
+    references: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """Which references are taken."""
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    """Who writes the captions."""
+    tombstones: str = ".work/tombstones.json"
+    """What must not come back (`lpm data forget`); a missing file forbids nothing, as does an empty name."""
     use_two_shots: bool = False
     """Use pictures of both people although each has a camera of their own."""
     listen_from: Literal["partner", "own"] = "partner"

@@ -1,13 +1,20 @@
-"""The data gate: a Great Expectations checkpoint over the manifest, with its Data Docs as static HTML."""
+"""The data gate: Great Expectations over manifest, shards and files, with their Data Docs as static HTML."""
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.curate.config import CurationConfig
+import numpy as np
+
+from components.common import read_json
 from components.curate.manifest import SCORES, schema
+from components.curate.shards import MEMBERS, load_array, read_shard
+from lpm_model.config import FRAMES_PER_LATENT, REFERENCE_KINDS
+from lpm_model.digests import file_digest
 
 _SHARES = (
     "speak_ratio",
@@ -21,51 +28,149 @@ _SHARES = (
 )
 
 
-def validate(rows: list[dict[str, Any]], config: CurationConfig, docs: Path) -> None:
-    """Check the manifest and write the Data Docs.
+def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple[int, int]) -> None:
+    """Check manifest, shards and files of a dataset, and write the Data Docs to its `validation/`.
 
     Args:
         rows: manifest rows.
-        config: gives the bounds.
-        docs: folder for the static pages (index.html).
+        folder: the dataset, complete with dataset.json.
+        clip_frames: fewest and most frames of a clip.
 
     Raises:
         ValueError: expectations that do not hold, by name and column.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
-    import pandas as pd
 
-    frame = pd.DataFrame(rows, columns=schema().names)
-    frame["frames_mod_4"] = frame["frames"] % 4
-    frame["caption_length"] = frame["caption"].str.len()
-    frame["audio_surplus"] = frame["audio_samples"] - (frame["frames"] - 1) * 1000
+    docs = folder / "validation"
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())}
     context.add_data_docs_site(
         "curation", {"class_name": "SiteBuilder", "store_backend": backend, "site_index_builder": _INDEX}
     )
-    asset = context.data_sources.add_pandas("manifest").add_dataframe_asset("clips")
-    batch = asset.add_batch_definition_whole_dataframe("all")
-    suite = context.suites.add(gx.ExpectationSuite(name="manifest", expectations=_expectations(config)))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name="manifest", data=batch, suite=suite))
-    docs_action = gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["curation"])
-    checkpoint = context.checkpoints.add(
-        gx.Checkpoint(name="manifest", validation_definitions=[definition], actions=[docs_action])
-    )
     if docs.exists():
         shutil.rmtree(docs)
-    result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=_run())
+    failed = []
+    members = list(member_facts(folder, rows))
+    for name, frame, expectations in (
+        ("manifest", _manifest_frame(rows), _expectations(clip_frames)),
+        ("shards", _frame(members, _MEMBER_COLUMNS), _all_true(_MEMBER_COLUMNS, "clip_id")),
+        ("files", _frame(list(file_facts(folder)), _FILE_COLUMNS), _all_true(_FILE_COLUMNS, "file")),
+    ):
+        failed += [f"{name}: {what}" for what in _check(context, name, frame, expectations)]
     _settle(docs)
-    if not result.success:
-        failed = [
-            f"{item.expectation_config.type}({item.expectation_config.kwargs.get('column', '')})"
-            for run in result.run_results.values()
-            for item in run.results
-            if not item.success
-        ]
-        raise ValueError(f"the manifest does not hold what it promises: {', '.join(failed)}")
+    if failed:
+        raise ValueError(f"the dataset does not hold what it promises: {', '.join(failed)}")
+
+
+def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list[str]:
+    """Run one suite over one table; what does not hold."""
+    import great_expectations as gx
+
+    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+    batch = asset.add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    docs_action = gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=["curation"])
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(name=name, validation_definitions=[definition], actions=[docs_action])
+    )
+    result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=_run())
+    return [
+        f"{item.expectation_config.type}({item.expectation_config.kwargs.get('column', '')})"
+        for run in result.run_results.values()
+        for item in run.results
+        if not item.success
+    ]
+
+
+_MEMBER_COLUMNS = ("clip_id", "in_manifest", "in_its_shard", "complete", "latents", "references", "sounds", "facts")
+_FILE_COLUMNS = ("file", "recorded", "unchanged")
+
+
+def member_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One row a clip of the shards: whether each of its members is what the manifest says, and every latent finite."""
+    kept = {row["clip_id"]: row for row in rows if row["kept"]}
+    seen: set[str] = set()
+    for path in sorted((folder / "shards").glob("*.tar")):
+        for clip_id, parts in read_shard(path):
+            seen.add(clip_id)
+            row = kept.get(clip_id)
+            complete = set(parts) == {"json", *(f"{name}.npy" for name in MEMBERS)}
+            found = {
+                "clip_id": clip_id,
+                "in_manifest": row is not None,
+                "in_its_shard": row is not None and row["shard"] == path.name,
+                "complete": complete,
+            }
+            yield {
+                **dict.fromkeys(_MEMBER_COLUMNS, False),
+                **found,
+                **(_parts_hold(row, parts) if row and complete else {}),
+            }
+    for clip_id in sorted(set(kept) - seen):
+        yield {**dict.fromkeys(_MEMBER_COLUMNS, False), "clip_id": clip_id, "in_manifest": True}
+
+
+def _parts_hold(row: Mapping[str, Any], parts: Mapping[str, bytes]) -> dict[str, bool]:
+    latents, references, speak, listen = (load_array(parts[f"{name}.npy"]) for name in MEMBERS)
+    facts = json.loads(parts["json"])
+    kinds = [reference["kind"] for reference in row["references"]]
+    steps = 1 + (row["frames"] - 1) // FRAMES_PER_LATENT
+    sounds = {sound.shape == (row["audio_samples"],) and sound.dtype == np.int16 for sound in (speak, listen)}
+    return {
+        "latents": latents.dtype == np.float16
+        and latents.ndim == 4
+        and latents.shape[1] == steps
+        and bool(np.isfinite(latents).all()),
+        "references": references.shape == (len(kinds), latents.shape[0], *latents.shape[2:])
+        and bool(np.isfinite(references).all()),
+        "sounds": sounds == {True},
+        "facts": facts["reference_kinds"] == kinds
+        and set(kinds) <= set(REFERENCE_KINDS)
+        and all(facts[name] == row[name] for name in ("frames", "caption", "states", "person_id", "source_id")),
+    }
+
+
+def file_facts(folder: Path) -> Iterator[dict[str, Any]]:
+    """One row a file that the dataset's version covers: whether it is listed, and still what it was."""
+    recorded = read_json(folder / "dataset.json").get("files", {})
+    present = [folder / "manifest.parquet", *(folder / "shards").glob("*.tar")]
+    names = {path.relative_to(folder).as_posix(): path for path in present if path.is_file()}
+    for name in sorted({*names, *recorded}):
+        known = recorded.get(name)
+        yield {
+            "file": name,
+            "recorded": known is not None,
+            "unchanged": name in names and file_digest(names[name]) == known,
+        }
+
+
+def _frame(values: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(values, columns=list(columns))
+
+
+def _manifest_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Manifest rows with the derived columns that expectations are about."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows, columns=schema().names)
+    frame["frames_mod_4"] = frame["frames"] % 4
+    frame["caption_length"] = frame["caption"].str.len()
+    frame["audio_surplus"] = frame["audio_samples"] - (frame["frames"] - 1) * 1000
+    return frame
+
+
+def _all_true(columns: tuple[str, ...], key: str) -> list[Any]:
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectColumnValuesToBeUnique(column=key),
+        *(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=[True]) for name in columns if name != key),
+    ]
 
 
 def _run() -> Any:
@@ -95,11 +200,11 @@ _PIXEL = re.compile(r"https://great-expectations-web-assets[^\"' ]*")
 _INDEX = {"class_name": "DefaultSiteIndexBuilder"}
 
 
-def _expectations(config: CurationConfig) -> list[Any]:
+def _expectations(clip_frames: tuple[int, int]) -> list[Any]:
     """What every manifest must hold."""
     import great_expectations.expectations as gxe
 
-    low, high = config.clip_frames
+    low, high = clip_frames
     found: list[Any] = [
         gxe.ExpectTableRowCountToBeBetween(min_value=1),
         gxe.ExpectColumnValuesToBeUnique(column="clip_id"),

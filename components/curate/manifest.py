@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "sources": ("source_id", "source_sha256", "file", "origin", "licence", "consent_ref", "conversation_id", "camera"),
     "cut": ("clip_id", "person_id", "track", "shot", "start_frame", "frames", "seconds"),
     "states": ("states", "speak_ratio", "listen_ratio", "idle_ratio", "partner_source_id", "camera_offset_samples"),
+    "tracks": ("speech_track", "mouth_track", "loudness_track"),
     "crops": ("crop_box", "face_box", "resampled"),
     "quality": (*SCORES, "kept", "reason"),
     "audio": ("audio_start_sample", "audio_samples", "speak_from", "listen_from"),
@@ -70,8 +71,18 @@ def schema() -> Any:
         "audio_start_sample": pa.int64(),
         "audio_samples": pa.int64(),
         "references": pa.list_(
-            pa.struct([("kind", pa.string()), ("frame", pa.int64()), ("seconds_away", pa.float64())])
+            pa.struct(
+                [
+                    ("kind", pa.string()),
+                    ("shows", pa.string()),
+                    ("frame", pa.int64()),
+                    ("seconds_away", pa.float64()),
+                    ("copy_distance", pa.float64()),
+                    ("similarity", pa.float64()),
+                ]
+            )
         ),
+        **dict.fromkeys(COLUMNS["tracks"], pa.list_(pa.uint8())),
         **dict.fromkeys(SCORES, pa.float64()),
     }
     names = [name for columns in COLUMNS.values() for name in columns]

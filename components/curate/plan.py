@@ -39,6 +39,10 @@ class Plan:
     """Sharpness of the face on some frames."""
     row: dict[str, Any] = field(default_factory=dict)
     """Manifest row, once the clip is complete."""
+    thumbnails: NDArray[np.float32] | None = None
+    """Thumbnails of a kept clip's frames [T, 32, 32, 3]: what its references are compared with."""
+    middle: NDArray[np.uint8] | None = None
+    """The middle frame of a kept clip."""
     latents: NDArray[np.float16] | None = None
     """Latents of a kept clip."""
     preview: NDArray[np.uint8] | None = None

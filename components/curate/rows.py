@@ -1,15 +1,16 @@
 """What is written about a clip: its scores, its manifest row and its members in the shard."""
 
-import json
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import captions, quality
+from components.curate import quality
 from components.curate.analyse import Analysis
+from components.curate.captions import Seen
 from components.curate.config import CurationConfig
 from components.curate.crops import others_in
+from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, rows_of
@@ -51,15 +52,11 @@ def clip_scores(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: La
 def clip_facts(
     plan: Plan, own: Analysis, labelled: Labelled, partner: Analysis | None, config: CurationConfig
 ) -> dict[str, Any]:
-    """All manifest columns that are not scores."""
+    """All manifest columns that are not scores, tracks or captions."""
     source, track = own.source, own.tracks[plan.track]
     part = slice(plan.start - track.start, plan.stop - track.start)
     states = labelled.labels[plan.track].states[part]
     rows = rows_of(track, plan.start, plan.stop)
-    motion = quality.angles_deg(rows[:, 6], rows[:, 7])[1]
-    smile, pitch = rows[:, 9], rows[:, 7]
-    resting = float(np.nanmedian(track.column("smile")))
-    fields = captions.caption_fields(states, smile, resting, pitch, motion, own.loudness[plan.start : plan.stop])
     person = source.person_hint if source.person_hint and len(own.tracks) == 1 else f"{source.source_id}.p{plan.track}"
     return {
         **{name: getattr(source, name) for name in ("source_id", "file", "origin", "licence", "consent_ref")},
@@ -86,11 +83,37 @@ def clip_facts(
         "audio_samples": (plan.frames - 1) * SAMPLES_PER_FRAME,
         "speak_from": source.source_id,
         "listen_from": partner.source.source_id if partner and config.listen_from == "partner" else source.source_id,
-        "caption": captions.caption(fields),
-        "caption_fields": json.dumps(fields, sort_keys=True),
         "references": [],
         "shard": "",
     }
+
+
+def seen_of(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labelled) -> Seen:
+    """What a captioner gets to see of a clip."""
+    track, span = own.tracks[plan.track], slice(plan.start, plan.stop)
+    rows = rows_of(track, plan.start, plan.stop)
+    return Seen(
+        states=labelled.labels[plan.track].states[plan.start - track.start : plan.stop - track.start],
+        speech=own.speech[span],
+        loudness_db=own.loudness[span],
+        sound=own.track[plan.start * SAMPLES_PER_FRAME : plan.stop * SAMPLES_PER_FRAME],
+        features=rows,
+        resting=np.nanmedian(track.values, axis=0),
+        face_share=float(np.nanmedian(rows[:, 3] - rows[:, 1])) / plan.crop.side,
+        pictures=clip,
+    )
+
+
+def clip_tracks(plan: Plan, own: Analysis) -> dict[str, list[int]]:
+    """Tracks for people to look at, one byte a frame: speech 0..1, mouth gap 0..0.5 eye distances, -60..0 dB."""
+    gap = rows_of(own.tracks[plan.track], plan.start, plan.stop)[:, FEATURES.index("gap")]
+    span = slice(plan.start, plan.stop)
+    shares = {
+        "speech_track": own.speech[span],
+        "mouth_track": np.nan_to_num(gap) / 0.5,
+        "loudness_track": own.loudness[span] / 60 + 1,
+    }
+    return {name: np.round(255 * np.clip(share, 0, 1)).astype(int).tolist() for name, share in shares.items()}
 
 
 def clip_sounds(

@@ -2,11 +2,13 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 MEMBERS = ("latents", "references", "speak", "listen")
 """Array members of a clip; each becomes `<clip>.<member>.npy`."""
@@ -44,6 +46,42 @@ def write_shards(folder: Path, clips: Iterable[tuple[str, Mapping[str, Any]]], c
         if writer is not None:
             _close(writer)
     return written
+
+
+def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(clip id, bytes by member such as "latents.npy") of every clip, in order."""
+    clip, members = "", dict[str, bytes]()
+    with tarfile.open(path, "r:") as tar:
+        for member in filter(tarfile.TarInfo.isfile, tar):
+            name, _, part = member.name.partition(".")
+            if name != clip and members:
+                yield clip, members
+                members = {}
+            handle = tar.extractfile(member)
+            clip, members[part] = name, handle.read() if handle is not None else b""
+    if members:
+        yield clip, members
+
+
+def load_array(data: bytes) -> NDArray[Any]:
+    """An array member of a clip."""
+    loaded: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    return loaded
+
+
+def copy_shard(given: Path, path: Path, leave_out: set[str]) -> None:
+    """Copy a shard without some clips; no file where nothing is left."""
+    from webdataset.writer import TarWriter
+
+    left = ((clip, members) for clip, members in read_shard(given) if clip not in leave_out)
+    first = next(left, None)
+    if first is None:
+        return
+    with path.open("wb") as handle:
+        writer = TarWriter(handle, mtime=0, encoder=False)
+        for clip, members in (first, *left):
+            writer.write({"__key__": clip, **members})
+        writer.close()
 
 
 def _close(writer: tuple[Any, Any]) -> None:

@@ -19,9 +19,11 @@ from components.curate.encode import load_encoder
 from components.curate.executor import Executor
 from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
-from components.curate.manifest import STATE_NAMES, Source, read_rows, write_rows
-from components.curate.report import write_page
+from components.curate.manifest import Source, read_rows, write_rows
+from components.curate.outputs import contents, page, totals
+from components.curate.references import REFERENCE_REASONS
 from components.curate.shards import MEMBERS, write_shards
+from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.config import VIDEO_FPS, from_mapping
 from lpm_model.digests import dataset_digest
 
@@ -78,7 +80,8 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
     digest = load_encoder(config.autoencoder).digest
     with staged(dataset, resume=True) as folder:
         base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
-        left_out = _leave_out(sources, config)
+        stones = Tombstones(Path(config.tombstones), dataset / TOMBSTONES, folder / TOMBSTONES)
+        left_out = _leave_out(sources, config, stones)
         chosen = [source for source in sources if source.source_id not in left_out]
         with Executor(config.executor, config.workers) as executor:
             looked = _run(executor, work.look, _look_jobs(base, chosen), progress, "looking at sources")
@@ -89,15 +92,20 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
         )
         rejected = left_out | {k: v for k, v in (looked | outcomes).items() if not v["ok"]}
         good = [source for source in chosen if source.source_id not in rejected]
-        rows = _assemble(folder, good, config, progress)
+        rows = _assemble(folder, good, config, stones, progress)
         stages = _funnel(sources, rejected, [outcomes[source.source_id] for source in good], rows)
         person_s = sum(outcomes[source.source_id]["person_frames"] for source in good) / VIDEO_FPS
         kept_s = sum(row["seconds"] for row in rows if row["kept"])
         check(stages, kept_s, person_s, (config.min_retention, config.max_retention))
-        if config.validate:
-            validate(rows, config, folder / "validation")
         report = _report(folder, sources, rows, stages, rejected, digest, kept_s / person_s)
-        _describe(folder, config, report, stages, rows)
+        described = _described(folder, config, report, rows)
+        write_json(folder / "dataset.json", described)
+        write_json(folder / "curation.json", report)
+        if stones.all:
+            stones.write(folder / TOMBSTONES)
+        if config.validate:
+            validate(rows, folder, config.clip_frames)
+        page(folder, rows, dataclasses.asdict(report), described)
         shutil.rmtree(folder / "parts")
     return report
 
@@ -127,12 +135,15 @@ def read_sources(raw: Path) -> list[Source]:
     return sorted(sources, key=lambda source: source.source_id)
 
 
-def _leave_out(sources: list[Source], config: CurationConfig) -> Outcomes:
-    """Sources that need no look: copies of others, and pictures of both people where each has a camera."""
+def _leave_out(sources: list[Source], config: CurationConfig, stones: Tombstones) -> Outcomes:
+    """Sources that need no look: forgotten ones, copies, and pictures of both people where each has a camera."""
     cameras = {(source.conversation_id, source.camera) for source in sources if source.conversation_id}
     out: Outcomes = {}
     first: dict[str, str] = {}
     for source in sources:
+        if stones.forbids(source.sha256, source.source_id, source.person_hint):
+            out[source.source_id] = _refusal(source, "forgotten", "removed on request (lpm data forget)")
+            continue
         if source.sha256 and source.sha256 in first:
             out[source.source_id] = _refusal(source, "duplicate", f"same bytes as {first[source.sha256]}")
             continue
@@ -201,14 +212,14 @@ def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _assemble(
-    folder: Path, sources: list[Source], config: CurationConfig, progress: StepProgress
+    folder: Path, sources: list[Source], config: CurationConfig, stones: Tombstones, progress: StepProgress
 ) -> list[dict[str, Any]]:
     """Manifest, shards and previews from the parts, in order of the clips' ids."""
     homes: dict[str, Path] = {}
     rows: list[dict[str, Any]] = []
     for source in sources:
         part = folder / "parts" / source.source_id / work.CLIPS
-        found = read_rows(part / "rows.parquet")
+        found = [row for row in read_rows(part / "rows.parquet") if not stones.forbids("", row["person_id"])]
         homes |= {row["clip_id"]: part for row in found}
         rows += found
     rows.sort(key=lambda row: row["clip_id"])
@@ -240,8 +251,8 @@ def _funnel(
     for outcome in outcomes:
         people.update(outcome["track_reasons"])
         frames.update(outcome["frame_reasons"])
-    missed = [row["reason"] for row in rows if row["reason"] not in ("", "no_reference")]
-    alone = [row["reason"] for row in rows if row["reason"] == "no_reference"]
+    alone = [row["reason"] for row in rows if row["reason"] in REFERENCE_REASONS]
+    missed = [row["reason"] for row in rows if row["reason"] and row["reason"] not in REFERENCE_REASONS]
     return [
         stage("sources", "source", len(sources), [item["reason"] for item in rejected.values()]),
         stage("people", "track", sum(outcome["people"] for outcome in outcomes), people),
@@ -261,49 +272,28 @@ def _report(
     retention: float,
 ) -> CurationReport:
     kept = [row for row in rows if row["kept"]]
-    frames: Counter[str] = Counter()
-    for row in kept:
-        for state, length in row["states"]:
-            frames[STATE_NAMES[state]] += length
     return CurationReport(
         dataset_digest=dataset_digest(folder),
         autoencoder_digest=digest,
         sources=len(sources),
         sources_used=len({row["source_id"] for row in kept}),
-        clips=len(kept),
         clips_dropped=len(rows) - len(kept),
-        seconds=round(sum(row["seconds"] for row in kept), 3),
-        state_seconds={name: round(count / VIDEO_FPS, 3) for name, count in sorted(frames.items())},
+        **totals(rows),
         retention=round(retention, 4),
         funnel=[item.as_dict() for item in stages],
         rejected=[{k: str(item[k]) for k in ("file", "reason", "detail")} for _, item in sorted(rejected.items())],
     )
 
 
-def _describe(
-    folder: Path, config: CurationConfig, report: CurationReport, stages: list[Stage], rows: list[dict[str, Any]]
-) -> None:
-    """dataset.json, curation.json and the page."""
-    facts = {
-        "clips": report.clips,
-        "seconds": report.seconds,
-        **{f"seconds {name}": value for name, value in report.state_seconds.items()},
-        "sources used": f"{report.sources_used} of {report.sources}",
-        "retention": f"{100 * report.retention:.1f} %",
-    }
-    described = {
-        "digest": report.dataset_digest,
-        "clips": report.clips,
-        "seconds": report.seconds,
-        "state_seconds": report.state_seconds,
+def _described(
+    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What dataset.json says."""
+    return {
         "size_px": config.size_px,
         "fps": VIDEO_FPS,
         "autoencoder_digest": report.autoencoder_digest,
-        "sources": report.sources_used,
-        "shards": sorted({row["shard"] for row in rows if row["shard"]}),
-        "source_digests": sorted({row["source_sha256"] for row in rows if row["kept"]}),
+        "clip_frames": config.clip_frames,
         "thresholds": dataclasses.asdict(config.active_thresholds),
+        **contents(folder, rows),
     }
-    write_json(folder / "dataset.json", described)
-    write_json(folder / "curation.json", report)
-    write_page(folder / "curation.html", stages, rows, report.rejected, facts, folder / "previews")

@@ -20,6 +20,7 @@ from components.curate.manifest import Source, write_rows
 from components.curate.pairing import label_source
 from components.curate.probe import SourceRejected
 from components.curate.shards import MEMBERS
+from components.curate.vlm import build_captioner
 from components.worker import Budget
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def _clips(job: Job) -> dict[str, Any]:
             partner=partner if labelled.partner is not None else None,
             config=job.config,
             encoder=load_encoder(job.config.autoencoder),
+            captioner=build_captioner(job.config.captions),
         )
     )
     _save(job.folder / CLIPS, found)

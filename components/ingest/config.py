@@ -19,6 +19,8 @@ class IngestConfig:
     """Names of video files end like this, in either case; everything else is ignored."""
     also: tuple[str, ...] = ()
     """Further folders that are collected beside the source, such as real clips beside the performer's."""
+    tombstones: str = ".work/tombstones.json"
+    """What must not come back (`lpm data forget`); a missing file forbids nothing, as does an empty name."""
     performer: PerformerConfig = field(default_factory=PerformerConfig)
     """The corpus that the source "performer" renders."""
     performer_cache: str = ".work/performer"

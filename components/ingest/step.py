@@ -19,6 +19,7 @@ from components.common import StepProgress, staged, write_json
 from components.ingest.config import IngestConfig
 from components.ingest.look import look_into
 from components.ingest.sidecar import Sidecar, sidecar_of
+from components.tombstones import Tombstones
 from components.worker import Budget, Worker, first_done
 from lpm_model.digests import file_digest
 
@@ -259,6 +260,8 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
     seconds = _probe(real)
     digest = file_digest(real)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", file.relative_to(root).with_suffix("").as_posix()).strip("_")
+    if Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
+        raise _Refusal("removed on request (lpm data forget): it may not come back")
     source_id = f"{stem[:_NAME_LETTERS] or 'video'}-{digest[:8]}"
     target = media / f"{source_id}{file.suffix.lower()}"
     _link(real, target)

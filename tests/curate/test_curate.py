@@ -16,6 +16,7 @@ from components.curate import work
 from components.curate.config import CurationConfig, Thresholds
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
 from components.curate.step import curate
+from lpm_model.config import REFERENCE_KINDS
 from lpm_model.digests import dataset_digest, folder_digest, output_digest
 from tests.curate.corpus import make_raw, refused_files, without_sound
 
@@ -49,12 +50,18 @@ def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
         assert row["licence"] == "CC0-1.0"
         assert row["consent_ref"] == "test"
         assert row["audio_start_sample"] == (row["start_frame"] + 1) * 1000
-        fields = json.loads(row["caption_fields"])
-        assert all(set(field) == {"value", "modality", "scorer"} for field in fields.values())
+        said = json.loads(row["caption_fields"])
+        spans = said["segments"]
+        assert [0, *(span["stop"] for span in spans)] == [*(span["start"] for span in spans), row["frames"]]
+        for fields in (said["fields"], *(span["fields"] for span in spans)):
+            assert all(set(field) == {"value", "modality", "model", "version"} for field in fields.values())
+        assert all(len(row[f"{name}_track"]) == row["frames"] for name in ("speech", "mouth", "loudness"))
         assert all(row[name] is not None for name in SCORES if name != "sync")
         assert row["partner_source_id"] != row["source_id"]
         for reference in row["references"]:
             assert not row["start_frame"] <= reference["frame"] < row["start_frame"] + row["frames"]
+            assert reference["kind"] in REFERENCE_KINDS
+            assert reference["copy_distance"] >= 0.005
     assert {state for row in rows for state, _ in row["states"]} == {0, 1, 2}
 
 

@@ -1,0 +1,72 @@
+"""Settings of captions and references."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VlmConfig:
+    """A vision-language model behind an endpoint that speaks the OpenAI chat protocol (vLLM, SGLang, a vendor's)."""
+
+    url: str = ""
+    """Base address, such as http://vlm:8000/v1; the client posts to <url>/chat/completions."""
+    model: str = ""
+    """Name of the model at the endpoint."""
+    version: str = ""
+    """Its version, as the captions will state it; empty = what the endpoint answers as `model`."""
+    key_env: str = "LPM_VLM_KEY"
+    """Environment variable that holds the key; unset or empty = none is sent."""
+    frames: int = 6
+    """Pictures sent for a span."""
+    audio: bool = False
+    """Also ask about the sound, in a request of its own that shows no picture."""
+    timeout_s: float = 60.0
+    """Longest wait for a whole answer."""
+    max_answer_bytes: int = 262_144
+    """Longer answers are not read."""
+    max_failures: int = 5
+    """After so many failures in a row the endpoint is not asked again for this source."""
+
+    def __post_init__(self) -> None:
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"captions.vlm.url is {self.url!r}: give an http:// or https:// address")
+        if not 1 <= self.frames <= 32 or self.timeout_s <= 0 or self.max_answer_bytes < 1 or self.max_failures < 1:
+            raise ValueError("captions.vlm wants frames in 1..32 and timeout_s, max_answer_bytes, max_failures above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionConfig:
+    """Who writes the captions."""
+
+    captioner: Literal["measured", "vlm"] = "measured"
+    """From measured tracks, or by a vision-language model, which falls back to them where it fails."""
+    vlm: VlmConfig = field(default_factory=VlmConfig)
+    """The endpoint."""
+
+    def __post_init__(self) -> None:
+        if self.captioner == "vlm" and not (self.vlm.url and self.vlm.model):
+            raise ValueError("captions.captioner is vlm: give captions.vlm.url and captions.vlm.model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceConfig:
+    """Which pictures of a person stand beside a clip, and how far from it they have to be."""
+
+    max_views: int = 4
+    """Most head views a clip."""
+    max_expressions: int = 8
+    """Most expressions a clip."""
+    guard_s: float = 0.5
+    """References lie at least so far from the clip's span."""
+    candidates: int = 3
+    """Frames looked at for each reference; the sharpest, most open one is taken."""
+    min_distance: float = 0.005
+    """Perceptual distance (0..1) to every frame of the clip below which a picture is a copy of it."""
+    min_similarity: float = 0.55
+    """Likeness (cosine) of the face descriptors of picture and clip below which it shows somebody else."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_views <= 4 or not 0 <= self.max_expressions <= 8 or self.candidates < 1:
+            raise ValueError("references wants max_views in 0..4, max_expressions in 0..8 and candidates of at least 1")
+        if self.guard_s < 0 or not 0 <= self.min_distance <= 1 or not -1 <= self.min_similarity <= 1:
+            raise ValueError("references wants guard_s >= 0, min_distance in 0..1 and min_similarity in -1..1")

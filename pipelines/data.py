@@ -1,0 +1,129 @@
+"""`lpm data`: look at datasets, check them, and take people out of them."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+OUT = Console()
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+WORKSPACE, CACHE = Path("workspace"), Path(".work")
+
+
+@click.group()
+def data() -> None:
+    r"""Look at datasets, check them, and remove people or recordings from them.
+
+    \b
+    lpm data browse runs/latest/dataset --serve              what was kept, what was dropped and why
+    lpm data preview --dataset runs/latest/dataset           what a training will see
+    lpm data check runs/latest/dataset                       every member and digest, after a copy
+    lpm data forget runs/latest/dataset --identity NAME      take a person out for good
+    """
+
+
+@data.command("preview")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
+@click.option("--out", type=FILE, default=Path("preview.html"), show_default=True, help="HTML file to write.")
+@click.option("--batches", default=3, show_default=True, help="Batches shown, evenly over the training's steps.")
+def preview_command(overrides: tuple[str, ...], dataset: Path, out: Path, batches: int) -> None:
+    """Show what a training will see: pictures, voices, captions, references, states, loss weights, on one page.
+
+    The settings are those of `lpm train`: lpm data preview --dataset runs/latest/dataset stage=listen
+    """
+    if not dataset.is_dir():
+        raise ValueError(f"{dataset} is no folder: give the one that `lpm curate` wrote, such as runs/latest/dataset")
+    from components.common import RichProgress
+    from components.train.preview import preview
+    from pipelines.config import load_config
+
+    shown = preview(dataset, out, load_config(overrides).train, batches, RichProgress())
+    OUT.print(f"wrote {escape(str(out))}: {shown} windows", soft_wrap=True)
+
+
+@data.command("browse")
+@click.argument("dataset", type=FOLDER)
+@click.option("--serve", is_flag=True, help="Serve the page on 127.0.0.1, where clips can be played.")
+@click.option("--port", default=8010, show_default=True, help="Port of --serve.")
+@click.option("--autoencoder", type=FOLDER, help="The one that DATASET was encoded with; the shipped one if left out.")
+def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | None) -> None:
+    """Say where the page of DATASET is: funnel, kept and dropped clips with their tracks, thresholds to play with.
+
+    The page opens from disk. With --serve it also plays clips, decoded from their latents.
+    """
+    from components.curate.browse import page_of, server
+
+    page = page_of(dataset)
+    if not serve:
+        OUT.print(f"open {escape(page.as_uri())}", soft_wrap=True)
+        return
+    with server(dataset, port, autoencoder) as running:
+        OUT.print(f"open http://127.0.0.1:{running.server_port}/ (Ctrl-C ends it)", soft_wrap=True)
+        running.serve_forever()
+
+
+@data.command("check")
+@click.argument("dataset", type=FOLDER)
+def check_command(dataset: Path) -> None:
+    """Check every row, shard member, latent and digest of DATASET, and write its Data Docs anew."""
+    from components.common import read_json
+    from components.curate.gate import validate
+    from components.curate.manifest import read_rows
+
+    rows, described = read_rows(dataset / "manifest.parquet"), read_json(dataset / "dataset.json")
+    low, high = described.get("clip_frames", (1, 10**6))
+    validate(rows, dataset, (low, high))
+    OUT.print(
+        f"{described['clips']} clips hold; see {escape(str(dataset / 'validation' / 'index.html'))}", soft_wrap=True
+    )
+
+
+@data.command("forget")
+@click.argument("dataset", type=FOLDER)
+@click.option("--identity", default="", help="A person, by the manifest's person_id.")
+@click.option("--source", default="", help="A recording, by source id, file name, or SHA-256 (8 digits do).")
+@click.option("--raw", type=FOLDER, help="Raw folder whose recordings go too; the one beside DATASET if left out.")
+@click.option("--keep-raw", is_flag=True, help="Leave the raw folder as it is.")
+@click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Kept results that hold it go too.")
+@click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Where models are looked for.")
+@click.option("--tracking-uri", default="", help="MLflow that is asked for models.")
+def forget_command(
+    dataset: Path,
+    identity: str,
+    source: str,
+    raw: Path | None,
+    keep_raw: bool,
+    cache: Path,
+    runs: Path,
+    tracking_uri: str,
+) -> None:
+    """Remove a person or a recording from DATASET for good, and prove it by digest.
+
+    Every clip that shows them or lets them be heard goes, with its latents, references, sounds, preview and pictures
+    in the report. A tombstone (digests only) keeps ingest and curate from letting them in again, under any file name.
+    Other copies (the source folder, DVC's cache, other runs) are yours to remove; models that learned from them are
+    listed.
+    """
+    if bool(identity) == bool(source):
+        raise ValueError("give either --identity or --source")
+    from components.curate.forget import Places, forget, models_of, tracked_models
+
+    place = None if keep_raw else raw or dataset.parent / "raw"
+    places = Places(raw=place, cache=cache, tombstones=cache / "tombstones.json")
+    report = forget(dataset, "identity" if identity else "source", identity or source, places)
+    for kind, count in report.removed.items():
+        OUT.print(f"removed {count} {kind}", soft_wrap=True)
+    for digest in report.items:
+        OUT.print(f"  {digest}", soft_wrap=True)
+    OUT.print(
+        f"proved: none of the {len(report.items)} removed digests is left in {report.checked_files} files and members; "
+        f"the dataset is now {report.after[:12]}",
+        soft_wrap=True,
+    )
+    models = [*models_of(report.before, runs), *tracked_models(report.before, tracking_uri)]
+    OUT.print(f"{len(models)} models learned from the dataset that held it" + (":" if models else ""), soft_wrap=True)
+    for model in models:
+        OUT.print(f"  {escape(model)}", soft_wrap=True)

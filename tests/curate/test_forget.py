@@ -1,0 +1,193 @@
+"""Removal: nothing of a person or a recording is left, nothing of the others is lost, and it can't come back."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common import NoProgress, write_json
+from components.curate import forget as module
+from components.curate.config import CurationConfig
+from components.curate.forget import Places, find, forget, models_of, tracked_models
+from components.curate.gate import validate
+from components.curate.manifest import read_rows
+from components.curate.proof import content_digests, holders
+from components.curate.shards import read_shard
+from components.curate.step import curate
+from components.ingest.config import IngestConfig
+from components.ingest.step import ingest
+from components.tombstones import TOMBSTONES, Tombstones
+from components.tracking import TrackingConfig, step_run
+from lpm_model.digests import dataset_digest, file_digest
+from tests.curate.corpus import make_raw
+
+
+@pytest.fixture(scope="module")
+def home(sides: list[Path], config: CurationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """raw/ and dataset/ of two people who were filmed apart."""
+    folder = tmp_path_factory.mktemp("apart")
+    raw = make_raw(folder / "raw", sides, conversation_id=None, camera=None)
+    lines = [json.loads(line) for line in (raw / "sources.jsonl").read_text().splitlines()]
+    lines[0]["person_hint"], lines[1]["person_hint"] = "Ada", "Bob"
+    (raw / "sources.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curate(raw, folder / "dataset", dataclasses.replace(config, clips_per_shard=2), NoProgress())
+    return folder
+
+
+@pytest.fixture
+def copy(home: Path, tmp_path: Path) -> Path:
+    """A copy of both folders that a test may change."""
+    for name in ("raw", "dataset"):
+        shutil.copytree(home / name, tmp_path / name)
+    return tmp_path
+
+
+def members(dataset: Path) -> dict[str, dict[str, bytes]]:
+    return {clip: parts for path in sorted((dataset / "shards").glob("*.tar")) for clip, parts in read_shard(path)}
+
+
+def without_shard(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "shard": ""} for row in rows]
+
+
+def test_a_person_goes_whole_and_alone(copy: Path, sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
+    dataset, raw = copy / "dataset", copy / "raw"
+    before, held = read_rows(dataset / "manifest.parquet"), members(dataset)
+    previews = {path.name: file_digest(path) for path in (dataset / "previews").iterdir()}
+    ada = {row["clip_id"] for row in before if row["person_id"] == "Ada"}
+    assert ada
+    assert len(ada) < len(before)
+    stones = tmp_path / "kept" / TOMBSTONES
+    report = forget(dataset, "identity", "Ada", Places(raw=raw, tombstones=stones))
+
+    rows = read_rows(dataset / "manifest.parquet")
+    assert without_shard(rows) == without_shard([row for row in before if row["person_id"] != "Ada"])
+    assert members(dataset) == {clip: parts for clip, parts in held.items() if clip not in ada}
+    left = {path.name: file_digest(path) for path in (dataset / "previews").iterdir()}
+    assert left == {name: digest for name, digest in previews.items() if Path(name).stem not in ada}
+    described = json.loads((dataset / "dataset.json").read_text())
+    assert described["digest"] == dataset_digest(dataset) == report.after != report.before[0]
+    assert file_digest(sides[0]) not in json.dumps(described)
+    assert [line["person_hint"] for line in map(json.loads, (raw / "sources.jsonl").open())] == ["Bob"]
+    assert not (raw / "media" / sides[0].name).exists()
+    assert report.clips == len(ada)
+    assert {previews[f"{clip}.jpg"] for clip in ada} <= set(report.items)
+    assert holders([copy], set(report.items)) == (holders([copy], set())[0], [])
+    for text in ("Ada", *ada):
+        files = [path for path in copy.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+        assert files == []
+    validate(rows, dataset, tuple(described["clip_frames"]))
+
+    # It can't come back: neither under another name, nor as the same person in another file.
+    again = tmp_path / "again"
+    shutil.copyfile(sides[0], tmp_path / "holiday.mp4")
+    back = make_raw(again / "raw", [tmp_path / "holiday.mp4", sides[1]], conversation_id=None, camera=None)
+    result = curate(back, dataset, config, NoProgress())
+    assert [(Path(item["file"]).name, item["reason"]) for item in result.rejected] == [("holiday.mp4", "forgotten")]
+    assert Tombstones(dataset / TOMBSTONES).all == Tombstones(stones).all
+    assert {row["source_id"] for row in read_rows(dataset / "manifest.parquet")} == {sides[1].stem}
+
+
+def test_ingest_refuses_what_was_forgotten(home: Path, sides: list[Path], copy: Path, tmp_path: Path) -> None:
+    stones = tmp_path / "stones.json"
+    forget(copy / "dataset", "source", sides[0].name, Places(tombstones=stones))
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copyfile(sides[0], source / "renamed.mp4")
+    shutil.copyfile(sides[1], source / "other.mp4")
+    (source / "consent.yaml").write_text("licence: CC0-1.0\nconsent_ref: form\n")
+    report = ingest(str(source), tmp_path / "in", IngestConfig(tombstones=str(stones)), NoProgress())
+    assert [(one.file, "may not come back" in one.reason) for one in report.rejected] == [("renamed.mp4", True)]
+    assert report.sources == 1
+
+
+def test_unknown_names_are_refused_with_the_nearest(copy: Path, sides: list[Path]) -> None:
+    untouched = holders([copy], set())
+    with pytest.raises(ValueError, match="nearest are Ada"):
+        forget(copy / "dataset", "identity", "Adah", Places())
+    with pytest.raises(ValueError, match=sides[0].stem):
+        forget(copy / "dataset", "source", sides[0].stem + "x", Places())
+    assert holders([copy], set()) == untouched
+
+
+def test_a_digest_names_a_recording(home: Path, sides: list[Path]) -> None:
+    rows = read_rows(home / "dataset" / "manifest.parquet")
+    assert list(find(rows, "source", file_digest(sides[1])[:10], None).sources) == [sides[1].stem]
+    with pytest.raises(ValueError, match="no source"):
+        find(rows, "source", file_digest(sides[1])[:5], None)
+
+
+def test_clips_that_let_the_person_be_heard_go_too(dataset: Path, tmp_path: Path) -> None:
+    """In a conversation of two cameras, each side's clips carry the other's voice."""
+    shutil.copytree(dataset, tmp_path / "dataset")
+    rows = read_rows(dataset / "manifest.parquet")
+    source = rows[0]["source_id"]
+    heard = {row["clip_id"] for row in rows if source in (row["source_id"], row["listen_from"])}
+    assert {row["source_id"] for row in rows if row["clip_id"] in heard} != {source}
+    forget(tmp_path / "dataset", "source", source, Places())
+    left = {row["clip_id"] for row in read_rows(tmp_path / "dataset" / "manifest.parquet")}
+    assert left.isdisjoint(heard)
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_a_killed_removal_goes_on(copy: Path, killed_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two renames, the dataset has no name at all; the same command sets it right."""
+    dataset, real, calls = copy / "dataset", os.replace, []
+
+    def killed(source: Any, target: Any) -> None:
+        if {Path(source), Path(target)} & {dataset}:
+            calls.append(source)
+            if len(calls) == killed_at:
+                raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        forget(dataset, "identity", "Ada", Places(raw=copy / "raw"))
+    monkeypatch.setattr(module.os, "replace", real)
+    report = forget(dataset, "identity", "Ada", Places(raw=copy / "raw"))
+    assert {row["person_id"] for row in read_rows(dataset / "manifest.parquet")} == {"Bob"}
+    assert report.items
+    assert [path.name for path in copy.iterdir() if path.name.startswith(".")] == []
+    again = forget(dataset, "identity", "Ada", Places(raw=copy / "raw"))
+    assert (again.clips, again.after) == (0, report.after)
+
+
+def test_what_is_left_over_is_found(copy: Path) -> None:
+    dataset = copy / "dataset"
+    strip = next((dataset / "previews").iterdir())
+    shutil.copyfile(strip, dataset / "notes.jpg")
+    row = next(r for r in read_rows(dataset / "manifest.parquet") if r["clip_id"] == strip.stem)
+    with pytest.raises(ValueError, match=r"still there.*notes\.jpg"):
+        forget(dataset, "identity", row["person_id"], Places())
+    assert len(list(content_digests(dataset / "curation.html"))) > 1
+
+
+def test_kept_results_that_hold_it_are_deleted(copy: Path, sides: list[Path], tmp_path: Path) -> None:
+    steps = tmp_path / "cache" / "steps"
+    for verb, key, sha in (("ingest", "k1", file_digest(sides[0])), ("curate", "k2", "0" * 64)):
+        (steps / verb / key / "raw").mkdir(parents=True)
+        (steps / verb / key / "raw" / "sources.jsonl").write_text(json.dumps({"sha256": sha}))
+    report = forget(copy / "dataset", "identity", "Ada", Places(cache=tmp_path / "cache"))
+    assert report.removed["kept results"] == 1
+    assert [path.name for path in steps.glob("*/*")] == ["k2"]
+
+
+def test_models_that_learned_from_it_are_named(tmp_path: Path) -> None:
+    for name, digest in (("base", "a" * 64), ("online", "b" * 64)):
+        write_json(tmp_path / "runs" / "1" / name / "provenance.json", {"dataset_digest": digest})
+    assert list(models_of(("a" * 64,), tmp_path / "runs")) == [str(tmp_path / "runs" / "1" / "base")]
+
+
+@pytest.mark.slow
+def test_runs_in_mlflow_that_learned_from_it_are_named(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert list(tracked_models(("a" * 64,), uri)) == []
+    with step_run("train", TrackingConfig(uri=uri)) as run:
+        run.tags({"dataset_digest": "a" * 64})
+    (found,) = tracked_models(("a" * 64,), uri)
+    assert run.run_id in found
