@@ -18,13 +18,15 @@ from lpm_model.config import VIDEO_FPS
 _MOTION_LIMIT = 3.0
 _EVIDENCE = 0.35
 """Successive frames say nearly the same: each counts for about a third of an independent one."""
-_SWITCH = float(np.log(1 / 40))
+_SWITCH = float(np.log(1 / 31))
 _HIDDEN = float(np.log(0.3))
-_BOTH = float(np.log(0.3))
-_LOUDNESS_WEIGHT = 2.5
-_VOICE_WEIGHT = 2.0
-_VOICE_BIAS = 0.0
-_RESTLESS = 0.5
+_BOTH = float(np.log(0.26))
+_LOUDNESS_WEIGHT = 2.7
+_VOICE_WEIGHT = 2.3
+_VOICE_BIAS = 0.25
+"""Log odds: the voice detector answers a little too early and lets go a little too late."""
+_RESTLESS = 0.77
+"""Log odds of talk above which a mouth without words contradicts."""
 _REST_SMOOTHING = 9
 
 

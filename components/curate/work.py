@@ -12,10 +12,10 @@ import numpy as np
 from components.curate import parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, SourceClips, make_clips
-from components.curate.config import CurationConfig
+from components.curate.config import CurationConfig, StateConfig
 from components.curate.encode import load_encoder
 from components.curate.manifest import Source, write_rows
-from components.curate.pairing import label_source
+from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
 from components.curate.shards import MEMBERS
 
@@ -84,6 +84,7 @@ def _clips(job: Job) -> dict[str, Any]:
     partner: Analysis | None = None
     if job.partner_id is not None:
         partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
+    own = in_sync(own, job.config.states)
     labelled = label_source(own, partner, job.config.states)
     found = make_clips(
         Inputs(
@@ -103,6 +104,23 @@ def _clips(job: Job) -> dict[str, Any]:
         "frame_reasons": found.frame_reasons,
         "unaligned_partner": partner is not None and labelled.partner is None,
     }
+
+
+def in_sync(own: Analysis, config: StateConfig) -> Analysis:
+    """A source whose sound fits its pictures: as it is, or put right.
+
+    Raises:
+        SourceRejected: the sound is surely early or late and such sources are left out.
+    """
+    found = source_offset(own)
+    sure = found.confidence >= config.min_av_offset_confidence and abs(found.frames) > config.max_av_offset_frames
+    if config.av_offset == "keep" or not sure:
+        return own
+    if config.av_offset == "shift":
+        log.info("%s: the sound is %+d frames late and is moved", own.source.file, found.frames)
+        return put_right(own, found.frames)
+    detail = f"the sound is {found.frames:+d} frames late; states.av_offset=shift would move it"
+    raise SourceRejected(own.source.file, "audio_offset", detail)
 
 
 def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
