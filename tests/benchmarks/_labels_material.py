@@ -1,4 +1,4 @@
-"""Performed conversations with their truth for the benchmark of labels: rendered once, looked at once, kept in a cache."""
+"""Performed conversations with their truth for the benchmark of labels: rendered and looked at once, then cached."""
 
 import hashlib
 from dataclasses import dataclass, replace
