@@ -1,4 +1,4 @@
-"""What the manifest says about a clip's conversation: the partner, intervals, voices off the scene, the sound's offset."""
+"""What the manifest says about a clip's conversation: partner, intervals, voices off the scene, the sound's offset."""
 
 import dataclasses
 from typing import Any
@@ -28,7 +28,7 @@ def partner_speaks(track: int, own: Analysis, labelled: Labelled) -> NDArray[np.
 def conversation_facts(
     track: int, start: int, stop: int, own: Analysis, labelled: Labelled, config: IntervalConfig
 ) -> dict[str, Any]:
-    """Manifest columns of the conversation stage for frames start..stop of one person; intervals count from the clip."""
+    """Columns of the conversation stage for frames start..stop of one person; intervals count from the clip."""
     person = own.tracks[track]
     speaks = np.zeros(own.frames, bool)
     speaks[person.start : person.stop] = labelled.labels[track].states == SPEAK

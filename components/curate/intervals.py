@@ -5,8 +5,8 @@ Definitions, all on the two people's speech per frame:
                 and Edlund 2010, "Pauses, gaps and overlaps in conversations", J. Phonetics 38)
   backchannel   a spurt of at most `backchannel_s` with the other's speech within a second on both sides, and the other
                 speaks on without having lost the floor: the next spurt after it is the other's (Yngve 1970)
-  turn          the spurts of one person, and the pauses between them, until the other takes the floor with a spurt that is
-                no backchannel (Sacks, Schegloff and Jefferson 1974)
+  turn          the spurts of one person, and the pauses between them, until the other takes the floor with a spurt that
+                is no backchannel (Sacks, Schegloff and Jefferson 1974)
   overlap       both speak
   interruption  a turn that begins while the other speaks and outlasts the other's spurt, with an overlap of at least
                 `interruption_s`; it spans the overlap and belongs to the one who came in. A shorter one is the slight

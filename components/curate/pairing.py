@@ -35,7 +35,7 @@ class Labelled:
     beside: list[int | None]
     """For each track the track in the same shot that the person talks with, None without one."""
     offscreen: NDArray[np.bool_]
-    """Frames of the source with speech though nobody who is seen (or films) speaks: a narrator or an off-scene voice."""
+    """Frames with speech though nobody who is seen (or films) speaks: a narrator or an off-scene voice."""
     av_offset: Offset
     """How late the source's sound was found to be."""
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LOOK, CLIPS = "look", "clips"
 """The stages kept per source."""
+PEOPLE = "people.npz"
+"""File of a source's people: embeddings [tracks, 128] and spans [tracks, 2]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,8 @@ def _clips(job: Job) -> dict[str, Any]:
         )
     )
     _save(job.folder / CLIPS, found)
+    spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
+    np.savez(job.folder / CLIPS / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
         "people": len(own.tracks),
         "person_frames": found.person_frames,
