@@ -133,7 +133,7 @@ def group(embeddings: NDArray[np.float32], apart: list[tuple[int, int]], thresho
     count = len(embeddings)
     if count < 2:
         return list(range(count))
-    unknown = np.isnan(embeddings).any(axis=1)
+    unknown: NDArray[np.bool_] = np.asarray(np.isnan(embeddings).any(axis=1))
     known = np.where(unknown[:, None], 0.0, embeddings).astype(np.float64)
     square = (known**2).sum(axis=1)
     distance = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * known @ known.T, 0.0))

@@ -68,13 +68,15 @@ def find_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np
     Returns:
         The offset; UNKNOWN where too little movement or sound was found.
     """
-    sound = _fast((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6)) if len(bands) else bands
+    if not np.any(bands):
+        return UNKNOWN
+    sound = _fast((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
     explained = np.zeros(2 * MAX_LAG + 1)
     total = 0.0
     for start, gap in people:
         curve, weight = _explained(start, gap, sound)
         explained, total = explained + weight * curve, total + weight
-    if total < _MIN_TALK or not np.any(bands):
+    if total < _MIN_TALK:
         return UNKNOWN
     explained /= total
     best = int(explained.argmax())

@@ -72,11 +72,10 @@ def _look(recording: Recording, folder: Path) -> Analysis:
     key = hashlib.sha256((code + file_digest(recording.file)).encode()).hexdigest()[:16]
     kept = folder / f"{recording.file.stem}-{key}.npz"
     if not kept.exists():
-        facts = {"sha256": "", "bytes": 0, "origin": "performer", "licence": "", "consent_ref": ""}
         source = Source(
-            source_id=recording.file.stem, file=recording.file.name, conversation_id=recording.conversation_id,
-            camera=recording.camera, **facts,
-        )  # type: ignore[arg-type]  # fmt: skip
+            source_id=recording.file.stem, file=recording.file.name, sha256="", bytes=0, origin="performer", licence="",
+            consent_ref="", conversation_id=recording.conversation_id, camera=recording.camera,
+        )  # fmt: skip
         save_analysis(kept, analyse.analyse(recording.file.parent, source, CurationConfig()))
     return load_analysis(kept)
 

@@ -70,7 +70,8 @@ def _shot(renderer: Renderer, first: int, person: int, shot: int) -> tuple[NDArr
     tracks.rotation[:, 1] = np.linspace(0, 1, FRAMES) * chance.uniform(-_TURN, _TURN)
     tracks.rotation[:, 2] = chance.uniform(-0.1, 0.1)
     finder = FaceFinder(1)
-    faces, errors = [], []
+    faces: list[NDArray[np.float32]] = []
+    errors: list[float] = []
     for picture, turn in zip(renderer.render(who, tracks), tracks.rotation[:, 1], strict=True):
         rows = finder.find(picture)
         errors.append(float(np.degrees(abs(rows[0][6] - turn))) if rows else np.nan)

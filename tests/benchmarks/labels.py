@@ -140,7 +140,8 @@ def cameras(found: list[Take]) -> tuple[int, int, int]:
 
 def people(cache: Path, bank: str, scale: int) -> dict[str, float]:
     """Yaw error and purity of identities over all sizes."""
-    errors, out = [], {}
+    errors: list[NDArray[np.float32]] = []
+    out: dict[str, float] = {}
     for size_px, count in PEOPLE.items():
         shots = _labels_people.measure_people(cache, bank, count * scale, size_px, NoProgress())
         errors.append(shots.yaw_error_deg.ravel())
@@ -206,10 +207,12 @@ def show(counts: Counts, figures: dict[str, float]) -> None:
             print(f"{value!s:<26}" + "".join(f"{part[n]:>{11 if n == 'discarded' else 10}.3f}" for n in row))
     worst = sorted((rates(table)["accuracy"], key) for key, table in counts.confusion.items())[:3]
     print("\nworst: " + "; ".join(f"{key[0]} px, {key[1]}, {key[2]}: {value:.3f}" for value, key in worst) + "\n")
-    for name, value in figures.items():
+    for name, figure in figures.items():
         bar = BARS.get(name)
-        kept = "" if bar is None else "met" if (value <= bar if name == "yaw_error_deg" else value >= bar) else "MISSED"
-        print(f"{name:<36}{value:>9.4f}{'' if bar is None else f'{bar:>9.2f}'}  {kept}")
+        kept = (
+            "" if bar is None else "met" if (figure <= bar if name == "yaw_error_deg" else figure >= bar) else "MISSED"
+        )
+        print(f"{name:<36}{figure:>9.4f}{'' if bar is None else f'{bar:>9.2f}'}  {kept}")
 
 
 def main() -> None:

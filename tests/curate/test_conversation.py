@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.curate.config import IntervalConfig, StateConfig
-from components.curate.identity import group
+from components.curate.identity import Person, group, name_people
 from components.curate.intervals import find_intervals, runs
 from components.curate.manifest import LISTEN, SPEAK
 from components.curate.offset import UNKNOWN, find_offset, shift_sound, sound_bands
@@ -130,3 +130,17 @@ def test_people_are_grouped_by_distance_but_never_beside_themselves() -> None:
     lone = group(faces.astype(np.float32), [], 0.28)
     assert lone.count(lone[5]) == 1
     assert group(np.zeros((0, 128), np.float32), [], 0.28) == []
+
+
+def test_an_identity_bears_the_owners_name_and_people_in_one_picture_stay_two() -> None:
+    face = np.full(128, 0.1, np.float32)
+
+    def person(source: str, track: int, hint: str | None, span: tuple[int, int]) -> Person:
+        return Person(key=(source, track), name=f"{source}.p{track}", hint=hint, span=span, embedding=face)
+
+    cuts = [person("x", 0, None, (0, 50)), person("x", 1, None, (50, 90)), person("y", 0, "Ann", (0, 50))]
+    assert set(name_people(cuts, 0.28).values()) == {"Ann"}
+    assert name_people(cuts[::-1], 0.28) == name_people(cuts, 0.28)
+    beside = [person("x", 0, None, (0, 50)), person("x", 1, None, (20, 90))]
+    assert len(set(name_people(beside, 0.28).values())) == 2
+    assert name_people([], 0.28) == {}
