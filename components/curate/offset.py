@@ -17,6 +17,8 @@ _SLOW = 49
 """Frames over which slow changes (loudness of a phrase, head pose) are taken out."""
 _RIDGE = 0.1
 _TALK_SPREAD = 0.03
+_FULL_TALK = 240.0
+"""Frames of a moving mouth from which on the confidence is not reduced."""
 _MIN_TALK = 24.0
 """Frames of a moving mouth below which nothing can be said."""
 
@@ -81,7 +83,9 @@ def find_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np
     explained /= total
     best = int(explained.argmax())
     elsewhere = np.abs(np.arange(len(explained)) - best) > 2
-    return Offset(frames=best - MAX_LAG, confidence=float(max(explained[best] - explained[elsewhere].max(), 0.0)))
+    margin = max(float(explained[best] - explained[elsewhere].max()), 0.0)
+    # A few seconds can be explained by chance at some lag or other.
+    return Offset(frames=best - MAX_LAG, confidence=margin * min(total / _FULL_TALK, 1.0))
 
 
 def shift_sound(track: NDArray[np.int16], frames: int) -> NDArray[np.int16]:
