@@ -43,7 +43,7 @@ def conversation_facts(
     strange = float((voiced & labelled.offscreen[start:stop]).sum() / max(int(voiced.sum()), 1))
     beside = labelled.beside[track]
     return {
-        "partner_person": None if beside is None else f"{own.source.source_id}.p{beside}",
+        "partner_person": "" if beside is None else f"{own.source.source_id}.p{beside}",
         "intervals": [dataclasses.asdict(one) for one in inside],
         "offscreen_voice_ratio": round(strange, 6),
         "av_offset_frames": labelled.av_offset.frames,
