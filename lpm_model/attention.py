@@ -27,7 +27,7 @@ def rope_angles(positions: Tensor, width: int) -> Tensor:
 
 
 def rope3d(time: Tensor, height: int, width: int, split: tuple[int, int, int]) -> Tensor:
-    """Complex rotations for latent frames at given temporal positions.
+    """Rotations for latent frames at given temporal positions.
 
     Args:
         time: [..., F] temporal position of each latent frame.
@@ -36,14 +36,18 @@ def rope3d(time: Tensor, height: int, width: int, split: tuple[int, int, int]) -
         split: channels of a head for time, row, column.
 
     Returns:
-        complex64 [..., F * height * width, D / 2].
+        float32 [..., F * height * width, D]: cosine and sine for each pair of channels.
     """
-    t = rope_angles(time, split[0])[..., :, None, None, :].expand(*time.shape, height, width, split[0] // 2)
-    rows = rope_angles(torch.arange(height, device=time.device), split[1])[:, None, :].expand(height, width, -1)
-    columns = rope_angles(torch.arange(width, device=time.device), split[2])[None, :, :].expand(height, width, -1)
-    grid = torch.cat([rows, columns], dim=-1).expand(*time.shape, height, width, -1)
-    angles = torch.cat([t, grid], dim=-1).flatten(-4, -2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+    def turns(positions: Tensor, channels: int) -> Tensor:
+        angles = rope_angles(positions, channels)
+        return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+    whole = (*time.shape, height, width, -1, 2)
+    t = turns(time, split[0])[..., :, None, None, :, :].expand(whole)
+    rows = turns(torch.arange(height, device=time.device), split[1])[:, None].expand(whole)
+    columns = turns(torch.arange(width, device=time.device), split[2]).expand(whole)
+    return torch.cat([t, rows, columns], dim=-2).flatten(-2).flatten(-4, -2)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -51,11 +55,16 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
     Args:
         x: [B, L, N, D].
-        rotation: complex [L, D / 2] or [B, L, D / 2].
+        rotation: from `rope3d`, [L, D] or [B, L, D].
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
-    turned = torch.view_as_real(pairs * rotation.unsqueeze(-2)).flatten(-2)
-    return turned.to(x.dtype)
+    pairs, turn = (t.unflatten(-1, (-1, 2)) for t in (x.float(), rotation.unsqueeze(-2)))
+    if torch.compiler.is_compiling():  # compilers have no kernels for complex numbers
+        (even, odd), (cosine, sine) = pairs.unbind(-1), turn.unbind(-1)
+        turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+    else:  # two to ten times faster than the same in real numbers
+        product = torch.view_as_complex(pairs.contiguous()) * torch.view_as_complex(turn)
+        turned = torch.view_as_real(product)
+    return turned.flatten(-2).to(x.dtype)
 
 
 def plain(queries: int, keys: int, device: torch.device) -> bool:

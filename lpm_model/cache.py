@@ -6,7 +6,9 @@ Positions are relative to the window and bounded by S + W + chunk, so that a cal
 (keys cached before RoPE and rotated at use; https://arxiv.org/abs/2309.17453 for sinks).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from lpm_model.attention import attend, attend_with_past, plain, rotate
 from lpm_model.config import ABSENT, OnlineConfig
+from lpm_model.graphs import Recordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,16 @@ class Room:
 
 
 @dataclass(slots=True)
+class Known:
+    """What the host knows of the rows, so that no pass waits for a device; None is looked up when it is asked for."""
+
+    filled: list[int] | None = None
+    """Slots in use of each row."""
+    complete: bool | None = None
+    """Whether every row has all references."""
+
+
+@dataclass(slots=True)
 class KVCache:
     """Static buffers; one counter a row says how many latent frames were ever written."""
 
@@ -74,6 +87,12 @@ class KVCache:
     """None makes buffers anew for each chunk, as gradients need it."""
     ready: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Each layer's past as products want it, kept while the counter stands still."""
+    turn: Callable[[Tensor, Tensor], Tensor] = rotate
+    """Turns the past's keys."""
+    known: Known = field(default_factory=Known)
+    """One for all planes."""
+    recordings: Recordings = field(default_factory=Recordings)
+    """Of chunks over these buffers."""
 
     @classmethod
     def empty(
@@ -126,6 +145,11 @@ class KVCache:
         """The same cache, of which one plane is read and written."""
         return replace(self, offset=index * self.reference_keys.shape[0])
 
+    @property
+    def steady(self) -> bool:
+        """Every slot of every row is in use and its buffers are settled: from now on chunks differ in values alone."""
+        return self.room is not None and len(self.room.settled) == self.keys.shape[0]
+
     def make_room(self, chunk: int) -> None:
         """Make the static buffers for chunks of that many latent frames; call it once the references are in."""
         layers, batch, slots, tokens, heads, width = self.keys.shape
@@ -151,8 +175,8 @@ class KVCache:
         valid = torch.where(slot < self.sink, slot < written, laps >= 0)
         overflow = (written - self.capacity).clamp(min=0)
         positions = torch.where(slot < self.sink, slot, latent - overflow)
-        used = min(int(self.written.max()), self.capacity)
-        complete = bool((self.written >= used).all())
+        filled = self._filled()
+        used = max(filled)
         chunk_positions = torch.minimum(written, torch.full_like(written, self.capacity)) + torch.arange(
             chunk, device=self.written.device
         )
@@ -160,13 +184,15 @@ class KVCache:
             slots=used,
             slot_positions=positions[:, :used],
             chunk_positions=chunk_positions,
-            valid=None if complete else valid[:, :used],
+            valid=None if min(filled) == used else valid[:, :used],
         )
 
     def mask(self, layout: CacheLayout, chunk: int) -> Tensor | None:
         """[B, 1, 1, keys] which keys count (references, slots, the chunk's own), or None where all do."""
         present = self.reference_positions != ABSENT
-        if layout.valid is None and bool(present.all()):
+        if self.known.complete is None:
+            self.known.complete = bool(present.all())
+        if layout.valid is None and self.known.complete:
             return None
         batch = present.shape[0]
         valid = present.new_ones(batch, layout.slots) if layout.valid is None else layout.valid
@@ -181,7 +207,7 @@ class KVCache:
         Args:
             layer: of the model.
             layout: from `layout`.
-            rotation: complex [B, P, D / 2] of the past's keys, references first.
+            rotation: [B, P, D] of the past's keys, references first, from `rope3d`.
             own: the chunk's queries and keys, rotated, and values, each [B, L, N, D].
             mask: [B, 1, 1, P + L] from `mask`.
 
@@ -217,7 +243,7 @@ class KVCache:
                 self.ready[place] = self._refill(room, layer, rotation, settles=layout.valid is None)
             else:
                 keys, values = self._joined(layer, layout.slots)
-                turned = rotate(keys, rotation).to(dtype).permute(0, 2, *((3, 1) if by_products else (1, 3)))
+                turned = self.turn(keys, rotation).to(dtype).permute(0, 2, *((3, 1) if by_products else (1, 3)))
                 self.ready[place] = turned.contiguous(), values.to(dtype).transpose(1, 2).contiguous()
         return self.ready[place]
 
@@ -237,7 +263,7 @@ class KVCache:
         else:
             begin, (keys, values) = 0, self._joined(layer, self.capacity)
         by_token = room.keys[place].transpose(2, 3) if room.by_products else room.keys[place]
-        by_token[:, :, begin:past] = rotate(keys, rotation[:, begin:]).transpose(1, 2)
+        by_token[:, :, begin:past] = self.turn(keys, rotation[:, begin:]).transpose(1, 2)
         room.values[place][:, :, begin:past] = values.transpose(1, 2)
         if settles:
             room.settled.add(place)
@@ -260,6 +286,7 @@ class KVCache:
     def advance(self, chunk: int) -> None:
         """Count the written latent frames; the only place where the counter moves."""
         self.ready.clear()
+        self.known.filled = [min(slots + chunk, self.capacity) for slots in self._filled()]
         self.written += chunk
 
     def recall(self, row: int) -> tuple["KVCache", Tensor, int]:
@@ -275,7 +302,8 @@ class KVCache:
         names = ("keys", "values", "reference_keys", "reference_values")
         alone = {name: getattr(self, name)[:, row : row + 1].clone() for name in names}
         kept = {name: getattr(self, name)[row : row + 1] for name in ("reference_positions", "anchor")}
-        fresh = replace(self, **alone, **kept, room=None, ready={}, latents=self.latents[:1, :0])
+        own: dict[str, Any] = {"room": None, "ready": {}, "known": Known(), "recordings": Recordings()}
+        fresh = replace(self, **alone, **kept, **own, latents=self.latents[:1, :0])
         fresh.written = torch.full_like(self.written[:1], min(self.sink, written))
         return fresh, self.latents[row, numbers % self.window].transpose(0, 1)[None], first
 
@@ -305,8 +333,16 @@ class KVCache:
         for name in ("reference_keys", "reference_values"):
             getattr(self, name)[:, mask] = getattr(other, name)[:, mask]
         self.ready.clear()
+        self.known.filled = self.known.complete = None
+        self.recordings.made.clear()
         if self.room is not None:
             self.room.settled.clear()
+
+    def _filled(self) -> list[int]:
+        """Slots in use of each row; the device is asked once, and again after rows were replaced."""
+        if self.known.filled is None:
+            self.known.filled = self.written.clamp(max=self.capacity).tolist()
+        return self.known.filled
 
     def _pad(self, references: int) -> None:
         """Make place for more references."""

@@ -139,7 +139,9 @@ class CharacterModel(nn.Module):
                 )
         if len(names) != len(pictures):
             raise ValueError(f"{len(pictures)} references and {len(names)} kinds: give one kind for each reference")
-        latents = [self.autoencoder.encode(to_video(picture[None])) for picture in (image, *pictures)]
+        place = next(self.parameters()).device
+        pixels = [to_video(picture[None]).to(place) for picture in (image, *pictures)]
+        latents = [self.autoencoder.encode(video) for video in pixels]
         return Character(
             image=latents[0],
             references=torch.cat(latents[1:], dim=2).transpose(1, 2),
@@ -181,7 +183,6 @@ def read_model_config(folder: Path, remedy: str = "give the folder that train or
     return loaded
 
 
-def inference_type() -> torch.dtype:
-    """bfloat16 where the CPU multiplies it natively (AMX or AVX512-BF16), else float32."""
-    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+def inference_device(name: str | None) -> torch.device:
+    """The device of that name; None takes a GPU where there is one."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -26,7 +26,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into a model and refuse any mismatch.
+    """Copy weights into a model, or give them to one without memory of its own, and refuse any mismatch.
 
     Raises:
         ValueError: names what is missing, unexpected or of another shape, and the file.
@@ -45,7 +45,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
                 f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}; "
                 "take the weights and config.json from the same folder"
             )
-    model.load_state_dict(dict(weights))
+    meta = any(value.is_meta for value in own.values())
+    model.load_state_dict(dict(weights), assign=meta)
 
 
 def save_model(

@@ -262,6 +262,11 @@ class OnlineConfig:
         return (0.0,) if self.history == "pass" else (self.refiner_sigma,)
 
     @property
+    def draws(self) -> int:
+        """Chunks of noise that the backbone takes for one of its own; the refiner takes one."""
+        return len(self.backbone_sigmas) + (self.history == "pass" and self.history_sigma > 0)
+
+    @property
     def passes(self) -> int:
         """Forward passes that a chunk takes, those that write the history included."""
         own = self.history == "pass"

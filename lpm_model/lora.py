@@ -4,15 +4,23 @@ One base may carry several named adapters, of which at most one is active: two m
 y = W x + (alpha / rank) U D x, with D [rank, in] random and U [out, rank] zero at the start.
 """
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lpm_model.config import Lora
+from lpm_model.float8 import product
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Adapter(nn.Module):
@@ -39,7 +47,7 @@ class AdaptedLinear(nn.Linear):
         self.active: str | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = functional.linear(x, self.weight, self.bias)
+        out = product(self, x)
         return out if self.active is None else out + self.adapters[self.active](x)
 
 
@@ -115,3 +123,57 @@ def merged(weights: Mapping[str, Tensor], name: str, lora: Lora) -> dict[str, Te
             down, up = (weights[f"{layer}.adapters.{name}.{side}"] for side in ("down", "up"))
             plain[key] = (plain[key].float() + lora.gain * up.float() @ down.float()).to(plain[key].dtype)
     return plain
+
+
+def difference(weights: Mapping[str, Tensor], of: str, over: str, lora: Lora) -> dict[str, Tensor]:
+    """One adapter as an update of the model that another one has become: y = (W + a U D) x, of twice the rank.
+
+    Args:
+        weights: state of a model with both adapters.
+        of: name of the adapter to tell; the result's own name too.
+        over: name of the adapter that is merged into the matrices.
+        lora: what `add_adapter` was given.
+
+    Returns:
+        The adapter's weights by name, its gain inside them (see `doubled`).
+    """
+    update: dict[str, Tensor] = {}
+    for key in weights:
+        layer = key.removesuffix(f".adapters.{of}.up")
+        if layer == key:
+            continue
+        (down, up), (other_down, other_up) = (
+            [weights[f"{layer}.adapters.{name}.{side}"] for side in ("down", "up")] for name in (of, over)
+        )
+        update[f"{layer}.adapters.{of}.down"] = torch.cat([down, other_down])
+        update[key] = lora.gain * torch.cat([up, -other_up], dim=1)
+    return update
+
+
+def doubled(lora: Lora) -> Lora:
+    """What describes an adapter that `difference` made."""
+    return Lora(rank=2 * lora.rank, alpha=2.0 * lora.rank, targets=lora.targets)
+
+
+def twin(network: Network, name: str, lora: Lora) -> Network:
+    """Another network on the very same weights, with an adapter of its own: two models for the memory of one."""
+    same = {id(x): x for x in chain(network.parameters(), network.buffers())}
+    other = copy.deepcopy(network, same)
+    add_adapter(other, name, lora)
+    return other.requires_grad_(False).eval()
+
+
+def load_adapter(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
+    """Give a network's adapters the weights that `difference` told.
+
+    Raises:
+        ValueError: names what is missing, unexpected or of another shape, and the file.
+    """
+    own = {name: w for name, w in network.named_parameters() if ".adapters." in name}
+    wrong = sorted(own.keys() ^ weights.keys()) or [n for n, w in own.items() if w.shape != weights[n].shape]
+    if wrong:
+        raise ValueError(
+            f"{source} does not fit this model ({wrong[0]}): take the weights and config.json from the same folder"
+        )
+    for name, weight in own.items():
+        weight.data.copy_(weights[name])

@@ -6,20 +6,22 @@ lpm_model.rollout.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpm_model.anchor import from_anchor
 from lpm_model.autoencoder import DecoderState, load_autoencoder
+from lpm_model.cache import KVCache
 from lpm_model.character import (
     Character,
-    inference_type,
+    inference_device,
     join_characters,
     read_model_config,
     to_frames,
@@ -29,6 +31,7 @@ from lpm_model.config import (
     FRAMES_PER_LATENT,
     LATENT_FPS,
     SAMPLES_PER_LATENT,
+    Lora,
     ModelConfig,
     OnlineConfig,
     from_mapping,
@@ -36,12 +39,17 @@ from lpm_model.config import (
 from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
 from lpm_model.encoders import encoders_of
-from lpm_model.rollout import BlockLoop, Noise, chunk_conditions
+from lpm_model.float8 import to_float8
+from lpm_model.lora import load_adapter, twin
+from lpm_model.precision import native_type
+from lpm_model.rollout import BlockLoop, Drawn, Noise, chunk_conditions
 from lpm_model.state import Made, OnlineState, load_state, save_state
 from lpm_model.steady import colour_state, guard_colour
 
 STAGES = ThreadPoolExecutor(2, thread_name_prefix="lpm-stage")
 """Runs refiner and decoder beside the backbone where a model is pipelined; its threads start on first use."""
+REFINER = "refiner"
+"""Stem of the refiner's weights, and the name of its adapter where it shares the backbone's."""
 REFINER_SEED = 1 << 32
 """Added to a row's seed for the refiner's noise."""
 
@@ -51,6 +59,8 @@ class OnlineModel(BlockLoop):
 
     folder: Path | None = None
     """Where it was loaded from."""
+    records: bool = False
+    """Whether chunks are recorded and played back (see `accelerate`)."""
 
     @property
     def chunk_frames(self) -> int:
@@ -201,7 +211,12 @@ class OnlineModel(BlockLoop):
         if self.online.on_switch == "recompute":
             self.recompute(state.cache, heard, switched, state.generators)
         noise = Noise(self._shape(state), state.generators, self.device)
-        ((_, clean),) = self.rollout(state.cache, heard, extra + self.chunk_latents, noise, first=extra)
+
+        def make(heard: Conditions, noise: Noise | Drawn) -> Tensor:
+            ((_, clean),) = self.rollout(state.cache, heard, extra + self.chunk_latents, noise, first=extra)
+            return clean
+
+        clean = self._played(state.cache, make, heard, noise, self.online.draws)
         self.refresh(state.cache, state.character, clean)
         return Made(clean=clean, heard=heard, switched=switched)
 
@@ -214,14 +229,49 @@ class OnlineModel(BlockLoop):
         if self.online.on_switch == "recompute":
             self.recompute(cache, made.heard, made.switched, state.refiner_generators, refiner=True)
         span = self.kept_latents - self.config.context_latents
-        heard = chunk_conditions(made.heard, self.config.context_latents, span, self.chunk_latents)
-        heard = self._network(refiner=True)[0].hear(heard, made.clean.shape[0], self.chunk_latents)
         noise = Noise(self._shape(state), state.refiner_generators, self.device)
-        refined = self.refine(cache, made.clean, heard, noise)
-        written = (0,) if self.online.history == "per_step" else ()
-        self.remember(cache, refined, heard, noise, refiner=True, written=written)
+
+        def make(heard: Conditions, noise: Noise | Drawn, coarse: Tensor) -> Tensor:
+            heard = chunk_conditions(heard, self.config.context_latents, span, self.chunk_latents)
+            heard = self._network(refiner=True)[0].hear(heard, coarse.shape[0], self.chunk_latents)
+            refined = self.refine(cache, coarse, heard, noise)
+            written = (0,) if self.online.history == "per_step" else ()
+            self.remember(cache, refined, heard, noise, refiner=True, written=written)
+            return refined
+
+        refined = self._played(cache, make, made.heard, noise, 1, made.clean)
         self.refresh(cache, state.character, refined, refiner=True)
         return refined
+
+    def accelerate(self, *, float8: bool = False, fused: bool = False) -> None:
+        """Trade the first chunks' time, and some precision, for speed; before the first session.
+
+        Args:
+            float8: 8-bit products inside the blocks.
+            fused: compiled blocks and, on a GPU, chunks played back as CUDA graphs once a session's window is full.
+        """
+        if float8:
+            to_float8(self.networks.values())
+        if fused:
+            for network in self.networks.values():
+                network.fuse()
+            self.records = self.device.type == "cuda"
+
+    def _played(
+        self, cache: KVCache, make: Callable[..., Tensor], heard: Conditions, noise: Noise, draws: int, *more: Tensor
+    ) -> Tensor:
+        """What `make` gives of conditions, noise and more, from a recording where that is on and nothing else moves."""
+        if not self.records or not cache.steady:
+            return make(heard, noise, *more)
+        names = [name for name in ("text", "speak", "listen") if getattr(heard, name) is not None]
+        inputs = [*more, *(noise.draw() for _ in range(draws)), *(getattr(heard, name) for name in names)]
+
+        def run(given: Sequence[Tensor]) -> Tensor:
+            own, drawn = given[: len(more)], given[len(more) : len(more) + draws]
+            present: dict[str, Any] = dict(zip(names, given[len(more) + draws :], strict=True))
+            return make(Conditions(**present), Drawn(iter(drawn)), *own)
+
+        return cache.recordings.play(" ".join(names), run, inputs)
 
     @torch.inference_mode()
     def _show(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
@@ -306,12 +356,13 @@ def _tidy(decoder: DecoderState) -> DecoderState:
     return DecoderState(features=tuple(f.contiguous() for f in decoder.features))
 
 
-def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
+def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | None = None) -> OnlineModel:
     """Load an Online LPM folder for inference.
 
     Args:
         folder: written by distill.
-        dtype: of the weights; None takes what this CPU is fast with.
+        dtype: of the weights; None takes what the device is fast with.
+        device: None takes a GPU where there is one.
 
     Raises:
         ValueError: not a folder of an Online LPM, or weights that do not fit.
@@ -328,15 +379,28 @@ def load_online(folder: Path, dtype: torch.dtype | None = None) -> OnlineModel:
         autoencoder,
         config["size_px"],
         encoders_of(folder),
+        refiner="refiner_lora" not in config,
+        device="meta",
     )
     model.folder = folder
-    kind = dtype if dtype is not None else inference_type()
+    place = inference_device(device)
+    kind = dtype if dtype is not None else native_type(place)
     for stem, network in model.networks.items():
-        weights = folder / f"{stem}.safetensors"
-        if not weights.is_file():
-            raise ValueError(f"{weights} is missing: run `lpm distill` again")
-        load_weights(network, read_weights(weights), weights)
-        network.to(kind)
+        _load_part(network, folder / f"{stem}.safetensors", kind, place)
+    if "refiner_lora" in config:
+        lora = from_mapping(Lora, config["refiner_lora"], where="refiner_lora.")
+        model.refiner = twin(model.backbone, REFINER, lora)
+        weights = folder / f"{REFINER}.safetensors"
+        load_adapter(model.refiner, read_weights(weights), weights)
+    model.to(place)
     if kind != torch.float32:
         autoencoder.decode_in(kind)
     return model.eval().requires_grad_(False)
+
+
+def _load_part(network: nn.Module, weights: Path, dtype: torch.dtype, device: torch.device) -> None:
+    """Give a network that has no memory yet the weights of a file."""
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing: run `lpm distill` again")
+    load_weights(network, read_weights(weights), weights)
+    network.to(device, dtype)

@@ -67,8 +67,29 @@ class Noise:
         return drawn.to(self.device)
 
 
+@dataclass(slots=True)
+class Drawn:
+    """Chunks of noise that were drawn before."""
+
+    chunks: Iterator[Tensor]
+
+    def draw(self) -> Tensor:
+        """The next one."""
+        return next(self.chunks)
+
+
 class BlockLoop(CharacterModel):
-    """Backbone and refiner over their histories."""
+    """Backbone and refiner over their histories.
+
+    Args:
+        config: shape of both.
+        online: how they stream.
+        autoencoder: of the latents.
+        size_px: side of the picture.
+        encoders: folder of the pretrained encoders, where the config names any.
+        refiner: its shape is the backbone's; False leaves it to the caller.
+        device: of both; on "meta" they take no memory until they are given weights.
+    """
 
     def __init__(
         self,
@@ -77,11 +98,15 @@ class BlockLoop(CharacterModel):
         autoencoder: VideoAutoencoder,
         size_px: int,
         encoders: Path | None = None,
+        *,
+        refiner: bool = True,
+        device: str = "cpu",
     ) -> None:
         super().__init__(config, autoencoder, size_px, encoders)
         self.online = online
-        self.backbone = DiffusionTransformer(config)
-        self.refiner = DiffusionTransformer(config) if online.refiner_sigma else None
+        with torch.device(device):
+            self.backbone = DiffusionTransformer(config)
+            self.refiner = DiffusionTransformer(config) if online.refiner_sigma and refiner else None
 
     @property
     def networks(self) -> dict[str, DiffusionTransformer]:
@@ -125,8 +150,10 @@ class BlockLoop(CharacterModel):
             self.config.layers, character.image.shape[0], height * width // 4, self.config.heads,
             self.config.head_width, self.online, like, len(levels),
         )  # fmt: skip
+        cache.turn = network.rotate
         conditions = Conditions(references=character.references, reference_positions=character.positions)
-        network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
+        with torch.compiler.set_stance("force_eager"):  # a shape that comes once a session is not worth compiling
+            network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
         if self.online.on_switch == "recompute":
             cache.latents = character.image.float().transpose(1, 2).repeat(1, cache.window, 1, 1, 1)
         if static:
@@ -145,7 +172,7 @@ class BlockLoop(CharacterModel):
         """One forward of the backbone at its noise level `index`: the clean chunk [B, channels, c, h, w] it sees."""
         return self.see(self.backbone, cache, noisy, self.online.backbone_sigmas[index], conditions, plane=index)
 
-    def refine(self, cache: KVCache, coarse: Tensor, conditions: Conditions, noise: "Noise") -> Tensor:
+    def refine(self, cache: KVCache, coarse: Tensor, conditions: Conditions, noise: "Noise | Drawn") -> Tensor:
         """One forward of the refiner from the backbone's chunk, re-noised: [B, channels, c, h, w]."""
         network, _ = self._network(refiner=True)
         level = self.online.refiner_sigma
@@ -169,7 +196,7 @@ class BlockLoop(CharacterModel):
         self,
         cache: KVCache,
         conditions: Conditions,
-        noise: "Noise",
+        noise: "Noise | Drawn",
         *,
         start: tuple[Tensor, int] | None = None,
         exit_index: int | None = None,
@@ -204,7 +231,7 @@ class BlockLoop(CharacterModel):
         cache: KVCache,
         clean: Tensor,
         conditions: Conditions,
-        noise: "Noise",
+        noise: "Noise | Drawn",
         *,
         refiner: bool = False,
         written: Collection[int] = (),
@@ -234,7 +261,7 @@ class BlockLoop(CharacterModel):
         cache: KVCache,
         conditions: Conditions,
         latents: int,
-        noise: "Noise",
+        noise: "Noise | Drawn",
         *,
         first: int = 0,
         start: Start | None = None,

@@ -12,11 +12,12 @@ from torch import Tensor
 from lpm_model import flow
 from lpm_model.anchor import from_anchor, to_anchor
 from lpm_model.autoencoder import VideoAutoencoder, load_autoencoder
-from lpm_model.character import Character, CharacterModel, inference_type, read_model_config, to_frames
+from lpm_model.character import Character, CharacterModel, inference_device, read_model_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import encoders_of
+from lpm_model.precision import native_type
 
 SHIFT = 3.0
 """Of the sampling schedule towards high noise (flow.shift_sigma)."""
@@ -196,8 +197,13 @@ def sample_base(
     return to_frames(base.autoencoder.decode(latents))[:, 1:]
 
 
-def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
+def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None = None) -> BaseModel:
     """Load a Base LPM folder for inference.
+
+    Args:
+        folder: written by train.
+        dtype: of the weights; None takes what the device is fast with.
+        device: None takes a GPU where there is one.
 
     Raises:
         ValueError: not a model folder, or weights that do not fit.
@@ -207,11 +213,12 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> BaseModel:
         raise ValueError(f"{folder} is an Online LPM, which only looks back: give the folder that train wrote")
     base = BaseModel(
         from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
-        encoders_of(folder),
+        encoders_of(folder), device="meta",
     )  # fmt: skip
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: run `lpm train` again")
     load_weights(base.dit, read_weights(weights), weights)
-    base.dit.to(dtype if dtype is not None else inference_type())
-    return base.eval().requires_grad_(False)
+    place = inference_device(device)
+    base.dit.to(dtype if dtype is not None else native_type(place))
+    return base.to(place).eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from lpm_model.character import Character
 from lpm_model.dit import Conditions
 from lpm_model.steady import ColourState
 
-BUILT_ANEW = ("room", "ready")
+BUILT_ANEW = ("room", "ready", "turn", "known", "recordings")
 """Fields of a cache that follow from the others."""
 
 

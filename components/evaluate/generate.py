@@ -38,11 +38,13 @@ def round_trip(autoencoder: Any, video: Array) -> Array:
     """
     import torch
 
+    from lpm_model.precision import products
+
     step = WINDOW_LATENTS * FRAMES_PER_LATENT
     out = []
     for start in range(0, len(video) - 1, step):
         piece = torch.from_numpy(video[start : start + step + 1].copy()).float().div(127.5).sub(1)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), products(torch.device("cpu")):
             back = autoencoder.decode(autoencoder.encode(piece.permute(3, 0, 1, 2)[None]))[0, :, 1:]
         pixels = back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         out.append(pixels.permute(1, 2, 3, 0).numpy())

@@ -23,6 +23,7 @@ from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders import copy_encoders
 from lpm_model.lora import add_adapter, merged
 from lpm_model.losses import flow_matching_loss, training_weights
+from lpm_model.precision import native_type
 from lpm_model.sampler import BaseModel
 from lpm_model.shards import start_from
 from lpm_model.training.clips import Clips, read_clips
@@ -82,7 +83,7 @@ class BaseModule(lightning.LightningModule):
             return
         averaged: DiffusionTransformer = self.average.module  # type: ignore[assignment]
         for transformer in (self.dit, averaged):
-            shard(transformer, self.mesh, bf16=self.settings.precision == "bf16")
+            shard(transformer, self.mesh, bf16=native_type(self.mesh.device, self.settings.precision) == torch.bfloat16)
         self.dit.sequence = sequence_group(self.mesh)
         self.branches = Branches(self.dit, self.mesh.device)
 

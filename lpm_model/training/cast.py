@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lpm_model.config import Lora
 from lpm_model.dit import DiffusionTransformer
-from lpm_model.lora import activate, active, add_adapter, merged
+from lpm_model.lora import activate, active, add_adapter, difference, merged
 from lpm_model.online import OnlineModel
 
 Role = Literal["teacher", "student", "refiner", "critic"]
@@ -87,9 +87,13 @@ class Cast:
                     weight.zero_()
 
     def state(self, role: Role) -> dict[str, Tensor]:
-        """The weights of a role as those of a plain transformer."""
+        """The weights of a role as those of a plain transformer; of an adapted refiner, its update of the student's."""
         weights = dict(self.networks[role].state_dict())
-        return merged(weights, role, self.lora) if self.lora.rank else weights
+        if not self.lora.rank:
+            return weights
+        if role == "refiner":
+            return difference(weights, role, "student", self.lora)
+        return merged(weights, role, self.lora)
 
 
 def _copy(network: DiffusionTransformer) -> DiffusionTransformer:

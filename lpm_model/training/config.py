@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lpm_model.config import STATES, Lora, ModelConfig, OnlineConfig
+from lpm_model.precision import Precision
 
 VOICES = ("speak", "listen")
 """Audio branches."""
@@ -166,8 +167,9 @@ class BaseTraining:
     """Keep only the input of each block and compute the rest again in the backward pass."""
     compile: bool = False
     """Compile each block with torch.compile."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the products; weights, gradients and moments are fp32."""
+    precision: Precision = "auto"
+    """Of the products: auto is bf16 where the device multiplies it natively, else fp32; weights, gradients and moments
+    are fp32."""
     disturbance: float = 0.2
     """Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."""
     condition_dropout: float = 0.1

@@ -21,6 +21,7 @@ from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.digests import model_digest
 from lpm_model.encoders import copy_encoders, encoders_of
+from lpm_model.lora import doubled
 from lpm_model.online import OnlineModel
 from lpm_model.training.cast import Cast
 from lpm_model.training.clips import Clips, ShardClips, read_clips
@@ -179,6 +180,8 @@ def _distill(
     weights = {"model": cast.state("student")}
     if online.refiner is not None:
         weights["refiner"] = cast.state("refiner")
+        if settings.lora.rank:
+            shape["refiner_lora"] = to_mapping(doubled(settings.lora))
     save_model(folder, weights, shape, {**origin, "metrics": metrics})
     copy_autoencoder(base / "autoencoder", folder)
     copy_encoders(encoders_of(base), folder)

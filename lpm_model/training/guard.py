@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lpm_model.anchor import from_anchor
+from lpm_model.precision import products
 from lpm_model.training.average import Average
 from lpm_model.training.cast import Cast, Role
 from lpm_model.training.config import GuardSettings
@@ -91,7 +92,7 @@ class HeldOut:
         online, batch = self.cast.online, self.batch
         batch.generator.set_state(self.noise)
         end = 1 + (batch.latents.shape[2] - 1) // online.chunk_latents * online.chunk_latents
-        with torch.autocast(self.cast.device.type, torch.bfloat16), self.cast.playing(role):
+        with products(self.cast.device), self.cast.playing(role):
             made = own_roll_out(self.cast, role, batch, Spans(0, end, end), None, train=False)
             clip = torch.cat([chunk for _, chunk in made], dim=2).float()
         image, gain = batch.latents[:, :, :1], online.config.anchor_gain

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from lpm_model.precision import Precision, native_type
 from lpm_model.training.launch import ALONE, Mesh
 from lpm_model.training.muon import ShardedMuon, StackedMuon
 
@@ -214,7 +215,7 @@ def run(
     logger: Any = False,
     callbacks: Sequence[Callback] = (),
     mesh: Mesh = ALONE,
-    precision: str = "bf16",
+    precision: Precision = "auto",
 ) -> LossHistory:
     """Fit a module for what is left of `steps` batches.
 
@@ -230,7 +231,7 @@ def run(
         logger: Lightning logger(s).
         callbacks: more of Lightning's.
         mesh: processes; with several the module cuts itself up in `configure_model`.
-        precision: of the products, bf16 or fp32.
+        precision: of the products.
     """
     warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -241,8 +242,9 @@ def run(
         scale = mesh.scale
         strategy = ModelParallelStrategy(mesh.data, scale.sequence_parallel)
         devices = {"devices": scale.processes, "num_nodes": scale.nodes, "strategy": strategy}
+    mixed = native_type(mesh.device, precision) == torch.bfloat16
     trainer = lightning.Trainer(
-        accelerator="auto", **devices, precision="bf16-mixed" if precision == "bf16" else "32-true", max_epochs=1,
+        accelerator="auto", **devices, precision="bf16-mixed" if mixed else "32-true", max_epochs=1,
         limit_train_batches=left, logger=logger,
         gradient_clip_val=clip_norm, enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
         enable_progress_bar=False,

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import _muon
 
+from lpm_model.precision import native_type
+
 
 def orthogonalised(stack: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """Newton-Schulz iteration of torch.optim.Muon on matrices of one shape at a time, [matrices, rows, columns].
+    """Newton-Schulz iteration of torch.optim.Muon, in the device's own type, on matrices of one shape at a time.
 
     Args:
-        stack: momenta.
+        stack: momenta [matrices, rows, columns].
         group: of the optimizer: `ns_coefficients`, `ns_steps`, `eps`.
     """
     first, second, third = group["ns_coefficients"]
-    x = stack.bfloat16()
+    x = stack.to(native_type(stack.device))
     upright = x.shape[1] > x.shape[2]
     x = x.mT if upright else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
@@ -35,7 +37,7 @@ class StackedMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, equal to that of torch.optim.Muon."""
+        """One step, equal to that of torch.optim.Muon where the device's own type is bfloat16."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lpm_model.config import ModelConfig
 from lpm_model.describe import Setting, flops_of
+from lpm_model.precision import native_type
 from lpm_model.training.config import Scale
 
 ONE = Scale()
@@ -19,9 +20,9 @@ EVERY = 10
 """Batches between figures."""
 
 
-def peak_flops(device: torch.device, size: int = 2048) -> float:
-    """Rate of a large bfloat16 product on a device (FLOP/s), the best of ten."""
-    a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+def peak_flops(device: torch.device, size: int = 2048, kind: torch.dtype | None = None) -> float:
+    """Rate of a large product on a device (FLOP/s), the best of ten; None takes the device's own type."""
+    a, b = (torch.randn(size, size, device=device, dtype=kind or native_type(device)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         _wait(device)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.precision import products
 from lpm_model.sampler import SHIFT, sample_window
 from lpm_model.training.config import Distillation
 from lpm_model.training.data import Batch, step_generator
@@ -55,7 +56,7 @@ def levels_of(settings: Distillation) -> tuple[float, ...]:
 def sample_teacher(teacher: DiffusionTransformer, batch: Batch, settings: Distillation) -> dict[str, Tensor]:
     """What a shard holds: the teacher, sampled with guidance from the images of a batch."""
     levels, device = levels_of(settings), batch.latents.device
-    with torch.autocast(device.type, torch.bfloat16):
+    with products(device):
         clean, states = sample_window(
             teacher, batch.latents[:, :, :1], batch.latents.shape[2], batch.conditions,
             steps=settings.teacher_steps, guidance=settings.guidance, audio_guidance=settings.audio_guidance,

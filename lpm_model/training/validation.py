@@ -28,6 +28,7 @@ from lpm_model.character import CharacterModel, to_frames
 from lpm_model.config import SAMPLES_PER_LATENT, from_mapping
 from lpm_model.dit import DiffusionTransformer
 from lpm_model.losses import flow_matching_loss, training_weights
+from lpm_model.precision import products
 from lpm_model.sampler import load_base, sample_window
 from lpm_model.training.clips import Clips, read_clips
 from lpm_model.training.config import VOICES, BaseTraining, Validation
@@ -165,7 +166,7 @@ class HeldOut:
         sigma = level.to(device)[:, None].repeat(1, noise.shape[2])
         sigma[:, 0] = 0
         clean, levels = batch.latents, sigma[:, None, :, None, None]
-        with torch.autocast(device.type, torch.bfloat16):
+        with products(device):
             predicted = dit(flow.interpolate(clean, noise, levels), sigma, batch.conditions)
         weight = training_weights(clean, levels, self.settings.motion_weight, dit.config.predicts)
         rows = zip(predicted, flow.velocity(clean, noise), weight, strict=True)
@@ -177,7 +178,7 @@ class HeldOut:
         settings, window = self.settings.validation, self.sets[voice][number]
         batch = self._batch([window], "video").to(dit.patch.weight.device)
         anchor = batch.latents[:, :, :1]
-        with torch.autocast(anchor.device.type, torch.bfloat16):
+        with products(anchor.device):
             made, _ = sample_window(
                 dit, anchor, batch.latents.shape[2], batch.conditions,
                 steps=settings.sampler_steps, guidance=settings.guidance, generator=batch.generator,

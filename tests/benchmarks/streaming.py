@@ -1,11 +1,14 @@
 """What a live chunk costs and where the time goes: `python -m tests.benchmarks.streaming [--json]`.
 
-One process, bfloat16, every figure the median of turns taken one after the other. The measured shape: width 768,
+One process, bfloat16, every figure the median of turns taken one after the other. On a CPU that has no bfloat16
+products of its own (neither AMX nor AVX512-BF16) that takes an hour and says nothing: take `--type float32` there,
+whose figures answer for that CPU and are not those of bfloat16. The measured shape: width 768,
 12 layers, 256 tokens a latent frame, chunk 3 over sink 3 and window 12.
 
 - share_of_gemm_peak: the products of one forward pass over a full cache, over the rate of plain products.
 - speedup_over_window_recompute: a chunk of ours (forward passes and cache pass) beside diffusers' Wan transformer that
   computes the same 18 latent frames anew in as many denoising steps.
+- speedup_with_history_per_step: the same where a chunk keeps the keys of its denoising and takes no cache pass.
 - last_over_second_minute: time of a chunk after 59 minutes over that after one, the counter set forward.
 - tiny_compute_seconds_per_video_second: the tiny profile from voices to pixels.
 - per_frame_ms_chunk_N: a chunk's time over its video frames, at equal sink and window.
@@ -33,6 +36,7 @@ from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, LATENT_FPS, ModelCon
 from lpm_model.describe import Setting, flops_of
 from lpm_model.dit import Conditions
 from lpm_model.online import OnlineModel
+from lpm_model.precision import native_type
 from lpm_model.rollout import Noise
 from lpm_model.training.throughput import peak_flops
 
@@ -59,21 +63,21 @@ def alternating(steps: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
 class Stream:
     """A model of the measured shape in the middle of a call."""
 
-    def __init__(self, online: OnlineConfig) -> None:
+    def __init__(self, online: OnlineConfig, kind: torch.dtype) -> None:
         torch.manual_seed(0)
         self.online = online
         self.model = OnlineModel(SHAPE, online, load_autoencoder(None), SIZE_PX).eval().requires_grad_(False)
         for network in self.model.networks.values():
-            network.to(torch.bfloat16)
+            network.to(kind)
         who = Character(
             torch.randn(1, 16, 1, GRID, GRID), torch.randn(1, 1, 16, GRID, GRID), reference_positions(["global"])
         )
         self.cache = self.model.prime(who, static=True)
         frames, wide = online.chunk_latents + SHAPE.context_latents, SHAPE.audio_width
         self.given = Conditions(
-            text=torch.randn(1, TEXT, TEXT).bfloat16(),
-            speak=torch.randn(1, frames, SHAPE.audio_tokens, wide).bfloat16(),
-            listen=torch.randn(1, frames, SHAPE.audio_tokens, wide).bfloat16(),
+            text=torch.randn(1, TEXT, TEXT).to(kind),
+            speak=torch.randn(1, frames, SHAPE.audio_tokens, wide).to(kind),
+            listen=torch.randn(1, frames, SHAPE.audio_tokens, wide).to(kind),
         )
         self.noise = Noise((1, 16, online.chunk_latents, GRID, GRID), torch.Generator().manual_seed(0))
         while int(self.cache.written) < online.cache_latents:
@@ -107,15 +111,15 @@ class Stream:
 class Recompute:
     """Diffusers' transformer of the same shape over the whole window, as a model without a cache must compute it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: torch.dtype) -> None:
         torch.manual_seed(0)
         self.model = diffusers.WanTransformer3DModel(
             num_attention_heads=SHAPE.heads, attention_head_dim=SHAPE.head_width, num_layers=SHAPE.layers,
             ffn_dim=SHAPE.ffn_width, text_dim=TEXT, freq_dim=SHAPE.time_width,
-        ).to(torch.bfloat16)  # fmt: skip
+        ).to(kind)  # fmt: skip
         frames = WINDOW.cache_latents + WINDOW.chunk_latents
-        self.latents = torch.randn(1, 16, frames, GRID, GRID).bfloat16()
-        self.text = torch.randn(1, TEXT, TEXT).bfloat16()
+        self.latents = torch.randn(1, 16, frames, GRID, GRID).to(kind)
+        self.text = torch.randn(1, TEXT, TEXT).to(kind)
 
     @torch.inference_mode()
     def chunk(self) -> None:
@@ -139,12 +143,12 @@ def last_over_second_minute(stream: Stream) -> float:
     return taken["last"] / taken["second"]
 
 
-def tiny_step() -> Callable[[], object]:
+def tiny_step(kind: torch.dtype) -> Callable[[], object]:
     """One step of the tiny profile, voices to pixels."""
     torch.manual_seed(0)
     model = OnlineModel(ModelConfig(), OnlineConfig(), load_autoencoder(None), SIZE_PX).eval().requires_grad_(False)
-    model.backbone.to(torch.bfloat16)
-    model.autoencoder.decode_in(torch.bfloat16)  # type: ignore[attr-defined]
+    model.backbone.to(kind)
+    model.autoencoder.decode_in(kind)  # type: ignore[attr-defined]
     picture = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
     state = model.init_state(model.character(picture))
     voice = 0.1 * torch.randn(1, model.chunk_samples + model.lookahead_samples)
@@ -185,16 +189,18 @@ def parts(stream: Stream) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure() -> tuple[dict[str, float], dict[str, float]]:
+def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     """Figures, and seconds of the parts."""
-    stream, peer = Stream(WINDOW), Recompute()
+    stream, peer = Stream(WINDOW, kind), Recompute(kind)
+    stepwise = Stream(replace(WINDOW, history="per_step"), kind)
     peaks: list[float] = []
     taken = alternating(
         {
             "pass": stream.forward,
             "chunk": stream.chunk,
+            "stepwise": stepwise.chunk,
             "recompute": peer.chunk,
-            "peak": lambda: peaks.append(peak_flops(torch.device("cpu"))),
+            "peak": lambda: peaks.append(peak_flops(torch.device("cpu"), kind=kind)),
         }
     )
     past = WINDOW.cache_latents + 1
@@ -206,13 +212,14 @@ def measure() -> tuple[dict[str, float], dict[str, float]]:
         "pass_ms": 1000 * taken["pass"],
         "gemm_tflops": statistics.median(peaks) / 1e12,
         "speedup_over_window_recompute": taken["recompute"] / taken["chunk"],
+        "speedup_with_history_per_step": taken["recompute"] / taken["stepwise"],
         "last_over_second_minute": last_over_second_minute(stream),
     }
-    sizes = {size: Stream(replace(WINDOW, chunk_latents=size)) for size in (1, 6)} | {3: stream}
+    sizes = {size: Stream(replace(WINDOW, chunk_latents=size), kind) for size in (1, 6)} | {3: stream}
     by_size = alternating({str(size): one.chunk for size, one in sizes.items()})
     for size in sorted(sizes):
         figures[f"per_frame_ms_chunk_{size}"] = 1000 * by_size[str(size)] / (size * FRAMES_PER_LATENT)
-    each = alternating({"tiny": tiny_step()}, rounds=40)["tiny"]
+    each = alternating({"tiny": tiny_step(kind)}, rounds=40)["tiny"]
     figures["tiny_compute_seconds_per_video_second"] = each * LATENT_FPS / OnlineConfig().chunk_latents
     return figures, alternating(parts(stream))
 
@@ -221,9 +228,14 @@ def main() -> None:
     """Runs the benchmark and prints its table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.streaming", description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--type", choices=["bfloat16", "float32"], default="bfloat16", help="of weights and products")
     given = parser.parse_args()
-    figures, seconds = measure()
+    native = native_type(torch.device("cpu")) == torch.bfloat16
+    if given.type == "bfloat16" and not native:
+        print("this CPU has no bfloat16 products of its own: figures say nothing, take --type float32", flush=True)
+    figures, seconds = measure(getattr(torch, given.type))
     print(
+        f"{given.type} ({'with' if native else 'without'} bfloat16 products of the CPU's own), "
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; a chunk is "
         f"{WINDOW.chunk_latents} latent frames, {WINDOW.chunk_latents * FRAMES_PER_LATENT} video frames at "
         f"{AUDIO_RATE // 1000} kHz sound"
@@ -233,7 +245,8 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:<40}{value:>10.3f}")
     if given.json:
-        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+        about = {"type": given.type, "native_bfloat16": native}
+        print(json.dumps(about | {name: round(value, 4) for name, value in figures.items()}))
 
 
 if __name__ == "__main__":

@@ -103,20 +103,27 @@ def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tm
     assert losses["consistency"] != losses["regression"]
 
 
-def test_adapters_end_in_a_plain_model(base: Path, dataset: Path, tmp_path: Path) -> None:
+def test_adapters_end_in_a_plain_model_and_a_refiner_upon_it(base: Path, dataset: Path, tmp_path: Path) -> None:
     distill_online(base, dataset, tmp_path, replace(UNWATCHED, lora=Lora(rank=2)))
-    before = read_weights(base / "model.safetensors")
-    for stem in ("model", "refiner"):
-        after = read_weights(tmp_path / f"{stem}.safetensors")
-        assert after.keys() == before.keys()
-        changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-        assert changed
-        assert all(name.startswith("blocks.") and name.endswith(".weight") for name in changed)
-        for name in changed:
-            update = (after[name].float() - before[name].float()).double()
-            large = torch.linalg.svdvals(update)[:3]
-            assert large[2] < 0.3 * large[0]  # rank 2, but for the rounding of what is saved
-    load_online(tmp_path)
+    before, after = (read_weights(folder / "model.safetensors") for folder in (base, tmp_path))
+    assert after.keys() == before.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("blocks.") and name.endswith(".weight") for name in changed)
+    for name in changed:
+        update = (after[name].float() - before[name].float()).double()
+        large = torch.linalg.svdvals(update)[:3]
+        assert large[2] < 0.3 * large[0]  # rank 2, but for the rounding of what is saved
+    refiner = read_weights(tmp_path / "refiner.safetensors")
+    assert all(".adapters.refiner." in name for name in refiner)
+    model = load_online(tmp_path)
+    assert model.refiner is not None
+    own, shared = dict(model.refiner.named_parameters()), dict(model.backbone.named_parameters())
+    assert {id(own[name]) for name in shared} == {id(weight) for weight in shared.values()}
+    assert own.keys() - shared.keys() == refiner.keys()
+    (tmp_path / "refiner.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"refiner\.safetensors does not fit this model"):
+        load_online(tmp_path)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

@@ -1,6 +1,8 @@
 """The KV cache against a plain list."""
 
 import copy
+from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from lpm_model import attention
 from lpm_model.attention import rope3d, rotate
 from lpm_model.cache import KVCache
 from lpm_model.config import ABSENT, OnlineConfig
+from lpm_model.rollout import Noise
+from tests.lpm_model.tiny import conditions, online_config, online_model, person
 
 TOKENS, HEADS, WIDTH = 2, 1, 4
 
@@ -43,7 +47,7 @@ def past(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
     """What attention reads, [B, keys, N, D], under a rotation by nothing."""
     layout = cache.layout(1)
     keys = cache.reference_keys.shape[2] + layout.slots * TOKENS
-    turn = torch.ones(cache.written.shape[0], keys, WIDTH // 2, dtype=torch.complex64)
+    turn = torch.tensor([1.0, 0.0]).repeat(cache.written.shape[0], keys, WIDTH // 2)
     found, values = cache.past(0, layout, turn, torch.float32, by_products=True)
     return found.permute(0, 3, 1, 2), values.transpose(1, 2)
 
@@ -244,3 +248,27 @@ def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int,
         cache.put_back(1, fresh, first)
     assert torch.equal(cache.keys, before.keys)
     assert contents(cache, 1, 1) == expected(1 + writes, sink, window)
+
+
+@pytest.mark.parametrize("history", ["pass", "per_step"])
+def test_a_chunk_over_a_full_cache_asks_the_device_for_nothing(history: str) -> None:
+    """On a device without values whoever waits for one fails."""
+    online = online_model(online_config(history=history))
+    cache, given = online.prime(person(), static=True), conditions(1).without("references")
+    noise = Noise((1, 16, 1, 4, 4))
+
+    def chunk() -> None:
+        for _ in online.rollout(cache, given, 1, noise):
+            pass
+
+    for _ in range(2 * cache.capacity):
+        chunk()
+    meta = torch.device("meta")
+    online.to(meta)
+    held: dict[str, Any] = {f.name: getattr(cache, f.name) for f in fields(cache)}
+    held |= {name: t.to(meta) for name, t in held.items() if isinstance(t, torch.Tensor)}
+    cache = KVCache(**held)
+    cache.make_room(1)
+    given, noise.device = given.map(lambda t: t.to(meta)), meta
+    for _ in range(2):
+        chunk()

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lpm_model.attention import rope3d, rotate
 from lpm_model.config import AudioConfig, ModelConfig
-from lpm_model.dit import Conditions, DiffusionTransformer, timestep_embedding
+from lpm_model.dit import Conditions, DiffusionTransformer, RMSNorm, timestep_embedding
 from tests.lpm_model.tiny import MODEL, conditions, normal, randomised, transformer
 
 LATENTS, SIGMA = normal(2, 16, 3, 4, 4, seed=9), torch.tensor([[0.0, 0.4, 0.7], [0.0, 0.9, 0.2]])
@@ -167,3 +168,20 @@ def test_timestep_embedding_starts_with_cosines() -> None:
     expected = torch.tensor([2.0, 0.02])
     assert torch.allclose(got[0], torch.cat([expected.cos(), expected.sin()]), atol=1e-6)
     assert torch.equal(timestep_embedding(torch.zeros(1), 4), torch.tensor([[1.0, 1, 0, 0]]))
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_the_norm_without_gradients_is_the_one_with(dtype: torch.dtype, atol: float) -> None:
+    norm = randomised(RMSNorm(48, 1e-6)).to(dtype)
+    x = (5 * normal(2, 7, 96, seed=3)).to(dtype)[..., :48]
+    x[0, 0] = 0
+    with torch.no_grad():
+        alone = norm(x)
+    assert alone.dtype == dtype
+    assert torch.allclose(alone, norm(x), atol=atol)
+
+
+def test_a_compiled_rotation_is_the_plain_one() -> None:
+    x, turn = normal(2, 8, 3, 32, seed=4), rope3d(torch.tensor([2, 5]), 2, 2, (12, 10, 10))
+    compiled = torch.compile(rotate, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x, turn), rotate(x, turn), atol=1e-6)

@@ -1,11 +1,23 @@
 """Adapters: nothing at the start, named, switched, and merged into a plain model that computes the same."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lpm_model.config import Lora
 from lpm_model.dit import DiffusionTransformer
-from lpm_model.lora import activate, active, adapted_layers, add_adapter, merged
+from lpm_model.lora import (
+    activate,
+    active,
+    adapted_layers,
+    add_adapter,
+    difference,
+    doubled,
+    load_adapter,
+    merged,
+    twin,
+)
 from tests.lpm_model import tiny
 
 LORA = Lora(rank=3, alpha=6.0)
@@ -64,3 +76,20 @@ def test_targets_choose_the_matrices() -> None:
         add_adapter(model, "two", Lora(rank=2, targets=("fnn",)))
     with pytest.raises(ValueError, match="use 0, or a rank and targets"):
         Lora(rank=-1)
+
+
+def test_two_adapters_become_one_model_and_an_update_of_it() -> None:
+    model = adapted("student", "refiner")
+    weights = model.state_dict()
+    backbone = tiny.transformer()
+    backbone.load_state_dict(merged(weights, "student", LORA))
+    refiner = twin(backbone, "refiner", doubled(LORA))
+    update = difference(weights, "refiner", "student", LORA)
+    load_adapter(refiner, update, Path("refiner.safetensors"))
+    assert torch.allclose(velocity(refiner), velocity(model), atol=1e-5)
+    with active(model, "student"):
+        assert torch.allclose(velocity(backbone), velocity(model), atol=1e-5)
+    shared = {id(weight) for weight in backbone.parameters()}
+    assert {id(w) for name, w in refiner.named_parameters() if ".adapters." not in name} == shared
+    with pytest.raises(ValueError, match=r"refiner\.safetensors does not fit"):
+        load_adapter(refiner, dict(list(update.items())[1:]), Path("refiner.safetensors"))

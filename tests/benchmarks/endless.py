@@ -1,0 +1,121 @@
+"""Does a call hold for an hour: `python -m tests.benchmarks.endless [--online DIR] [--minutes 60] [--json]`.
+
+An Online LPM plays held-out conversations, one after the other, without a pause and without ever starting again.
+
+- last_over_second_minute: median time of a step in the last minute over that of the second.
+- rss_growth: resident memory at the end over that after the second minute, minus one.
+- identity_change, colour_de: the last minute against the first; distance (1 - cosine) of likeness, and CIE Lab.
+- freeze_rate: share of two-second windows in which nothing moves.
+- sink_peak: how strongly the picture keeps returning to the first one (over 0.6 is a collapse onto the cache's sink).
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from components.common import RichProgress
+from components.evaluate.bench import Bench, build_bench
+from components.evaluate.config import BenchConfig
+from components.evaluate.drift import sink_peak
+from lpm_model.config import LATENT_FPS, SAMPLES_PER_LATENT, VIDEO_FPS
+from lpm_model.online import OnlineModel, load_online
+from serving.drift import DriftMeter, likeness
+from serving.talk import ArraySource, stream
+from tests.benchmarks._lpm_bench import LATEST
+
+SECOND = 2
+"""Minute that the last one is compared with: caches are full and allocators warm by its end."""
+EVERY = 4
+"""Frames between those whose likeness to the first one is kept."""
+
+
+def voices(bench: Bench, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Own voice and the other's, int16: ends of the cases in random order, so that a call does not repeat itself."""
+    chance, found, length = np.random.default_rng(0), [], 0
+    cases = [bench.talk, *bench.cases]
+    while length < samples:
+        case = cases[chance.integers(len(cases))]
+        begin = chance.integers(case.speak.size // 2)
+        found.append((case.speak[begin:], case.truth.listen[begin:]))
+        length += case.speak.size - begin
+    own, other = (np.concatenate(parts)[:samples] for parts in zip(*found, strict=True))
+    return own, other
+
+
+def chunks(model: OnlineModel, bench: Bench, minutes: float) -> Iterator[np.ndarray]:
+    """The frames of the call, chunk by chunk."""
+    samples = round(minutes * 60 * LATENT_FPS) * SAMPLES_PER_LATENT
+    own, other = voices(bench, samples)
+    who = model.character(bench.talk.image, [bench.talk.reference])
+    for chunk in stream(model, who, ArraySource(own), ArraySource(other), seed=0):
+        yield chunk.frames
+
+
+def measure(model: OnlineModel, bench: Bench, minutes: int) -> dict[str, float]:
+    """Play the call and read it as it goes."""
+    minute, window = DriftMeter(window_s=60.0), DriftMeter()
+    times: list[list[float]] = [[] for _ in range(minutes + 1)]
+    rss: list[float] = []
+    similar: list[np.ndarray] = []
+    first: np.ndarray | None = None
+    drifts, windows, frozen, seen = [], 0, 0, 0
+    began = time.perf_counter()
+    total = minutes * 60 * LATENT_FPS // model.chunk_latents
+    for frames in RichProgress().track(chunks(model, bench, minutes), "the call", total):
+        times[seen // (60 * VIDEO_FPS)].append(time.perf_counter() - began)
+        before, seen = seen, seen + len(frames)
+        drifts += minute.add(frames)
+        closed = window.add(frames)
+        windows, frozen = windows + len(closed), frozen + sum(one.frozen for one in closed)
+        looks = likeness(frames[-before % EVERY :: EVERY])
+        first = looks[:1] if first is None else first
+        scale = np.linalg.norm(looks, axis=1) * np.linalg.norm(first)
+        similar.append((looks @ first[0]) / np.maximum(scale, 1e-12))
+        if seen // (60 * VIDEO_FPS) > before // (60 * VIDEO_FPS):
+            rss.append(psutil.Process().memory_info().rss / 2**20)
+        began = time.perf_counter()
+    medians = [statistics.median(values) for values in times if values]
+    return {
+        "minutes": minutes,
+        "step_ms": 1000 * medians[-1],
+        "compute_seconds_per_video_second": medians[-1] * LATENT_FPS / model.chunk_latents,
+        "last_over_second_minute": medians[minutes - 1] / medians[SECOND - 1],
+        "rss_mb": rss[-1],
+        "rss_growth": rss[-1] / rss[SECOND - 1] - 1,
+        "identity_change": drifts[-1].identity,
+        "colour_de": drifts[-1].colour_de,
+        "sharpness_log2": drifts[-1].sharpness_log2,
+        "freeze_rate": frozen / windows,
+        "sink_peak": sink_peak(np.concatenate(similar)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.endless", description=__doc__)
+    parser.add_argument("--online", type=Path, default=LATEST / "online", help="folder of an Online LPM")
+    parser.add_argument("--minutes", type=int, default=3, help="length of the call, at least 3; the bar is an hour")
+    parser.add_argument("--cache", type=Path, default=Path(".work/bench"), help="folder of the rendered cases")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    given = parser.parse_args(arguments)
+    if given.minutes < SECOND + 1:
+        raise SystemExit(f"--minutes is {given.minutes}: a call of at least {SECOND + 1} minutes can be compared")
+    if not given.online.is_dir():
+        print(f"{given.online} is no folder yet: run `lpm run` first, or give one with --online")
+        return
+    model = load_online(given.online)
+    bench = build_bench(given.cache, BenchConfig(size_px=model.size_px), RichProgress())
+    figures = measure(model, bench, given.minutes)
+    for name, value in figures.items():
+        print(f"{name:36} {value:10.4f}")
+    if given.json:
+        print(json.dumps({name: round(value, 5) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()

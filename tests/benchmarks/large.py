@@ -1,0 +1,170 @@
+"""The 17b model live on one GPU: `python -m tests.benchmarks.large [--layers N] [--json]`.
+
+Random weights, 480 x 832, chunk 3 over sink 3 and window 12, backbone and refiner on one base, from voices to pixels
+(the shipped tiny decoder). Each autoencoder shape (a latent cell of 8 or 16 pixels a side) is measured plain, compiled
+and played back as CUDA graphs, and with 8-bit products.
+
+- floor: the products of all passes of a chunk (`lpm model describe`) at the rate of a plain product, measured here.
+- share_of_floor: that over the time of a whole step.
+- fps: video frames of a chunk over the time of a step; 24 is live.
+- per_step: the history of each denoising step is kept instead of passes of its own.
+
+The voices are mel features instead of wav2vec2's; the rest is the 17b profile.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import ScalingType, scaled_mm
+
+from lpm_model.autoencoder import load_autoencoder
+from lpm_model.character import Character, reference_positions
+from lpm_model.config import Lora, ModelConfig, OnlineConfig
+from lpm_model.describe import Setting, describe
+from lpm_model.float8 import FLOAT8
+from lpm_model.lora import adapted_layers, twin
+from lpm_model.online import OnlineModel
+from lpm_model.training.throughput import peak_flops
+
+SHAPE = ModelConfig(
+    width=5120, layers=40, heads=40, ffn_width=13824, text_width=4096, text_tokens=512, audio_mix_width=512,
+    anchor_gain=0.0, predicts="velocity",
+)  # fmt: skip
+WINDOW = OnlineConfig(chunk_latents=3, sink_latents=3, window_latents=12, refiner_sigma=0.3)
+PIXELS = (480, 832)
+UPDATE = Lora(rank=256, alpha=256.0)
+"""Of the refiner, as a distillation with adapters of rank 128 leaves it."""
+ROUNDS, SIZE = 3, 8192
+DEVICE = torch.device("cuda")
+PEAK_BANDWIDTH_TB_S = 3.0
+"""A floor that the products of a chunk stay far above."""
+
+
+def timed(run: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Median seconds; the first run does not count."""
+    taken = []
+    for turn in range(rounds + 1):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        if turn:
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def float8_peak() -> float:
+    """Rate of a large 8-bit product (FLOP/s)."""
+    values = torch.randn(SIZE, SIZE, device=DEVICE).to(FLOAT8)
+    scale = torch.ones(SIZE, 1, device=DEVICE)
+
+    def run() -> object:
+        return scaled_mm(
+            values, values.t(), scale, ScalingType.RowWise, scale.t(), ScalingType.RowWise, output_dtype=torch.bfloat16
+        )
+
+    return 2 * SIZE**3 / timed(run, 10)
+
+
+@torch.no_grad()
+def build(shape: ModelConfig, online: OnlineConfig) -> OnlineModel:
+    """A model with random weights on the GPU, the refiner an update of the backbone."""
+    model = OnlineModel(shape, online, load_autoencoder(None), PIXELS[0], refiner=False, device="meta")
+    model.backbone = model.backbone.bfloat16().to_empty(device=DEVICE)
+    for name, weight in model.backbone.named_parameters():
+        if weight.dim() > 1:
+            weight.normal_(std=0.02)
+        else:
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    model.refiner = twin(model.backbone, "refiner", UPDATE)
+    for layer in adapted_layers(model.refiner):
+        layer.adapters["refiner"].up.normal_(std=0.002)
+    model.to(DEVICE).eval().requires_grad_(False)
+    model.autoencoder.decode_in(torch.bfloat16)
+    return model
+
+
+class Call:
+    """A conversation whose window is full."""
+
+    def __init__(self, model: OnlineModel, cell_px: int) -> None:
+        height, width = (side // cell_px // 2 * 2 for side in PIXELS)
+        who = Character(
+            torch.randn(1, 16, 1, height, width), torch.randn(1, 1, 16, height, width), reference_positions(["global"])
+        )
+        self.model, self.tokens = model, height * width // 4
+        self.voice = 0.1 * torch.randn(1, model.chunk_samples + model.lookahead_samples)
+        torch.cuda.reset_peak_memory_stats()
+        self.state = model.init_state(who)
+        for _ in range(model.online.cache_latents // model.chunk_latents + 4):
+            self.step()
+
+    def step(self) -> torch.Tensor:
+        """One chunk, voices to pixels."""
+        frames, self.state = self.model.step(self.state, self.voice, self.voice)
+        return frames
+
+    def figures(self, flops_s: float) -> dict[str, float]:
+        """What a step takes, beside the floor."""
+        online, model = self.model.online, self.model
+        setting = Setting(frames=online.chunk_latents, tokens=self.tokens, past_frames=online.cache_latents + 1)
+        floor = online.passes * describe(model.config, setting).floor_s(flops_s / 1e12, PEAK_BANDWIDTH_TB_S)
+        step = timed(self.step)
+        return {
+            "step_ms": 1000 * step,
+            "floor_ms": 1000 * floor,
+            "share_of_floor": floor / step,
+            "fps": model.chunk_frames / step,
+            "memory_gb": torch.cuda.max_memory_allocated() / 1e9,
+        }
+
+
+def measure(shape: ModelConfig, progress: Callable[[str, dict[str, float]], None]) -> None:
+    """All settings, each told as soon as it is known."""
+    peak, peak8 = peak_flops(DEVICE, SIZE), float8_peak()
+    progress("products", {"bf16_tflops": peak / 1e12, "float8_tflops": peak8 / 1e12})
+    model = build(shape, WINDOW)
+
+    def tell(name: str, cells: tuple[int, ...]) -> None:
+        for cell_px in cells:
+            progress(f"{name}, {cell_px}x{cell_px}", Call(model, cell_px).figures(peak))
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    tell("bf16", (16, 8))
+    model.accelerate(fused=True)
+    tell("bf16 fused", (16, 8))
+    model.accelerate(float8=True)
+    tell("float8 fused", (16, 8))
+    model.online = replace(WINDOW, history="per_step")
+    tell("float8 fused per_step", (16,))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.large", description=__doc__)
+    parser.add_argument("--layers", type=int, default=SHAPE.layers, help="fewer for a check")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    given = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("no GPU here: nothing was measured")
+        return
+    found: dict[str, dict[str, float]] = {}
+
+    def tell(name: str, figures: dict[str, float]) -> None:
+        found[name] = {key: round(value, 4) for key, value in figures.items()}
+        print(f"{name:28}" + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()), flush=True)
+
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {given.layers} layers")
+    measure(replace(SHAPE, layers=given.layers), tell)
+    if given.json:
+        print(json.dumps({"hardware": torch.cuda.get_device_name(), "torch": torch.__version__, **found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Products in 8 bits: near the exact ones, by token and output alike, and shared where weights are shared."""
+
+import pytest
+import torch
+
+from lpm_model.config import Lora, ModelConfig
+from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.float8 import FLOAT8, Float8Linear, scaled, to_float8
+from lpm_model.lora import adapted_layers, twin
+
+LORA = Lora(rank=4, alpha=4.0)
+ROUNDING = 2.0**-4
+"""Largest relative error of a value with three bits behind its first."""
+
+
+def drawn(*shape: int, spread: float = 1.0) -> torch.Tensor:
+    return spread * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def pair() -> tuple[DiffusionTransformer, DiffusionTransformer]:
+    """A backbone and a refiner on its weights."""
+    torch.manual_seed(0)
+    backbone = DiffusionTransformer(ModelConfig(width=64, heads=1, ffn_width=128, layers=2)).bfloat16()
+    for weight in backbone.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.05)
+    refiner = twin(backbone.requires_grad_(False), "refiner", LORA)
+    for layer in adapted_layers(refiner):
+        torch.nn.init.normal_(layer.adapters["refiner"].up, std=0.05)
+    return backbone, refiner
+
+
+@torch.no_grad()
+def seen(model: DiffusionTransformer) -> torch.Tensor:
+    latents = drawn(1, 16, 2, 8, 8).bfloat16()
+    return model(latents, torch.full((1, 2), 0.5), Conditions())
+
+
+def test_values_come_back_within_their_rounding_whatever_a_row_is_worth() -> None:
+    x = drawn(5, 32) * torch.tensor([1e-4, 0.1, 1.0, 30.0, 1e4])[:, None]
+    values, scale = scaled(x)
+    assert values.dtype == FLOAT8
+    largest = x.abs().amax(dim=1, keepdim=True)
+    assert ((values.float() * scale - x).abs() <= ROUNDING * x.abs() + 2e-3 * largest * ROUNDING).all()
+
+
+def test_a_layer_computes_the_product_of_what_was_rounded() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(32, 48).bfloat16()
+    blocks = torch.nn.Module()
+    blocks.blocks = torch.nn.ModuleList([layer])
+    x = drawn(2, 3, 32).bfloat16()
+    (weight, weight_scale), (values, scale) = scaled(layer.weight.detach()), scaled(x.flatten(0, 1))
+    to_float8([blocks])
+    small = blocks.blocks[0]
+    assert isinstance(small, Float8Linear)
+    wanted = (values.double() * scale) @ (weight.double() * weight_scale).T + layer.bias.double()
+    assert torch.allclose(small(x).double().flatten(0, 1), wanted, rtol=2**-7, atol=1e-2)
+
+
+def test_two_networks_stay_near_themselves_and_on_the_same_weights() -> None:
+    backbone, refiner = pair()
+    before = seen(backbone), seen(refiner)
+    to_float8([backbone, refiner])
+    for model, wanted in zip((backbone, refiner), before, strict=True):
+        error = (seen(model) - wanted).norm() / wanted.norm()
+        assert 0 < error < 0.05
+    own, shared = dict(refiner.named_parameters()), dict(backbone.named_parameters())
+    assert all(own[name] is weight for name, weight in shared.items())
+    assert shared["blocks.0.ffn.0.weight"].dtype == FLOAT8
+    assert shared["patch.weight"].dtype == torch.bfloat16
+
+
+def test_what_cannot_be_made_small_is_refused() -> None:
+    backbone, _ = pair()
+    with pytest.raises(ValueError, match="run without fp8"):
+        to_float8([backbone.float()])
