@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import quality
+from components.curate import identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
@@ -62,13 +62,16 @@ class SourceClips:
     """Person-frames that are in no clip, by reason."""
     person_frames: int
     """Frames of all people together."""
+    embeddings: NDArray[np.float32]
+    """Who each track shows, [tracks, 128]; NaN where nobody looked or no network is there."""
 
 
 def make_clips(inputs: Inputs) -> SourceClips:
     """Cut one source into clips and encode those that pass every threshold."""
     own = inputs.own
     plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config)
-    pictures = _second_pass(plans, inputs)
+    faces: dict[int, list[NDArray[np.float32]]] = {}
+    pictures = _second_pass(plans, inputs, faces)
     plans = [plan for plan in plans if plan.row]
     members = _all_members(plans, pictures, inputs)
     return SourceClips(
@@ -78,21 +81,26 @@ def make_clips(inputs: Inputs) -> SourceClips:
         track_reasons=track_reasons,
         frame_reasons=frame_reasons,
         person_frames=sum(len(track.values) for track in own.tracks),
+        embeddings=identity.mean_embeddings(faces, len(own.tracks)),
     )
 
 
-def _second_pass(plans: list[Plan], inputs: Inputs) -> Pictures:
-    """Stream the frames once more; finishes every clip and gives the candidates of all references."""
+def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArray[np.float32]]]) -> Pictures:
+    """Stream the frames once more; finishes every clip and gives the candidates of all references.
+
+    `faces` takes in the embeddings of each track's best frames.
+    """
     own, config = inputs.own, inputs.config
     wanted: dict[int, set[int]] = {}
     for plan in plans:
         for choice in plan.choices:
             for frame in choice.frames:
                 wanted.setdefault(frame, set()).add(plan.track)
+    known = identity.frames_by_number(own.tracks, {plan.track for plan in plans}, config.identity.frames)
     pictures: Pictures = {}
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
-    last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in wanted)])
+    last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
     for number, picture, _ in video_frames(inputs.raw / own.source.file, config.limits):
         if number >= last:
             break
@@ -102,6 +110,9 @@ def _second_pass(plans: list[Plan], inputs: Inputs) -> Pictures:
             plan.pictures.append(plan.crop.cut(picture, config.size_px))
             if (number - plan.start) % _SHARPNESS_EVERY == 0:
                 plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
+        for index in known.get(number, ()):
+            face = identity.embed(picture, rows_of(own.tracks[index], number, number + 1)[0])
+            faces.setdefault(index, []).extend([] if face is None else [face])
         for index in sorted(wanted.get(number, ())):
             crop = crop_for(own, index, number, number + 1, config)
             box = rows_of(own.tracks[index], number, number + 1)[0]

@@ -110,11 +110,11 @@ class StateConfig:
     """Frames over which a mouth's movement is measured to find who speaks."""
     discard_window: int = 15
     """Frames over which a mouth's movement is measured where its person does not speak."""
-    still_motion: float = 0.005
+    still_motion: float = 0.0047
     """Spread of the mouth gap (in eye distances) of a mouth at rest."""
-    moving_motion: float = 0.030
+    moving_motion: float = 0.029
     """Spread of the mouth gap (in eye distances) of a talking mouth."""
-    min_state_s: float = 0.15
+    min_state_s: float = 0.12
     """Shorter states are merged into their neighbours."""
     listen_hold_s: float = 0.5
     """Listening lasts so much longer than the other's speech."""
@@ -124,6 +124,35 @@ class StateConfig:
     """Correlation of mouth and loudness below which a lone speaker counts as dubbed (noisy: keep it low)."""
     max_camera_offset_s: float = 2.0
     """Largest difference between the clocks of a conversation's two cameras that is searched."""
+    av_offset: Literal["reject", "shift", "keep"] = "reject"
+    """What is done with a source whose sound is surely early or late: left out, its sound put right, or nothing."""
+    max_av_offset_frames: int = 3
+    """Offset between sound and picture up to which a source is taken as it is."""
+    min_av_offset_confidence: float = 0.06
+    """Less confident offsets count as unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IntervalConfig:
+    """Limits of turns, backchannels and interruptions (see intervals.py)."""
+
+    bridge_s: float = 0.2
+    """Silences up to this length belong to the speech around them."""
+    backchannel_s: float = 1.0
+    """Longest short answer."""
+    interruption_s: float = 0.3
+    """Shortest overlap of an interruption; below it is an ordinary hand-over."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentityConfig:
+    """How people are recognised across cuts and sources."""
+
+    frames: int = 3
+    """Faces of a person that are looked at; 0 = people are not matched."""
+    max_distance: float = 0.28
+    """Mean distance of two people's embeddings below which they are one: 0.28 keeps rendered people apart, 0.55 suits
+    real ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +167,10 @@ class CurationConfig:
     """What a source file may be."""
     states: StateConfig = field(default_factory=StateConfig)
     """How frames are labelled."""
+    intervals: IntervalConfig = field(default_factory=IntervalConfig)
+    """What counts as a turn, a backchannel, an interruption."""
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
+    """How people are recognised across cuts."""
     size_px: int = 128
     """Side of the square clips; a multiple of 16."""
     min_clip_s: float = 2.0

@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FEATURES = ("x0", "y0", "x1", "y1", "gap", "eyes", "yaw", "pitch", "roll", "smile")
+_CORNERS = {"left_outer": 263, "left_inner": 362, "right_outer": 33, "right_inner": 133, "nose": 2}
+"""Mesh points at the eyes' corners and below the nose; left and right are the person's own."""
+FEATURES = (
+    "x0", "y0", "x1", "y1", "gap", "eyes", "yaw", "pitch", "roll", "smile",
+    *(f"{name}_{axis}" for name in _CORNERS for axis in "xy"),
+)  # fmt: skip
 """Columns of a track: face box in pixels; mouth gap, eye opening and smile in eye distances; head angles in radians
-(yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise)."""
+(yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise); five points in pixels."""
+POINTS = slice(10, 10 + 2 * len(_CORNERS))
+"""The five points' columns: x, y of each."""
 
 _MESH_SIDE_PX = 640
 _MIN_OVERLAP = 0.25
@@ -27,7 +34,7 @@ class Track:
     shot: int
     """Number of the shot."""
     values: NDArray[np.float32]
-    """[frames, 10] by FEATURES; NaN rows where the face is not seen."""
+    """[frames, 20] by FEATURES; NaN rows where the face is not seen."""
 
     @property
     def stop(self) -> int:
@@ -63,7 +70,7 @@ class FaceFinder:
             self._mesh = None
 
     def find(self, picture: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Features [10] (see FEATURES) of every face in an RGB picture [H, W, 3]."""
+        """Features [20] (see FEATURES) of every face in an RGB picture [H, W, 3]."""
         import cv2
 
         if self._mesh is None:
@@ -96,7 +103,7 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
         points: landmarks [478, 3] in pixels (x right, y down, z away from the camera).
 
     Returns:
-        float32 [10] by FEATURES.
+        float32 [20] by FEATURES.
     """
     across, down = points[263] - points[33], points[152] - points[10]
     eye_distance = float(np.linalg.norm(across)) + 1e-6
@@ -123,6 +130,7 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
             np.arctan2(y_axis[2], y_axis[1]),
             np.arctan2(x_axis[1], x_axis[0]),
             (lift + 0.5 * wide) / eye_distance,
+            *points[list(_CORNERS.values()), :2].ravel(),
         ],
         np.float32,
     )

@@ -38,6 +38,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "cut": ("clip_id", "person_id", "track", "shot", "start_frame", "frames", "seconds"),
     "states": ("states", "speak_ratio", "listen_ratio", "idle_ratio", "partner_source_id", "camera_offset_samples"),
     "tracks": ("speech_track", "mouth_track", "loudness_track"),
+    "conversation": (
+        "partner_person",
+        "intervals",
+        "offscreen_voice_ratio",
+        "av_offset_frames",
+        "av_offset_confidence",
+    ),
     "crops": ("crop_box", "face_box", "resampled"),
     "quality": (*SCORES, "kept", "reason"),
     "audio": ("audio_start_sample", "audio_samples", "speak_from", "listen_from"),
@@ -64,6 +71,12 @@ def schema() -> Any:
         "listen_ratio": pa.float64(),
         "idle_ratio": pa.float64(),
         "camera_offset_samples": pa.int64(),
+        "intervals": pa.list_(
+            pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("kind", pa.string()), ("who", pa.string())])
+        ),
+        "offscreen_voice_ratio": pa.float64(),
+        "av_offset_frames": pa.int32(),
+        "av_offset_confidence": pa.float64(),
         "crop_box": box,
         "face_box": box,
         "resampled": pa.bool_(),

@@ -9,6 +9,7 @@ from components.curate import quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Seen
 from components.curate.config import CurationConfig
+from components.curate.conversation import conversation_facts
 from components.curate.crops import others_in
 from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
@@ -76,6 +77,7 @@ def clip_facts(
         "idle_ratio": round(float((states == IDLE).mean()), 6),
         "partner_source_id": partner.source.source_id if partner else None,
         "camera_offset_samples": labelled.offset_samples,
+        **conversation_facts(plan.track, plan.start, plan.stop, own, labelled, config.intervals),
         "crop_box": [plan.crop.x, plan.crop.y, plan.crop.side, plan.crop.side],
         "face_box": [int(v) for v in np.median(rows[:, :4], axis=0)],
         "resampled": plan.crop.side != config.size_px,

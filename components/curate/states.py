@@ -5,6 +5,7 @@ All people of a shot (and the partner in front of the other camera) are decoded 
 hypothesis is cheaper than switching, so that pauses between words do not break a turn.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,15 @@ from lpm_model.config import VIDEO_FPS
 _MOTION_LIMIT = 3.0
 _EVIDENCE = 0.35
 """Successive frames say nearly the same: each counts for about a third of an independent one."""
-_SWITCH = float(np.log(1 / 40))
+_SWITCH = float(np.log(1 / 31))
 _HIDDEN = float(np.log(0.3))
-_BOTH = float(np.log(0.3))
-_LOUDNESS_WEIGHT = 2.5
-_VOICE_WEIGHT = 2.0
+_BOTH = float(np.log(0.26))
+_LOUDNESS_WEIGHT = 2.7
+_VOICE_WEIGHT = 2.3
+_VOICE_BIAS = 0.25
+"""Log odds: the voice detector answers a little too early and lets go a little too late."""
+_RESTLESS = 0.77
+"""Log odds of talk above which a mouth without words contradicts."""
 _REST_SMOOTHING = 9
 
 
@@ -82,7 +87,7 @@ def label_people(
     if not len(speech):
         return [Labels(states=np.zeros(0, np.uint8), confidence=np.zeros(0, np.float32)) for _ in gaps]
     motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
-    sets = _hypotheses(len(motions), pair)
+    sets = _hypotheses(len(motions))
     scores = _evidence(speech, motions, sets, loudness_side, pair)
     path, posterior = _decode(scores)
     active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
@@ -100,12 +105,10 @@ def label_people(
     return labels
 
 
-def _hypotheses(people: int, pair: tuple[int, int] | None) -> list[tuple[frozenset[int], bool]]:
-    """(who speaks, whether anybody speaks): nobody, somebody hidden, each person, and the pair together."""
+def _hypotheses(people: int) -> list[tuple[frozenset[int], bool]]:
+    """(who speaks, whether anybody speaks): nobody, somebody hidden, each person, and every two at once."""
     sets: list[tuple[frozenset[int], bool]] = [(frozenset(), False), (frozenset(), True)]
-    sets += [(frozenset({i}), True) for i in range(people)]
-    if pair:
-        sets.append((frozenset(pair), True))
+    sets += [(frozenset(who), True) for size in (1, 2) for who in itertools.combinations(range(people), size)]
     return sets
 
 
@@ -118,9 +121,10 @@ def _evidence(
 ) -> NDArray[np.float64]:
     """Log likelihood of every hypothesis by frame, float64 [T, H]."""
     heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
+    odds = np.log(heard / (1 - heard)) - _VOICE_BIAS
     scores = np.zeros((len(speech), len(sets)))
     for h, (people, talk) in enumerate(sets):
-        scores[:, h] += _VOICE_WEIGHT * (np.log(heard) if talk else np.log(1 - heard))
+        scores[:, h] += _VOICE_WEIGHT * (odds if talk else -odds) / 2
         for i, motion in enumerate(motions):
             scores[:, h] += motion / 2 if i in people else -motion / 2
         if talk and not people:
@@ -188,7 +192,7 @@ def _discard_restless(states: NDArray[np.uint8], gap: NDArray[np.float32], confi
     restless = np.convolve(padded, np.ones(smooth) / smooth, mode="valid")
     reach = window // 2 + smooth // 2  # so far, the windows still see the person's own words
     near = np.convolve(np.pad(states == SPEAK, reach, mode="edge"), np.ones(2 * reach + 1), mode="valid") > 0.5
-    return _mark_long(states, (restless > 0.5) & ~near, round(config.min_discard_s * VIDEO_FPS))
+    return _mark_long(states, (restless > _RESTLESS) & ~near, round(config.min_discard_s * VIDEO_FPS))
 
 
 def drop_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:

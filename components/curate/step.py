@@ -19,6 +19,7 @@ from components.curate.encode import load_encoder
 from components.curate.executor import Executor
 from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
+from components.curate.identity import Person, name_people
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
@@ -219,14 +220,16 @@ def _assemble(
     rows: list[dict[str, Any]] = []
     for source in sources:
         part = folder / "parts" / source.source_id / work.CLIPS
-        found = [row for row in read_rows(part / "rows.parquet") if not stones.forbids("", row["person_id"])]
+        found = read_rows(part / "rows.parquet")
         homes |= {row["clip_id"]: part for row in found}
         rows += found
-    rows.sort(key=lambda row: row["clip_id"])
+    _name_people(rows, {source.source_id: source.person_hint for source in sources}, homes, config)
+    rows = sorted((r for r in rows if not stones.forbids("", r["person_id"])), key=lambda row: row["clip_id"])
+    names = {row["clip_id"]: row["person_id"] for row in rows}
     kept = [row["clip_id"] for row in rows if row["kept"]]
     for name in ("shards", "previews"):
         parts.restart(folder / name)
-    clips = ((clip_id, _members(homes[clip_id], clip_id)) for clip_id in kept)
+    clips = ((clip_id, _members(homes[clip_id], clip_id, names[clip_id])) for clip_id in kept)
     shards = write_shards(
         folder / "shards", progress.track(clips, "writing shards", total=len(kept)), config.clips_per_shard
     )
@@ -237,9 +240,31 @@ def _assemble(
     return rows
 
 
-def _members(part: Path, clip_id: str) -> dict[str, Any]:
+def _name_people(
+    rows: list[dict[str, Any]], hints: dict[str, str | None], homes: dict[str, Path], config: CurationConfig
+) -> None:
+    """Give one person one name across cuts and sources."""
+    people = {}
+    for row in rows:
+        key = (row["source_id"], row["track"])
+        if key not in people:
+            with np.load(homes[row["clip_id"]] / work.PEOPLE, allow_pickle=False) as data:
+                embedding, span = data["embeddings"][row["track"]], data["spans"][row["track"]]
+            hint = hints[row["source_id"]] if row["person_id"] == hints[row["source_id"]] else None
+            people[key] = Person(
+                key=key, name=row["person_id"], hint=hint, span=(int(span[0]), int(span[1])), embedding=embedding
+            )
+    names = name_people(list(people.values()), config.identity.max_distance)
+    renamed = {people[key].name: name for key, name in names.items()}
+    for row in rows:
+        row["person_id"] = names[row["source_id"], row["track"]]
+        row["partner_person"] = renamed.get(row["partner_person"], row["partner_person"])
+
+
+def _members(part: Path, clip_id: str, person_id: str) -> dict[str, Any]:
     with np.load(part / f"{clip_id}.npz", allow_pickle=False) as data:
-        return {**{name: data[name] for name in MEMBERS}, "json": read_json(part / f"{clip_id}.json")}
+        facts = {**read_json(part / f"{clip_id}.json"), "person_id": person_id}
+        return {**{name: data[name] for name in MEMBERS}, "json": facts}
 
 
 def _funnel(

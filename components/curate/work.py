@@ -13,11 +13,11 @@ import numpy as np
 from components.curate import parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, SourceClips, make_clips
-from components.curate.config import CurationConfig, SourceLimits
+from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.encode import load_encoder
 from components.curate.executor import Task
 from components.curate.manifest import Source, write_rows
-from components.curate.pairing import label_source
+from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
 from components.curate.shards import MEMBERS
 from components.curate.vlm import build_captioner
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOOK, CLIPS = "look", "clips"
 """The stages kept per source."""
+PEOPLE = "people.npz"
+"""File of a source's people: embeddings [tracks, 128] and spans [tracks, 2]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +90,7 @@ def _clips(job: Job) -> dict[str, Any]:
     partner: Analysis | None = None
     if job.partner_id is not None:
         partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
+    own = in_sync(own, job.config.states)
     labelled = label_source(own, partner, job.config.states)
     found = make_clips(
         Inputs(
@@ -101,6 +104,8 @@ def _clips(job: Job) -> dict[str, Any]:
         )
     )
     _save(job.folder / CLIPS, found)
+    spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
+    np.savez(job.folder / CLIPS / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
         "people": len(own.tracks),
         "person_frames": found.person_frames,
@@ -108,6 +113,23 @@ def _clips(job: Job) -> dict[str, Any]:
         "frame_reasons": found.frame_reasons,
         "unaligned_partner": partner is not None and labelled.partner is None,
     }
+
+
+def in_sync(own: Analysis, config: StateConfig) -> Analysis:
+    """A source whose sound fits its pictures: as it is, or put right.
+
+    Raises:
+        SourceRejected: the sound is surely early or late and such sources are left out.
+    """
+    found = source_offset(own)
+    sure = found.confidence >= config.min_av_offset_confidence and abs(found.frames) > config.max_av_offset_frames
+    if config.av_offset == "keep" or not sure:
+        return own
+    if config.av_offset == "shift":
+        log.info("%s: the sound is %+d frames late and is moved", own.source.file, found.frames)
+        return put_right(own, found.frames)
+    detail = f"the sound is {found.frames:+d} frames late; states.av_offset=shift would move it"
+    raise SourceRejected(own.source.file, "audio_offset", detail)
 
 
 def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:

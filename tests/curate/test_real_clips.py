@@ -3,11 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from components.common import NoProgress
+from components.curate.analyse import Analysis, analyse
 from components.curate.config import CurationConfig
-from components.curate.manifest import decode_states, read_rows
+from components.curate.manifest import LISTEN, SPEAK, Source, decode_states, read_rows
+from components.curate.pairing import label_source
 from components.curate.step import curate
 from components.ingest.real_clips import fetch_real_clips
 from tests.curate.corpus import make_raw
@@ -41,6 +44,37 @@ def test_one_speaks_and_the_other_listens_in_one_shot(rows: list[dict[str, objec
     assert speaker[2] < 0.5
     assert listener[2] > 4.0
     assert listener[1] == 0.0
+
+
+def looked(name: str, config: CurationConfig) -> Analysis:
+    """First pass over one clip; those without sound count as silent."""
+    try:
+        files = {file.stem: file for file in fetch_real_clips()}
+    except ValueError as error:
+        pytest.skip(str(error))
+    if name not in files:
+        pytest.skip(f"{name} can't be had here")
+    source = Source(
+        source_id=name, file=files[name].name, sha256="", bytes=0, origin="folder", licence="", consent_ref=""
+    )
+    return analyse(files[name].parent, source, dataclasses.replace(config, require_audio=False, mesh_stride=2))
+
+
+def test_nine_of_ten_voiced_frames_are_labelled_right(config: CurationConfig) -> None:
+    own = looked("obama_speech", config)
+    found = label_source(own, None, config.states)
+    assert found.beside == [1, 0]
+    for track, labels, state in zip(own.tracks, found.labels, (SPEAK, LISTEN), strict=True):
+        voiced = own.speech[track.start : track.stop] > 0.5
+        assert (labels.states[voiced] == state).mean() >= 0.9
+
+
+@pytest.mark.slow
+def test_the_long_listener_does_not_speak(config: CurationConfig) -> None:
+    own = looked("franck", config)
+    states = np.concatenate([labels.states for labels in label_source(own, None, config.states).labels])
+    print(f"{len(states)} frames: " + ", ".join(f"{v}: {(states == v).mean():.3f}" for v in np.unique(states)))
+    assert (states != SPEAK).mean() >= 0.9
 
 
 def test_each_person_has_a_square_of_their_own(rows: list[dict[str, object]]) -> None:

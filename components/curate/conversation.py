@@ -1,0 +1,51 @@
+"""What the manifest says about a clip's conversation: partner, intervals, voices off the scene, the sound's offset."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.analyse import Analysis
+from components.curate.config import IntervalConfig
+from components.curate.intervals import find_intervals
+from components.curate.manifest import SPEAK
+from components.curate.pairing import Labelled
+
+
+def partner_speaks(track: int, own: Analysis, labelled: Labelled) -> NDArray[np.bool_]:
+    """Where the person whom a track's person talks with speaks, bool [frames of the source]."""
+    if labelled.partner is not None:
+        return np.asarray(labelled.partner == SPEAK)
+    out = np.zeros(own.frames, bool)
+    beside = labelled.beside[track]
+    if beside is not None:
+        other = own.tracks[beside]
+        out[other.start : other.stop] = labelled.labels[beside].states == SPEAK
+    return out
+
+
+def conversation_facts(
+    track: int, start: int, stop: int, own: Analysis, labelled: Labelled, config: IntervalConfig
+) -> dict[str, Any]:
+    """Columns of the conversation stage for frames start..stop of one person; intervals count from the clip."""
+    person = own.tracks[track]
+    speaks = np.zeros(own.frames, bool)
+    speaks[person.start : person.stop] = labelled.labels[track].states == SPEAK
+    # The whole source decides what a spurt of speech is; the clip shows its part.
+    found = find_intervals(speaks, partner_speaks(track, own, labelled), config)
+    inside = [
+        dataclasses.replace(one, start=max(one.start, start) - start, stop=min(one.stop, stop) - start)
+        for one in found
+        if one.start < stop and one.stop > start
+    ]
+    voiced = own.speech[start:stop] > 0.5
+    strange = float((voiced & labelled.offscreen[start:stop]).sum() / max(int(voiced.sum()), 1))
+    beside = labelled.beside[track]
+    return {
+        "partner_person": "" if beside is None else f"{own.source.source_id}.p{beside}",
+        "intervals": [dataclasses.asdict(one) for one in inside],
+        "offscreen_voice_ratio": round(strange, 6),
+        "av_offset_frames": labelled.av_offset.frames,
+        "av_offset_confidence": round(labelled.av_offset.confidence, 6),
+    }

@@ -1,0 +1,233 @@
+"""How right the labels are: `python -m tests.benchmarks.labels [--cache DIR] [--scale N] [--json]`.
+
+Conversations of held-out performers are rendered with their truth; noise and music are added to the sound; every layout
+(two cameras that hear each other, one camera, both people in one shot) and size is labelled and compared. Nothing here
+was used to choose a threshold (`--bank train` shows the people that were).
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common import NoProgress
+from components.curate import identity
+from components.curate.analyse import Analysis
+from components.curate.config import IdentityConfig, IntervalConfig, StateConfig
+from components.curate.intervals import Interval, find_intervals
+from components.curate.manifest import DISCARD, SPEAK
+from components.curate.offset import find_offset, sound_bands
+from components.curate.pairing import Labelled, label_source, match_cameras
+from tests.benchmarks import _labels_people
+from tests.benchmarks._labels_material import CONDITIONS, LAYOUTS, Layout, Take, disturbed, shifted, takes
+
+STATES, INTERVALS = StateConfig(), IntervalConfig()
+SIZES = {128: 4, 256: 2, 512: 1}
+"""Conversations by size, times --scale."""
+PEOPLE = {128: 20, 256: 56}
+NAMES = ("idle", "speak", "listen", "discard")
+BARS = {
+    "accuracy": 0.95, "recall_speak": 0.95, "recall_listen": 0.92, "pairing_precision": 0.98, "pairing_recall": 0.95,
+    "cameras_precision": 0.98, "cameras_recall": 0.95, "yaw_error_deg": 5.0, "offsets_within_1_frame": 0.95,
+    "identity_purity": 0.98, "turn_boundaries_within_120_ms": 0.9,
+}  # fmt: skip
+_BOUNDARY_FRAMES = 0.120 * 24
+
+States = NDArray[np.uint8]
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What is counted over all comparisons."""
+
+    confusion: dict[tuple[int, str, Layout], NDArray[np.int64]] = field(
+        default_factory=lambda: defaultdict(lambda: np.zeros((3, 4), np.int64))
+    )
+    """[truth, label] frames by size, condition and layout."""
+    boundaries: list[float] = field(default_factory=list)
+    """Distance in frames of each true turn's start and stop from the nearest found one."""
+    addressed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    """Frames in which one speaks to the other: found and true, found, true."""
+
+
+def people_of(take: Take, layout: Layout) -> dict[str, States]:
+    """The states that curation gives both people, by side; discard where nobody was seen."""
+    frames = len(take.truth["a"]["state"])
+    out = {side: np.full(frames, DISCARD, np.uint8) for side in "ab"}
+    if layout == "two people in one shot":
+        shot = take.cameras["two_shot"]
+        found = label_source(shot, None, STATES)
+        order = sorted(range(len(shot.tracks)), key=lambda i: float(np.nanmean(shot.tracks[i].column("x0"))))
+        halves = shot.header.width_px / 2
+        for index in order:
+            side = "a" if float(np.nanmean(shot.tracks[index].column("x0"))) < halves * 0.75 else "b"
+            _put(out[side], shot, found, index)
+        return out
+    for side, other in (("a", "b"), ("b", "a")):
+        own = take.cameras[side]
+        found = label_source(own, take.cameras[other] if layout == "two cameras" else None, STATES)
+        for index in range(len(own.tracks)):
+            _put(out[side], own, found, index)
+    return out
+
+
+def _put(states: States, own: Analysis, found: Labelled, index: int) -> None:
+    track = own.tracks[index]
+    part = found.labels[index].states[: max(len(states) - track.start, 0)]
+    states[track.start : track.start + len(part)] = part
+
+
+def compare(take: Take, condition: str, layout: Layout, counts: Counts) -> None:
+    """Label one conversation and count."""
+    found = people_of(take, layout)
+    truth = {side: take.truth[side]["state"][: len(found[side])] for side in "ab"}
+    table = counts.confusion[take.size_px, condition, layout]
+    for side in "ab":
+        np.add.at(table, (truth[side], np.where(found[side] == DISCARD, 3, found[side])), 1)
+    if layout == "one camera":
+        return
+    for one, other in (("a", "b"), ("b", "a")):
+        real = (truth[one] == SPEAK) & (truth[other] != SPEAK)
+        said = (found[one] == SPEAK) & (found[other] != SPEAK)
+        counts.addressed += [int((real & said).sum()), int(said.sum()), int(real.sum())]
+    wanted = find_intervals(truth["a"] == SPEAK, truth["b"] == SPEAK, INTERVALS)
+    got = find_intervals(found["a"] == SPEAK, found["b"] == SPEAK, INTERVALS)
+    counts.boundaries += boundary_errors(wanted, got)
+
+
+def boundary_errors(wanted: list[Interval], got: list[Interval]) -> list[float]:
+    """Frames between each true turn's start and stop and the nearest found one of the same person."""
+    errors = []
+    for turn in (one for one in wanted if one.kind == "turn"):
+        for end in ("start", "stop"):
+            others = [getattr(one, end) for one in got if one.kind == "turn" and one.who == turn.who]
+            errors.append(min((abs(at - getattr(turn, end)) for at in others), default=float("inf")))
+    return errors
+
+
+def offsets(found: list[Take]) -> dict[str, float]:
+    """Planted offsets found within one frame, and confidences."""
+    hits, sure = [], []
+    for take in found:
+        for name, own in take.cameras.items():
+            people = [(track.start, track.column("gap")) for track in own.tracks]
+            for planted in (*range(-12, 0), *range(1, 13)) if name == "a" else (-12, -3, 7):
+                got = find_offset(people, sound_bands(shifted(own.track, planted)))
+                hits.append(abs(got.frames - planted) <= 1)
+                sure.append((got.confidence, hits[-1]))
+    wrong = [confidence for confidence, hit in sure if not hit]
+    kept = [hit for confidence, hit in sure if confidence >= STATES.min_av_offset_confidence]
+    return {
+        "offsets_within_1_frame": float(np.mean(hits)),
+        "offsets_confident": len(kept) / len(sure),
+        "offsets_confident_within_1_frame": float(np.mean(kept)) if kept else float("nan"),
+        "offsets_highest_wrong_confidence": max(wrong, default=0.0),
+    }
+
+
+def cameras(found: list[Take]) -> tuple[int, int, int]:
+    """Pairs of cameras matched by their sound alone: (right, found, true)."""
+    tracks = [(take, take.cameras[side].track) for take in found for side in "ab"]
+    pairs = match_cameras([track for _, track in tracks], STATES.max_camera_offset_s)
+    right = sum(tracks[a][0] is tracks[b][0] for a, b in pairs)
+    return right, len(pairs), len(found)
+
+
+def people(cache: Path, bank: str, scale: int) -> dict[str, float]:
+    """Yaw error and purity of identities over all sizes."""
+    errors: list[NDArray[np.float32]] = []
+    out: dict[str, float] = {}
+    for size_px, count in PEOPLE.items():
+        shots = _labels_people.measure_people(cache, bank, count * scale, size_px, NoProgress())
+        errors.append(shots.yaw_error_deg.ravel())
+        if not identity.available():
+            continue
+        groups = identity.group(shots.embedding, [], IdentityConfig().max_distance)
+        pure = _labels_people.purity(groups, shots.person)
+        whole = float(np.mean([groups[2 * i] == groups[2 * i + 1] for i in range(count * scale)]))
+        key = "" if size_px == max(PEOPLE) else f"_{size_px}px"
+        out |= {f"identity_purity{key}": pure, f"identity_both_shots_together{key}": whole}
+        out |= {f"identity_people{key}": float(count * scale)}
+    return {"yaw_error_deg": float(np.nanmean(np.concatenate(errors))), **out}
+
+
+def run(cache: Path, bank: Any, scale: int) -> tuple[Counts, dict[str, float]]:
+    """Everything."""
+    material = takes(cache, bank, {size: count * scale for size, count in SIZES.items()}, NoProgress())
+    counts, matched, planted = Counts(), np.zeros(3, np.int64), []
+    for condition in CONDITIONS:
+        heard = [disturbed(take, condition) for take in material]
+        for take in heard:
+            for layout in LAYOUTS:
+                compare(take, condition, layout, counts)
+        if condition in ("clean", "noise 5 dB", "music 5 dB"):
+            matched += cameras(heard)
+            planted.append(offsets(heard))
+    total = np.sum(list(counts.confusion.values()), axis=0)
+    right, said, real = (int(value) for value in counts.addressed)
+    figures = {
+        **rates(total),
+        "pairing_precision": right / max(said, 1),
+        "pairing_recall": right / max(real, 1),
+        "cameras_precision": float(matched[0] / max(matched[1], 1)),
+        "cameras_recall": float(matched[0] / matched[2]),
+        "turn_boundaries_within_120_ms": float(np.mean(np.array(counts.boundaries) <= _BOUNDARY_FRAMES)),
+        **{name: float(np.nanmean([one[name] for one in planted])) for name in planted[0]},
+        **people(cache, bank, scale),
+    }
+    return counts, figures
+
+
+def rates(table: NDArray[np.int64]) -> dict[str, float]:
+    """Accuracy (discarded frames are wrong), recalls and the discarded share of a confusion table."""
+    recalls = np.diagonal(table[:, :3]) / np.maximum(table.sum(axis=1), 1)
+    return {
+        "accuracy": float(np.trace(table[:, :3]) / table.sum()),
+        **{f"recall_{name}": float(value) for name, value in zip(NAMES, recalls, strict=False)},
+        "discarded": float(table[:, 3].sum() / table.sum()),
+    }
+
+
+def show(counts: Counts, figures: dict[str, float]) -> None:
+    """Prints the tables."""
+    total = np.sum(list(counts.confusion.values()), axis=0)
+    print(f"{'truth / label':<14}" + "".join(f"{name:>10}" for name in NAMES))
+    for name, row in zip(NAMES, total, strict=False):
+        print(f"{name:<14}" + "".join(f"{int(value):>10}" for value in row))
+    for about, place in (("size_px", 0), ("sound", 1), ("layout", 2)):
+        print(f"\n{about:<26}{'accuracy':>10}{'speak':>10}{'listen':>10}{'idle':>10}{'discarded':>11}")
+        for value in dict.fromkeys(key[place] for key in counts.confusion):
+            part = rates(np.sum([t for key, t in counts.confusion.items() if key[place] == value], axis=0))
+            row = ("accuracy", "recall_speak", "recall_listen", "recall_idle", "discarded")
+            print(f"{value!s:<26}" + "".join(f"{part[n]:>{11 if n == 'discarded' else 10}.3f}" for n in row))
+    worst = sorted((rates(table)["accuracy"], key) for key, table in counts.confusion.items())[:3]
+    print("\nworst: " + "; ".join(f"{key[0]} px, {key[1]}, {key[2]}: {value:.3f}" for value, key in worst) + "\n")
+    for name, figure in figures.items():
+        bar = BARS.get(name)
+        kept = (
+            "" if bar is None else "met" if (figure <= bar if name == "yaw_error_deg" else figure >= bar) else "MISSED"
+        )
+        print(f"{name:<36}{figure:>9.4f}{'' if bar is None else f'{bar:>9.2f}'}  {kept}")
+
+
+def main() -> None:
+    """Runs the benchmark and prints its tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=Path(".work/labels"), help="folder of rendered material")
+    parser.add_argument("--scale", type=int, default=1, help="times as many conversations and people")
+    parser.add_argument("--bank", choices=("train", "heldout"), default="heldout", help="whose sentences and faces")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    arguments = parser.parse_args()
+    counts, figures = run(arguments.cache, arguments.bank, arguments.scale)
+    show(counts, figures)
+    if arguments.json:
+        print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
