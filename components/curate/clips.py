@@ -15,7 +15,8 @@ from components.curate.encode import LatentEncoder
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, crop_for, plan_clips, rows_of
 from components.curate.references import Choice
-from components.curate.rows import clip_facts, clip_scores, clip_sounds, shard_json
+from components.curate.rows import clip_facts, clip_sounds, clip_view, shard_json
+from components.curate.scorers import Scorer, score_clip
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
@@ -40,6 +41,10 @@ class Inputs:
     """Settings."""
     encoder: LatentEncoder
     """Pixels to latents."""
+    scorers: tuple[Scorer, ...]
+    """What measures the clips."""
+    copied: NDArray[np.bool_]
+    """Frames of the source that an earlier source shows as well [frames]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,14 +117,14 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
     own, labelled, config = inputs.own, inputs.labelled, inputs.config
     clip = np.stack(plan.pictures)
     plan.pictures = []
-    scores = clip_scores(plan, clip, own, labelled)
-    reason = quality.decide(scores, config.active_thresholds)
-    if reason is None and config.require_reference and not plan.choices:
-        reason = "no_reference"
+    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied))
+    reasons = quality.decide(scores, config.active_thresholds)
+    if not reasons and config.require_reference and not plan.choices:
+        reasons = ["no_reference"]
     facts = clip_facts(plan, own, labelled, inputs.partner, config)
-    plan.row = {**facts, **scores, "kept": reason is None, "reason": reason or ""}
+    plan.row = {**facts, **scores, "kept": not reasons, "reason": (reasons or [""])[0], "reasons": reasons}
     plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
-    if reason is None:
+    if not reasons:
         plan.latents = inputs.encoder.encode(clip)
 
 

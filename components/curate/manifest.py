@@ -8,37 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate import scorers
 from lpm_model.config import STATES
 
 IDLE, SPEAK, LISTEN, DISCARD = STATES.values()
 STATE_NAMES = {code: name for name, code in STATES.items()}
 """Codes of the per-frame state track."""
 
-SCORES = (
-    "source_height_px",
-    "source_fps",
-    "bits_per_pixel",
-    "face_px",
-    "sharpness",
-    "luminance",
-    "frozen_s",
-    "letterbox_ratio",
-    "face_in_frame_ratio",
-    "one_face_ratio",
-    "yaw_deg",
-    "head_motion_deg",
-    "speech_ratio",
-    "confidence",
-    "sync",
-)
-"""Every quality score, in the order in which thresholds are tried."""
+SCORES = scorers.COLUMNS
+"""Every quality score, in the order in which thresholds are tried; empty where a scorer is off or cannot tell."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "sources": ("source_id", "source_sha256", "file", "origin", "licence", "consent_ref", "conversation_id", "camera"),
     "cut": ("clip_id", "person_id", "track", "shot", "start_frame", "frames", "seconds"),
     "states": ("states", "speak_ratio", "listen_ratio", "idle_ratio", "partner_source_id", "camera_offset_samples"),
     "crops": ("crop_box", "face_box", "resampled"),
-    "quality": (*SCORES, "kept", "reason"),
+    "quality": (*SCORES, "kept", "reason", "reasons"),
     "audio": ("audio_start_sample", "audio_samples", "speak_from", "listen_from"),
     "captions": ("caption", "caption_fields"),
     "references": ("references",),
@@ -67,6 +52,7 @@ def schema() -> Any:
         "face_box": box,
         "resampled": pa.bool_(),
         "kept": pa.bool_(),
+        "reasons": pa.list_(pa.string()),
         "audio_start_sample": pa.int64(),
         "audio_samples": pa.int64(),
         "references": pa.list_(
