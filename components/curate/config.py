@@ -58,7 +58,7 @@ class Thresholds:
     max_logo_ratio: float | None = 0.002
     """Share of the crop under marks in its corners."""
     max_inset_ratio: float | None = 0.02
-    """Share of the crop under a picture in the picture."""
+    """Share of the source picture under a picture in the picture."""
     max_text_ratio: float | None = 0.01
     """Share of the crop under text, mean over the clip."""
     max_camera_motion_ratio: float | None = None
@@ -85,8 +85,14 @@ class Thresholds:
     """Loudness of speech over that of the quietest tenth (dB)."""
     max_music_ratio: float | None = 0.3
     """Share of frames in which tones are held, as in music."""
-    max_speech_pace: float | None = 0.33
+    max_speech_pace: float | None = 0.36
     """Variety of the spectrum gone through in 20 ms of speech, 0..1: more is played too fast, or noise."""
+    min_av_sync: float | None = 0.3
+    """Correlation of the lips with what the sound suggests within 3 frames of its place, where somebody speaks."""
+    min_av_offset_frames: float | None = -3.0
+    """Frames by which the sound may come early."""
+    max_av_offset_frames: float | None = 3.0
+    """Frames by which the sound may come late."""
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels."""
 
@@ -103,6 +109,7 @@ class Thresholds:
             max_luminance=210.0,
             max_letterbox_ratio=0.005,
             max_text_ratio=0.03,
+            min_av_sync=None,  # the lips' weights know rendered faces: for real ones, score with active_speaker
             min_confidence=0.7,
             min_bits_per_pixel=0.01,
         )

@@ -16,7 +16,8 @@ _BITS = 14
 """Differing bits of 64 up to which two pictures look alike."""
 _AGREE = 0.8
 """Correlation of movement, or mean of those of movement and loudness, that makes a copy."""
-_MIN_FRAMES = 24
+_MIN_FRAMES, _MIN_SHARE = 36, 0.5
+"""Two shots overlap by at least so many frames, and by this share of the shorter one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +81,8 @@ def _overlay(first: Print, shot: tuple[int, int], second: Print, other: tuple[in
         a, b = getattr(first, name)[slice(*shot)], getattr(second, name)[slice(*other)]
         pairs.append([np.maximum(np.nan_to_num(x.astype(np.float64), nan=floor), floor) for x in (a, b)])
     pairs[0] = [np.log1p(values) for values in pairs[0]]
-    moved, heard = (_correlations(a, b) for a, b in pairs)
+    shortest = max(_MIN_FRAMES, round(_MIN_SHARE * min(shot[1] - shot[0], other[1] - other[0])))
+    moved, heard = (_correlations(a, b, shortest) for a, b in pairs)
     best = np.maximum(moved, (moved + heard) / 2)
     at = int(best.argmax())
     if best[at] < _AGREE:
@@ -90,10 +92,10 @@ def _overlay(first: Print, shot: tuple[int, int], second: Print, other: tuple[in
     return other[0] + start, other[0] + stop
 
 
-def _correlations(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def _correlations(a: NDArray[np.float64], b: NDArray[np.float64], shortest: int) -> NDArray[np.float64]:
     """Pearson correlation of a[f + lag] and b[f] where they overlap, for lag = 1 - len(b) .. len(a) - 1.
 
-    -1 where fewer than _MIN_FRAMES overlap or one of them stands still.
+    -1 where fewer than `shortest` frames overlap or one of them stands still.
     """
     from scipy.signal import correlate
 
@@ -103,5 +105,5 @@ def _correlations(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.
     vary_a = np.maximum(correlate(a * a, ones_b) - sum_a**2 / count, 0)
     vary_b = np.maximum(correlate(ones_a, b * b) - sum_b**2 / count, 0)
     shared = correlate(a, b) - sum_a * sum_b / count
-    known = (count >= _MIN_FRAMES - 0.5) & (vary_a > 1e-3 * count) & (vary_b > 1e-3 * count)
+    known = (count >= shortest - 0.5) & (vary_a > 1e-3 * count) & (vary_b > 1e-3 * count)
     return np.where(known, shared / np.sqrt(np.maximum(vary_a * vary_b, 1e-12)), -1.0)

@@ -16,7 +16,7 @@ _REACH = 5
 _DISSOLVE_CHANGE = 5.0
 """Mean change of grey values over twice the reach below which nothing dissolves."""
 _DISSOLVE_BEND = 0.24
-"""How far, as a share of that change, the present frame may be from the mean of the two."""
+"""How far, as a share of that change, the frames between may be from the line between the two."""
 _DISSOLVE_FRAMES = 4
 
 
@@ -47,14 +47,19 @@ class ShotFinder:
         self._frames += 1
 
     def _is_mixture(self) -> bool:
-        """Whether the middle frame is the mean of the oldest and the newest, which differ.
+        """Whether the frames go in a straight line from the oldest to the newest, which differ.
 
-        In a dissolve, and in a fade, every pixel changes linearly; where something moves, pixels jump.
+        In a dissolve, and in a fade, every pixel does; where something moves, pixels jump.
         """
-        first, middle, last = self._recent[0], self._recent[_REACH], self._recent[-1]
+        first, last = self._recent[0], self._recent[-1]
         change = float(np.abs(last - first).mean())
-        bend = float(np.abs(middle - (first + last) / 2).mean())
-        return change > _DISSOLVE_CHANGE and bend < _DISSOLVE_BEND * change
+        if change <= _DISSOLVE_CHANGE:
+            return False
+        bends = []
+        for at in (_REACH // 2, _REACH, 2 * _REACH - _REACH // 2):
+            share = at / (2 * _REACH)
+            bends.append(float(np.abs(self._recent[at] - (1 - share) * first - share * last).mean()))
+        return max(bends) < _DISSOLVE_BEND * change
 
     def transitions(self) -> list[tuple[int, int, str]]:
         """(first frame, frame after the last, "cut" or "dissolve") between the shots, in order; a cut has no frames."""

@@ -25,7 +25,7 @@ _UNCLIP = 1.6
 class Text(Scorer):
     """Share of the crop under text, the mean over the looked-at frames."""
 
-    name, version = "text", "1"
+    name, version = "text", "2"
     columns = ("text_ratio",)
     weights_sha256 = _WEIGHTS.sha256
 
@@ -43,7 +43,10 @@ class Text(Scorer):
         size = 64
         covered = np.zeros((len(looked), size, size), bool)
         corner = np.array([clip.crop.x, clip.crop.y, clip.crop.x, clip.crop.y])
+        face = np.nanmedian(clip.rows[:, :4], axis=0)
         for frame, *box in rows[~np.isnan(rows[:, 1])]:
+            if face[0] < (box[0] + box[2]) / 2 < face[2] and face[1] < (box[1] + box[3]) / 2 < face[3]:
+                continue  # eyes, teeth and glasses; words are laid beside a face
             x0, y0, x1, y1 = np.clip(np.round((np.array(box) - corner) / clip.crop.side * size), 0, size).astype(int)
             covered[np.searchsorted(looked, frame), y0:y1, x0:x1] = True
         return {"text_ratio": float(covered.mean())}
@@ -66,6 +69,11 @@ class _Reader(Watcher):
         return np.array(self._rows, np.float32).reshape(-1, 5)
 
 
+def _is_line(wide_px: int, high_px: int, picture_px: int) -> bool:
+    """Whether a box has the shape of a word or a line of words."""
+    return high_px >= 3 and high_px <= 0.16 * picture_px and wide_px >= 1.5 * high_px
+
+
 def text_boxes(session: Any, picture: NDArray[np.uint8]) -> list[tuple[float, float, float, float]]:
     """Upright boxes (x0, y0, x1, y1) in pixels of an RGB picture [H, W, 3]."""
     import cv2
@@ -81,7 +89,10 @@ def text_boxes(session: Any, picture: NDArray[np.uint8]) -> list[tuple[float, fl
     boxes = []
     for contour in contours:
         x, y, w, h = cv2.boundingRect(contour)
-        if min(w, h) < 3 or float(ink[y : y + h, x : x + w][ink[y : y + h, x : x + w] > _INK].mean()) < _SURE:
+        if (
+            not _is_line(w, h, high)
+            or float(ink[y : y + h, x : x + w][ink[y : y + h, x : x + w] > _INK].mean()) < _SURE
+        ):
             continue
         grow = _UNCLIP * w * h / (2 * (w + h))
         box = (x - grow, y - grow, x + w + grow, y + h + grow)
