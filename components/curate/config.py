@@ -67,7 +67,7 @@ class Thresholds:
     """Jitter of the camera, as a share of the picture's longer side."""
     min_face_px: float | None = 40.0
     """Median height of the face, chin to forehead, in the source (px)."""
-    min_sharpness: float | None = 0.00005
+    min_sharpness: float | None = 0.0001
     """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1."""
     min_face_in_frame_ratio: float | None = 0.95
     """Share of frames whose whole face lies inside the crop."""

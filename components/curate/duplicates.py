@@ -1,7 +1,8 @@
 """Near-copies across sources: the same shot again, whoever encoded, cropped, brightened or renamed it.
 
 Shots that look alike (64-bit difference hash of their usual picture) are laid over each other where their movement and
-loudness from frame to frame agree best; only a recording repeats both, so two takes of one set are no copies.
+loudness from frame to frame agree; only a recording repeats both, so two takes of one set are no copies. A copy with
+another sound, or at another speed, is not found.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 
 EVERY = 4
 """Frames between two perceptual hashes."""
-_BITS = 14
-"""Differing bits of 64 up to which two pictures look alike."""
-_AGREE = 0.8
-"""Correlation of movement, or mean of those of movement and loudness, that makes a copy."""
+_BITS = 8
+"""Differing bits of 64 up to which two pictures look alike; other people in one studio differ by more."""
+_SAME_SOUND, _SAME_MOVEMENT, _SAME_SILENT = 0.97, 0.5, 0.95
+"""Correlation of loudness, and of movement beside it, that makes a copy; of movement alone where there is no sound.
+
+Blinks alone make movement agree at some offset, hence little is asked of it where sound decides, and much elsewhere.
+"""
 _MIN_FRAMES, _MIN_SHARE = 36, 0.5
 """Two shots overlap by at least so many frames, and by this share of the shorter one."""
 
@@ -83,10 +87,11 @@ def _overlay(first: Print, shot: tuple[int, int], second: Print, other: tuple[in
     pairs[0] = [np.log1p(values) for values in pairs[0]]
     shortest = max(_MIN_FRAMES, round(_MIN_SHARE * min(shot[1] - shot[0], other[1] - other[0])))
     moved, heard = (_correlations(a, b, shortest) for a, b in pairs)
-    best = np.maximum(moved, (moved + heard) / 2)
-    at = int(best.argmax())
-    if best[at] < _AGREE:
+    silent = heard.max() < 0
+    same = moved >= _SAME_SILENT if silent else (heard >= _SAME_SOUND) & (moved >= _SAME_MOVEMENT)
+    if not same.any():
         return None
+    at = int(np.where(same, moved + heard, -2.0).argmax())
     lag = at - (other[1] - other[0] - 1)  # frame f of the second shot is frame f + lag of the first
     start, stop = max(0, -lag), min(other[1] - other[0], shot[1] - shot[0] - lag)
     return other[0] + start, other[0] + stop
