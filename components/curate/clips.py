@@ -16,7 +16,8 @@ from components.curate.pairing import Labelled
 from components.curate.plan import Plan, crop_for, plan_clips, rows_of
 from components.curate.references import Choice
 from components.curate.rows import clip_facts, clip_sounds, clip_view, shard_json
-from components.curate.scorers import Scorer, score_clip
+from components.curate.scorers import score_clip
+from components.curate.scorers.base import Scorer
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6

@@ -61,6 +61,8 @@ class Thresholds:
     """Share of the source picture under a picture in the picture."""
     max_text_ratio: float | None = 0.01
     """Share of the crop under text, mean over the clip."""
+    max_nudity: float | None = 0.2
+    """Probability of nudity, where that scorer runs."""
     max_camera_motion_ratio: float | None = None
     """Travel of the camera a frame, as a share of the picture's longer side."""
     max_shake_ratio: float | None = 0.008
@@ -109,7 +111,7 @@ class Thresholds:
             max_luminance=210.0,
             max_letterbox_ratio=0.005,
             max_text_ratio=0.03,
-            min_av_sync=None,  # the lips' weights know rendered faces: for real ones, score with active_speaker
+            min_av_sync=None,  # the lips' weights know rendered faces: real ones need their own
             min_confidence=0.7,
             min_bits_per_pixel=0.01,
         )
@@ -134,9 +136,7 @@ class ScorerConfig:
     off: tuple[str, ...] = ()
     """Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."""
     extra: tuple[str, ...] = ()
-    """Heavy scorers to run as well: nudity, active_speaker, dover."""
-    weights: str = ""
-    """Folder of the heavy scorers' weights: light_asd.safetensors, dover.onnx."""
+    """Heavy scorers to run as well: nudity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,7 +52,8 @@ class Crop:
         low = np.maximum(boxes[:, :2], (self.x, self.y))
         high = np.minimum(boxes[:, 2:], (self.x + self.side, self.y + self.side))
         shared = np.prod(np.maximum(high - low, 0), axis=1)
-        return np.nan_to_num(shared / np.maximum(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), 1e-6))
+        whole = np.maximum(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), 1e-6)
+        return np.nan_to_num(np.asarray(shared / whole, np.float32))
 
 
 def plan_crop(

@@ -1,9 +1,9 @@
 """Whether curation finds what is wrong: `python -m tests.benchmarks.defects [--cache DIR] [--json]`.
 
-Clean clips of held-out performers are spoiled in many ways (tests/benchmarks/_planted.py), written as ordinary MP4 files
-and scored as curation scores them: first pass, labels, second pass, thresholds of the profile "tiny". A spoiled clip is
-caught when none of it is kept, and caught with the right reason when one of the reasons given names its defect. Material
-and results are kept in the cache, so a second call goes on where the first one stopped.
+Clean clips of held-out performers are spoiled in many ways (tests/benchmarks/_planted.py), written as ordinary MP4
+files and scored as curation scores them: first pass, labels, second pass, thresholds of the profile "tiny". A spoiled
+clip is caught when none of it is kept, and caught with the right reason when one of the reasons given names its defect.
+Material and results are kept in the cache, so a second call goes on where the first one stopped.
 """
 
 import argparse
@@ -241,9 +241,7 @@ def show(verdicts: dict[str, list[Verdict]]) -> dict[str, float]:
     planted = sum(sum(row.values()) for row in counts.values())
     right = sum(row["right"] for row in counts.values())
     lost = [v for v in verdicts[CLEAN] if not v.kept]
-    print(
-        f"right reason: {right} of {planted} ({100 * right / max(planted, 1):.1f} %, at least {100 * RIGHT_FLOOR:.0f} %)"
-    )
+    print(f"right reason: {right} of {planted} ({100 * right / max(planted, 1):.1f} %, at least {RIGHT_FLOOR:.0%})")
     share = len(lost) / len(verdicts[CLEAN])
     print(
         f"clean lost:   {len(lost)} of {len(verdicts[CLEAN])} ({100 * share:.1f} %, at most {100 * LOST_CEILING:.0f} %)"

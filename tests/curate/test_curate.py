@@ -50,7 +50,11 @@ def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
         assert row["audio_start_sample"] == (row["start_frame"] + 1) * 1000
         fields = json.loads(row["caption_fields"])
         assert all(set(field) == {"value", "modality", "scorer"} for field in fields.values())
-        assert all(row[name] is not None for name in SCORES if name in ("face_px", "luminance", "music_ratio", "confidence", "text_ratio", "frozen_s"))
+        assert all(
+            row[name] is not None
+            for name in SCORES
+            if name in ("face_px", "luminance", "music_ratio", "confidence", "text_ratio", "frozen_s")
+        )
         assert row["partner_source_id"] != row["source_id"]
         for reference in row["references"]:
             assert not row["start_frame"] <= reference["frame"] < row["start_frame"] + row["frames"]

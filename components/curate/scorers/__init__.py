@@ -6,6 +6,7 @@ from components.curate.config import ScorerConfig
 from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.light import Light, Stillness
+from components.curate.scorers.nudity import Nudity
 from components.curate.scorers.overlay import Overlay
 from components.curate.scorers.people import Container, Copies, Person
 from components.curate.scorers.sound import Labels, Sound
@@ -17,7 +18,7 @@ SCORERS: tuple[type[Scorer], ...] = (
 )  # fmt: skip
 """Run on every clip unless `scorers.off` names them; in the order in which their thresholds are tried."""
 
-HEAVY: tuple[type[Scorer], ...] = ()
+HEAVY: tuple[type[Scorer], ...] = (Nudity,)
 """Run only where `scorers.extra` names them."""
 
 COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for column in scorer.columns)
@@ -37,7 +38,7 @@ def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
             raise ValueError(f"scorers.{field} names {', '.join(odd)}: choose from {', '.join(sorted(known))}")
     wanted = [scorer for scorer in SCORERS if scorer.name not in config.off]
     wanted += [scorer for scorer in HEAVY if scorer.name in config.extra]
-    return tuple(scorer.make(config) for scorer in wanted)
+    return tuple(scorer() for scorer in wanted)
 
 
 def watchers(scorers: tuple[Scorer, ...]) -> dict[str, Watcher]:

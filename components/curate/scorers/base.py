@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.config import ScorerConfig
 from lpm_model.digests import file_digest
 
 if TYPE_CHECKING:
@@ -145,11 +144,6 @@ class Scorer(ABC):
     """Digest of the weights, None where there are none."""
     columns: ClassVar[tuple[str, ...]]
     """Columns that it adds to the manifest."""
-
-    @classmethod
-    def make(cls, config: ScorerConfig) -> "Scorer":
-        """A scorer as the config wants it; heavy ones find their weights here."""
-        return cls()
 
     def watch(self) -> Watcher | None:
         """A new watcher for one source; None where clips are enough."""

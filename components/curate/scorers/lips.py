@@ -36,7 +36,8 @@ def guess_opening(track: NDArray[np.int16]) -> NDArray[np.float32]:
 def _weights() -> dict[str, NDArray[np.float32]]:
     from safetensors.numpy import load_file
 
-    return load_file(WEIGHTS)
+    weights: dict[str, NDArray[np.float32]] = load_file(WEIGHTS)
+    return weights
 
 
 def _features(track: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -52,7 +53,7 @@ def _features(track: NDArray[np.int16]) -> NDArray[np.float32]:
 
 
 def fit(conversations: int, seconds: float = 25.0, seed: int = 7) -> dict[str, NDArray[np.float32]]:
-    """Weights (`map` [216], `mean` [216]) from the sound and the jaws of performed conversations, by ridge regression."""
+    """Weights (`map` [216], `mean` [216]) by ridge regression on the sound and the jaws of performed conversations."""
     from components.ingest.performer.compose import conversation
     from components.ingest.performer.config import PerformerConfig
     from components.ingest.performer.tracks import ARKIT_INDEX

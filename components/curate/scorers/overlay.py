@@ -16,8 +16,9 @@ _MARK_SIDE = (0.09, 0.3)
 _INSET_SIDE = (0.2, 0.62)
 _CORNER = 0.27
 """A mark's centre is at least so far from the picture's middle, across and down."""
-_CLOSED, _ALONE, _MOVES = 0.8, 0.25, 2.0
-"""Share of an inset's outline that is seen, by how much it exceeds lines beside it, and how its inside varies."""
+_CLOSED, _ALONE, _MOVES, _STANDS_OUT = 0.8, 0.25, 3.0, 2.5
+"""Share of an inset's outline that is seen, by how much it exceeds lines beside it, how its inside
+varies at least, and that over the noise of the whole picture."""
 _MARK, _INSET = 0.0, 1.0
 
 Box = tuple[float, float, float, float]
@@ -27,7 +28,7 @@ Box = tuple[float, float, float, float]
 class Overlay(Scorer):
     """Area of marks (small still shapes, alone in a corner) and of an inset (a moving picture with a still frame)."""
 
-    name, version = "overlay", "3"
+    name, version = "overlay", "4"
     columns = ("logo_ratio", "inset_ratio")
 
     def watch(self) -> Watcher:
@@ -146,6 +147,7 @@ def insets(pictures: NDArray[np.float32], spread: NDArray[np.float32]) -> list[B
     upright = np.percentile([_slope(picture, 1) for picture in pictures], 25, axis=0) > _INSET_EDGE
     level = np.percentile([_slope(picture, 0) for picture in pictures], 25, axis=0) > _INSET_EDGE
     height, width = spread.shape
+    moves = max(_MOVES, _STANDS_OUT * float(np.median(spread)))
     tall = slice(*(round(share * height) for share in _INSET_SIDE))
     wide = slice(*(round(share * width) for share in _INSET_SIDE))
     best: tuple[float, Box] = (_CLOSED, (0.0, 0.0, 0.0, 0.0))
@@ -158,7 +160,7 @@ def insets(pictures: NDArray[np.float32], spread: NDArray[np.float32]) -> list[B
             closed = np.where(alone, np.minimum(side, edge), 0.0)[tall, wide]
             y, x = np.unravel_index(int(closed.argmax()), closed.shape)
             y, x = int(y) + tall.start, int(x) + wide.start
-            if closed.max() > best[0] and np.percentile(spread[turn][:y, :x], 90) > _MOVES:
+            if closed.max() > best[0] and np.percentile(spread[turn][:y, :x], 95) > moves:
                 x0, y0 = (width - x if right else 0), (height - y if bottom else 0)
                 best = (float(closed.max()), (x0 / width, y0 / height, (x0 + x) / width, (y0 + y) / height))
     return [best[1]] if best[1][2] else []

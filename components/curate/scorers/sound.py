@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.scorers.base import Clip, Scorer, Scores
-from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES, VIDEO_FPS
+from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
 
 _WINDOW = 2048
 _TUNE_HZ = (100.0, 3000.0)

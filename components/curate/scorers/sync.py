@@ -39,7 +39,9 @@ class Sync(Scorer):
             return {**scores, "av_sync": None, "av_offset_frames": None}
         span = slice(clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME)
         gap = clip.track.column("gap")[clip.start - clip.track.start :][: clip.frames]
-        by_shift = correlations(lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=np.nanmean(gap)))
+        by_shift = correlations(
+            lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=float(np.nanmean(gap)))
+        )
         best = int(by_shift.argmax())
         return {
             **scores,
@@ -49,7 +51,7 @@ class Sync(Scorer):
 
 
 def correlations(heard: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Pearson correlation with the sound taken 18 frames later to 18 frames earlier, float64 [37]; both are [frames]."""
+    """Pearson correlation with the sound 18 frames early to 18 frames late, float64 [37]; both are [frames]."""
     found = []
     for shift in range(-_REACH, _REACH + 1):
         a, b = (heard[shift:], seen[: len(seen) - shift]) if shift >= 0 else (heard[:shift], seen[-shift:])

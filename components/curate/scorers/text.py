@@ -97,4 +97,4 @@ def text_boxes(session: Any, picture: NDArray[np.uint8]) -> list[tuple[float, fl
         grow = _UNCLIP * w * h / (2 * (w + h))
         box = (x - grow, y - grow, x + w + grow, y + h + grow)
         boxes.append(tuple(float(v) * side for v, side in zip(box, (width / wide, height / high) * 2, strict=True)))
-    return boxes  # type: ignore[return-value]
+    return boxes
