@@ -166,13 +166,17 @@ def run(overrides: tuple[str, ...], runs: Path, run_id: str, cache: Path, use_ca
 @click.option("--model", type=FOLDER, default=Path("runs/latest/release"), show_default=True, help="Model folder.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port of the page and of the WebSocket.")
-def serve(model: Path, host: str, port: int) -> None:
+@click.option("--float8", is_flag=True, help="8-bit products: faster on a GPU, a little less exact.")
+@click.option("--fused", is_flag=True, help="Compiled blocks and CUDA graphs: slower to start, faster chunks.")
+def serve(model: Path, host: str, port: int, float8: bool, fused: bool) -> None:
     """Open the live character as a page in the browser."""
     if not (model / "config.json").is_file():
         raise ValueError(f"{model} is no model folder: run `lpm run` first, or give one with --model")
+    from serving.config import ServingConfig
     from serving.server import serve_app
 
-    serve_app(model, host, port, on_ready=lambda url: OUT.print(f"open {url}", soft_wrap=True))
+    config = ServingConfig(float8=float8, fused=fused)
+    serve_app(model, host, port, config=config, on_ready=lambda url: OUT.print(f"open {url}", soft_wrap=True))
 
 
 @cli.command()

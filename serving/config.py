@@ -43,6 +43,10 @@ class ServingConfig:
     """Browser origins admitted besides the server's own, such as `https://app.example`; `*` admits all."""
     require_consent: bool = True
     """Refuse characters whose character.json has no consent_ref."""
+    float8: bool = False
+    """8-bit products inside the model's blocks: faster on a GPU, a little less exact."""
+    fused: bool = False
+    """Compile the model's blocks, and on a GPU play chunks back as CUDA graphs: slow to start, then faster."""
     disclosure: str = DISCLOSURE
     """Sentence shown to the user and sent in `session.ready`."""
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_FRAME, SAMPLES_PER_LATENT, VIDEO_FPS
 from serving.audio import Pcm
 from serving.characters import CharacterCard, list_characters, load_character, read_reference
+from serving.config import ServingConfig
 
 if TYPE_CHECKING:
     from lpm_model.online import OnlineModel
@@ -174,12 +175,13 @@ def _loudness(pcm: Pcm) -> float:
 class LpmEngine:
     """The Online LPM of a model folder."""
 
-    def __init__(self, folder: Path, *, require_consent: bool = True) -> None:
+    def __init__(self, folder: Path, config: ServingConfig) -> None:
         from lpm_model.digests import model_digest
         from lpm_model.online import load_online
 
-        self._folder, self._require_consent = folder, require_consent
+        self._folder, self._require_consent = folder, config.require_consent
         self._model = load_online(folder)
+        self._model.accelerate(float8=config.float8, fused=config.fused)
         self.fps, self.sample_rate = VIDEO_FPS, AUDIO_RATE
         self.size_px = int(self._model.size_px)
         self.chunk_frames = int(self._model.chunk_frames)
@@ -243,8 +245,13 @@ class LpmSession:
         self._state = None
 
 
-def make_engine(kind: str, model_dir: Path | None, *, require_consent: bool = True) -> Engine:
+def make_engine(kind: str, model_dir: Path | None, config: ServingConfig | None = None) -> Engine:
     """The engine by name.
+
+    Args:
+        kind: `lpm` or `fake`.
+        model_dir: folder of an Online LPM.
+        config: whether characters need consent, and how the model runs.
 
     Raises:
         ValueError: an unknown name, or `lpm` without a model folder.
@@ -260,4 +267,4 @@ def make_engine(kind: str, model_dir: Path | None, *, require_consent: bool = Tr
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
     if model_dir is None or not (model_dir / "config.json").is_file():
         raise ValueError(f"{model_dir} is no model folder (config.json is missing); give the folder that deploy wrote")
-    return LpmEngine(model_dir, require_consent=require_consent)
+    return LpmEngine(model_dir, config or ServingConfig())

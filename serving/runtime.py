@@ -150,6 +150,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--drain-s", type=float, default=30.0, help="time for running segments after SIGTERM")
     parser.add_argument("--allow-origin", action="append", default=[], help="browser origin to admit; may be repeated")
     parser.add_argument("--allow-missing-consent", action="store_true", help="show characters without consent_ref")
+    parser.add_argument("--float8", action="store_true", help="8-bit products: faster on a GPU, a little less exact")
+    parser.add_argument(
+        "--fused", action="store_true", help="compiled blocks and CUDA graphs: slower start, faster chunks"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kserve.trace").setLevel(logging.WARNING)  # two lines for every probe otherwise
@@ -160,8 +164,10 @@ def main(arguments: list[str] | None = None) -> int:
             drain_s=given.drain_s,
             allowed_origins=tuple(given.allow_origin),
             require_consent=not given.allow_missing_consent,
+            float8=given.float8,
+            fused=given.fused,
         )
-        engine = make_engine(given.engine, given.model_dir, require_consent=config.require_consent)
+        engine = make_engine(given.engine, given.model_dir, config)
     except ValueError as error:
         logger.error("%s", error)
         return 2

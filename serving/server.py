@@ -127,7 +127,7 @@ def serve_app(
     """
     config = config or ServingConfig()
     token = token or secrets.token_urlsafe(16)
-    service = build_service(make_engine(engine, model_dir, require_consent=config.require_consent), config)
+    service = build_service(make_engine(engine, model_dir, config), config)
 
     def announce(bound_port: int) -> None:
         logger.info("serving %s at %s", service.engine.model_uri, page_url(host, bound_port, "..."))

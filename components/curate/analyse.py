@@ -9,11 +9,17 @@ from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
 from components.curate.decode import audio_track, video_frames
+from components.curate.duplicates import EVERY, picture_hash
 from components.curate.faces import FaceFinder, Track, Tracker
 from components.curate.manifest import Source
 from components.curate.probe import Probe, SourceRejected, probe
+from components.curate.scorers import make_scorers, watchers
+from components.curate.scorers.base import Frame, reduced
 from components.curate.shots import ShotFinder
 from components.curate.speech import loudness_db, speech_probability
+
+SILENT_DB = -60.0
+"""Sound that never gets louder is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +46,12 @@ class Analysis:
     """Mean grey value 0..255 by frame."""
     change: NDArray[np.float32]
     """Mean absolute change from the source picture before, 0..255; NaN where a picture is shown again."""
+    transitions: list[tuple[int, int, str]]
+    """First frame, frame after the last and kind (cut or dissolve) of what lies between shots."""
+    hashes: NDArray[np.uint64]
+    """Perceptual hash of every duplicates.EVERY-th frame."""
+    traces: dict[str, NDArray[np.float32]]
+    """What the scorers' watchers kept, by scorer: [rows, columns], column 0 is the frame."""
 
 
 def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
@@ -61,8 +73,10 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
     if not seen.tracker.done:
         raise SourceRejected(path.name, "no_face", f"no face in {seen.frames} frames")
     track = audio_track(path, seen.frames, config.limits)
-    if config.require_audio and not np.any(track):
-        raise SourceRejected(path.name, "silent_audio", "the sound track holds only zeros and require_audio is on")
+    loudness = loudness_db(track)
+    if config.require_audio and float(loudness.max()) < SILENT_DB:
+        detail = f"the sound stays below {SILENT_DB:g} dB of full scale and require_audio is on"
+        raise SourceRejected(path.name, "silent_audio", detail)
     return Analysis(
         source=source,
         header=dataclasses.replace(header, duration_s=seen.frames / 24),
@@ -71,14 +85,17 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
         tracks=seen.tracker.done,
         track=track,
         speech=speech_probability(track),
-        loudness=loudness_db(track),
+        loudness=loudness,
         luminance=np.array(seen.luminance, np.float32),
         change=np.array(seen.change, np.float32),
+        transitions=seen.shots.transitions(),
+        hashes=np.array(seen.hashes, np.uint64),
+        traces={name: watcher.trace() for name, watcher in seen.watchers.items()},
     )
 
 
 class _Watcher:
-    """Everything that watches the frames stream by."""
+    """Everything that watches the frames stream by; each frame is reduced once for all of them."""
 
     def __init__(self, config: CurationConfig, width_px: int) -> None:
         self._width_px = width_px
@@ -87,23 +104,25 @@ class _Watcher:
         self._faces = FaceFinder(config.max_faces)
         self.tracker = Tracker(config.mesh_stride)
         self.shots = ShotFinder(config.shot_threshold)
+        self.watchers = watchers(make_scorers(config.scorers))
         self.luminance: list[float] = []
         self.change: list[float] = []
+        self.hashes: list[int] = []
         self.frames = 0
         self._found: list[tuple[int, list[NDArray[np.float32]]]] = []
         self._last: NDArray[np.uint8] | None = None
 
     def push(self, number: int, picture: NDArray[np.uint8], new: bool) -> None:
-        import cv2
-
         self.frames = number + 1
         self._unseen |= new
-        grey = cv2.cvtColor(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        self.luminance.append(float(grey.mean()))
-        fresh = new and self._last is not None
-        self.change.append(float(cv2.absdiff(grey, self._last).mean()) if fresh else float("nan"))
-        self._last = grey
-        self.shots.push(picture)
+        frame = reduced(number, picture, new)
+        self.luminance.append(float(frame.grey.mean()))
+        self.change.append(self._changed(frame))
+        self.shots.push(frame)
+        if number % EVERY == 0:
+            self.hashes.append(picture_hash(frame.grey))
+        for watcher in self.watchers.values():
+            watcher.push(frame)
         if number % self._stride == 0:
             if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
                 self._faces.reset()
@@ -113,6 +132,13 @@ class _Watcher:
             else:  # the same picture again has the same faces
                 self._found.append((number, self._found[-1][1]))
             self._unseen = False
+
+    def _changed(self, frame: Frame) -> float:
+        """Mean absolute change from the frame before; NaN for the first one and for one that is shown again."""
+        import cv2
+
+        last, self._last = self._last, frame.grey
+        return float(cv2.absdiff(frame.grey, last).mean()) if frame.new and last is not None else float("nan")
 
     def finish(self) -> None:
         """Cut the found faces at the shots (known only afterwards) and join them into people."""

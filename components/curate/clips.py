@@ -17,7 +17,9 @@ from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, crop_for, plan_clips, rows_of
 from components.curate.references import NEAR_COPY, Candidate, Picked, picker
-from components.curate.rows import clip_facts, clip_scores, clip_sounds, clip_tracks, seen_of, shard_json
+from components.curate.rows import clip_facts, clip_sounds, clip_tracks, clip_view, seen_of, shard_json
+from components.curate.scorers import score_clip
+from components.curate.scorers.base import Scorer
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
@@ -44,6 +46,10 @@ class Inputs:
     """Pixels to latents."""
     captioner: Captioner
     """Says what kept clips show."""
+    scorers: tuple[Scorer, ...]
+    """What measures the clips."""
+    copied: NDArray[np.bool_]
+    """Frames of the source that an earlier source shows as well [frames]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,11 +136,11 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
     own, labelled, config = inputs.own, inputs.labelled, inputs.config
     clip = np.stack(plan.pictures)
     plan.pictures = []
-    scores = clip_scores(plan, clip, own, labelled)
-    reason = quality.decide(scores, config.active_thresholds)
-    if reason is None and config.require_reference and not plan.choices:
-        reason = "no_reference"
-    captioner = inputs.captioner if reason is None else MeasuredCaptioner()
+    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied))
+    reasons = quality.decide(scores, config.active_thresholds)
+    if not reasons and config.require_reference and not plan.choices:
+        reasons = ["no_reference"]
+    captioner = MeasuredCaptioner() if reasons else inputs.captioner
     said = captioner.caption(seen_of(plan, clip, own, labelled))
     facts = clip_facts(plan, own, labelled, inputs.partner, config)
     plan.row = {
@@ -143,11 +149,12 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
         **scores,
         "caption": said.text,
         "caption_fields": said.as_json(),
-        "kept": reason is None,
-        "reason": reason or "",
+        "kept": not reasons,
+        "reason": (reasons or [""])[0],
+        "reasons": reasons,
     }
     plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
-    if reason is None:
+    if not reasons:
         plan.latents = inputs.encoder.encode(clip)
         plan.thumbnails = np.stack([thumbnail(picture) for picture in clip])
         plan.middle = clip[len(clip) // 2]
@@ -163,7 +170,7 @@ def _all_members(plans: list[Plan], pictures: Pictures, inputs: Inputs) -> dict[
         face = taker.face(plan.track, plan.middle) if plan.choices else None
         picked = taker.pick(plan.track, plan.choices, pictures, face, plan.thumbnails)
         if inputs.config.require_reference and not picked:
-            plan.row |= {"kept": False, "reason": NEAR_COPY}
+            plan.row |= {"kept": False, "reason": NEAR_COPY, "reasons": [NEAR_COPY]}
             plan.latents = None
             continue
         members[plan.clip_id] = _members(plan, plan.latents, picked, pictures, inputs)

@@ -45,35 +45,71 @@ class Thresholds:
     """One number per quality decision; None switches that decision off. Every score is stored whatever is decided."""
 
     min_source_height_px: int | None = 120
-    """Height of the source picture."""
+    """Height of the source picture (px)."""
     min_source_fps: float | None = 10.0
-    """Frame rate of the source before resampling."""
-    min_face_px: float | None = 40.0
-    """Median height of the face (chin to forehead) in source pixels."""
-    min_sharpness: float | None = 0.00005
-    """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1."""
+    """Frame rate of the source before resampling (frames/s)."""
+    min_bits_per_pixel: float | None = None
+    """Encoded bits per pixel and frame of the source."""
+    max_copied_ratio: float | None = 0.3
+    """Share of frames that an earlier source shows as well."""
     min_luminance: float | None = 20.0
-    """Mean grey value 0..255."""
+    """Mean grey value, 0..255."""
     max_luminance: float | None = 225.0
-    """Mean grey value 0..255."""
-    max_frozen_s: float | None = 2.0
-    """Longest span without any change of the picture."""
+    """Mean grey value, 0..255."""
+    max_white_ratio: float | None = 0.2
+    """Share of pixels burnt to white."""
+    max_black_ratio: float | None = 0.6
+    """Share of pixels drowned in black."""
+    max_flicker_ratio: float | None = 0.02
+    """Beat of the light from frame to frame, as a share of the light."""
+    max_colour_cast: float | None = 12.0
+    """Distance of the face's colour from that of skin under neutral light (CIE a*, b*)."""
+    max_frozen_s: float | None = 1.0
+    """Longest span without any change of the picture (s)."""
     max_letterbox_ratio: float | None = 0.02
     """Share of rows and columns of the crop that are black bars."""
+    max_logo_ratio: float | None = 0.002
+    """Share of the crop under marks in its corners."""
+    max_inset_ratio: float | None = 0.02
+    """Share of the source picture under a picture in the picture."""
+    max_text_ratio: float | None = 0.01
+    """Share of the crop under text, mean over the clip."""
+    max_nudity: float | None = 0.2
+    """Probability of nudity, where that scorer runs."""
+    max_camera_motion_ratio: float | None = None
+    """Travel of the camera a frame, as a share of the picture's longer side."""
+    max_shake_ratio: float | None = 0.008
+    """Jitter of the camera, as a share of the picture's longer side."""
+    min_face_px: float | None = 40.0
+    """Median height of the face, chin to forehead, in the source (px)."""
+    min_sharpness: float | None = 0.0001
+    """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1."""
     min_face_in_frame_ratio: float | None = 0.95
     """Share of frames whose whole face lies inside the crop."""
     min_one_face_ratio: float | None = 0.95
     """Share of frames whose crop shows exactly one tracked face."""
     max_yaw_deg: float | None = 60.0
-    """Largest head turn (95th percentile)."""
+    """Largest head turn, 95th percentile (degrees)."""
+    min_head_motion_deg: float | None = None
+    """Spread of the head angles (degrees): drops lifeless clips."""
     min_speech_ratio: float | None = None
     """Share of frames with anybody's speech (None keeps idle-only clips)."""
+    max_noise_db: float | None = -25.0
+    """Loudness of the quietest tenth of the clip (dB of full scale)."""
+    min_snr_db: float | None = None
+    """Loudness of speech over that of the quietest tenth (dB)."""
+    max_music_ratio: float | None = 0.3
+    """Share of frames in which tones are held, as in music."""
+    max_speech_pace: float | None = 0.36
+    """Variety of the spectrum gone through in 20 ms of speech, 0..1: more is played too fast, or noise."""
+    min_av_sync: float | None = 0.3
+    """Correlation of the lips with what the sound suggests within 3 frames of its place, where somebody speaks."""
+    min_av_offset_frames: float | None = -3.0
+    """Frames by which the sound may come early."""
+    max_av_offset_frames: float | None = 3.0
+    """Frames by which the sound may come late."""
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels."""
-    min_head_motion_deg: float | None = None
-    """Spread of the head angles: drops lifeless clips."""
-    min_bits_per_pixel: float | None = None
-    """Encoded bits per pixel and frame of the source."""
 
     @classmethod
     def profile(cls, name: Profile) -> "Thresholds":
@@ -86,8 +122,9 @@ class Thresholds:
             min_face_px=128.0,
             min_sharpness=0.0005,
             max_luminance=210.0,
-            max_frozen_s=1.0,
             max_letterbox_ratio=0.005,
+            max_text_ratio=0.03,
+            min_av_sync=None,  # the lips' weights know rendered faces: real ones need their own
             min_confidence=0.7,
             min_bits_per_pixel=0.01,
         )
@@ -95,9 +132,24 @@ class Thresholds:
             return pretrain
         if name == "sft":
             return dataclasses.replace(
-                pretrain, min_face_px=256.0, min_sharpness=0.001, min_confidence=0.85, min_head_motion_deg=1.0
+                pretrain,
+                min_face_px=256.0,
+                min_sharpness=0.001,
+                max_text_ratio=0.01,
+                min_confidence=0.85,
+                min_head_motion_deg=1.0,
             )
         raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerConfig:
+    """What measures the clips besides what every clip needs."""
+
+    off: tuple[str, ...] = ()
+    """Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."""
+    extra: tuple[str, ...] = ()
+    """Heavy scorers to run as well: nudity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +217,8 @@ class CurationConfig:
     """Own thresholds instead of the profile's."""
     limits: SourceLimits = field(default_factory=SourceLimits)
     """What a source file may be."""
+    scorers: ScorerConfig = field(default_factory=ScorerConfig)
+    """What measures the clips."""
     states: StateConfig = field(default_factory=StateConfig)
     """How frames are labelled."""
     intervals: IntervalConfig = field(default_factory=IntervalConfig)

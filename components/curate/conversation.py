@@ -46,6 +46,6 @@ def conversation_facts(
         "partner_person": "" if beside is None else f"{own.source.source_id}.p{beside}",
         "intervals": [dataclasses.asdict(one) for one in inside],
         "offscreen_voice_ratio": round(strange, 6),
-        "av_offset_frames": labelled.av_offset.frames,
-        "av_offset_confidence": round(labelled.av_offset.confidence, 6),
+        "source_offset_frames": labelled.av_offset.frames,
+        "source_offset_confidence": round(labelled.av_offset.confidence, 6),
     }

@@ -47,6 +47,14 @@ class Crop:
         x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
         return (x > self.x) & (x < self.x + self.side) & (y > self.y) & (y < self.y + self.side)
 
+    def share_inside(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How much of each box [T, 4] lies inside, float32 [T] in 0..1; 0 where the box is missing (NaN)."""
+        low = np.maximum(boxes[:, :2], (self.x, self.y))
+        high = np.minimum(boxes[:, 2:], (self.x + self.side, self.y + self.side))
+        shared = np.prod(np.maximum(high - low, 0), axis=1)
+        whole = np.maximum(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), 1e-6)
+        return np.nan_to_num(np.asarray(shared / whole, np.float32))
+
 
 def plan_crop(
     boxes: NDArray[np.float32],

@@ -215,7 +215,8 @@ def _expectations(clip_frames: tuple[int, int]) -> list[Any]:
         gxe.ExpectColumnValuesToBeInSet(column="kept", value_set=[True, False]),
         gxe.ExpectColumnValuesToBeBetween(column="start_frame", min_value=0),
     ]
-    whole = [name for name in schema().names if name not in ("conversation_id", "camera", "partner_source_id", "sync")]
+    nullable = {"conversation_id", "camera", "partner_source_id", *SCORES}
+    whole = [name for name in schema().names if name not in nullable]
     found += [gxe.ExpectColumnValuesToNotBeNull(column=name) for name in whole]
     found += [gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=1) for name in _SHARES]
     found += [gxe.ExpectColumnToExist(column=name) for name in SCORES]

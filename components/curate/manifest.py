@@ -8,30 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate import scorers
 from lpm_model.config import STATES
 
 IDLE, SPEAK, LISTEN, DISCARD = STATES.values()
 STATE_NAMES = {code: name for name, code in STATES.items()}
 """Codes of the per-frame state track."""
 
-SCORES = (
-    "source_height_px",
-    "source_fps",
-    "bits_per_pixel",
-    "face_px",
-    "sharpness",
-    "luminance",
-    "frozen_s",
-    "letterbox_ratio",
-    "face_in_frame_ratio",
-    "one_face_ratio",
-    "yaw_deg",
-    "head_motion_deg",
-    "speech_ratio",
-    "confidence",
-    "sync",
-)
-"""Every quality score, in the order in which thresholds are tried."""
+SCORES = scorers.COLUMNS
+"""Every quality score, in the order in which thresholds are tried; empty where a scorer is off or cannot tell."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "sources": ("source_id", "source_sha256", "file", "origin", "licence", "consent_ref", "conversation_id", "camera"),
@@ -42,11 +27,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "partner_person",
         "intervals",
         "offscreen_voice_ratio",
-        "av_offset_frames",
-        "av_offset_confidence",
+        "source_offset_frames",
+        "source_offset_confidence",
     ),
     "crops": ("crop_box", "face_box", "resampled"),
-    "quality": (*SCORES, "kept", "reason"),
+    "quality": (*SCORES, "kept", "reason", "reasons"),
     "audio": ("audio_start_sample", "audio_samples", "speak_from", "listen_from"),
     "captions": ("caption", "caption_fields"),
     "references": ("references",),
@@ -75,12 +60,13 @@ def schema() -> Any:
             pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("kind", pa.string()), ("who", pa.string())])
         ),
         "offscreen_voice_ratio": pa.float64(),
-        "av_offset_frames": pa.int32(),
-        "av_offset_confidence": pa.float64(),
+        "source_offset_frames": pa.int32(),
+        "source_offset_confidence": pa.float64(),
         "crop_box": box,
         "face_box": box,
         "resampled": pa.bool_(),
         "kept": pa.bool_(),
+        "reasons": pa.list_(pa.string()),
         "audio_start_sample": pa.int64(),
         "audio_samples": pa.int64(),
         "references": pa.list_(

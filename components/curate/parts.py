@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from components.common import read_json, write_json
 from components.curate.analyse import Analysis
+from components.curate.duplicates import Print
 from components.curate.faces import Track
 from components.curate.manifest import Source
 from components.curate.probe import Probe
 
-_ARRAYS = ("track", "speech", "loudness", "luminance", "change")
+_ARRAYS = ("track", "speech", "loudness", "luminance", "change", "hashes")
 
 
 def key_of(*values: Any) -> str:
@@ -29,12 +30,14 @@ def key_of(*values: Any) -> str:
 def save_analysis(path: Path, analysis: Analysis) -> None:
     """Write an analysis as one .npz file (no pickles)."""
     arrays: dict[str, NDArray[Any]] = {name: getattr(analysis, name) for name in _ARRAYS}
+    arrays |= {f"trace-{name}": values for name, values in analysis.traces.items()}
     arrays |= {f"person{i}": track.values for i, track in enumerate(analysis.tracks)}
     facts = {
         "source": dataclasses.asdict(analysis.source),
         "header": dataclasses.asdict(analysis.header),
         "frames": analysis.frames,
         "shots": analysis.shots,
+        "transitions": analysis.transitions,
         "tracks": [[track.start, track.shot] for track in analysis.tracks],
     }
     arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
@@ -57,7 +60,22 @@ def load_analysis(path: Path) -> Analysis:
             frames=facts["frames"],
             shots=[(a, b) for a, b in facts["shots"]],
             tracks=tracks,
+            traces={name.removeprefix("trace-"): data[name] for name in data.files if name.startswith("trace-")},
+            transitions=[(a, b, kind) for a, b, kind in facts["transitions"]],
             **{name: data[name] for name in _ARRAYS},
+        )
+
+
+def load_print(path: Path) -> Print:
+    """The little of what `save_analysis` wrote that tells copies."""
+    with np.load(path, allow_pickle=False) as data:
+        facts = json.loads(data["facts"].tobytes())
+        return Print(
+            source_id=facts["source"]["source_id"],
+            shots=[(a, b) for a, b in facts["shots"]],
+            hashes=data["hashes"],
+            change=data["change"],
+            loudness=data["loudness"],
         )
 
 

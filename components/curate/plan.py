@@ -77,9 +77,20 @@ def plan_clips(
         frame_reasons["discarded_state"] += int((track.seen & (labels.states == DISCARD)).sum())
         frame_reasons["remainder"] += int((usable & ~covered).sum())
         if not windows:
-            reason = "too_short" if len(usable) < config.clip_frames[0] else "no_usable_span"
+            reason = _why_none(own, track, labels.states, config.clip_frames[0])
             track_reasons[reason] = track_reasons.get(reason, 0) + 1
     return plans, track_reasons, frame_reasons
+
+
+def _why_none(own: Analysis, track: Track, states: NDArray[np.uint8], shortest: int) -> str:
+    """Why a person gives no clip of `shortest` frames."""
+    start, stop = own.shots[track.shot]
+    if stop - start < shortest:
+        edges = {kind for first, last, kind in own.transitions if last == start or first == stop}
+        return f"shot_ends_by_{'dissolve' if 'dissolve' in edges else 'cut'}" if edges else "too_short"
+    if (states[track.seen] == DISCARD).mean() > 0.3:
+        return "sound_contradicts_mouth"
+    return "too_short" if len(states) < shortest else "no_usable_span"
 
 
 def _plan(

@@ -1,10 +1,11 @@
-"""Quality: every score of a clip first, then one decision by thresholds."""
+"""Quality: what several scorers measure with, and the one decision by thresholds."""
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import Thresholds
-from components.curate.manifest import SCORES
 
 _FROZEN_CHANGE = 0.02
 _BLACK = 18
@@ -58,16 +59,16 @@ def angles_deg(yaw: NDArray[np.float32], pitch: NDArray[np.float32]) -> tuple[fl
     return float(np.degrees(turn)), float(np.degrees(spread))
 
 
-def decide(scores: dict[str, float | None], thresholds: Thresholds) -> str | None:
-    """The first score that misses its threshold as a reason ("sharpness_below_min"), None when the clip is good."""
-    for name in SCORES:
-        value = scores[name]
+def decide(scores: Mapping[str, float | None], thresholds: Thresholds) -> list[str]:
+    """Every score that misses its threshold as a reason ("sharpness_below_min"), in the scores' order."""
+    reasons = []
+    for name, value in scores.items():
         low = getattr(thresholds, f"min_{name}", None)
         high = getattr(thresholds, f"max_{name}", None)
         if value is None:
             continue
         if low is not None and value < low:
-            return f"{name}_below_min"
+            reasons.append(f"{name}_below_min")
         if high is not None and value > high:
-            return f"{name}_above_max"
-    return None
+            reasons.append(f"{name}_above_max")
+    return reasons

@@ -1,11 +1,10 @@
-"""What is written about a clip: its scores, its manifest row and its members in the shard."""
+"""What is written about a clip: its view for the scorers, its manifest row and its members in the shard."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Seen
 from components.curate.config import CurationConfig
@@ -15,39 +14,37 @@ from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, rows_of
-from components.curate.states import gate, sync_score
+from components.curate.scorers.base import Clip
+from components.curate.states import gate
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 
-def clip_scores(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labelled) -> dict[str, float | None]:
-    """Every quality score of a clip, rounded so that the manifest does not hang on the last bit."""
+def clip_view(
+    plan: Plan, pictures: NDArray[np.uint8], own: Analysis, labelled: Labelled, copied: NDArray[np.bool_]
+) -> Clip:
+    """A finished clip as scorers see it.
+
+    Args:
+        plan: where it lies.
+        pictures: its frames [T, S, S, 3].
+        own: first pass of the source.
+        labelled: states of its people.
+        copied: frames of the source that an earlier source shows as well [frames].
+    """
     track, labels = own.tracks[plan.track], labelled.labels[plan.track]
-    rows, span = rows_of(track, plan.start, plan.stop), slice(plan.start, plan.stop)
     part = slice(plan.start - track.start, plan.stop - track.start)
-    boxes, states = rows[:, :4], labels.states[part]
-    others = others_in(own.tracks, plan.track, plan.start, plan.stop)
-    count = plan.crop.shows(boxes).astype(int) + sum(plan.crop.shows(box).astype(int) for box in others)
-    yaw, motion = quality.angles_deg(rows[:, 6], rows[:, 7])
-    sync = sync_score(track.column("gap"), own.loudness[track.start : track.stop])[part][states == SPEAK]
-    header = own.header
-    values: dict[str, float | None] = {
-        "source_height_px": header.height_px,
-        "source_fps": header.fps,
-        "bits_per_pixel": header.video_bits_per_s / max(header.width_px * header.height_px * header.fps, 1.0),
-        "face_px": float(np.median(rows[:, 3] - rows[:, 1])),
-        "sharpness": float(np.median(plan.sharp)),
-        "luminance": float(clip.mean()),
-        "frozen_s": quality.longest_frozen(own.change[span][1:]) / VIDEO_FPS,
-        "letterbox_ratio": quality.letterbox_ratio(clip),
-        "face_in_frame_ratio": float(plan.crop.holds(boxes).mean()),
-        "one_face_ratio": float((count == 1).mean()),
-        "yaw_deg": yaw,
-        "head_motion_deg": motion,
-        "speech_ratio": float(np.isin(states, (SPEAK, LISTEN)).mean()),
-        "confidence": float(labels.confidence[part].mean()),
-        "sync": float(sync.mean()) if len(sync) else None,
-    }
-    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}
+    return Clip(
+        own=own,
+        start=plan.start,
+        pictures=pictures,
+        crop=plan.crop,
+        track=track,
+        others=others_in(own.tracks, plan.track, plan.start, plan.stop),
+        states=labels.states[part],
+        confidence=labels.confidence[part],
+        sharpness=plan.sharp,
+        copied=copied[plan.start : plan.stop],
+    )
 
 
 def clip_facts(

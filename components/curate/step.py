@@ -15,6 +15,7 @@ import numpy as np
 from components.common import StepProgress, read_json, staged, write_json
 from components.curate import parts, work
 from components.curate.config import CurationConfig
+from components.curate.duplicates import find_copies
 from components.curate.encode import load_encoder
 from components.curate.executor import Executor
 from components.curate.funnel import Stage, check, stage
@@ -23,6 +24,7 @@ from components.curate.identity import Person, name_people
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
+from components.curate.scorers import make_scorers
 from components.curate.shards import MEMBERS, write_shards
 from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.config import VIDEO_FPS, from_mapping
@@ -168,11 +170,13 @@ def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: 
     """Second pass over the sources that can be used, each with its partner's first pass."""
     good = [source for source in sources if looked[source.source_id]["ok"]]
     by_camera = {(source.conversation_id, source.camera): source for source in good if source.conversation_id}
+    copies = find_copies([work.fingerprint(dataclasses.replace(base, source=source)) for source in good])
     jobs = []
     for source in good:
         side = {"a": "b", "b": "a"}.get(source.camera or "")
         partner = by_camera.get((source.conversation_id, side)) if side and source.conversation_id else None
-        job = dataclasses.replace(base, source=source, partner_id=partner.source_id if partner else None)
+        job = dataclasses.replace(base, source=source, copied=tuple(copies.get(source.source_id, ())))
+        job = dataclasses.replace(job, partner_id=partner.source_id if partner else None)
         partner_key = work.look_key(partner, base.config) if partner else ""
         jobs.append(dataclasses.replace(job, key=work.clips_key(job, partner_key, digest)))
     return jobs
@@ -321,4 +325,5 @@ def _described(
         "clip_frames": config.clip_frames,
         "thresholds": dataclasses.asdict(config.active_thresholds),
         **contents(folder, rows),
+        "scorers": [scorer.passport for scorer in make_scorers(config.scorers)],
     }

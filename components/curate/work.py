@@ -14,11 +14,13 @@ from components.curate import parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, SourceClips, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
+from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
 from components.curate.executor import Task
 from components.curate.manifest import Source, write_rows
 from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
+from components.curate.scorers import make_scorers
 from components.curate.shards import MEMBERS
 from components.curate.vlm import build_captioner
 from components.worker import Budget
@@ -43,6 +45,8 @@ class Job:
     """The source."""
     config: CurationConfig
     """Settings."""
+    copied: tuple[tuple[int, int], ...] = ()
+    """Spans of frames that an earlier source shows as well."""
     partner_id: str | None = None
     """Source of the conversation partner's camera."""
     key: str = ""
@@ -58,7 +62,8 @@ def look_key(source: Source, config: CurationConfig) -> str:
     """What the first pass depends on."""
     limits = dataclasses.asdict(config.limits)
     seen = (config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
-    return parts.key_of(dataclasses.asdict(source), limits, seen)
+    made_by = [scorer.passport for scorer in make_scorers(config.scorers)]
+    return parts.key_of(dataclasses.asdict(source), limits, seen, made_by)
 
 
 def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
@@ -66,7 +71,7 @@ def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
     config = dataclasses.asdict(job.config)
     for name in ("executor", "workers", "min_retention", "max_retention", "validate", "clips_per_shard"):
         del config[name]
-    return parts.key_of(look_key(job.source, job.config), partner_key, config, encoder_digest)
+    return parts.key_of(look_key(job.source, job.config), partner_key, config, encoder_digest, job.copied)
 
 
 def look(job: Job) -> dict[str, Any]:
@@ -78,6 +83,11 @@ def _look(job: Job) -> dict[str, Any]:
     analysis = analyse(job.raw, job.source, job.config)
     parts.save_analysis(job.folder / "look.npz", analysis)
     return {"frames": analysis.frames, "people": len(analysis.tracks)}
+
+
+def fingerprint(job: Job) -> Print:
+    """What the finished first pass of a source gives to be compared with the others'."""
+    return parts.load_print(job.folder / "look.npz")
 
 
 def clips(job: Job) -> dict[str, Any]:
@@ -101,6 +111,8 @@ def _clips(job: Job) -> dict[str, Any]:
             config=job.config,
             encoder=load_encoder(job.config.autoencoder),
             captioner=build_captioner(job.config.captions),
+            scorers=make_scorers(job.config.scorers),
+            copied=frames_in(job.copied, own.frames),
         )
     )
     _save(job.folder / CLIPS, found)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from components.curate.config import SourceLimits
 from components.curate.decode import audio_track, video_frames
 from components.curate.probe import SourceRejected, probe
+from components.curate.scorers.base import reduced
 from components.curate.shots import ShotFinder
 from components.curate.speech import SILENCE_DB, loudness_db, speech_probability
 from tests.curate.corpus import write_video
@@ -75,8 +77,24 @@ def test_a_hard_cut_is_found() -> None:
     red, blue = noise.integers(0, 90, (64, 96, 3), np.uint8), noise.integers(150, 255, (64, 96, 3), np.uint8)
     finder = ShotFinder(3.0)
     for number in range(80):
-        finder.push(red if number < 40 else blue)
+        finder.push(reduced(number, red if number < 40 else blue, True))
     assert finder.shots() == [(0, 40), (40, 80)]
+    assert finder.transitions() == [(40, 40, "cut")]
+
+
+def test_a_dissolve_is_no_part_of_a_shot() -> None:
+    noise = np.random.default_rng(0)
+    first, second = (noise.integers(0, 255, (64, 96, 3)).astype(np.float32) for _ in range(2))
+    first, second = (cv2.GaussianBlur(picture, (0, 0), 9) * 6 % 255 for picture in (first, second))
+    finder = ShotFinder(3.0)
+    for number in range(90):
+        share = min(max((number - 40) / 20, 0.0), 1.0)
+        finder.push(reduced(number, ((1 - share) * first + share * second).astype(np.uint8), True))
+    ((start, stop, kind),) = finder.transitions()
+    assert kind == "dissolve"
+    assert abs(start - 40) <= 3
+    assert abs(stop - 61) <= 3
+    assert finder.shots() == [(0, start), (stop, 90)]
 
 
 def test_limits_are_named(tmp_path: Path) -> None:

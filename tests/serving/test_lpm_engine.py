@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from serving.client import connect
+from serving.config import ServingConfig
 from serving.engine import make_engine
 
 SIZE = 32
@@ -64,7 +65,7 @@ def test_the_model_steps_and_repeats_with_its_seed(model_folder: Path, voice) ->
 
 def test_characters_without_consent_are_not_offered(model_folder: Path) -> None:
     assert make_engine("lpm", model_folder).characters() == ["ana"]
-    assert make_engine("lpm", model_folder, require_consent=False).characters() == ["ana", "bob"]
+    assert make_engine("lpm", model_folder, ServingConfig(require_consent=False)).characters() == ["ana", "bob"]
 
 
 async def test_the_model_holds_a_live_conversation(start, model_folder: Path, voice) -> None:

@@ -1,0 +1,55 @@
+"""All scorers in one list. To add one: write its class beside these, list it here, give its columns thresholds."""
+
+import functools
+
+from components.curate.config import ScorerConfig
+from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
+from components.curate.scorers.camera import Camera
+from components.curate.scorers.light import Light, Stillness
+from components.curate.scorers.nudity import Nudity
+from components.curate.scorers.overlay import Overlay
+from components.curate.scorers.people import Container, Copies, Person
+from components.curate.scorers.sound import Labels, Sound
+from components.curate.scorers.sync import Sync
+from components.curate.scorers.text import Text
+
+SCORERS: tuple[type[Scorer], ...] = (
+    Container, Copies, Light, Stillness, Overlay, Text, Camera, Person, Sound, Sync, Labels,
+)  # fmt: skip
+"""Run on every clip unless `scorers.off` names them; in the order in which their thresholds are tried."""
+
+HEAVY: tuple[type[Scorer], ...] = (Nudity,)
+"""Run only where `scorers.extra` names them."""
+
+COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for column in scorer.columns)
+"""Columns of all scorers; those of a scorer that is not run stay empty."""
+
+
+@functools.cache
+def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
+    """The scorers that a config asks for, once a process.
+
+    Raises:
+        ValueError: a name that no scorer has, or weights that are missing.
+    """
+    names = {scorer.name for scorer in SCORERS}, {scorer.name for scorer in HEAVY}
+    for given, known, field in ((config.off, names[0], "off"), (config.extra, names[1], "extra")):
+        if odd := sorted(set(given) - known):
+            raise ValueError(f"scorers.{field} names {', '.join(odd)}: choose from {', '.join(sorted(known))}")
+    wanted = [scorer for scorer in SCORERS if scorer.name not in config.off]
+    wanted += [scorer for scorer in HEAVY if scorer.name in config.extra]
+    return tuple(scorer() for scorer in wanted)
+
+
+def watchers(scorers: tuple[Scorer, ...]) -> dict[str, Watcher]:
+    """A watcher for one source from every scorer that wants one, by name."""
+    found = {scorer.name: scorer.watch() for scorer in scorers}
+    return {name: watcher for name, watcher in found.items() if watcher is not None}
+
+
+def score_clip(scorers: tuple[Scorer, ...], clip: Clip) -> Scores:
+    """Every column of a clip, rounded so that the manifest does not hang on the last bit."""
+    values: Scores = dict.fromkeys(COLUMNS)
+    for scorer in scorers:
+        values |= scorer.score(clip)
+    return {name: None if value is None else round(float(value), 6) for name, value in values.items()}

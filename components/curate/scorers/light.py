@@ -1,0 +1,62 @@
+"""Light and colour of a clip, and whether its picture stands still or is framed by bars."""
+
+import numpy as np
+
+from components.curate import quality
+from components.curate.scorers.base import Clip, Scorer, Scores
+from lpm_model.config import VIDEO_FPS
+
+_WHITE, _BLACK = 250, 12
+_SKIN_MIDDLE = np.array([16.0, 17.0])
+_SKIN_REACH = np.array([13.0, 17.0])
+"""Human skin under neutral light, of any tone: an ellipse in CIE a*, b*."""
+
+
+class Light(Scorer):
+    """Brightness, burnt and drowned areas, flicker, and a cast of colour (judged by the skin of the face)."""
+
+    name, version = "light", "1"
+    columns = ("luminance", "white_ratio", "black_ratio", "flicker_ratio", "colour_cast")
+
+    def score(self, clip: Clip) -> Scores:
+        brightest, level = clip.sampled.max(axis=3), clip.own.luminance[clip.span].astype(np.float64)
+        # Against its two neighbours: movement changes the mean light slowly, flicker does not.
+        beat = level[1:-1] - (level[:-2] + level[2:]) / 2
+        return {
+            "luminance": float(clip.pictures.mean()),
+            "white_ratio": float((clip.sampled.min(axis=3) >= _WHITE).mean()),
+            "black_ratio": float((brightest <= _BLACK).mean()),
+            "flicker_ratio": float(np.sqrt((beat**2).mean()) / max(level.mean(), 1.0)),
+            "colour_cast": _skin_distance(clip),
+        }
+
+
+def _skin_distance(clip: Clip) -> float | None:
+    """How far the face's colour lies outside that of skin, in CIE a*, b*; 0 inside."""
+    import cv2
+
+    size = clip.sampled.shape[1]
+    x0, y0, x1, y1 = clip.face_box
+    # The middle of the face: cheeks, nose and mouth, no hair and no wall.
+    left, right = int(size * (0.75 * x0 + 0.25 * x1)), int(size * (0.25 * x0 + 0.75 * x1))
+    top, bottom = int(size * (0.6 * y0 + 0.4 * y1)), int(size * (0.2 * y0 + 0.8 * y1))
+    part = clip.sampled[::4, max(top, 0) : bottom, max(left, 0) : right]
+    if part.size == 0:
+        return None
+    lab = cv2.cvtColor(part.reshape(1, -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    away = (np.median(lab[:, 1:], axis=0) - _SKIN_MIDDLE) / _SKIN_REACH
+    distance = float(np.hypot(*away))
+    return max(distance - 1.0, 0.0) * float(_SKIN_REACH.mean())
+
+
+class Stillness(Scorer):
+    """Standing pictures and black bars."""
+
+    name, version = "stillness", "1"
+    columns = ("frozen_s", "letterbox_ratio")
+
+    def score(self, clip: Clip) -> Scores:
+        return {
+            "frozen_s": quality.longest_frozen(clip.own.change[clip.span][1:]) / VIDEO_FPS,
+            "letterbox_ratio": quality.letterbox_ratio(clip.sampled),
+        }

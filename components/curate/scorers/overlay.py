@@ -1,0 +1,166 @@
+"""What an editor laid over the picture: marks in a corner, and another picture inside the picture."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.scorers.base import Clip, Frame, Scorer, Scores, Watcher
+
+_SIDE_PX, _EVERY, _WINDOW = 160, 6, 8
+"""Pictures are reduced to this longer side; one in _EVERY is kept until a window of 2 s is full."""
+_STILL = 4.0
+"""Grey values that a pixel of a standing mark varies by at most (standard deviation)."""
+_MARK_EDGE, _INSET_EDGE = 9.0, 2.5
+"""Grey values from pixel to pixel that make an edge of a mark, and of an inset's frame."""
+_MARK_SIDE = (0.09, 0.3)
+"""Sides of a mark as shares of the picture's shorter side."""
+_INSET_SIDE = (0.2, 0.62)
+_CORNER = 0.27
+"""A mark's centre is at least so far from the picture's middle, across and down."""
+_CLOSED, _ALONE, _MOVES, _STANDS_OUT = 0.8, 0.25, 3.0, 2.5
+"""Share of an inset's outline that is seen, by how much it exceeds lines beside it, how its inside
+varies at least, and that over the noise of the whole picture."""
+_MARK, _INSET = 0.0, 1.0
+
+Box = tuple[float, float, float, float]
+"""(x0, y0, x1, y1) as shares of the picture."""
+
+
+class Overlay(Scorer):
+    """Area of marks (small still shapes, alone in a corner) and of an inset (a moving picture with a still frame)."""
+
+    name, version = "overlay", "4"
+    columns = ("logo_ratio", "inset_ratio")
+
+    def watch(self) -> Watcher:
+        return _Windows()
+
+    def score(self, clip: Clip) -> Scores:
+        rows = clip.own.traces[self.name]
+        span = _EVERY * _WINDOW
+        rows = rows[(rows[:, 0] < clip.start + clip.frames) & (rows[:, 0] + span > clip.start)]
+        size = np.array([clip.own.header.width_px, clip.own.header.height_px] * 2, np.float32)
+        face = np.nanmedian(clip.rows[:, :4], axis=0)
+        logo = inset = 0.0
+        for start in np.unique(rows[:, 0]):
+            boxes = rows[rows[:, 0] == start]
+            marks = boxes[boxes[:, 1] == _MARK][:, 2:] * size
+            off_face = [box for box in marks if not _covers(face, box)]
+            shares = clip.crop.share_inside(np.array(off_face, np.float32).reshape(-1, 4))
+            areas = [float(np.prod(box[2:] - box[:2])) / clip.crop.side**2 for box in off_face]
+            logo = max(logo, float(np.dot(shares, areas)))
+            inset = max([inset, *(float(np.prod(box[4:] - box[2:4])) for box in boxes[boxes[:, 1] == _INSET])])
+        return {"logo_ratio": logo, "inset_ratio": inset}
+
+
+def _covers(face: NDArray[np.float32], box: NDArray[np.float32]) -> bool:
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    return bool(face[0] < x < face[2] and face[1] < y < face[3])
+
+
+class _Windows(Watcher):
+    """Marks and insets of every window of frames: rows of (first frame, kind, box)."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, ...]] = []
+        self._kept: list[NDArray[np.uint8]] = []
+        self._first = 0
+
+    def push(self, frame: Frame) -> None:
+        import cv2
+
+        if frame.number % _EVERY:
+            return
+        if not self._kept:
+            self._first = frame.number
+        scale = min(_SIDE_PX / max(frame.picture.shape[:2]), 1.0)
+        picture = cv2.resize(frame.picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        if self._kept and self._kept[0].shape != picture.shape:
+            self._kept = []
+        self._kept.append(picture)
+        if len(self._kept) == _WINDOW:
+            self._look()
+
+    def trace(self) -> NDArray[np.float32]:
+        if len(self._kept) >= _WINDOW // 2:
+            self._look()
+        return np.array(self._rows, np.float32).reshape(-1, 6)
+
+    def _look(self) -> None:
+        pictures = np.stack(self._kept).astype(np.float32)
+        spread = pictures.std(axis=0).max(axis=2)
+        self._rows += [(self._first, _MARK, *box) for box in marks(np.median(pictures, axis=0), spread)]
+        self._rows += [(self._first, _INSET, *box) for box in insets(pictures, spread)]
+        self._kept = []
+
+
+def _slope(picture: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Largest change over the colours from each pixel to the next but one, halved; same shape [H, W]."""
+    change = np.abs(np.gradient(picture, axis=axis)).max(axis=2)
+    return np.asarray(change, np.float32)
+
+
+def marks(middle: NDArray[np.float32], spread: NDArray[np.float32]) -> list[Box]:
+    """Boxes of small still shapes that stand alone in a corner.
+
+    Args:
+        middle: median picture [H, W, 3].
+        spread: standard deviation over time [H, W].
+    """
+    import cv2
+
+    height, width = spread.shape
+    edges = (np.hypot(_slope(middle, 0), _slope(middle, 1)) > _MARK_EDGE) & (spread < _STILL)
+    grown = cv2.dilate(edges.astype(np.uint8), np.ones((3, 3), np.uint8))
+    count, _, found, _ = cv2.connectedComponentsWithStats(grown)
+    boxes = []
+    for x, y, wide, high, area in found[1:count]:
+        sides = np.array([wide, high]) / min(width, height)
+        in_corner = abs((x + wide / 2) / width - 0.5) > _CORNER and abs((y + high / 2) / height - 0.5) > _CORNER
+        open_edge = x <= 0 or y <= 0 or x + wide >= width or y + high >= height
+        ring = _slope_ring(edges, x, y, wide, high)
+        sized = _MARK_SIDE[0] <= sides.min() and sides.max() <= _MARK_SIDE[1] and sides.max() < 3 * sides.min()
+        if sized and in_corner and not open_edge and area > 0.25 * wide * high and ring < 0.3:
+            boxes.append((x / width, y / height, (x + wide) / width, (y + high) / height))
+    return boxes
+
+
+def _slope_ring(edges: NDArray[np.bool_], x: int, y: int, wide: int, high: int) -> float:
+    """Share of edges in the ring of 4 pixels around a box: a mark stands alone, a shelf of books does not."""
+    outer = edges[max(y - 4, 0) : y + high + 4, max(x - 4, 0) : x + wide + 4]
+    inner = edges[y : y + high, x : x + wide]
+    return float((outer.sum() - inner.sum()) / max(outer.size - inner.size, 1))
+
+
+def _alone(lines: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """How much fuller a line is than those 4 pixels beside it: a frame stands out, texture does not."""
+    beside = np.maximum(np.roll(lines, 4, axis=axis), np.roll(lines, -4, axis=axis))
+    return lines - beside
+
+
+def insets(pictures: NDArray[np.float32], spread: NDArray[np.float32]) -> list[Box]:
+    """The box of a moving picture in a still frame in one of the corners, if there is any.
+
+    Args:
+        pictures: some pictures [n, H, W, 3].
+        spread: standard deviation over time [H, W].
+    """
+    upright = np.percentile([_slope(picture, 1) for picture in pictures], 25, axis=0) > _INSET_EDGE
+    level = np.percentile([_slope(picture, 0) for picture in pictures], 25, axis=0) > _INSET_EDGE
+    height, width = spread.shape
+    moves = max(_MOVES, _STANDS_OUT * float(np.median(spread)))
+    tall = slice(*(round(share * height) for share in _INSET_SIDE))
+    wide = slice(*(round(share * width) for share in _INSET_SIDE))
+    best: tuple[float, Box] = (_CLOSED, (0.0, 0.0, 0.0, 0.0))
+    for bottom in (False, True):
+        for right in (False, True):
+            turn = (slice(None, None, -1 if bottom else 1), slice(None, None, -1 if right else 1))
+            side = np.cumsum(upright[turn], axis=0) / np.arange(1, height + 1)[:, None]
+            edge = np.cumsum(level[turn], axis=1) / np.arange(1, width + 1)[None, :]
+            alone = np.minimum(_alone(side, 1), _alone(edge, 0)) > _ALONE
+            closed = np.where(alone, np.minimum(side, edge), 0.0)[tall, wide]
+            y, x = np.unravel_index(int(closed.argmax()), closed.shape)
+            y, x = int(y) + tall.start, int(x) + wide.start
+            if closed.max() > best[0] and np.percentile(spread[turn][:y, :x], 95) > moves:
+                x0, y0 = (width - x if right else 0), (height - y if bottom else 0)
+                best = (float(closed.max()), (x0 / width, y0 / height, (x0 + x) / width, (y0 + y) / height))
+    return [best[1]] if best[1][2] else []

@@ -1,0 +1,57 @@
+"""What the container says, and how a person is seen: size, place, sharpness, head."""
+
+import numpy as np
+
+from components.curate import quality
+from components.curate.scorers.base import Clip, Scorer, Scores
+
+_INSIDE = 0.35
+"""So much of another face inside the crop counts as a second person."""
+
+
+class Container(Scorer):
+    """Size, rate and bits of the source, from its header."""
+
+    name, version = "container", "1"
+    columns = ("source_height_px", "source_fps", "bits_per_pixel")
+
+    def score(self, clip: Clip) -> Scores:
+        header = clip.own.header
+        pixels_per_s = max(header.width_px * header.height_px * header.fps, 1.0)
+        return {
+            "source_height_px": header.height_px,
+            "source_fps": header.fps,
+            "bits_per_pixel": header.video_bits_per_s / pixels_per_s,
+        }
+
+
+class Person(Scorer):
+    """The face's size, place and sharpness, and how the head turns (MediaPipe's landmarks)."""
+
+    name, version = "person", "2"
+    columns = ("face_px", "sharpness", "face_in_frame_ratio", "one_face_ratio", "yaw_deg", "head_motion_deg")
+
+    def score(self, clip: Clip) -> Scores:
+        boxes = clip.rows[:, :4]
+        count = clip.crop.shows(boxes).astype(int)
+        for other in clip.others:
+            count += clip.crop.shows(other) | (clip.crop.share_inside(other) > _INSIDE)
+        yaw_deg, motion_deg = quality.angles_deg(clip.rows[:, 6], clip.rows[:, 7])
+        return {
+            "face_px": float(np.median(boxes[:, 3] - boxes[:, 1])),
+            "sharpness": float(np.median(clip.sharpness)),
+            "face_in_frame_ratio": float(clip.crop.holds(boxes).mean()),
+            "one_face_ratio": float((count == 1).mean()),
+            "yaw_deg": yaw_deg,
+            "head_motion_deg": motion_deg,
+        }
+
+
+class Copies(Scorer):
+    """Share of the clip that an earlier source shows as well (duplicates.py finds it across sources)."""
+
+    name, version = "copies", "1"
+    columns = ("copied_ratio",)
+
+    def score(self, clip: Clip) -> Scores:
+        return {"copied_ratio": float(clip.copied.mean())}

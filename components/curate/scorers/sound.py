@@ -1,0 +1,108 @@
+"""What is heard: speech, noise, music, and how fast somebody speaks."""
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.scorers.base import Clip, Scorer, Scores
+from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
+
+_WINDOW = 2048
+_TUNE_HZ = (100.0, 3000.0)
+_HELD_FRAMES = 3
+"""A note stays where it is for an eighth of a second; a voice glides."""
+_HELD = 0.75
+"""Likeness of two fine spectra that far apart which makes them one held chord."""
+_AUDIBLE_DB = -50.0
+_PACE_WINDOW, _PACE_RATE = 512, 100
+_MIN_SPEECH_S = 0.8
+
+
+class Sound(Scorer):
+    """Share of speech, level of noise, share of music (held tones), pace of the speech."""
+
+    name, version = "sound", "1"
+    columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace")
+
+    def score(self, clip: Clip) -> Scores:
+        level, speech = clip.own.loudness[clip.span], clip.own.speech[clip.span] > 0.5
+        track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
+        noise_db = float(np.percentile(level, 10))
+        voice_db = float(np.median(level[speech])) if speech.any() else None
+        return {
+            "speech_ratio": float(np.isin(clip.states, (STATES["speak"], STATES["listen"])).mean()),
+            "sound_db": float(np.percentile(level, 95)),
+            "noise_db": noise_db,
+            "snr_db": None if voice_db is None else voice_db - noise_db,
+            "music_ratio": music_ratio(track, level),
+            "speech_pace": speech_pace(track, speech),
+        }
+
+
+class Labels(Scorer):
+    """How sure the labels of speaking and listening are."""
+
+    name, version = "labels", "1"
+    columns = ("confidence",)
+
+    def score(self, clip: Clip) -> Scores:
+        return {"confidence": float(clip.confidence.mean())}
+
+
+def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float:
+    """Share of frames in which tones are held, as in music, ringing or hum.
+
+    Args:
+        track: int16 [frames * 1000].
+        level_db: loudness of the frames [frames].
+    """
+    frames = len(level_db)
+    if frames <= _HELD_FRAMES:
+        return 0.0
+    padded = np.pad(track.astype(np.float32) / 32768, (_WINDOW - SAMPLES_PER_FRAME) // 2 + 1)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::SAMPLES_PER_FRAME][:frames]
+    power = np.abs(np.fft.rfft(pieces * np.hanning(_WINDOW), axis=1))
+    low, high = (round(hz * _WINDOW / AUDIO_RATE) for hz in _TUNE_HZ)
+    fine = np.log(power[:, low:high] + 1e-5)
+    kernel = np.ones(15) / 15
+    smooth = np.apply_along_axis(np.convolve, 1, np.pad(fine, ((0, 0), (7, 7)), mode="edge"), kernel, mode="valid")
+    fine = np.maximum(fine - smooth, 0.0)  # the teeth of the spectrum, without its slope
+    fine /= np.linalg.norm(fine, axis=1, keepdims=True) + 1e-9
+    alike = (fine[_HELD_FRAMES:] * fine[:-_HELD_FRAMES]).sum(axis=1)
+    loud = (level_db > _AUDIBLE_DB)[_HELD_FRAMES:] & (level_db > _AUDIBLE_DB)[:-_HELD_FRAMES]
+    return float(((alike > _HELD) & loud).sum() / (frames - _HELD_FRAMES))
+
+
+def speech_pace(track: NDArray[np.int16], speech: NDArray[np.bool_]) -> float | None:
+    """How much of the spectrum's variety is gone through in 20 ms of speech: 0 never changes, 1 is noise.
+
+    It grows with the speed of speech and not with the voice's pitch. None where there is too little speech.
+
+    Args:
+        track: int16 [frames * 1000].
+        speech: whether a frame is speech [frames].
+    """
+    from scipy.fft import dct
+
+    hop, lag = AUDIO_RATE // _PACE_RATE, _PACE_RATE // 50
+    voiced = np.repeat(speech, SAMPLES_PER_FRAME)[::hop]
+    if voiced.sum() < _MIN_SPEECH_S * _PACE_RATE:
+        return None
+    padded = np.pad(track.astype(np.float32) / 32768, _PACE_WINDOW // 2)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, _PACE_WINDOW)[::hop][: len(voiced)]
+    power = np.abs(np.fft.rfft(pieces * np.hanning(_PACE_WINDOW), axis=1)) ** 2
+    shape = dct(np.log(power @ mel_bands(_PACE_WINDOW, 24, 150.0, 6000.0).T + 1e-6), axis=1, norm="ortho")[:, 1:6]
+    both = voiced[lag:] & voiced[:-lag]
+    step = ((shape[lag:] - shape[:-lag])[both] ** 2).mean(axis=0)
+    return float((step / (2 * shape[voiced].var(axis=0) + 1e-9)).mean())
+
+
+@functools.cache
+def mel_bands(window: int, bands: int, low_hz: float, high_hz: float) -> NDArray[np.float64]:
+    """Triangles evenly spaced in mel over the bins of a real transform, float64 [bands, window / 2 + 1]."""
+    at_hz = np.linspace(0, AUDIO_RATE / 2, window // 2 + 1)
+    mel = np.linspace(2595 * np.log10(1 + low_hz / 700), 2595 * np.log10(1 + high_hz / 700), bands + 2)
+    edges = 700 * (10 ** (mel / 2595) - 1)
+    left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    return np.maximum(0, np.minimum((at_hz - left) / (middle - left), (right - at_hz) / (right - middle)))

@@ -1,0 +1,60 @@
+"""Whether sound and lips belong together, and how far apart they are."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.scorers import lips
+from components.curate.scorers.base import Clip, Scorer, Scores
+from lpm_model.config import SAMPLES_PER_FRAME, STATES
+
+_REACH = 18
+"""Frames, in both directions, over which sound and lips are shifted."""
+_TOGETHER = 3
+_MIN_SPEAKING = 24
+_TRUSTED = 0.5
+"""Correlation that the best shift needs for its place to mean anything."""
+
+
+class Sync(Scorer):
+    """Correlation of the lips that are seen with those that the sound suggests, and the shift that suits both best.
+
+    av_offset_frames > 0: the sound comes late.
+    """
+
+    name, version = "sync", "2"
+    columns = ("sync", "av_sync", "av_offset_frames")
+
+    def __init__(self) -> None:
+        self.weights_sha256 = lips.digest()
+
+    def score(self, clip: Clip) -> Scores:
+        from components.curate.states import sync_score
+
+        speaks = clip.states == STATES["speak"]
+        loudness = clip.own.loudness[clip.track.start : clip.track.stop]
+        whole = sync_score(clip.track.column("gap"), loudness)
+        values = whole[clip.start - clip.track.start :][: clip.frames][speaks]
+        scores: Scores = {"sync": float(values.mean()) if len(values) else None}
+        if speaks.sum() < _MIN_SPEAKING:
+            return {**scores, "av_sync": None, "av_offset_frames": None}
+        span = slice(clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME)
+        gap = clip.track.column("gap")[clip.start - clip.track.start :][: clip.frames]
+        by_shift = correlations(
+            lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=float(np.nanmean(gap)))
+        )
+        best = int(by_shift.argmax())
+        return {
+            **scores,
+            "av_sync": float(by_shift[_REACH - _TOGETHER : _REACH + _TOGETHER + 1].max()),
+            "av_offset_frames": float(best - _REACH) if by_shift[best] >= _TRUSTED else None,
+        }
+
+
+def correlations(heard: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Pearson correlation with the sound 18 frames early to 18 frames late, float64 [37]; both are [frames]."""
+    found = []
+    for shift in range(-_REACH, _REACH + 1):
+        a, b = (heard[shift:], seen[: len(seen) - shift]) if shift >= 0 else (heard[:shift], seen[-shift:])
+        spread = float(a.std() * b.std())
+        found.append(float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread > 1e-9 else 0.0)
+    return np.array(found)

