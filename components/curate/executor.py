@@ -96,7 +96,9 @@ class Executor:
             self._started_ray = True
         # One block a job: each outcome streams back when it is there, and no more than `workers` are under way.
         rows = ray.data.from_items([{"number": n} for n in range(len(jobs))], override_num_blocks=len(jobs))
-        done = rows.map(_RayWorker, fn_constructor_args=(task, jobs), concurrency=self._count, num_cpus=1)
+        # A cluster may have fewer free cores than workers were asked for: it begins with what there is.
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=self._count)
+        done = rows.map(_RayWorker, fn_constructor_args=(task, jobs), compute=pool, num_cpus=1)
         for row in done.iter_rows():
             yield int(row["number"]), json.loads(row["outcome"])
 

@@ -188,10 +188,11 @@ def test_processes_give_the_same_bytes(
     assert result.dataset_digest == dataset_digest(dataset)
 
 
+@pytest.mark.slow
 def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     try:
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     except Exception as error:  # Ray raises bare exceptions where a machine is too busy or too small for it
         pytest.skip(f"Ray cannot start here: {error}")
     try:

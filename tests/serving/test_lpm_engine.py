@@ -33,6 +33,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     online = OnlineConfig(window_latents=3)
     model = OnlineModel(config, online, TinyVideoAutoencoder(shape), SIZE)
+    torch.nn.init.normal_(model.backbone.head.weight, std=0.1)  # an untrained head shows the same whatever the noise
     save_model(folder / "autoencoder", {"model": model.autoencoder}, to_mapping(shape), {})
     described = {"model": to_mapping(config), "online": to_mapping(online), "size_px": SIZE}
     save_model(folder, {"model": model.backbone}, described, {})
