@@ -35,8 +35,10 @@ lint: setup ## Style, format and types.
 serve: setup ## Open the live character of the last run in the browser.
 	$(BIN)/lpm serve
 
-bench: setup ## Measure: one table each for the performer, live serving, training, its loader, distillation and streaming.
-	@set -e; for name in $(patsubst tests/benchmarks/%.py,%,$(filter-out %/__init__.py %/_%.py,$(wildcard tests/benchmarks/*.py))); do \
+# Those that take many minutes are started by name: python -m tests.benchmarks.NAME.
+LONG := ablation defects labels
+bench: setup ## Measure: one table each for the performer, curation, training, distillation, streaming and live serving.
+	@set -e; for name in $(filter-out _% $(LONG),$(patsubst tests/benchmarks/%.py,%,$(wildcard tests/benchmarks/*.py))); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name; done
 
 compile: setup ## Write the KFP pipeline to build/lpm.yaml.
