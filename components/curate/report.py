@@ -86,7 +86,7 @@ def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict
         "clips": [
             {
                 "id": row["clip_id"],
-                "fixed": row["reason"] if not _by_threshold(row["reason"]) else "",
+                "fixed": next((reason for reason in row["reasons"] if not _by_threshold(reason)), ""),
                 "scores": {name: row[name] for name in names},
             }
             for row in chosen
