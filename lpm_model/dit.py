@@ -449,6 +449,8 @@ class DiffusionTransformer(nn.Module):
             positions = torch.cat([positions.expand(*given.shape[:-1], -1), given], dim=-1)
         tokens = rows * columns if self.sequence is None else rows * columns // self.sequence.size
         layout = None if cache is None else cache.layout(frames)
+        if cache is not None:
+            cache.turn = self.rotate  # also where a state was read from a file
         if cache is None or layout is None:
             rotation = self._own(rope3d(positions, rows, columns, split), positions.shape[-1])
             past_rotation = rotation[..., :0, :]

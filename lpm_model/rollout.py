@@ -150,7 +150,6 @@ class BlockLoop(CharacterModel):
             self.config.layers, character.image.shape[0], height * width // 4, self.config.heads,
             self.config.head_width, self.online, like, len(levels),
         )  # fmt: skip
-        cache.turn = network.rotate
         conditions = Conditions(references=character.references, reference_positions=character.positions)
         with torch.compiler.set_stance("force_eager"):  # a shape that comes once a session is not worth compiling
             network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))

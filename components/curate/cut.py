@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
+from components.curate.intervals import runs
 from lpm_model.config import FRAMES_PER_LATENT
 
 _SPEECH_COST = 1.0
@@ -22,12 +23,10 @@ def cut_windows(
         config: clip lengths and stride.
     """
     windows: list[tuple[int, int]] = []
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], usable.astype(np.int8), [0]])))
     shortest, longest = config.clip_frames
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        at = int(start)
+    for at, stop in runs(usable):
         while stop - at >= shortest:
-            frames = _best_length(speech, at, int(stop), shortest, longest)
+            frames = _best_length(speech, at, stop, shortest, longest)
             windows.append((at, frames))
             at += max(1, round(frames * config.stride))
     return windows

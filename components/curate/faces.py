@@ -81,12 +81,17 @@ class FaceFinder:
                 min_detection_confidence=0.5,
                 min_tracking_confidence=0.5,
             )
-        height, width = picture.shape[:2]
-        scale = _MESH_SIDE_PX / max(height, width)
+        scale = _MESH_SIDE_PX / max(picture.shape[:2])
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
         found = self._mesh.process(np.ascontiguousarray(small)).multi_face_landmarks or []
-        size = np.array([width, height, width], np.float32)
-        return [measure(np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size) for face in found]
+        return [measure(landmarks(face, picture)) for face in found]
+
+
+def landmarks(face: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The mesh of one found face in pixels of a picture [H, W, 3]: float32 [478, 3]."""
+    height, width = picture.shape[:2]
+    size = np.array([width, height, width], np.float32)
+    return np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size
 
 
 @functools.cache

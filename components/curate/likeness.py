@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.faces import landmarks
+
 THUMB_PX = 32
 """Side of the thumbnails that are compared."""
 _FACE_PX = 24
@@ -73,6 +75,4 @@ def describe(picture: NDArray[np.uint8]) -> NDArray[np.float32] | None:
     found = _still_mesh().process(np.ascontiguousarray(picture)).multi_face_landmarks
     if not found:
         return None
-    height, width = picture.shape[:2]
-    size = np.array([width, height, width], np.float32)
-    return embedding(picture, np.array([(p.x, p.y, p.z) for p in found[0].landmark], np.float32) * size)
+    return embedding(picture, landmarks(found[0], picture))

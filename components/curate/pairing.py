@@ -12,7 +12,7 @@ from components.curate.analyse import Analysis
 from components.curate.config import StateConfig
 from components.curate.faces import Track
 from components.curate.manifest import LISTEN, SPEAK
-from components.curate.offset import Offset, find_offset, shift_sound, sound_bands
+from components.curate.offset import UNKNOWN, Offset, find_offset, shift_sound, sound_bands
 from components.curate.speech import loudness_db, speech_probability
 from components.curate.states import Labels, drop_dubbed, label_people, sync_score
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
@@ -36,8 +36,8 @@ class Labelled:
     """For each track the track in the same shot that the person talks with, None without one."""
     offscreen: NDArray[np.bool_]
     """Frames with speech though nobody who is seen (or films) speaks: a narrator or an off-scene voice."""
-    av_offset: Offset
-    """How late the source's sound was found to be."""
+    av_offset: Offset = UNKNOWN
+    """How late the source's sound was found to be, where that was asked (`source_offset`)."""
 
 
 def camera_offset(own: NDArray[np.int16], other: NDArray[np.int16], max_s: float) -> int | None:
@@ -167,7 +167,6 @@ def _labelled(
         offset_samples=offset_samples,
         beside=[_talks_with(index, own.tracks, labels) for index in range(len(labels))],
         offscreen=(own.speech > config.speech_threshold) & ~spoken,
-        av_offset=source_offset(own),
     )
 
 

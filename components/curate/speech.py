@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.packaged import onnx_session
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 _VAD_RATE = 16_000
@@ -20,15 +21,10 @@ SILENCE_DB = -80.0
 @functools.cache
 def _session() -> Any:
     """The voice activity network; its package is located, not imported, because importing it wants torchaudio."""
-    import onnxruntime
-
     spec = importlib.util.find_spec("silero_vad")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("the silero-vad package is missing: pip install --no-deps -r requirements-nodeps.txt")
-    options = onnxruntime.SessionOptions()
-    options.inter_op_num_threads = options.intra_op_num_threads = 1
-    model = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx"
-    return onnxruntime.InferenceSession(str(model), sess_options=options, providers=["CPUExecutionProvider"])
+    return onnx_session(Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx")
 
 
 def speech_probability(track: NDArray[np.int16]) -> NDArray[np.float32]:

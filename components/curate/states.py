@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
+from components.curate.intervals import runs
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK
 from lpm_model.config import VIDEO_FPS
 
@@ -203,9 +204,8 @@ def drop_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) 
 
 
 def _mark_long(states: NDArray[np.uint8], odd: NDArray[np.bool_], shortest: int) -> NDArray[np.uint8]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], odd.astype(np.int8), [0]])))
     states = states.copy()
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+    for start, stop in runs(odd):
         if stop - start >= shortest:
             states[start:stop] = DISCARD
     return states

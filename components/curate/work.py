@@ -18,6 +18,7 @@ from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
 from components.curate.executor import Task
 from components.curate.manifest import Source, write_rows
+from components.curate.offset import Offset
 from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
 from components.curate.scorers import make_scorers
@@ -100,8 +101,8 @@ def _clips(job: Job) -> dict[str, Any]:
     partner: Analysis | None = None
     if job.partner_id is not None:
         partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
-    own = in_sync(own, job.config.states)
-    labelled = label_source(own, partner, job.config.states)
+    own, av_offset = in_sync(own, job.config.states)
+    labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
     found = make_clips(
         Inputs(
             raw=job.raw,
@@ -127,8 +128,8 @@ def _clips(job: Job) -> dict[str, Any]:
     }
 
 
-def in_sync(own: Analysis, config: StateConfig) -> Analysis:
-    """A source whose sound fits its pictures: as it is, or put right.
+def in_sync(own: Analysis, config: StateConfig) -> tuple[Analysis, Offset]:
+    """A source whose sound fits its pictures, as it is or put right, and how late that sound is.
 
     Raises:
         SourceRejected: the sound is surely early or late and such sources are left out.
@@ -136,10 +137,11 @@ def in_sync(own: Analysis, config: StateConfig) -> Analysis:
     found = source_offset(own)
     sure = found.confidence >= config.min_av_offset_confidence and abs(found.frames) > config.max_av_offset_frames
     if config.av_offset == "keep" or not sure:
-        return own
+        return own, found
     if config.av_offset == "shift":
         log.info("%s: the sound is %+d frames late and is moved", own.source.file, found.frames)
-        return put_right(own, found.frames)
+        own = put_right(own, found.frames)
+        return own, source_offset(own)
     detail = f"the sound is {found.frames:+d} frames late; states.av_offset=shift would move it"
     raise SourceRejected(own.source.file, "audio_offset", detail)
 

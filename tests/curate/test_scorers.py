@@ -5,9 +5,10 @@ import pytest
 
 from components.curate.config import CurationConfig, ScorerConfig, Thresholds
 from components.curate.duplicates import EVERY, Print, find_copies
+from components.curate.packaged import PackagedWeights
 from components.curate.quality import decide
 from components.curate.scorers import COLUMNS, make_scorers
-from components.curate.scorers.base import PackagedWeights, reduced
+from components.curate.scorers.base import reduced
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import insets, marks
 from components.curate.scorers.sound import music_ratio

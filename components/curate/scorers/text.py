@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.base import Clip, Frame, PackagedWeights, Scorer, Scores, Watcher, onnx_session
+from components.curate.packaged import PackagedWeights, onnx_session
+from components.curate.scorers.base import Clip, Frame, Scorer, Scores, Watcher
 
 _WEIGHTS = PackagedWeights(
     package="rapidocr_onnxruntime",
