@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 from components.common import NoProgress
-from components.curate import work
+from components.curate import cost, work
 from components.curate.config import CurationConfig, Thresholds
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
 from components.curate.step import curate
@@ -37,6 +37,22 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
     assert "data:image/jpeg;base64," in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
+    timing = json.loads((dataset / "timing.json").read_text())
+    for name, parts in (
+        ("look", ("decoding", "faces", "watch: text")),
+        ("clips", ("decoding", "score: sync", "latents")),
+    ):
+        figures = timing[name]
+        assert figures["video_s"] == 24.0
+        assert set(parts) <= set(figures["parts_s"])
+        assert 0.7 * figures["seconds"] < sum(figures["parts_s"].values()) <= figures["seconds"]
+    rows = cost.table(timing)
+    assert sum(row["percent"] for row in rows) == pytest.approx(200, abs=2)
+    page = (dataset / "curation.html").read_text()
+    assert all(f'<td>{row["part"]}</td><td class="number">{row["ms"]}</td>' in page for row in rows)
 
 
 def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:

@@ -34,13 +34,13 @@ class SpeechQuality(Scorer):
     weights_sha256 = _WEIGHTS.sha256
 
     def __init__(self) -> None:
-        self._session = onnx_session(_WEIGHTS.path())
+        self.session = onnx_session(_WEIGHTS.path())
 
     def score(self, clip: Clip) -> Scores:
         if (clip.own.speech[clip.span] > 0.5).sum() < _MIN_SPEECH_S * VIDEO_FPS:
             return dict.fromkeys(self.columns)
         track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
-        return dict(opinions(self._session, track))
+        return dict(opinions(self.session, track))
 
 
 def opinions(session: Any, track: NDArray[np.int16]) -> dict[str, float]:
