@@ -70,8 +70,8 @@ class Thresholds:
     """Share of pixels drowned in black."""
     max_flicker_ratio: float | None = 0.02
     """Beat of the light from frame to frame, as a share of the light."""
-    max_colour_cast: float | None = 12.0
-    """Distance of the face's colour from that of skin under neutral light (CIE a*, b*)."""
+    max_colour_cast: float | None = 0.7
+    """How far the face's colour lies outside that of skin under neutral light (radii of the ellipse of skin tones)."""
     max_frozen_s: float | None = 1.0
     """Longest span without any change of the picture (s)."""
     max_static_ratio: float | None = None
