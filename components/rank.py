@@ -30,9 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = verbs.add_parser(verb, help=step.about, description=step.about)
         for name in step.inputs:
             own.add_argument(f"--{name}", type=Path, required=True, help="Folder to read.")
-        own.add_argument(
-            f"--{step.output}", type=Path, required=True, help="Folder to write, which all reach."
-        )
+        own.add_argument(f"--{step.output}", type=Path, required=True, help="Folder to write, which all reach.")
         own.add_argument("--config", required=True, help="The step's settings as JSON: `lpm trainjob` writes them.")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
