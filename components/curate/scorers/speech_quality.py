@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.packaged import PackagedWeights, onnx_session
 from components.curate.scorers.base import Clip, Scorer, Scores
+from components.packaged import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 _WEIGHTS = PackagedWeights(
@@ -14,6 +14,7 @@ _WEIGHTS = PackagedWeights(
     requirement="speechmos==0.0.1.1",
     member="dnsmos_models/sig_bak_ovr.onnx",
     sha256="269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
+    without="take speech_quality out of curate.scorers.extra",
 )
 _RATE, _SAMPLES = 16_000, 144_160
 """The network hears 9.01 s; shorter sounds are repeated, as its authors do."""

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.config import ScorerConfig
 from components.curate.scorers import lips
 from components.curate.scorers.base import Clip, Scorer, Scores
 from lpm_model.config import SAMPLES_PER_FRAME, STATES
@@ -24,8 +25,9 @@ class Sync(Scorer):
     name, version = "sync", "2"
     columns = ("sync", "av_sync", "av_offset_frames")
 
-    def __init__(self) -> None:
-        self.weights_sha256 = lips.digest()
+    @classmethod
+    def weights_digest(cls, config: ScorerConfig) -> str | None:
+        return lips.digest()
 
     def score(self, clip: Clip) -> Scores:
         from components.curate.states import sync_score
