@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import identity, quality
+from components.curate import cost, identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
@@ -107,17 +107,19 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
     last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
-    for number, picture, _ in video_frames(inputs.raw / own.source.file, config.limits):
+    for number, picture, _ in cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits)):
         if number >= last:
             break
         while waiting and waiting[-1].start <= number:
             live.append(waiting.pop())
         for plan in live:
-            plan.pictures.append(plan.crop.cut(picture, config.size_px))
+            with cost.part("crops"):
+                plan.pictures.append(plan.crop.cut(picture, config.size_px))
             if (number - plan.start) % _SHARPNESS_EVERY == 0:
                 plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
         for index in known.get(number, ()):
-            face = identity.embed(picture, rows_of(own.tracks[index], number, number + 1)[0])
+            with cost.part("identity"):
+                face = identity.embed(picture, rows_of(own.tracks[index], number, number + 1)[0])
             faces.setdefault(index, []).extend([] if face is None else [face])
         for index in sorted(wanted.get(number, ())):
             crop = crop_for(own, index, number, number + 1, config)
@@ -141,7 +143,8 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
     if not reasons and config.require_reference and not plan.choices:
         reasons = ["no_reference"]
     captioner = MeasuredCaptioner() if reasons else inputs.captioner
-    said = captioner.caption(seen_of(plan, clip, own, labelled))
+    with cost.part("captions"):
+        said = captioner.caption(seen_of(plan, clip, own, labelled))
     facts = clip_facts(plan, own, labelled, inputs.partner, config)
     plan.row = {
         **facts,
@@ -155,7 +158,8 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
     }
     plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
     if not reasons:
-        plan.latents = inputs.encoder.encode(clip)
+        with cost.part("latents"):
+            plan.latents = inputs.encoder.encode(clip)
         plan.thumbnails = np.stack([thumbnail(picture) for picture in clip])
         plan.middle = clip[len(clip) // 2]
 
@@ -168,7 +172,8 @@ def _all_members(plans: list[Plan], pictures: Pictures, inputs: Inputs) -> dict[
         if plan.latents is None or plan.thumbnails is None or plan.middle is None:
             continue
         face = taker.face(plan.track, plan.middle) if plan.choices else None
-        picked = taker.pick(plan.track, plan.choices, pictures, face, plan.thumbnails)
+        with cost.part("references"):
+            picked = taker.pick(plan.track, plan.choices, pictures, face, plan.thumbnails)
         if inputs.config.require_reference and not picked:
             plan.row |= {"kept": False, "reason": NEAR_COPY, "reasons": [NEAR_COPY]}
             plan.latents = None

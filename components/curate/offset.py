@@ -43,16 +43,17 @@ def sound_bands(track: NDArray[np.int16]) -> NDArray[np.float32]:
         track: int16 [T * 1000] at 24 kHz.
     """
     frames, half = len(track) // SAMPLES_PER_FRAME, SAMPLES_PER_FRAME
-    padded = np.pad(track.astype(np.float32) / 32768, half)
-    views = np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[: frames * SAMPLES_PER_FRAME : SAMPLES_PER_FRAME]
-    window = np.hanning(2 * half).astype(np.float32)
+    window = np.hanning(2 * half).astype(np.float32) / 32768
     hertz = np.fft.rfftfreq(2 * half, 1 / AUDIO_RATE)
     mel = 2595 * np.log10(1 + hertz / 700)
     low, high = (2595 * np.log10(1 + edge / 700) for edge in _BAND_HZ)
     edges = np.searchsorted(mel, np.linspace(low, high, _BANDS + 1))
     out = np.empty((frames, _BANDS), np.float32)
     for start in range(0, frames, 512):  # a long source must not need all spectra at once
-        power = np.abs(np.fft.rfft(views[start : start + 512] * window, axis=1)) ** 2
+        part = track[max(start - 1, 0) * half : min(start + 512, frames) * half]
+        part = part if start else np.pad(part, (half, 0))
+        views = np.lib.stride_tricks.sliding_window_view(part, 2 * half)[::half]
+        power = np.abs(np.fft.rfft(views * window, axis=1)) ** 2
         out[start : start + 512] = np.add.reduceat(power, edges, axis=1)[:, :_BANDS] ** 0.25
     return out
 

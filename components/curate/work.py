@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from components.curate import parts
+from components.curate import cost, parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, SourceClips, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
@@ -100,8 +100,10 @@ def _clips(job: Job) -> dict[str, Any]:
     partner: Analysis | None = None
     if job.partner_id is not None:
         partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
-    own, av_offset = in_sync(own, job.config.states)
-    labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
+    with cost.part("offset of the sound"):
+        own, av_offset = in_sync(own, job.config.states)
+    with cost.part("labels"):
+        labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
     found = make_clips(
         Inputs(
             raw=job.raw,
@@ -119,6 +121,7 @@ def _clips(job: Job) -> dict[str, Any]:
     spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
     np.savez(job.folder / CLIPS / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
+        "frames": own.frames,
         "people": len(own.tracks),
         "person_frames": found.person_frames,
         "track_reasons": found.track_reasons,
@@ -152,7 +155,8 @@ def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> di
         return {**kept, "reused": True}
     started_s = time.monotonic()
     try:
-        outcome = {"ok": True, **function(job)}
+        with cost.measured() as spent_s:
+            outcome = {"ok": True, **function(job), "parts_s": spent_s}
     except SourceRejected as error:
         outcome = {"ok": False, "file": job.source.file, "reason": error.reason, "detail": error.detail}
     except Exception as error:  # an unforeseen fault of one file must not take the run down; it is reported by name

@@ -1,16 +1,20 @@
 """Each scorer against pictures and sounds whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from components.curate.config import CurationConfig, ScorerConfig, Thresholds
+from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
+from components.curate.decode import audio_track
 from components.curate.duplicates import EVERY, Print, find_copies
-from components.curate.quality import decide
+from components.curate.quality import decide, static_ratio
 from components.curate.scorers import COLUMNS, SCORERS, make_scorers, passports
 from components.curate.scorers.base import reduced
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import insets, marks
 from components.curate.scorers.sound import music_ratio
+from components.curate.scorers.speech_quality import SpeechQuality, opinions
 from components.curate.scorers.sync import correlations
 from components.curate.speech import loudness_db
 from components.packaged import PackagedWeights, onnx_session
@@ -101,6 +105,27 @@ def test_held_tones_are_music_and_noise_and_glides_are_not() -> None:
         found.append(music_ratio(track, loudness_db(track)))
     assert found[0] > 0.95
     assert max(found[1:]) < 0.2
+
+
+def test_still_pictures_are_counted_and_repeated_ones_are_not() -> None:
+    change = np.array([1.0, np.nan, 0.0, np.nan, 0.5, 0.001, np.nan, 2.0], np.float32)
+    assert static_ratio(change) == 2 / 5
+    assert static_ratio(np.full(4, np.nan, np.float32)) == 1.0
+
+
+def test_noise_lowers_the_opinion_of_speech(sides: list[Path]) -> None:
+    try:
+        scorer = SpeechQuality()
+    except ValueError as error:
+        pytest.skip(str(error))
+    clean = audio_track(sides[0], 200, SourceLimits()).astype(np.float64)
+    noise = np.random.default_rng(0).normal(0, clean.std(), len(clean))
+    heard = [
+        opinions(scorer.session, np.clip(clean + gain * noise, -32768, 32767).astype(np.int16)) for gain in (0, 0.1, 1)
+    ]
+    for name in ("speech_mos", "speech_background_mos"):
+        good, worse, worst = (one[name] for one in heard)
+        assert 5 > good > worse + 0.1 > worst + 0.2 > 1
 
 
 def test_the_camera_moves_and_the_subject_does_not_count() -> None:

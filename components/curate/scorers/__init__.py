@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+from components.curate import cost
 from components.curate.config import ScorerConfig
 from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
 from components.curate.scorers.camera import Camera
@@ -11,6 +12,7 @@ from components.curate.scorers.nudity import Nudity
 from components.curate.scorers.overlay import Overlay
 from components.curate.scorers.people import Container, Copies, Person
 from components.curate.scorers.sound import Labels, Sound
+from components.curate.scorers.speech_quality import SpeechQuality
 from components.curate.scorers.sync import Sync
 from components.curate.scorers.text import Text
 
@@ -19,7 +21,7 @@ SCORERS: tuple[type[Scorer], ...] = (
 )  # fmt: skip
 """Run on every clip unless `scorers.off` names them; in the order in which their thresholds are tried."""
 
-HEAVY: tuple[type[Scorer], ...] = (Nudity,)
+HEAVY: tuple[type[Scorer], ...] = (Nudity, SpeechQuality)
 """Run only where `scorers.extra` names them."""
 
 COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for column in scorer.columns)
@@ -70,5 +72,6 @@ def score_clip(scorers: tuple[Scorer, ...], clip: Clip) -> Scores:
     """Every column of a clip, rounded so that the manifest does not hang on the last bit."""
     values: Scores = dict.fromkeys(COLUMNS)
     for scorer in scorers:
-        values |= scorer.score(clip)
+        with cost.part(f"score: {scorer.name}"):
+            values |= scorer.score(clip)
     return {name: None if value is None else round(float(value), 6) for name, value in values.items()}

@@ -52,11 +52,12 @@ def _skin_distance(clip: Clip) -> float | None:
 class Stillness(Scorer):
     """Standing pictures and black bars."""
 
-    name, version = "stillness", "1"
-    columns = ("frozen_s", "letterbox_ratio")
+    name, version = "stillness", "2"
+    columns = ("frozen_s", "static_ratio", "letterbox_ratio")
 
     def score(self, clip: Clip) -> Scores:
         return {
             "frozen_s": quality.longest_frozen(clip.own.change[clip.span][1:]) / VIDEO_FPS,
+            "static_ratio": quality.static_ratio(clip.own.change[clip.span][1:]),
             "letterbox_ratio": quality.letterbox_ratio(clip.sampled),
         }

@@ -25,7 +25,8 @@ _OUTSIDE = 110
 
 class LightAsd(Scorer):
     """Share of frames on which network and label agree that the person speaks (or does not), and share of the voiced
-    frames on which the network sees the person speak."""
+    frames on which the network sees the person speak.
+    """
 
     name, version, licence = "light_asd", "1", "MIT"
     columns = ("asd_speak_agreement", "asd_voiced_ratio")
@@ -95,7 +96,8 @@ def _spectra(clip: Clip, count: int) -> NDArray[np.float32]:
 
 def mouth_pictures(clip: Clip) -> NDArray[np.uint8]:
     """Grey pictures [T, 112, 112] around the mouth, cut as for the network's training: 1.4 of half a face's longer side
-    wide, from 0.3 of it above the face's middle."""
+    wide, from 0.3 of it above the face's middle.
+    """
     import cv2
     from scipy.ndimage import median_filter
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -34,7 +33,10 @@ class _Block(nn.Module):
         strides = 1 if sound else (1, stride, stride)
         for k in _KERNELS:
             across, along = ((k, 1), (1, k)) if sound else ((1, k, k), (k, 1, 1))
-            for name, width, size, step in ((f"{self._across}_{k}", before, across, strides), (f"t_{k}", after, along, 1)):
+            for name, width, size, step in (
+                (f"{self._across}_{k}", before, across, strides),
+                (f"t_{k}", after, along, 1),
+            ):
                 padding = tuple(n // 2 for n in size)
                 self.add_module(name, convolution(width, after, size, stride=step, padding=padding, bias=False))  # type: ignore[arg-type]
                 self.add_module(f"bn_{name}", norm(after, eps=1e-3))
@@ -112,7 +114,9 @@ def load(path: Path) -> LightAsdNet:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}): convert the weights as the README of curate says") from error
+        raise ValueError(
+            f"{path} is no readable safetensors file ({error}): convert the weights as the README of curate says"
+        ) from error
     net = LightAsdNet()
     own = {name: tensor for name, tensor in state.items() if not name.startswith("lossV.")}  # training's second head
     try:
