@@ -24,8 +24,10 @@ _OUTSIDE = 110
 
 
 class LightAsd(Scorer):
-    """Share of frames on which network and label agree that the person speaks (or does not), and share of the voiced
-    frames on which the network sees the person speak.
+    """How far a network that sees and hears agrees with the labels.
+
+    asd_speak_agreement: share of frames on which both say that the person speaks, or both that it does not;
+    asd_voiced_ratio: share of the frames with anybody's speech on which the network sees the person speak.
     """
 
     name, version, licence = "light_asd", "1", "MIT"
@@ -57,8 +59,8 @@ def _weights(config: ScorerConfig) -> Path:
     path = Path(config.light_asd)
     if not path.is_file():
         raise ValueError(
-            f"scorers.light_asd is {config.light_asd!r}, which is no file: give Light-ASD's weights as safetensors (the "
-            "README of curate says how), or take light_asd out of scorers.extra"
+            f"scorers.light_asd is {config.light_asd!r}, which is no file: give Light-ASD's weights as safetensors "
+            "(the README of curate says how), or take light_asd out of scorers.extra"
         )
     return path
 
@@ -95,8 +97,9 @@ def _spectra(clip: Clip, count: int) -> NDArray[np.float32]:
 
 
 def mouth_pictures(clip: Clip) -> NDArray[np.uint8]:
-    """Grey pictures [T, 112, 112] around the mouth, cut as for the network's training: 1.4 of half a face's longer side
-    wide, from 0.3 of it above the face's middle.
+    """Grey pictures [T, 112, 112] around the mouth, cut as for the network's training.
+
+    They are 0.7 of a face's longer side wide and begin 0.15 of it above the face's middle.
     """
     import cv2
     from scipy.ndimage import median_filter
