@@ -123,8 +123,8 @@ class Thresholds:
     max_av_offset_frames: float | None = 3.0
     """Frames by which the sound may come late."""
     min_asd_speak_agreement: float | None = None
-    """Share of frames on which an active-speaker network says as the label does whether the person speaks, where that
-    scorer runs."""
+    """Share of the voiced frames on which an active-speaker network says as the label does whether the person speaks,
+    where that scorer runs."""
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels, where others ask an active-speaker network for a positive score in 90 % of
     the voiced frames."""

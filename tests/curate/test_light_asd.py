@@ -103,16 +103,18 @@ def test_agreement_with_a_network_that_always_sees_speech(weights: Path) -> None
         head.weight.zero_()
         head.bias.copy_(torch.tensor([0.0, 1.0]))
     states = np.array([1] * 18 + [2] * 6, np.uint8)
-    assert LightAsd(net).score(clip(states=states)) == {"asd_speak_agreement": 0.75, "asd_voiced_ratio": 1.0}
+    given = clip(states=states)
+    given.own.speech[:6] = 0.0
+    assert LightAsd(net).score(given) == {"asd_speak_agreement": pytest.approx(12 / 18), "asd_score": 1.0}
     quiet: Any = SimpleNamespace(track=np.zeros(FRAMES * 1000, np.int16), speech=np.zeros(FRAMES, np.float32))
-    assert LightAsd(net).score(clip(own=quiet))["asd_voiced_ratio"] is None
+    assert LightAsd(net).score(clip(own=quiet)) == {"asd_speak_agreement": None, "asd_score": None}
 
 
 def test_the_passport_names_the_given_weights(weights: Path) -> None:
     config = ScorerConfig(extra=("light_asd",), light_asd=str(weights))
     assert passports(config)[-1] == {
         "name": "light_asd", "version": "1", "licence": "MIT", "weights_sha256": file_digest(weights),
-        "columns": ["asd_speak_agreement", "asd_voiced_ratio"],
+        "columns": ["asd_speak_agreement", "asd_score"],
     }  # fmt: skip
     assert any(isinstance(scorer, LightAsd) for scorer in make_scorers(config))
 

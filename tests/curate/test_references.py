@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from components.common import NoProgress
+from components.curate import identity
 from components.curate.config import CurationConfig, Thresholds
 from components.curate.decode import video_frames
 from components.curate.faces import FEATURES, Track
@@ -185,6 +186,30 @@ def test_a_still_video_gives_no_clip(sides: list[Path], config: CurationConfig, 
     reasons = {row["reason"] for row in rows if row["source_id"] == "still"}
     assert reasons == {"references_are_copies"}, result.funnel
     assert any(row["kept"] for row in rows if row["source_id"] != "still")
+
+
+def test_shots_of_one_person_lend_each_other_references(
+    sides: list[Path], config: CurationConfig, tmp_path: Path
+) -> None:
+    """Each shot is too short to offer a reference of its own; between the two of one person lies one of another."""
+    if not identity.available():
+        pytest.skip("the face network is not installed")
+    first, second = ([picture for _, picture, _ in video_frames(side, config.limits)] for side in sides)
+    film = write_video(tmp_path / "film.mp4", [*first[:60], *second[:60], *first[150:210]])
+    lenient = dataclasses.replace(
+        config,
+        min_retention=0.0,
+        require_audio=False,
+        thresholds=dataclasses.replace(Thresholds(), min_confidence=None),
+    )
+    curate(make_raw(tmp_path / "raw", [film]), tmp_path / "dataset", lenient, NoProgress())
+    rows = {row["track"]: row for row in read_rows(tmp_path / "dataset" / "manifest.parquet")}
+    assert [rows[track]["kept"] for track in (0, 1, 2)] == [True, False, True]
+    assert rows[1]["reason"] == "no_reference"
+    for track, other in ((0, 2), (2, 0)):
+        assert {reference["track"] for reference in rows[track]["references"]} == {other}
+        assert rows[track]["references"][0]["kind"] == "global"
+        assert rows[track]["references"][0]["identity_distance"] < 0.34
 
 
 @pytest.mark.parametrize("values", [{"max_views": 5}, {"min_distance": 2.0}, {"candidates": 0}])

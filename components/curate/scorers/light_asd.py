@@ -24,14 +24,14 @@ _OUTSIDE = 110
 
 
 class LightAsd(Scorer):
-    """How far a network that sees and hears agrees with the labels.
+    """How far a network that sees and hears agrees with the labels, over the frames with anybody's speech.
 
-    asd_speak_agreement: share of frames on which both say that the person speaks, or both that it does not;
-    asd_voiced_ratio: share of the frames with anybody's speech on which the network sees the person speak.
+    asd_speak_agreement: share on which both say that the person speaks, or both that it does not; asd_score: the
+    network's mean score, above 0 where the person speaks. In pauses the network goes on to see speech.
     """
 
     name, version, licence = "light_asd", "1", "MIT"
-    columns = ("asd_speak_agreement", "asd_voiced_ratio")
+    columns = ("asd_speak_agreement", "asd_score")
 
     def __init__(self, net: "LightAsdNet") -> None:
         self._net = net
@@ -47,12 +47,12 @@ class LightAsd(Scorer):
         return file_digest(_weights(config))
 
     def score(self, clip: Clip) -> Scores:
-        speaks = speaking_scores(self._net, clip) > 0
         voiced = clip.own.speech[clip.span] > 0.5
-        return {
-            "asd_speak_agreement": float((speaks == (clip.states == STATES["speak"])).mean()),
-            "asd_voiced_ratio": float(speaks[voiced].mean()) if voiced.any() else None,
-        }
+        if not voiced.any():
+            return dict.fromkeys(self.columns)
+        scores = speaking_scores(self._net, clip)[voiced]
+        agrees = (scores > 0) == (clip.states[voiced] == STATES["speak"])
+        return {"asd_speak_agreement": float(agrees.mean()), "asd_score": float(scores.mean())}
 
 
 def _weights(config: ScorerConfig) -> Path:
