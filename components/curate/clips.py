@@ -16,7 +16,7 @@ from components.curate.encode import LatentEncoder
 from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, crop_for, plan_clips, rows_of
-from components.curate.references import NEAR_COPY, Candidate, Picked, picker
+from components.curate.references import NEAR_COPY, NO_REFERENCE, Candidate, Picked, Picker
 from components.curate.rows import clip_facts, clip_sounds, clip_tracks, clip_view, seen_of, shard_json
 from components.curate.scorers import score_clip
 from components.curate.scorers.base import Scorer
@@ -78,8 +78,9 @@ def make_clips(inputs: Inputs) -> SourceClips:
     plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config)
     faces: dict[int, list[NDArray[np.float32]]] = {}
     pictures = _second_pass(plans, inputs, faces)
+    people = identity.mean_embeddings(faces, len(own.tracks))
     plans = [plan for plan in plans if plan.row]
-    members = _all_members(plans, pictures, inputs)
+    members = _all_members(plans, pictures, people, inputs)
     return SourceClips(
         rows=[plan.row for plan in plans],
         members=members,
@@ -87,7 +88,7 @@ def make_clips(inputs: Inputs) -> SourceClips:
         track_reasons=track_reasons,
         frame_reasons=frame_reasons,
         person_frames=sum(len(track.values) for track in own.tracks),
-        embeddings=identity.mean_embeddings(faces, len(own.tracks)),
+        embeddings=people,
     )
 
 
@@ -101,8 +102,9 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
     for plan in plans:
         for choice in plan.choices:
             for frame in choice.frames:
-                wanted.setdefault(frame, set()).add(plan.track)
-    known = identity.frames_by_number(own.tracks, {plan.track for plan in plans}, config.identity.frames)
+                wanted.setdefault(frame, set()).add(choice.track)
+    people = {plan.track for plan in plans} | {choice.track for plan in plans for choice in plan.choices}
+    known = identity.frames_by_number(own.tracks, people, config.identity.frames)
     pictures: Pictures = {}
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
@@ -123,9 +125,11 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
             faces.setdefault(index, []).extend([] if face is None else [face])
         for index in sorted(wanted.get(number, ())):
             crop = crop_for(own, index, number, number + 1, config)
-            box = rows_of(own.tracks[index], number, number + 1)[0]
+            row = rows_of(own.tracks[index], number, number + 1)[0]
             pictures[index, number] = Candidate(
-                picture=crop.cut(picture, config.size_px), sharpness=quality.sharpness(picture, box)
+                picture=crop.cut(picture, config.size_px),
+                row=crop.moved(row, config.size_px),
+                sharpness=quality.sharpness(picture, row),
             )
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)
@@ -141,7 +145,7 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
     scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied))
     reasons = quality.decide(scores, config.active_thresholds)
     if not reasons and config.require_reference and not plan.choices:
-        reasons = ["no_reference"]
+        reasons = [NO_REFERENCE]
     captioner = MeasuredCaptioner() if reasons else inputs.captioner
     with cost.part("captions"):
         said = captioner.caption(seen_of(plan, clip, own, labelled))
@@ -161,21 +165,22 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
         with cost.part("latents"):
             plan.latents = inputs.encoder.encode(clip)
         plan.thumbnails = np.stack([thumbnail(picture) for picture in clip])
-        plan.middle = clip[len(clip) // 2]
 
 
-def _all_members(plans: list[Plan], pictures: Pictures, inputs: Inputs) -> dict[str, dict[str, Any]]:
+def _all_members(
+    plans: list[Plan], pictures: Pictures, people: NDArray[np.float32], inputs: Inputs
+) -> dict[str, dict[str, Any]]:
     """Shard members of the kept clips; a clip whose global reference turns out a copy is dropped after all."""
-    taker = picker(inputs.config)
+    taker = Picker(inputs.config, people)
     members = {}
     for plan in plans:
-        if plan.latents is None or plan.thumbnails is None or plan.middle is None:
+        if plan.latents is None or plan.thumbnails is None:
             continue
-        face = taker.face(plan.track, plan.middle) if plan.choices else None
         with cost.part("references"):
-            picked = taker.pick(plan.track, plan.choices, pictures, face, plan.thumbnails)
+            picked = taker.pick(plan.track, plan.choices, pictures, plan.thumbnails)
         if inputs.config.require_reference and not picked:
-            plan.row |= {"kept": False, "reason": NEAR_COPY, "reasons": [NEAR_COPY]}
+            reason = NEAR_COPY if any(choice.track == plan.track for choice in plan.choices) else NO_REFERENCE
+            plan.row |= {"kept": False, "reason": reason, "reasons": [reason]}
             plan.latents = None
             continue
         members[plan.clip_id] = _members(plan, plan.latents, picked, pictures, inputs)
@@ -191,16 +196,17 @@ def _members(
         {
             "kind": one.choice.kind,
             "shows": one.choice.shows,
+            "track": one.choice.track,
             "frame": one.frame,
             "seconds_away": round(_distance(plan, one.frame) / VIDEO_FPS, 6),
             "copy_distance": round(one.distance, 6),
-            "similarity": None if one.similarity is None else round(one.similarity, 4),
+            "identity_distance": None if one.identity_distance is None else round(one.identity_distance, 4),
         }
         for one in picked
     ]
     speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
     channels, _, height, width = latents.shape
-    chosen = [pictures[plan.track, one.frame].picture for one in picked]
+    chosen = [pictures[one.choice.track, one.frame].picture for one in picked]
     references = [inputs.encoder.encode(picture[None])[:, 0] for picture in chosen]
     return {
         "latents": latents,

@@ -122,6 +122,9 @@ class Thresholds:
     """Frames by which the sound may come early."""
     max_av_offset_frames: float | None = 3.0
     """Frames by which the sound may come late."""
+    min_asd_speak_agreement: float | None = None
+    """Share of the voiced frames on which an active-speaker network says as the label does whether the person speaks,
+    where that scorer runs."""
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels, where others ask an active-speaker network for a positive score in 90 % of
     the voiced frames."""
@@ -165,7 +168,9 @@ class ScorerConfig:
     off: tuple[str, ...] = ()
     """Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."""
     extra: tuple[str, ...] = ()
-    """Scorers to run as well: nudity, speech_quality."""
+    """Scorers to run as well: nudity, speech_quality, light_asd."""
+    light_asd: str = ""
+    """Light-ASD's weights as a safetensors file; all workers must see it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,10 +222,10 @@ class IdentityConfig:
     """How people are recognised across cuts and sources."""
 
     frames: int = 3
-    """Faces of a person that are looked at; 0 = people are not matched."""
+    """Faces of a person that are looked at; 0 = people are not matched, nor references checked to show them."""
     max_distance: float = 0.28
     """Mean distance of two people's embeddings below which they are one: 0.28 keeps rendered people apart, 0.55 suits
-    real ones."""
+    real ones. A single face, of a reference, may lie 0.06 further away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from components.curate.cut import cut_windows
 from components.curate.faces import Track
 from components.curate.manifest import DISCARD
 from components.curate.pairing import Labelled
-from components.curate.references import Choice, choose_references
+from components.curate.references import Choice, Ranking, choose_references, nearby, rank
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,8 +41,6 @@ class Plan:
     """Manifest row, once the clip is complete."""
     thumbnails: NDArray[np.float32] | None = None
     """Thumbnails of a kept clip's frames [T, 32, 32, 3]: what its references are compared with."""
-    middle: NDArray[np.uint8] | None = None
-    """The middle frame of a kept clip."""
     latents: NDArray[np.float16] | None = None
     """Latents of a kept clip."""
     preview: NDArray[np.uint8] | None = None
@@ -66,13 +64,17 @@ def plan_clips(
     plans: list[Plan] = []
     track_reasons: dict[str, int] = {}
     frame_reasons = {"no_face": 0, "discarded_state": 0, "remainder": 0}
+    rankings = [
+        rank(number, track, labels.states)
+        for number, (track, labels) in enumerate(zip(own.tracks, labelled.labels, strict=True))
+    ]
     for index, (track, labels) in enumerate(zip(own.tracks, labelled.labels, strict=True)):
         usable = track.seen & (labels.states != DISCARD)
         windows = cut_windows(usable, own.speech[track.start : track.stop], config)
         covered = np.zeros(len(usable), bool)
         for start, frames in windows:
             covered[start : start + frames] = True
-            plans.append(_plan(own, index, labels.states, track.start + start, frames, config))
+            plans.append(_plan(own, index, rankings, track.start + start, frames, config))
         frame_reasons["no_face"] += int((~track.seen).sum())
         frame_reasons["discarded_state"] += int((track.seen & (labels.states == DISCARD)).sum())
         frame_reasons["remainder"] += int((usable & ~covered).sum())
@@ -94,16 +96,16 @@ def _why_none(own: Analysis, track: Track, states: NDArray[np.uint8], shortest: 
 
 
 def _plan(
-    own: Analysis, index: int, states: NDArray[np.uint8], start: int, frames: int, config: CurationConfig
+    own: Analysis, index: int, rankings: list[list[Ranking]], start: int, frames: int, config: CurationConfig
 ) -> Plan:
-    track = own.tracks[index]
+    elsewhere = [rankings[other] for other in nearby(own.tracks, index)]
     return Plan(
         clip_id=clip_key(own.source.source_id, index, start),
         track=index,
         start=start,
         frames=frames,
         crop=crop_for(own, index, start, start + frames, config),
-        choices=choose_references(track, states, start, frames, config),
+        choices=choose_references(rankings[index], elsewhere, start, frames, config),
     )
 
 

@@ -17,6 +17,7 @@ from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
 from components.curate.executor import Task
+from components.curate.faces import FEATURES
 from components.curate.manifest import Source, write_rows
 from components.curate.offset import Offset
 from components.curate.pairing import label_source, put_right, source_offset
@@ -62,7 +63,7 @@ class Job:
 def look_key(source: Source, config: CurationConfig) -> str:
     """What the first pass depends on."""
     limits = dataclasses.asdict(config.limits)
-    seen = (config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
+    seen = (FEATURES, config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
     return parts.key_of(dataclasses.asdict(source), limits, seen, passports(config.scorers))
 
 
