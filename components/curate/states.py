@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
+from components.curate.edges import mouth_evidence, place_edges
 from components.curate.intervals import runs
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK
 from lpm_model.config import VIDEO_FPS
@@ -29,6 +30,8 @@ _VOICE_BIAS = 0.25
 _RESTLESS = 0.77
 """Log odds of talk above which a mouth without words contradicts."""
 _REST_SMOOTHING = 9
+_EDGE_WINDOW = 3
+"""Frames over which a mouth's movement is measured to find when it starts and stops."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +68,16 @@ def motion_evidence(gap: NDArray[np.float32], config: StateConfig, window: int) 
     return np.where(np.isnan(spread), 0.0, clipped).astype(np.float32)
 
 
+def voice_odds(speech: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log odds of speech, [T], no surer than a detector can be."""
+    heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
+    return np.log(heard / (1 - heard))
+
+
+def _mouth(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.float32]:
+    return mouth_evidence(gap, motion_evidence(gap, config, _EDGE_WINDOW))
+
+
 def label_people(
     speech: NDArray[np.float32],
     gaps: list[NDArray[np.float32]],
@@ -93,14 +106,17 @@ def label_people(
     path, posterior = _decode(scores)
     active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
     spoken = np.array([talk for _, talk in sets])
+    shortest = round(config.min_state_s * VIDEO_FPS)
+    kinds = [np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8) for i in range(len(gaps))]
+    found = [merge_short(kind[path], shortest) == SPEAK for kind in kinds]
+    unseen = spoken[path] & ~active[path].any(axis=1)
+    found = place_edges(found, [_mouth(gap, config) for gap in gaps], voice_odds(speech), unseen, config)
+    anybody = np.logical_or.reduce([*found, unseen])
     labels = []
-    for i, gap in enumerate(gaps):
-        by_hypothesis = np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8)
-        states = merge_short(by_hypothesis[path], round(config.min_state_s * VIDEO_FPS))
-        mask = by_hypothesis[None, :] == states[:, None]
-        confidence = np.where(mask, posterior, 0).sum(axis=1)
-        held = hold_listening(states, round(config.listen_hold_s * VIDEO_FPS))
-        states = merge_short(held, round(config.min_state_s * VIDEO_FPS))
+    for kind, speaks, gap in zip(kinds, found, gaps, strict=True):
+        states = np.where(speaks, SPEAK, np.where(anybody, LISTEN, IDLE)).astype(np.uint8)
+        confidence = np.where(kind[None, :] == states[:, None], posterior, 0).sum(axis=1)
+        states = merge_short(hold_listening(states, round(config.listen_hold_s * VIDEO_FPS)), shortest)
         states = _discard_restless(states, gap, config)
         labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
     return labels
@@ -121,8 +137,7 @@ def _evidence(
     pair: tuple[int, int] | None,
 ) -> NDArray[np.float64]:
     """Log likelihood of every hypothesis by frame, float64 [T, H]."""
-    heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
-    odds = np.log(heard / (1 - heard)) - _VOICE_BIAS
+    odds = voice_odds(speech) - _VOICE_BIAS
     scores = np.zeros((len(speech), len(sets)))
     for h, (people, talk) in enumerate(sets):
         scores[:, h] += _VOICE_WEIGHT * (odds if talk else -odds) / 2
