@@ -172,6 +172,8 @@ class StateConfig:
     """Lips come to rest so long after the voice."""
     edge_reach_s: float = 0.34
     """Farthest that an edge of speech is moved once it is known who speaks; 0 leaves it where it was decoded."""
+    bridge_s: float = 0.3
+    """Pauses in a person's speech up to this length count as speech."""
     min_state_s: float = 0.12
     """Shorter states are merged into their neighbours."""
     listen_hold_s: float = 0.5

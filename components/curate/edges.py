@@ -23,6 +23,8 @@ _OPEN_GAP = 0.02
 _LIMIT = 3.0
 _VOICE_BIAS = 1.0
 """Log odds: at an edge the voice detector has to be surer than elsewhere, as it lets go late."""
+_VOICE_LAG = 1
+"""Frames by which the voice detector lets go late."""
 _NEAR = 5
 """Frames around another's speech in which the voice may be the other's."""
 
@@ -67,13 +69,13 @@ def place_edges(
         others = np.logical_or.reduce([one for number, one in enumerate(heard) if number != person])
         # Another's voice says nothing about this person, but silence does.
         sound = np.where(others, np.minimum(voice - _VOICE_BIAS, 0.0), voice - _VOICE_BIAS)
-        starts, stops = sound + _moved(mouth, lead), sound + _moved(mouth, -lag)
+        starts, stops = sound + _moved(mouth, lead), _moved(sound, -_VOICE_LAG) + _moved(mouth, -lag)
         placed.append(_placed(runs(mine), starts, stops, round(config.edge_reach_s * VIDEO_FPS)))
     return placed
 
 
 def _placed(
-    spans: list[tuple[int, int]], starts: NDArray[np.float64], stops: NDArray[np.float64], reach: int
+    spans: list[tuple[int, int]], starts: NDArray[np.floating], stops: NDArray[np.floating], reach: int
 ) -> NDArray[np.bool_]:
     """Runs with each edge at the best place within `reach` frames, no further than halfway to the next edge."""
     out = np.zeros(len(starts), bool)
@@ -87,7 +89,7 @@ def _placed(
     return out
 
 
-def _change(evidence: NDArray[np.float64], low: int, high: int) -> int | None:
+def _change(evidence: NDArray[np.floating], low: int, high: int) -> int | None:
     """The frame low..high at which evidence turns from negative to positive for good, None where there is no room."""
     if low >= high:
         return None
@@ -95,7 +97,16 @@ def _change(evidence: NDArray[np.float64], low: int, high: int) -> int | None:
     return low + int(sums.argmin())
 
 
-def _moved(values: NDArray[np.float32], frames: int) -> NDArray[np.float32]:
+def _moved(values: NDArray[np.floating], frames: int) -> NDArray[np.floating]:
     """Values `frames` later (earlier if negative), the edge value where none are known."""
     at = np.clip(np.arange(len(values)) - frames, 0, len(values) - 1)
     return values[at]
+
+
+def bridge(speaks: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
+    """Speech without its pauses of up to so many frames."""
+    out = speaks.copy()
+    for start, stop in runs(~speaks):
+        if 0 < start and stop < len(speaks) and stop - start <= frames:
+            out[start:stop] = True
+    return out

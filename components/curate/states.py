@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
-from components.curate.edges import mouth_evidence, place_edges
+from components.curate.edges import bridge, mouth_evidence, place_edges
 from components.curate.intervals import runs
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK
 from lpm_model.config import VIDEO_FPS
@@ -24,6 +24,7 @@ _SWITCH = float(np.log(1 / 31))
 _HIDDEN = float(np.log(0.3))
 _BOTH = float(np.log(0.26))
 _LOUDNESS_WEIGHT = 2.7
+_BOTH_LOUDNESS = 0.5
 _VOICE_WEIGHT = 2.3
 _VOICE_BIAS = 0.25
 """Log odds: the voice detector answers a little too early and lets go a little too late."""
@@ -111,6 +112,7 @@ def label_people(
     found = [merge_short(kind[path], shortest) == SPEAK for kind in kinds]
     unseen = spoken[path] & ~active[path].any(axis=1)
     found = place_edges(found, [_mouth(gap, config) for gap in gaps], voice_odds(speech), unseen, config)
+    found = [bridge(speaks, round(config.bridge_s * VIDEO_FPS)) for speaks in found]
     anybody = np.logical_or.reduce([*found, unseen])
     labels = []
     for kind, speaks, gap in zip(kinds, found, gaps, strict=True):
@@ -149,7 +151,8 @@ def _evidence(
             scores[:, h] += _BOTH
         if talk and side is not None and pair is not None:
             first, second = pair[0] in people, pair[1] in people
-            scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else -np.abs(side))
+            both = -_BOTH_LOUDNESS * np.abs(side)
+            scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else both)
     return scores * _EVIDENCE
 
 
