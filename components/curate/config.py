@@ -176,7 +176,7 @@ class StateConfig:
     """Pauses in a person's speech up to this length count as speech."""
     min_state_s: float = 0.12
     """Shorter states are merged into their neighbours."""
-    listen_hold_s: float = 0.5
+    listen_hold_s: float = 0.55
     """Listening lasts so much longer than the other's speech."""
     min_discard_s: float = 0.6
     """A mouth has to move for so long against the evidence before the frames are discarded."""

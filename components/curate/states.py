@@ -21,10 +21,11 @@ _MOTION_LIMIT = 3.0
 _EVIDENCE = 0.35
 """Successive frames say nearly the same: each counts for about a third of an independent one."""
 _SWITCH = float(np.log(1 / 31))
+_JOIN = -1.5
+"""Log probability of one person more or less while another speaks on: answers to a speaker are short."""
 _HIDDEN = float(np.log(0.3))
-_BOTH = float(np.log(0.26))
+_BOTH = -1.0
 _LOUDNESS_WEIGHT = 2.7
-_BOTH_LOUDNESS = 0.5
 _VOICE_WEIGHT = 2.3
 _VOICE_BIAS = 0.25
 """Log odds: the voice detector answers a little too early and lets go a little too late."""
@@ -33,6 +34,10 @@ _RESTLESS = 0.77
 _REST_SMOOTHING = 9
 _EDGE_WINDOW = 3
 """Frames over which a mouth's movement is measured to find when it starts and stops."""
+
+
+Hypothesis = tuple[frozenset[int], bool]
+"""Who speaks, and whether anybody does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +109,7 @@ def label_people(
     motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
     sets = _hypotheses(len(motions))
     scores = _evidence(speech, motions, sets, loudness_side, pair)
-    path, posterior = _decode(scores)
+    path, posterior = _decode(scores, sets)
     active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
     spoken = np.array([talk for _, talk in sets])
     shortest = round(config.min_state_s * VIDEO_FPS)
@@ -124,9 +129,9 @@ def label_people(
     return labels
 
 
-def _hypotheses(people: int) -> list[tuple[frozenset[int], bool]]:
+def _hypotheses(people: int) -> list[Hypothesis]:
     """(who speaks, whether anybody speaks): nobody, somebody hidden, each person, and every two at once."""
-    sets: list[tuple[frozenset[int], bool]] = [(frozenset(), False), (frozenset(), True)]
+    sets: list[Hypothesis] = [(frozenset(), False), (frozenset(), True)]
     sets += [(frozenset(who), True) for size in (1, 2) for who in itertools.combinations(range(people), size)]
     return sets
 
@@ -134,7 +139,7 @@ def _hypotheses(people: int) -> list[tuple[frozenset[int], bool]]:
 def _evidence(
     speech: NDArray[np.float32],
     motions: list[NDArray[np.float32]],
-    sets: list[tuple[frozenset[int], bool]],
+    sets: list[Hypothesis],
     side: NDArray[np.float32] | None,
     pair: tuple[int, int] | None,
 ) -> NDArray[np.float64]:
@@ -151,16 +156,22 @@ def _evidence(
             scores[:, h] += _BOTH
         if talk and side is not None and pair is not None:
             first, second = pair[0] in people, pair[1] in people
-            both = -_BOTH_LOUDNESS * np.abs(side)
+            both = 1 - np.abs(side)  # neither microphone is clearly louder where both are spoken into
             scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else both)
     return scores * _EVIDENCE
 
 
-def _decode(scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _step(before: Hypothesis, after: Hypothesis) -> float:
+    """Log probability of going from one hypothesis to another."""
+    if before == after:
+        return 0.0
+    return _JOIN if before[0] and after[0] and (before[0] < after[0] or after[0] < before[0]) else _SWITCH
+
+
+def _decode(scores: NDArray[np.float64], sets: list[Hypothesis]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Most likely path [T] and marginal probabilities [T, H] of a chain in which every switch costs the same."""
     steps, count = scores.shape
-    switch = np.full((count, count), _SWITCH)
-    np.fill_diagonal(switch, 0.0)
+    switch = np.array([[_step(a, b) for b in sets] for a in sets])
     best, ahead, back = np.zeros((steps, count)), np.zeros((steps, count)), np.zeros((steps, count))
     came = np.zeros((steps, count), np.int64)
     best[0] = ahead[0] = scores[0]
