@@ -1,8 +1,9 @@
 """What a user can set about curation; thresholds live in one place and come in three profiles."""
 
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from components.curate.options import CaptionConfig, ReferenceConfig
 from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
@@ -241,9 +242,9 @@ class CurationConfig:
     """Everything `curate` can be told."""
 
     profile: Profile = "tiny"
-    """Which thresholds hold where `thresholds` is not given."""
-    thresholds: Thresholds | None = None
-    """Own thresholds instead of the profile's."""
+    """Which thresholds hold."""
+    thresholds: dict[str, float | None] = field(default_factory=dict)
+    """Thresholds of your own over those of the profile, by name (see Thresholds); null switches one off."""
     limits: SourceLimits = field(default_factory=SourceLimits)
     """What a source file may be."""
     scorers: ScorerConfig = field(default_factory=ScorerConfig)
@@ -304,6 +305,10 @@ class CurationConfig:
     """Run the Great Expectations checkpoint over the manifest and write its Data Docs."""
 
     def __post_init__(self) -> None:
+        names = [item.name for item in dataclasses.fields(Thresholds)]
+        for odd in sorted(set(self.thresholds) - set(names)):
+            near = difflib.get_close_matches(odd, names, n=1, cutoff=0.0)
+            raise ValueError(f"no threshold {odd!r}: did you mean {near[0]}? `lpm data thresholds` prints them all")
         if self.size_px < 32 or self.size_px % 16:
             raise ValueError(f"size_px is {self.size_px}: use a multiple of 16 that is at least 32")
         if not 0 < self.min_clip_s <= self.max_clip_s:
@@ -320,7 +325,8 @@ class CurationConfig:
     @property
     def active_thresholds(self) -> Thresholds:
         """The thresholds that hold."""
-        return self.thresholds or Thresholds.profile(self.profile)
+        own: dict[str, Any] = self.thresholds
+        return dataclasses.replace(Thresholds.profile(self.profile), **own)
 
     @property
     def clip_frames(self) -> tuple[int, int]:
