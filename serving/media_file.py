@@ -22,7 +22,7 @@ Frames = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.int16]
 
 FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof+global_sidx"
-"""One table of samples for the whole file would grow in memory; fragments carry their own, the index is per fragment."""
+"""One table of all samples would grow in memory; a fragment carries its own, and only its place is remembered."""
 MAX_PICTURE_BYTES = 40_000_000
 """Largest picture file that is opened."""
 MAX_PICTURE_PX = 50_000_000

@@ -70,8 +70,8 @@ class Thresholds:
     """Share of pixels drowned in black."""
     max_flicker_ratio: float | None = 0.02
     """Beat of the light from frame to frame, as a share of the light."""
-    max_colour_cast: float | None = 12.0
-    """Distance of the face's colour from that of skin under neutral light (CIE a*, b*)."""
+    max_colour_cast: float | None = 0.7
+    """How far the face's colour lies outside that of skin under neutral light (radii of the ellipse of skin tones)."""
     max_frozen_s: float | None = 1.0
     """Longest span without any change of the picture (s)."""
     max_static_ratio: float | None = None
@@ -187,9 +187,17 @@ class StateConfig:
     """Spread of the mouth gap (in eye distances) of a mouth at rest."""
     moving_motion: float = 0.029
     """Spread of the mouth gap (in eye distances) of a talking mouth."""
+    lips_lead_s: float = 0.17
+    """Lips start to move so long before the voice."""
+    lips_lag_s: float = 0.13
+    """Lips come to rest so long after the voice."""
+    edge_reach_s: float = 0.34
+    """Farthest that an edge of speech is moved once it is known who speaks; 0 leaves it where it was decoded."""
+    bridge_s: float = 0.3
+    """Pauses in a person's speech up to this length count as speech."""
     min_state_s: float = 0.12
     """Shorter states are merged into their neighbours."""
-    listen_hold_s: float = 0.5
+    listen_hold_s: float = 0.55
     """Listening lasts so much longer than the other's speech."""
     min_discard_s: float = 0.6
     """A mouth has to move for so long against the evidence before the frames are discarded."""

@@ -329,8 +329,9 @@ def _dissolve(clip: Material, other: Material, chance: np.random.Generator) -> P
 
 
 def _turn(clip: Material, chance: np.random.Generator) -> int:
+    """A frame in the middle: what lies before and after it is too short for a clip of its own."""
     middle = len(clip.pictures) // 2
-    return int(chance.integers(middle - 4, middle + 4))
+    return int(chance.integers(middle - 1, middle + 3))
 
 
 def _music_only(clip: Material, _: Material, chance: np.random.Generator) -> Sound:

@@ -30,7 +30,7 @@ from components.common import NoProgress, RichProgress, StepProgress, read_json,
 from components.curate.analyse import analyse
 from components.curate.captions import MeasuredCaptioner
 from components.curate.clips import Inputs, make_clips
-from components.curate.config import CurationConfig, ScorerConfig
+from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
 from components.curate.duplicates import Print, find_copies, frames_in
 from components.curate.manifest import Source
 from components.curate.pairing import label_source
@@ -108,7 +108,8 @@ class Verdict:
 
 def settings() -> CurationConfig:
     """As for small pictures and short clips; single clips leave no room for references."""
-    return CurationConfig(workers=1, require_reference=False, max_clip_s=4.0)
+    whoever = IdentityConfig(frames=0)  # decides nothing about a clip
+    return CurationConfig(workers=1, require_reference=False, max_clip_s=4.0, identity=whoever)
 
 
 def source_of(file: Path) -> Source:
@@ -239,22 +240,21 @@ def _is_text(node: ast.stmt) -> bool:
 def results(
     cache: Path, files: dict[str, list[Path]], workers: int, progress: StepProgress
 ) -> dict[str, list[Verdict]]:
-    """Verdicts by kind; finished kinds are read back."""
-    verdicts: dict[str, list[Verdict]] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        copied: dict[str, tuple[tuple[int, int], ...]] | None = None
-        for kind in progress.track(list(files), "judge"):
-            kept = cache / "results" / f"{kind.replace(' ', '_')}-{len(files[kind])}-{_code()}.json"
-            if kept.exists():
-                verdicts[kind] = [Verdict(**one) for one in read_json(kept)]
-                continue
-            if kind in (CLEAN, "duplicate") and copied is None:
+    """Verdicts by kind; those that are there already are read back."""
+    home = cache / "results" / _code()
+    kept = {file: home / file.parent.name / f"{file.stem}.json" for found in files.values() for file in found}
+    missing = [file for file, place in kept.items() if not place.exists()]
+    if missing:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            copied = {}
+            if any(file.parent.name in (CLEAN, "duplicate") for file in missing):
                 copied = copies_among(files, pool)
-            spans = [(copied or {}).get(str(file), ()) for file in files[kind]]
-            verdicts[kind] = list(pool.map(judge, files[kind], spans))
-            write_json(kept, verdicts[kind])
-    return verdicts
+            work = pool.map(judge, missing, [copied.get(str(file), ()) for file in missing])
+            for file, verdict in zip(missing, progress.track(work, "judge", total=len(missing)), strict=True):
+                kept[file].parent.mkdir(parents=True, exist_ok=True)
+                write_json(kept[file], verdict)
+    return {kind: [Verdict(**read_json(kept[file])) for file in found] for kind, found in files.items()}
 
 
 def table(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, int]]:
