@@ -107,6 +107,6 @@ def bridge(speaks: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
     """Speech without its pauses of up to so many frames."""
     out = speaks.copy()
     for start, stop in runs(~speaks):
-        if 0 < start and stop < len(speaks) and stop - start <= frames:
+        if start > 0 and stop < len(speaks) and stop - start <= frames:
             out[start:stop] = True
     return out
