@@ -155,4 +155,4 @@ def _triangles() -> NDArray[np.float64]:
     at = np.arange(_TRANSFORM // 2 + 1)[:, None]
     left, middle, right = corners[:-2], corners[1:-1], corners[2:]
     rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
-    return np.where(at < middle, np.maximum(rising, 0), np.maximum(falling, 0)) * (at >= left)
+    return np.asarray(np.where(at < middle, np.maximum(rising, 0), np.maximum(falling, 0)) * (at >= left), np.float64)
