@@ -148,6 +148,7 @@ class Thresholds:
             min_av_sync=None,  # the lips' weights know rendered faces: real ones need their own
             min_confidence=0.7,
             min_dover=0.25,
+            min_asd_speak_agreement=0.9,
             min_bits_per_pixel=0.01,
         )
         if name == "pretrain":

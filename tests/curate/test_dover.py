@@ -53,15 +53,16 @@ MEAN_OF_GREY = float(np.mean((128 - np.array([123.675, 116.28, 103.53])) / [58.3
 
 
 def test_scores_come_from_the_given_file_and_are_fused_as_published(tmp_path: Path) -> None:
+    """The file's means are sums of five million numbers in float32."""
     path = network(tmp_path / "dover.onnx")
     config = ScorerConfig(extra=("dover",), dover=str(path))
     scorer = next(one for one in make_scorers(config) if isinstance(one, Dover))
     clip: Any = SimpleNamespace(pictures=pictures())
     fused = (MEAN_OF_GREY - 0.1107) / 0.07355 * 0.6104 + (MEAN_OF_GREY + 0.08285) / 0.03774 * 0.3896
     assert scorer.score(clip) == {
-        "dover": pytest.approx(1 / (1 + np.exp(-fused)), abs=1e-5),
-        "dover_technical": pytest.approx(MEAN_OF_GREY, abs=1e-4),
-        "dover_aesthetic": pytest.approx(MEAN_OF_GREY, abs=1e-4),
+        "dover": pytest.approx(1 / (1 + np.exp(-fused)), abs=1e-3),
+        "dover_technical": pytest.approx(MEAN_OF_GREY, abs=2e-3),
+        "dover_aesthetic": pytest.approx(MEAN_OF_GREY, abs=2e-3),
     }
     assert passports(config)[-1]["weights_sha256"] == file_digest(path)
 
