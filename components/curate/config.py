@@ -48,7 +48,7 @@ class Thresholds:
     The profiles `pretrain` and `sft` take the values that published pipelines of talking people give (SpeakerVid-5M,
     TalkVid, LatentSync, SkyReels-V4) wherever the same quantity is measured; where ours is another one, its field says
     what it means. Clip length (3 to 20 s there) is `min_clip_s` and `max_clip_s`. What they ask and nothing here
-    measures: DOVER, sharp hands, a transcript's confidence, and that two voices make up 80 % of the speech.
+    measures: sharp hands, a transcript's confidence, and that two voices make up 80 % of the speech.
     """
 
     min_source_height_px: int | None = 120
@@ -123,6 +123,8 @@ class Thresholds:
     """Frames by which the sound may come early."""
     max_av_offset_frames: float | None = 3.0
     """Frames by which the sound may come late."""
+    min_dover: float | None = None
+    """Quality of the picture, 0..1 (DOVER, both scores fused), where that scorer runs."""
     min_asd_speak_agreement: float | None = None
     """Share of the voiced frames on which an active-speaker network says as the label does whether the person speaks,
     where that scorer runs."""
@@ -146,6 +148,8 @@ class Thresholds:
             max_text_ratio=0.03,
             min_av_sync=None,  # the lips' weights know rendered faces: real ones need their own
             min_confidence=0.7,
+            min_dover=0.25,
+            min_asd_speak_agreement=0.9,
             min_bits_per_pixel=0.01,
         )
         if name == "pretrain":
@@ -157,6 +161,7 @@ class Thresholds:
                 min_sharpness=0.001,
                 max_text_ratio=0.01,
                 min_confidence=0.85,
+                min_dover=0.6,
                 min_head_motion_deg=1.0,
             )
         raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
@@ -169,9 +174,11 @@ class ScorerConfig:
     off: tuple[str, ...] = ()
     """Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."""
     extra: tuple[str, ...] = ()
-    """Scorers to run as well: nudity, speech_quality, light_asd."""
+    """Scorers to run as well: nudity, speech_quality, light_asd, dover."""
     light_asd: str = ""
     """Light-ASD's weights as a safetensors file; all workers must see it."""
+    dover: str = ""
+    """DOVER as an ONNX file; all workers must see it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
