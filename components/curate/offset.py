@@ -73,7 +73,7 @@ def find_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np
     """
     if not np.any(bands):
         return UNKNOWN
-    sound = _fast((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
+    sound = fast_part((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
     explained = np.zeros(2 * MAX_LAG + 1)
     total = 0.0
     for start, gap in people:
@@ -106,7 +106,7 @@ def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64])
     known = ~np.isnan(gap)
     if not known.any():
         return np.zeros(2 * MAX_LAG + 1), 0.0
-    mouth = _fast(np.where(known, gap, np.nanmean(gap)).astype(np.float64)[:, None])[:, 0]
+    mouth = fast_part(np.where(known, gap, np.nanmean(gap)).astype(np.float64)[:, None])[:, 0]
     weight = np.clip(np.nan_to_num(moving_spread(gap, 9)) / _TALK_SPREAD, 0, 1) * known
     at = start + np.arange(len(gap))
     weight *= (at >= reach) & (at < len(sound) - reach)  # the same frames at every lag
@@ -127,7 +127,7 @@ def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64])
     return np.array(curve), mass
 
 
-def _fast(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def fast_part(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Columns without their slow changes, [T, C]."""
     kernel = np.hanning(_SLOW + 2)[1:-1]
     kernel /= kernel.sum()
