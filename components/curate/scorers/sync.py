@@ -1,4 +1,8 @@
-"""Whether sound and lips belong together, and how far apart they are."""
+"""Whether sound and lips of one clip belong together, and how far apart they are.
+
+Four seconds are too few to learn how a mouth follows a voice (as curate/offset.py does for a whole source), so the
+relation comes with the weights of lips.py; those know rendered faces.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
