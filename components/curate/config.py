@@ -112,13 +112,15 @@ class Thresholds:
     """Loudness of speech over that of the quietest tenth (dB)."""
     max_music_ratio: float | None = 0.3
     """Share of frames in which tones are held, as in music."""
-    max_speech_pace: float | None = 0.36
+    max_speech_pace: float | None = 0.33
     """Variety of the spectrum gone through in 20 ms of speech, 0..1: more is played too fast, or noise."""
+    max_voice_hz: float | None = 340.0
+    """Median pitch of the voices (Hz): children seldom reach it; more is played too fast."""
     min_speech_mos: float | None = None
     """Opinion of the speech, 1..5 (DNSMOS), where that scorer runs; nobody publishes a value."""
-    min_av_sync: float | None = 0.3
-    """Correlation of the lips with what the sound suggests within 3 frames of its place, where somebody speaks; not
-    SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
+    min_av_sync: float | None = 0.52
+    """Agreement (correlation) of the lips with what the sound suggests within 3 frames of its place, where somebody
+    speaks; not SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
     min_av_offset_frames: float | None = -3.0
     """Frames by which the sound may come early."""
     max_av_offset_frames: float | None = 3.0
@@ -163,6 +165,8 @@ class Thresholds:
                 min_confidence=0.85,
                 min_dover=0.6,
                 min_head_motion_deg=1.0,
+                min_av_offset_frames=-1.0,
+                max_av_offset_frames=1.0,
             )
         raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
 
