@@ -110,6 +110,9 @@ class Thresholds:
     """Frames by which the sound may come late."""
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels."""
+    max_offscreen_voice_ratio: float | None = None
+    """Share of the voice that comes from off the scene and with which the person does not talk: a narrator, or a
+    partner who is never answered. None keeps those who only listen."""
 
     @classmethod
     def profile(cls, name: Profile) -> "Thresholds":
@@ -138,6 +141,7 @@ class Thresholds:
                 max_text_ratio=0.01,
                 min_confidence=0.85,
                 min_head_motion_deg=1.0,
+                max_offscreen_voice_ratio=0.5,
             )
         raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
 
@@ -202,6 +206,8 @@ class IntervalConfig:
     """Longest short answer."""
     interruption_s: float = 0.3
     """Shortest overlap of an interruption; below it is an ordinary hand-over."""
+    answer_s: float = 10.0
+    """A voice off the scene is a partner's if the person speaks within so long before or after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ Computational Biology 5: the mouth leads by 100 to 300 ms), so the mouth's part 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,29 @@ _REST_PERCENTILE = 20
 _OPEN_GAP = 0.02
 """Gap above rest (in eye distances) of a mouth that is neither surely open nor surely shut."""
 _LIMIT = 3.0
-_EDGE_BIAS = 1.0
+_EDGE_BIAS = 1.5
 """Log odds: at an edge the voice detector has to be surer than elsewhere, as it lets go late."""
 _VOICE_LAG = 1
 """Frames by which the voice detector lets go late."""
 _NEAR = 5
 """Frames around another's speech in which the voice may be the other's."""
+
+
+_QUIETER = 0.5
+_QUIETER_WEIGHT = 6.0
+"""Evidence against a person for each step by which the own microphone is quieter than `_QUIETER` (of 1 = clearly)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """What the sound says about the people of one time line."""
+
+    voice: NDArray[np.float64]
+    """Log odds of speech, [T]."""
+    unseen: NDArray[np.bool_]
+    """Where somebody out of sight was found to speak, [T]."""
+    sides: Sequence[NDArray[np.float32] | None]
+    """For each person how much louder the own microphone is, -1 clearly quieter to 1 clearly louder, [T]."""
 
 
 def mouth_evidence(gap: NDArray[np.float32], motion: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -46,8 +64,7 @@ def mouth_evidence(gap: NDArray[np.float32], motion: NDArray[np.float32]) -> NDA
 def place_edges(
     speaks: Sequence[NDArray[np.bool_]],
     mouths: Sequence[NDArray[np.float32]],
-    voice: NDArray[np.float64],
-    unseen: NDArray[np.bool_],
+    sound: Heard,
     config: StateConfig,
 ) -> list[NDArray[np.bool_]]:
     """Move the edges of everybody's speech to where the person's own evidence changes.
@@ -55,21 +72,24 @@ def place_edges(
     Args:
         speaks: for each person where they were found to speak, bool [T].
         mouths: for each person what `mouth_evidence` gives, [T].
-        voice: log odds of speech by frame, [T].
-        unseen: where somebody out of sight was found to speak, bool [T].
+        sound: what is heard.
         config: limits.
 
     Returns:
         The same runs of speech with other edges; runs of one person never meet.
     """
     lead, lag = round(config.lips_lead_s * VIDEO_FPS), round(config.lips_lag_s * VIDEO_FPS)
-    heard = [np.convolve(np.pad(one, _NEAR // 2), np.ones(_NEAR), mode="valid") > 0.5 for one in (*speaks, unseen)]
+    heard = [np.convolve(np.pad(one, _NEAR // 2), np.ones(_NEAR), mode="valid") > 0.5 for one in (*speaks, sound.unseen)]
     placed = []
     for person, (mine, mouth) in enumerate(zip(speaks, mouths, strict=True)):
         others = np.logical_or.reduce([one for number, one in enumerate(heard) if number != person])
-        # Another's voice says nothing about this person, but silence does.
-        sound = np.where(others, np.minimum(voice - _EDGE_BIAS, 0.0), voice - _EDGE_BIAS)
-        starts, stops = sound + _moved(mouth, lead), _moved(sound, -_VOICE_LAG) + _moved(mouth, -lag)
+        voice = sound.voice - _EDGE_BIAS
+        # Another's voice says nothing about this person, but silence does, and so does the other's microphone.
+        voice = np.where(others, np.minimum(voice, 0.0), voice)
+        side = sound.sides[person]
+        if side is not None:
+            voice = voice - _QUIETER_WEIGHT * np.where(others, np.maximum(-side - _QUIETER, 0.0), 0.0)
+        starts, stops = voice + _moved(mouth, lead), _moved(voice, -_VOICE_LAG) + _moved(mouth, -lag)
         placed.append(_placed(runs(mine), starts, stops, round(config.edge_reach_s * VIDEO_FPS)))
     return placed
 
