@@ -188,6 +188,9 @@ class StateConfig:
     """Correlation of mouth and loudness below which a lone speaker counts as dubbed (noisy: keep it low)."""
     max_camera_offset_s: float = 2.0
     """Largest difference between the clocks of a conversation's two cameras that is searched."""
+    match_cameras_max: int = 16
+    """Sources without a conversation_id, in one folder, up to which the two cameras of a conversation are found by
+    their sound (each is compared with each: about half a second a pair); 0 = never."""
     av_offset: Literal["reject", "shift", "keep"] = "reject"
     """What is done with a source whose sound is surely early or late: left out, its sound put right, or nothing."""
     max_av_offset_frames: int = 3

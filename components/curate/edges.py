@@ -8,7 +8,6 @@ Computational Biology 5: the mouth leads by 100 to 300 ms), so the mouth's part 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,23 +29,6 @@ _NEAR = 5
 """Frames around another's speech in which the voice may be the other's."""
 
 
-_QUIETER = 0.5
-_QUIETER_WEIGHT = 6.0
-"""Evidence against a person for each step by which the own microphone is quieter than `_QUIETER` (of 1 = clearly)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
-    """What the sound says about the people of one time line."""
-
-    voice: NDArray[np.float64]
-    """Log odds of speech, [T]."""
-    unseen: NDArray[np.bool_]
-    """Where somebody out of sight was found to speak, [T]."""
-    sides: Sequence[NDArray[np.float32] | None]
-    """For each person how much louder the own microphone is, -1 clearly quieter to 1 clearly louder, [T]."""
-
-
 def mouth_evidence(gap: NDArray[np.float32], motion: NDArray[np.float32]) -> NDArray[np.float32]:
     """Evidence that a mouth talks, from its motion or its opening, whichever says more; 0 where it is not seen.
 
@@ -64,7 +46,8 @@ def mouth_evidence(gap: NDArray[np.float32], motion: NDArray[np.float32]) -> NDA
 def place_edges(
     speaks: Sequence[NDArray[np.bool_]],
     mouths: Sequence[NDArray[np.float32]],
-    sound: Heard,
+    voice: NDArray[np.float64],
+    unseen: NDArray[np.bool_],
     config: StateConfig,
 ) -> list[NDArray[np.bool_]]:
     """Move the edges of everybody's speech to where the person's own evidence changes.
@@ -72,24 +55,22 @@ def place_edges(
     Args:
         speaks: for each person where they were found to speak, bool [T].
         mouths: for each person what `mouth_evidence` gives, [T].
-        sound: what is heard.
+        voice: log odds of speech by frame, [T].
+        unseen: where somebody out of sight was found to speak, bool [T].
         config: limits.
 
     Returns:
         The same runs of speech with other edges; runs of one person never meet.
     """
     lead, lag = round(config.lips_lead_s * VIDEO_FPS), round(config.lips_lag_s * VIDEO_FPS)
-    heard = [np.convolve(np.pad(one, _NEAR // 2), np.ones(_NEAR), mode="valid") > 0.5 for one in (*speaks, sound.unseen)]
+    near = np.ones(_NEAR)
+    heard = [np.convolve(np.pad(one, _NEAR // 2), near, mode="valid") > 0.5 for one in (*speaks, unseen)]
     placed = []
     for person, (mine, mouth) in enumerate(zip(speaks, mouths, strict=True)):
         others = np.logical_or.reduce([one for number, one in enumerate(heard) if number != person])
-        voice = sound.voice - _EDGE_BIAS
-        # Another's voice says nothing about this person, but silence does, and so does the other's microphone.
-        voice = np.where(others, np.minimum(voice, 0.0), voice)
-        side = sound.sides[person]
-        if side is not None:
-            voice = voice - _QUIETER_WEIGHT * np.where(others, np.maximum(-side - _QUIETER, 0.0), 0.0)
-        starts, stops = voice + _moved(mouth, lead), _moved(voice, -_VOICE_LAG) + _moved(mouth, -lag)
+        # Another's voice says nothing about this person, but silence does.
+        sound = np.where(others, np.minimum(voice - _EDGE_BIAS, 0.0), voice - _EDGE_BIAS)
+        starts, stops = sound + _moved(mouth, lead), _moved(sound, -_VOICE_LAG) + _moved(mouth, -lag)
         placed.append(_placed(runs(mine), starts, stops, round(config.edge_reach_s * VIDEO_FPS)))
     return placed
 
@@ -127,6 +108,6 @@ def bridge(speaks: NDArray[np.bool_], frames: int) -> NDArray[np.bool_]:
     """Speech without its pauses of up to so many frames."""
     out = speaks.copy()
     for start, stop in runs(~speaks):
-        if 0 < start and stop < len(speaks) and stop - start <= frames:
+        if start > 0 and stop < len(speaks) and stop - start <= frames:
             out[start:stop] = True
     return out

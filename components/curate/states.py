@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
-from components.curate.edges import Heard, bridge, mouth_evidence, place_edges
+from components.curate.edges import bridge, mouth_evidence, place_edges
 from components.curate.intervals import runs
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK
 from lpm_model.config import VIDEO_FPS
@@ -84,16 +84,6 @@ def _mouth(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.float32]
     return mouth_evidence(gap, motion_evidence(gap, config, _EDGE_WINDOW))
 
 
-def _sides(
-    people: int, side: NDArray[np.float32] | None, pair: tuple[int, int] | None
-) -> list[NDArray[np.float32] | None]:
-    """For each person how much louder the own microphone is, None without one."""
-    out: list[NDArray[np.float32] | None] = [None] * people
-    if side is not None and pair is not None:
-        out[pair[0]], out[pair[1]] = side, -side
-    return out
-
-
 def label_people(
     speech: NDArray[np.float32],
     gaps: list[NDArray[np.float32]],
@@ -126,8 +116,7 @@ def label_people(
     kinds = [np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8) for i in range(len(gaps))]
     found = [merge_short(kind[path], shortest) == SPEAK for kind in kinds]
     unseen = spoken[path] & ~active[path].any(axis=1)
-    heard = Heard(voice=voice_odds(speech), unseen=unseen, sides=_sides(len(gaps), loudness_side, pair))
-    found = place_edges(found, [_mouth(gap, config) for gap in gaps], heard, config)
+    found = place_edges(found, [_mouth(gap, config) for gap in gaps], voice_odds(speech), unseen, config)
     found = [bridge(speaks, round(config.bridge_s * VIDEO_FPS)) for speaks in found]
     anybody = np.logical_or.reduce([*found, unseen])
     labels = []

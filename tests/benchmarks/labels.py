@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from components.common import NoProgress
 from components.curate import identity
 from components.curate.analyse import Analysis
+from components.curate.cameras import Recording, find_cameras, gap_on_timeline
 from components.curate.config import IdentityConfig, IntervalConfig, StateConfig
 from components.curate.intervals import Interval, find_intervals
 from components.curate.manifest import DISCARD, SPEAK
 from components.curate.offset import find_offset, sound_bands
-from components.curate.pairing import Labelled, label_source, match_cameras
+from components.curate.pairing import Labelled, label_source
 from tests.benchmarks import _labels_people
 from tests.benchmarks._labels_material import CONDITIONS, LAYOUTS, Layout, Take, disturbed, shifted, takes
 
@@ -132,9 +133,10 @@ def offsets(found: list[Take]) -> dict[str, float]:
 
 def cameras(found: list[Take]) -> tuple[int, int, int]:
     """Pairs of cameras matched by their sound alone: (right, found, true)."""
-    tracks = [(take, take.cameras[side].track) for take in found for side in "ab"]
-    pairs = match_cameras([track for _, track in tracks], STATES.max_camera_offset_s)
-    right = sum(tracks[a][0] is tracks[b][0] for a, b in pairs)
+    seen = [(take, take.cameras[side]) for take in found for side in "ab"]
+    recordings = [Recording(track=one.track, gap=gap_on_timeline(one.tracks[0], one.frames)) for _, one in seen]
+    pairs = find_cameras(recordings, STATES.max_camera_offset_s)
+    right = sum(seen[a][0] is seen[b][0] for a, b in pairs)
     return right, len(pairs), len(found)
 
 
