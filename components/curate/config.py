@@ -133,6 +133,9 @@ class Thresholds:
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels, where others ask an active-speaker network for a positive score in 90 % of
     the voiced frames."""
+    max_offscreen_voice_ratio: float | None = None
+    """Share of the voice that comes from off the scene and with which the person does not talk: a narrator, or a
+    partner who is never answered. None keeps those who only listen."""
 
     @classmethod
     def profile(cls, name: Profile) -> "Thresholds":
@@ -167,6 +170,7 @@ class Thresholds:
                 min_head_motion_deg=1.0,
                 min_av_offset_frames=-1.0,
                 max_av_offset_frames=1.0,
+                max_offscreen_voice_ratio=0.5,
             )
         raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
 
@@ -217,6 +221,9 @@ class StateConfig:
     """Correlation of mouth and loudness below which a lone speaker counts as dubbed (noisy: keep it low)."""
     max_camera_offset_s: float = 2.0
     """Largest difference between the clocks of a conversation's two cameras that is searched."""
+    match_cameras_max: int = 16
+    """Sources without a conversation_id, in one folder, up to which the two cameras of a conversation are found by
+    their sound (each is compared with each: about half a second a pair); 0 = never."""
     av_offset: Literal["reject", "shift", "keep"] = "reject"
     """What is done with a source whose sound is surely early or late: left out, its sound put right, or nothing."""
     max_av_offset_frames: int = 3
@@ -235,6 +242,8 @@ class IntervalConfig:
     """Longest short answer."""
     interruption_s: float = 0.3
     """Shortest overlap of an interruption; below it is an ordinary hand-over."""
+    answer_s: float = 10.0
+    """A voice off the scene is a partner's if the person speaks within so long before or after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

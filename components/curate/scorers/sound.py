@@ -43,13 +43,15 @@ class Sound(Scorer):
 
 
 class Labels(Scorer):
-    """How sure the labels of speaking and listening are."""
+    """How sure the labels of speaking and listening are, and how much of the voice belongs to no conversation."""
 
-    name, version = "labels", "1"
-    columns = ("confidence",)
+    name, version = "labels", "2"
+    columns = ("confidence", "offscreen_voice_ratio")
 
     def score(self, clip: Clip) -> Scores:
-        return {"confidence": float(clip.confidence.mean())}
+        voiced = clip.own.speech[clip.span] > 0.5
+        strange = float((voiced & clip.strange).sum() / max(int(voiced.sum()), 1))
+        return {"confidence": float(clip.confidence.mean()), "offscreen_voice_ratio": strange}
 
 
 def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float:
