@@ -204,7 +204,9 @@ def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int
         except SourceRejected:
             raise
         except (av.error.FFmpegError, ValueError) as error:
-            raise SourceRejected(path.name, "corrupt_audio", f"the sound cannot be decoded ({error})") from error
+            raise SourceRejected(
+                path.name, "corrupt_audio", f"the sound cannot be decoded: is the file whole? ({error})"
+            ) from error
     return track
 
 
