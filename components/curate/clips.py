@@ -15,11 +15,13 @@ from components.curate.decode import video_frames
 from components.curate.encode import LatentEncoder
 from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
-from components.curate.plan import Plan, crop_for, plan_clips, rows_of
+from components.curate.picture import Picture
+from components.curate.plan import Crops, Plan, plan_clips, rows_of
 from components.curate.references import NEAR_COPY, Candidate, Picked, picker
 from components.curate.rows import clip_facts, clip_sounds, clip_tracks, clip_view, seen_of, shard_json
 from components.curate.scorers import score_clip
 from components.curate.scorers.base import Scorer
+from components.curate.store import ClipStore
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
@@ -54,14 +56,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceClips:
-    """What one source contributes."""
+    """What one source contributes, but for what is in its store."""
 
     rows: list[dict[str, Any]]
     """Manifest rows, kept and dropped."""
-    members: dict[str, dict[str, Any]]
-    """Shard members of kept clips by clip id: latents, references, speak, listen (arrays) and json (a mapping)."""
-    previews: dict[str, NDArray[np.uint8]]
-    """RGB strip of every clip by clip id."""
     track_reasons: dict[str, int]
     """People that gave no clip, by reason."""
     frame_reasons: dict[str, int]
@@ -72,42 +70,38 @@ class SourceClips:
     """Who each track shows, [tracks, 128]; NaN where nobody looked or no network is there."""
 
 
-def make_clips(inputs: Inputs) -> SourceClips:
+def make_clips(inputs: Inputs, store: ClipStore) -> SourceClips:
     """Cut one source into clips and encode those that pass every threshold."""
     own = inputs.own
-    plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config)
-    faces: dict[int, list[NDArray[np.float32]]] = {}
-    pictures = _second_pass(plans, inputs, faces)
+    crops = Crops(own, inputs.config)
+    plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config, crops)
+    maker = _Maker(inputs, store, crops)
+    _second_pass(plans, maker)
     plans = [plan for plan in plans if plan.row]
-    members = _all_members(plans, pictures, inputs)
+    for plan in plans:
+        if plan.waits:
+            maker.settle(plan, store.waiting(plan.clip_id))
     return SourceClips(
         rows=[plan.row for plan in plans],
-        members=members,
-        previews={plan.clip_id: plan.preview for plan in plans if plan.preview is not None},
         track_reasons=track_reasons,
         frame_reasons=frame_reasons,
         person_frames=sum(len(track.values) for track in own.tracks),
-        embeddings=identity.mean_embeddings(faces, len(own.tracks)),
+        embeddings=identity.mean_embeddings(maker.faces, len(own.tracks)),
     )
 
 
-def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArray[np.float32]]]) -> Pictures:
-    """Stream the frames once more; finishes every clip and gives the candidates of all references.
-
-    `faces` takes in the embeddings of each track's best frames.
-    """
-    own, config = inputs.own, inputs.config
+def _second_pass(plans: list[Plan], maker: "_Maker") -> None:
+    """Stream the frames once more; finishes every clip and keeps the candidates of all references."""
+    own, config = maker.inputs.own, maker.inputs.config
     wanted: dict[int, set[int]] = {}
     for plan in plans:
-        for choice in plan.choices:
-            for frame in choice.frames:
-                wanted.setdefault(frame, set()).add(plan.track)
+        for frame in plan.wanted:
+            wanted.setdefault(frame, set()).add(plan.track)
     known = identity.frames_by_number(own.tracks, {plan.track for plan in plans}, config.identity.frames)
-    pictures: Pictures = {}
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
     last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
-    for number, picture, _ in video_frames(inputs.raw / own.source.file, config.limits):
+    for number, picture, _ in video_frames(maker.inputs.raw / own.source.file, config.limits):
         if number >= last:
             break
         while waiting and waiting[-1].start <= number:
@@ -117,93 +111,118 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
             if (number - plan.start) % _SHARPNESS_EVERY == 0:
                 plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
         for index in known.get(number, ()):
-            face = identity.embed(picture, rows_of(own.tracks[index], number, number + 1)[0])
-            faces.setdefault(index, []).extend([] if face is None else [face])
+            maker.recognise(index, number, picture)
         for index in sorted(wanted.get(number, ())):
-            crop = crop_for(own, index, number, number + 1, config)
-            box = rows_of(own.tracks[index], number, number + 1)[0]
-            pictures[index, number] = Candidate(
-                picture=crop.cut(picture, config.size_px), sharpness=quality.sharpness(picture, box)
-            )
+            maker.keep_candidate(index, number, picture)
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)
-            _finish(plan, inputs)
-    return pictures
+            maker.finish(plan, number)
 
 
-def _finish(plan: Plan, inputs: Inputs) -> None:
-    """Score a clip whose frames are complete, decide, and encode it when it is kept."""
-    own, labelled, config = inputs.own, inputs.labelled, inputs.config
-    clip = np.stack(plan.pictures)
-    plan.pictures = []
-    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied))
-    reasons = quality.decide(scores, config.active_thresholds)
-    if not reasons and config.require_reference and not plan.choices:
-        reasons = ["no_reference"]
-    captioner = MeasuredCaptioner() if reasons else inputs.captioner
-    said = captioner.caption(seen_of(plan, clip, own, labelled))
-    facts = clip_facts(plan, own, labelled, inputs.partner, config)
-    plan.row = {
-        **facts,
-        **clip_tracks(plan, own),
-        **scores,
-        "caption": said.text,
-        "caption_fields": said.as_json(),
-        "kept": not reasons,
-        "reason": (reasons or [""])[0],
-        "reasons": reasons,
-    }
-    plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
-    if not reasons:
-        plan.latents = inputs.encoder.encode(clip)
-        plan.thumbnails = np.stack([thumbnail(picture) for picture in clip])
-        plan.middle = clip[len(clip) // 2]
+class _Maker:
+    """Makes clips of the pictures that stream by."""
 
+    def __init__(self, inputs: Inputs, store: ClipStore, crops: Crops) -> None:
+        self.inputs, self._store, self._crops = inputs, store, crops
+        self.faces: dict[int, list[NDArray[np.float32]]] = {}
+        """Embeddings of each track's best frames."""
+        self._pictures: Pictures = {}
+        self._picker = picker(inputs.config)
+        self._references: dict[tuple[int, int], NDArray[np.float16]] = {}
 
-def _all_members(plans: list[Plan], pictures: Pictures, inputs: Inputs) -> dict[str, dict[str, Any]]:
-    """Shard members of the kept clips; a clip whose global reference turns out a copy is dropped after all."""
-    taker = picker(inputs.config)
-    members = {}
-    for plan in plans:
-        if plan.latents is None or plan.thumbnails is None or plan.middle is None:
-            continue
-        face = taker.face(plan.track, plan.middle) if plan.choices else None
-        picked = taker.pick(plan.track, plan.choices, pictures, face, plan.thumbnails)
-        if inputs.config.require_reference and not picked:
-            plan.row |= {"kept": False, "reason": NEAR_COPY, "reasons": [NEAR_COPY]}
-            plan.latents = None
-            continue
-        members[plan.clip_id] = _members(plan, plan.latents, picked, pictures, inputs)
-    return members
+    def recognise(self, index: int, number: int, picture: Picture) -> None:
+        """Embed the face of a track on this frame."""
+        face = identity.embed(picture.rgb, rows_of(self.inputs.own.tracks[index], number, number + 1)[0])
+        self.faces.setdefault(index, []).extend([] if face is None else [face])
 
+    def keep_candidate(self, index: int, number: int, picture: Picture) -> None:
+        """Keep a track's picture on this frame: some clip may take it as a reference."""
+        crop = self._crops.of(index, number, number + 1)
+        box = rows_of(self.inputs.own.tracks[index], number, number + 1)[0]
+        self._pictures[index, number] = Candidate(
+            picture=crop.cut(picture, self.inputs.config.size_px), sharpness=quality.sharpness(picture, box)
+        )
 
-def _members(
-    plan: Plan, latents: NDArray[np.float16], picked: list[Picked], pictures: Pictures, inputs: Inputs
-) -> dict[str, Any]:
-    """Shard members of a kept clip; fills the row's references."""
-    config = inputs.config
-    plan.row["references"] = [
-        {
-            "kind": one.choice.kind,
-            "shows": one.choice.shows,
-            "frame": one.frame,
-            "seconds_away": round(_distance(plan, one.frame) / VIDEO_FPS, 6),
-            "copy_distance": round(one.distance, 6),
-            "similarity": None if one.similarity is None else round(one.similarity, 4),
+    def finish(self, plan: Plan, number: int) -> None:
+        """Score a clip whose frames are complete, decide, and encode it when it is kept."""
+        inputs, own, config = self.inputs, self.inputs.own, self.inputs.config
+        clip = np.stack(plan.pictures)
+        plan.pictures = []
+        scores = score_clip(inputs.scorers, clip_view(plan, clip, own, inputs.labelled, inputs.copied))
+        reasons = quality.decide(scores, config.active_thresholds)
+        if not reasons and config.require_reference and not plan.choices:
+            reasons = ["no_reference"]
+        captioner = MeasuredCaptioner() if reasons else inputs.captioner
+        said = captioner.caption(seen_of(plan, clip, own, inputs.labelled))
+        plan.row = {
+            **clip_facts(plan, own, inputs.labelled, inputs.partner, config),
+            **clip_tracks(plan, own),
+            **scores,
+            "caption": said.text,
+            "caption_fields": said.as_json(),
+            "kept": not reasons,
+            "reason": (reasons or [""])[0],
+            "reasons": reasons,
         }
-        for one in picked
-    ]
-    speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
-    channels, _, height, width = latents.shape
-    chosen = [pictures[plan.track, one.frame].picture for one in picked]
-    references = [inputs.encoder.encode(picture[None])[:, 0] for picture in chosen]
-    return {
-        "latents": latents,
-        "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),
-        "speak": speak,
-        "listen": listen,
-        "json": shard_json(plan, config.size_px),
-    }
+        strip = [clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)]
+        self._store.preview(plan.clip_id, np.concatenate(strip, axis=1))
+        if reasons:
+            return
+        shown = {"thumbnails": np.stack([thumbnail(one) for one in clip]), "middle": clip[len(clip) // 2]}
+        if max(plan.wanted, default=0) <= number:  # all candidates are here: no need to wait, or to encode in vain
+            self.settle(plan, shown, clip)
+        else:
+            plan.waits = True
+            self._store.wait(plan.clip_id, latents=inputs.encoder.encode(clip), **shown)
+
+    def settle(self, plan: Plan, shown: dict[str, NDArray[Any]], clip: NDArray[np.uint8] | None = None) -> None:
+        """Pick the references and keep the members; a clip whose global one would be a copy is dropped after all.
+
+        Args:
+            plan: a clip that passed every threshold.
+            shown: its thumbnails and middle frame, and its latents unless `clip` is given.
+            clip: its frames [T, S, S, 3].
+        """
+        config = self.inputs.config
+        face = self._picker.face(plan.track, shown["middle"]) if plan.choices else None
+        picked = self._picker.pick(plan.track, plan.choices, self._pictures, face, shown["thumbnails"])
+        if config.require_reference and not picked:
+            plan.row |= {"kept": False, "reason": NEAR_COPY, "reasons": [NEAR_COPY]}
+            return
+        latents = shown["latents"] if clip is None else self.inputs.encoder.encode(clip)
+        self._store.members(plan.clip_id, self._members(plan, latents, picked))
+
+    def _members(self, plan: Plan, latents: NDArray[Any], picked: list[Picked]) -> dict[str, Any]:
+        """Shard members of a kept clip; fills the row's references."""
+        inputs, config = self.inputs, self.inputs.config
+        plan.row["references"] = [
+            {
+                "kind": one.choice.kind,
+                "shows": one.choice.shows,
+                "frame": one.frame,
+                "seconds_away": round(_distance(plan, one.frame) / VIDEO_FPS, 6),
+                "copy_distance": round(one.distance, 6),
+                "similarity": None if one.similarity is None else round(one.similarity, 4),
+            }
+            for one in picked
+        ]
+        speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
+        channels, _, height, width = latents.shape
+        references = [self._reference(plan.track, one.frame) for one in picked]
+        return {
+            "latents": latents,
+            "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),
+            "speak": speak,
+            "listen": listen,
+            "json": shard_json(plan, config.size_px),
+        }
+
+    def _reference(self, track: int, frame: int) -> NDArray[np.float16]:
+        """Latents [C, h, w] of one candidate; clips of one person share many."""
+        if (track, frame) not in self._references:
+            picture = self._pictures[track, frame].picture
+            self._references[track, frame] = self.inputs.encoder.encode(picture[None])[:, 0]
+        return self._references[track, frame]
 
 
 def _distance(plan: Plan, frame: int) -> int:

@@ -74,14 +74,38 @@ class Picked:
     """Cosine of the face descriptors of picture and clip; None where no face was found in one of them."""
 
 
-def choose_references(
-    track: Track, states: NDArray[np.uint8], start: int, frames: int, config: CurationConfig
-) -> list[Choice]:
-    """Candidates of one clip's references, all from the same track as the clip.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """The frames of a track that may show one thing, the best first."""
+
+    shows: str
+    """global, or a name of VIEWS or EXPRESSIONS."""
+    frames: NDArray[np.int64]
+    """Frames of the source."""
+    openness: NDArray[np.float64]
+    """How open eyes and mouth are on each of them, 0..1."""
+
+
+def rank(track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
+    """What a person's track can show, in order of worth; made once for all clips of the track.
 
     Args:
         track: the person.
         states: the person's states [T].
+    """
+    found = []
+    for shows, allowed, cost, openness in _wanted(track, states, track.seen & (states != DISCARD)):
+        order = np.flatnonzero(allowed)
+        order = order[np.argsort(cost[order], kind="stable")]
+        found.append(Ranking(shows=shows, frames=track.start + order, openness=openness[order]))
+    return found
+
+
+def choose_references(rankings: list[Ranking], start: int, frames: int, config: CurationConfig) -> list[Choice]:
+    """Candidates of one clip's references, all from the same track as the clip.
+
+    Args:
+        rankings: what the track can show.
         start: the clip's first frame in the source.
         frames: the clip's length.
         config: how many references.
@@ -89,21 +113,24 @@ def choose_references(
     Returns:
         The global reference first; empty where the person is never seen well outside the clip.
     """
-    at = np.arange(track.start, track.stop)
     guard = round(config.references.guard_s * VIDEO_FPS)
-    outside = (at < start - guard) | (at >= start + frames + guard)
-    free = outside & track.seen & (states != DISCARD)
-    wanted = list(_wanted(track, states, free))
+    near = range(start - guard, start + frames + guard)
     choices: list[Choice] = []
     room = {"view": config.references.max_views, "expression": config.references.max_expressions}
-    for shows, allowed, cost, openness in wanted:
-        kind = VIEWS.get(shows) or EXPRESSIONS.get(shows) or "global"
+    for ranking in rankings:
+        kind = VIEWS.get(ranking.shows) or EXPRESSIONS.get(ranking.shows) or "global"
         group = kind.partition("_")[0]
-        if not allowed.any() or room.get(group, 1) == 0:
+        best = _best(ranking.frames, near, config.references.candidates) if room.get(group, 1) else []
+        if not best:
             continue
-        best = _best(allowed, cost, config.references.candidates)
-        found = [int(at[i]) for i in best]
-        choices.append(Choice(kind=kind, shows=shows, frames=found, openness=[float(openness[i]) for i in best]))
+        choices.append(
+            Choice(
+                kind=kind,
+                shows=ranking.shows,
+                frames=[int(ranking.frames[i]) for i in best],
+                openness=[float(ranking.openness[i]) for i in best],
+            )
+        )
         room[group] = room.get(group, 1) - 1
     if not choices or choices[0].kind != "global":
         return []
@@ -141,14 +168,12 @@ def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) ->
     yield "calm", awake & (states != SPEAK) & (np.abs(excess) < _SMILE / 2) & (frontal < 0.4), mouth, openness
 
 
-def _best(allowed: NDArray[np.bool_], cost: NDArray[Any], count: int) -> list[int]:
-    """Places of lowest cost that are at least a quarter of a second apart."""
-    order = np.flatnonzero(allowed)
-    order = order[np.argsort(cost[order], kind="stable")]
+def _best(frames: NDArray[np.int64], near: range, count: int) -> list[int]:
+    """Places of the first frames of a ranking that are far from a clip and a quarter of a second from each other."""
     chosen: list[int] = []
-    for index in order:
-        if all(abs(int(index) - other) >= _APART_FRAMES for other in chosen):
-            chosen.append(int(index))
+    for place, frame in enumerate(frames):
+        if int(frame) not in near and all(abs(int(frame) - int(frames[other])) >= _APART_FRAMES for other in chosen):
+            chosen.append(place)
         if len(chosen) == count:
             break
     return chosen

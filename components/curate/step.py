@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, read_json, staged, write_json
+from components.common import StepProgress, staged, write_json
 from components.curate import parts, work
 from components.curate.config import CurationConfig
 from components.curate.duplicates import find_copies
@@ -25,7 +25,8 @@ from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
 from components.curate.scorers import make_scorers
-from components.curate.shards import MEMBERS, write_shards
+from components.curate.shards import write_shards
+from components.curate.store import read_members
 from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.config import VIDEO_FPS, from_mapping
 from lpm_model.digests import dataset_digest
@@ -266,9 +267,8 @@ def _name_people(
 
 
 def _members(part: Path, clip_id: str, person_id: str) -> dict[str, Any]:
-    with np.load(part / f"{clip_id}.npz", allow_pickle=False) as data:
-        facts = {**read_json(part / f"{clip_id}.json"), "person_id": person_id}
-        return {**{name: data[name] for name in MEMBERS}, "json": facts}
+    members = read_members(part, clip_id)
+    return {**members, "json": {**members["json"], "person_id": person_id}}
 
 
 def _funnel(

@@ -12,7 +12,7 @@ import numpy as np
 
 from components.curate import parts
 from components.curate.analyse import Analysis, analyse
-from components.curate.clips import Inputs, SourceClips, make_clips
+from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
@@ -22,7 +22,7 @@ from components.curate.offset import Offset
 from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
 from components.curate.scorers import make_scorers
-from components.curate.shards import MEMBERS
+from components.curate.store import ClipStore
 from components.curate.vlm import build_captioner
 from components.worker import Budget
 
@@ -103,6 +103,7 @@ def _clips(job: Job) -> dict[str, Any]:
         partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
     own, av_offset = in_sync(own, job.config.states)
     labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
+    folder = parts.restart(job.folder / CLIPS)
     found = make_clips(
         Inputs(
             raw=job.raw,
@@ -114,11 +115,12 @@ def _clips(job: Job) -> dict[str, Any]:
             captioner=build_captioner(job.config.captions),
             scorers=make_scorers(job.config.scorers),
             copied=frames_in(job.copied, own.frames),
-        )
+        ),
+        ClipStore(folder),
     )
-    _save(job.folder / CLIPS, found)
+    write_rows(folder / "rows.parquet", found.rows)
     spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
-    np.savez(job.folder / CLIPS / PEOPLE, embeddings=found.embeddings, spans=spans)
+    np.savez(folder / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
         "people": len(own.tracks),
         "person_frames": found.person_frames,
@@ -174,19 +176,3 @@ def task(function: Callable[[Job], dict[str, Any]], limits: SourceLimits) -> Tas
     """A pass with its budget: memory is bounded while a file nobody has decoded yet is."""
     rss_mb = limits.max_rss_mb if function is look else float("inf")
     return Task(function, died, Budget(limits.max_source_s, rss_mb))
-
-
-def _save(folder: Path, found: SourceClips) -> None:
-    """Rows as Parquet, arrays as .npz, previews as JPEG."""
-    import cv2
-
-    from components.common import write_json
-
-    parts.restart(folder)
-    write_rows(folder / "rows.parquet", found.rows)
-    for clip_id, members in found.members.items():
-        np.savez(folder / f"{clip_id}.npz", **{name: members[name] for name in MEMBERS})
-        write_json(folder / f"{clip_id}.json", members["json"])
-    for clip_id, strip in found.previews.items():
-        bgr = cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(folder / f"{clip_id}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])

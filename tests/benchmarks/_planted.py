@@ -62,7 +62,7 @@ def clean_clips(
     )  # fmt: skip
     found = []
     for recording in render_corpus(cache / "media", config, progress, cache / "truth"):
-        frames = [picture for _, picture, _ in video_frames(recording.file, SourceLimits())]
+        frames = [picture.rgb for _, picture, _ in video_frames(recording.file, SourceLimits())]
         pictures, sound = np.stack(frames), audio_track(recording.file, len(frames))
         with np.load(cache / "truth" / f"{recording.file.stem}.npz") as truth:
             states = truth["state"]

@@ -13,6 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import platform
+import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,7 @@ from components.curate.manifest import Source
 from components.curate.pairing import label_source
 from components.curate.probe import SourceRejected
 from components.curate.scorers import SCORERS, make_scorers
+from components.curate.store import ClipStore
 from components.ingest.performer.media import write_mp4
 from tests.benchmarks._planted import KINDS, Material, clean_clips
 
@@ -119,7 +121,8 @@ def judge(file: Path, copied: tuple[tuple[int, int], ...] = ()) -> Verdict:
         raw=file.parent, own=own, labelled=label_source(own, None, config.states), partner=None, config=config,
         encoder=_NoEncoder(), scorers=make_scorers(config.scorers), copied=frames_in(copied, own.frames),
     )  # fmt: skip
-    found = make_clips(inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        found = make_clips(inputs, ClipStore(Path(folder)))
     reasons = [reason for row in found.rows for reason in row["reasons"]] + list(found.track_reasons)
     columns = [column for scorer in inputs.scorers for column in scorer.columns]
     return Verdict(

@@ -14,7 +14,7 @@ from components.curate.faces import FEATURES, Track
 from components.curate.likeness import copy_distance, thumbnail
 from components.curate.manifest import IDLE, read_rows
 from components.curate.options import ReferenceConfig
-from components.curate.references import EXPRESSIONS, VIEWS, Candidate, Choice, Picker, choose_references
+from components.curate.references import EXPRESSIONS, VIEWS, Candidate, Choice, Picker, choose_references, rank
 from components.curate.step import curate
 from lpm_model.config import REFERENCE_KINDS
 from tests.curate.corpus import make_raw, write_video
@@ -51,7 +51,7 @@ def test_views_and_expressions_are_found_by_angle_and_form() -> None:
         track.values[frames, FEATURES.index(name)] = value
     states = np.full(480, IDLE, np.uint8)
     states[420:440] = 1
-    choices = {choice.shows: choice for choice in choose_references(track, states, 100, 97, CONFIG)}
+    choices = {choice.shows: choice for choice in choose_references(rank(track, states), 100, 97, CONFIG)}
     assert set(choices) == {"global", "left", "right", "smile", "frown", "talk", "front", "calm"}
     for shows, low, high in (("left", 300, 320), ("right", 330, 350), ("smile", 360, 380), ("frown", 390, 410)):
         assert all(low <= frame < high for frame in choices[shows].frames)
@@ -64,7 +64,7 @@ def test_how_many_is_bounded_by_kind() -> None:
     track.values[300:320, FEATURES.index("yaw")] = -0.5
     track.values[330:350, FEATURES.index("yaw")] = 0.5
     few = dataclasses.replace(CONFIG, references=ReferenceConfig(max_views=1, max_expressions=0))
-    shown = [choice.shows for choice in choose_references(track, np.zeros(480, np.uint8), 100, 97, few)]
+    shown = [choice.shows for choice in choose_references(rank(track, np.zeros(480, np.uint8)), 100, 97, few)]
     assert shown == ["global", "left"]
 
 
@@ -109,7 +109,7 @@ def test_the_sharper_one_wins_and_somebody_else_never_does() -> None:
 
 def test_a_still_video_gives_no_clip(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
     """Every picture of a still video is a copy of every clip's frames."""
-    frame = next(picture for number, picture, _ in video_frames(sides[0], config.limits) if number == 0)
+    frame = next(picture.rgb for number, picture, _ in video_frames(sides[0], config.limits) if number == 0)
     still = write_video(tmp_path / "still.mp4", [frame] * 200)
     lenient = dataclasses.replace(
         config,
