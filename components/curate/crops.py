@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
 from components.curate.faces import Track
-from components.curate.picture import Picture
+from components.curate.picture import Picture, shrunk
 
 _FACE_HEIGHT_IN_CROP = 0.46
 """The face's centre is put a little above the middle: shoulders below."""
@@ -33,8 +33,9 @@ class Crop:
         part = picture.part(self.x, self.y, self.side, self.side)
         if part.shape[0] == size_px:
             return np.ascontiguousarray(part)
-        method = cv2.INTER_AREA if part.shape[0] > size_px else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=method), np.uint8)
+        if part.shape[0] > size_px:
+            return shrunk(part, size_px, size_px)
+        return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_CUBIC), np.uint8)
 
     def holds(self, boxes: NDArray[np.float32], slack: float = 0.02) -> NDArray[np.bool_]:
         """Whether whole boxes [T, 4] lie inside, bool [T]; a missing face (NaN) does not."""

@@ -109,23 +109,25 @@ def _scaled(frame: Any, width: int, height: int, *, full_colour: bool = False) -
     name = frame.format.name.replace("420", "444") if full_colour else frame.format.name
     small = _blank(frame, max(width, 2), max(height, 2), name)
     for plane, target in zip(frame.planes, small.planes, strict=True):
-        _shrink(_view(plane), _view(target))
+        _view(target)[:] = shrunk(_view(plane), target.width, target.height)
     return small
 
 
-def _shrink(plane: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
-    """Means over areas; halved as long as it can be, which is many times as fast as an odd factor."""
-    height, width = target.shape
-    while plane.shape[0] >= 2 * height and plane.shape[1] >= 2 * width and plane.size > 4096:
-        plane = cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA)
-    cv2.resize(plane, (width, height), dst=target, interpolation=cv2.INTER_AREA)
+def shrunk(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Means over areas of a picture [H, W] or [H, W, 3]; halved while it can be, many times as fast as odd factors."""
+    while picture.shape[0] >= 2 * height and picture.shape[1] >= 2 * width:
+        half = picture.shape[1] // 2, picture.shape[0] // 2
+        picture = np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _piece(frame: Any, x: int, y: int, width: int, height: int) -> Any:
     """A part of a 4:2:0 frame; x and y are even."""
     piece = _blank(frame, width, height, frame.format.name)
-    for shrunk, (plane, target) in enumerate(zip(frame.planes, piece.planes, strict=True)):
-        left, top = (x, y) if not shrunk else (x // 2, y // 2)
+    for number, (plane, target) in enumerate(zip(frame.planes, piece.planes, strict=True)):
+        left, top = (x, y) if not number else (x // 2, y // 2)
         _view(target)[:] = _view(plane)[top : top + target.height, left : left + target.width]
     return piece
 
