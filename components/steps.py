@@ -24,6 +24,8 @@ class Step:
     """Config dataclass in components.<verb>.config."""
     about: str
     """One line for --help."""
+    more: str = ""
+    """Last lines of --help: where to read on."""
     cacheable: bool = True
     """False where the step acts on the world outside its output folder."""
 
@@ -61,6 +63,7 @@ STEPS: dict[str, Step] = {
             folder="dataset",
             config_name="CurationConfig",
             about="Cut, filter, label and encode the videos into training clips.",
+            more="curate.profile=tiny|pretrain|sft sets the thresholds: `lpm data thresholds` prints them all.",
         ),
         Step(
             verb="train",

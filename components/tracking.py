@@ -1,8 +1,9 @@
 """MLflow for every step: one run each, in a SQLite file of the working folder unless the environment names a server."""
 
+import fcntl
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,27 @@ def client(uri: str = "") -> Any:
     from mlflow import MlflowClient
 
     place = tracking_uri(uri)
-    return MlflowClient(tracking_uri=place, registry_uri=place)
+    with _alone(place):
+        return MlflowClient(tracking_uri=place, registry_uri=place)
+
+
+def database_file(place: str) -> Path | None:
+    """The SQLite file that a tracking URI names, None where it names a server."""
+    return Path(place.removeprefix("sqlite:///")).resolve() if place.startswith("sqlite:///") else None
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _alone(place: str) -> AbstractContextManager[None]:
+    """One process at a time where a database file or an experiment may have to be made: MLflow does not see to it."""
+    file = database_file(place)
+    return nullcontext() if file is None else _locked(file)
 
 
 class StepRun:
@@ -138,14 +159,15 @@ def numbers_of(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _experiment(mlflow_client: Any, config: TrackingConfig) -> str:
-    found = mlflow_client.get_experiment_by_name(config.experiment)
-    if found is not None:
-        return str(found.experiment_id)
     place = tracking_uri(config.uri)
-    location = None
-    if place.startswith("sqlite:///"):  # without a server the files lie beside the database, wherever a step runs
-        location = (Path(place.removeprefix("sqlite:///")).resolve().parent / "mlruns" / config.experiment).as_uri()
-    return str(mlflow_client.create_experiment(config.experiment, artifact_location=location))
+    file = database_file(place)
+    # Without a server the files lie beside the database, wherever a step runs.
+    location = None if file is None else (file.parent / "mlruns" / config.experiment).as_uri()
+    with _alone(place):
+        found = mlflow_client.get_experiment_by_name(config.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        return str(mlflow_client.create_experiment(config.experiment, artifact_location=location))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,6 @@ B batch, F latent frames, n audio tokens a latent frame.
 """
 
 import hashlib
-import math
 import os
 import shutil
 from functools import cache
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_LATENT, AudioConfig, ModelConfig
+from lpm_model.mel import mel_filters
 
 _FFT, _HOP = 1024, 250
 
@@ -32,14 +32,8 @@ class AudioEncoder(Protocol):
 
 
 @cache
-def mel_filters(bands: int, rate: int, fft: int) -> Tensor:
-    """Triangular filters on the HTK mel scale (https://en.wikipedia.org/wiki/Mel_scale), [fft / 2 + 1, bands]."""
-    top = 2595 * math.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2, dtype=torch.float64) / 2595) - 1)
-    bins = torch.linspace(0, rate / 2, fft // 2 + 1, dtype=torch.float64)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0).float()
+def _filters(bands: int) -> Tensor:
+    return torch.from_numpy(mel_filters(bands, AUDIO_RATE, _FFT)).float()
 
 
 class MelAudioEncoder:
@@ -59,7 +53,7 @@ class MelAudioEncoder:
         frames = (audio.shape[1] - self.past_samples - self.lookahead_samples) // frame
         window = torch.hann_window(_FFT, device=audio.device)
         spectra = torch.fft.rfft(audio.float().unfold(1, _FFT, _HOP) * window).abs().square()
-        mel = spectra @ mel_filters(self.bands, AUDIO_RATE, _FFT).to(audio.device)
+        mel = spectra @ _filters(self.bands).to(audio.device)
         level = torch.log10(mel + 1e-4) + 3  # silence is -1, speech spreads around 1
         context = level.unfold(1, self.columns, frame // _HOP)[:, :frames]
         return context.flatten(2).unflatten(1, (-1, FRAMES_PER_LATENT))

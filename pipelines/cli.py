@@ -120,7 +120,7 @@ def _step_command(step: Step) -> click.Command:
         decorated
     )
     decorated = click.option("--use-cache/--no-cache", default=True, help="Reuse an unchanged result.")(decorated)
-    return click.command(name=step.verb, help=step.about)(decorated)
+    return click.command(name=step.verb, help=step.about, epilog=step.more)(decorated)
 
 
 for _step in STEPS.values():

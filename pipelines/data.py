@@ -21,6 +21,7 @@ def data() -> None:
     lpm data preview --dataset runs/latest/dataset           what a training will see
     lpm data check runs/latest/dataset                       every member and digest, after a copy
     lpm data forget runs/latest/dataset --identity NAME      take a person out for good
+    lpm data thresholds                                      what decides whether a clip is kept
     """
 
 
@@ -63,6 +64,27 @@ def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | No
     with server(dataset, port, autoencoder) as running:
         OUT.print(f"open http://127.0.0.1:{running.server_port}/ (Ctrl-C ends it)", soft_wrap=True)
         running.serve_forever()
+
+
+@data.command("thresholds")
+def thresholds_command() -> None:
+    """Print the thresholds of every profile (curate.profile=NAME); a dash decides nothing.
+
+    curate.thresholds.NAME=VALUE sets one; those not given are then the ones of profile tiny.
+    """
+    from dataclasses import asdict
+    from typing import get_args
+
+    from rich.table import Table
+
+    from components.curate.config import Profile, Thresholds
+
+    profiles: tuple[Profile, ...] = get_args(Profile)
+    table = Table("threshold", *profiles)
+    values = [asdict(Thresholds.profile(name)) for name in profiles]
+    for name in values[0]:
+        table.add_row(name, *("-" if of[name] is None else f"{of[name]:g}" for of in values))
+    OUT.print(table)
 
 
 @data.command("check")

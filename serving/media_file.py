@@ -21,6 +21,8 @@ from lpm_model.config import AUDIO_RATE, VIDEO_FPS
 Frames = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.int16]
 
+FRAGMENTED = "frag_keyframe+delay_moov+default_base_moof+global_sidx"
+"""One table of all samples would grow in memory; a fragment carries its own, and only its place is remembered."""
 MAX_PICTURE_BYTES = 40_000_000
 """Largest picture file that is opened."""
 MAX_PICTURE_PX = 50_000_000
@@ -50,7 +52,7 @@ class Mp4Writer:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._partial = path, path.with_name(f".{path.stem}.partial.mp4")
         self._shape = (height_px, width_px, 3)
-        self._container: Any = av.open(str(self._partial), "w", options={"movflags": "faststart"})
+        self._container: Any = av.open(str(self._partial), "w", options={"movflags": FRAGMENTED})
         self._video: Any = self._container.add_stream("libx264", rate=fps)
         self._video.width, self._video.height, self._video.pix_fmt = width_px, height_px, "yuv420p"
         self._video.options = {"preset": "veryfast", "crf": str(crf)}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate import cost
 from components.curate.config import CurationConfig
 from components.curate.decode import audio_track, video_frames
 from components.curate.duplicates import EVERY, picture_hash
@@ -67,18 +68,21 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
     if config.require_audio and not header.has_audio:
         raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
     seen = _Watcher(config, header.width_px)
-    for number, picture, new in video_frames(path, config.limits, reduced=True):
+    for number, picture, new in cost.waited("decoding", video_frames(path, config.limits, reduced=True)):
         seen.push(number, picture, new)
     seen.finish()
     if seen.frames < config.limits.min_duration_s * 24:
         raise SourceRejected(path.name, "too_short", f"{seen.frames} frames at 24 fps")
     if not seen.tracker.done:
         raise SourceRejected(path.name, "no_face", f"no face in {seen.frames} frames")
-    track = audio_track(path, seen.frames, config.limits)
-    loudness = loudness_db(track)
+    with cost.part("sound"):
+        track = audio_track(path, seen.frames, config.limits)
+        loudness = loudness_db(track)
     if config.require_audio and float(loudness.max()) < SILENT_DB:
         detail = f"the sound stays below {SILENT_DB:g} dB of full scale and require_audio is on"
         raise SourceRejected(path.name, "silent_audio", detail)
+    with cost.part("voice"):
+        speech = speech_probability(track)
     return Analysis(
         source=source,
         header=dataclasses.replace(header, duration_s=seen.frames / 24),
@@ -86,7 +90,7 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
         shots=seen.shots.shots(),
         tracks=seen.tracker.done,
         track=track,
-        speech=speech_probability(track),
+        speech=speech,
         loudness=loudness,
         luminance=np.array(seen.luminance, np.float32),
         change=np.array(seen.change, np.float32),
@@ -117,20 +121,24 @@ class _Watcher:
     def push(self, number: int, picture: Picture, new: bool) -> None:
         self.frames = number + 1
         self._unseen |= new
-        frame = reduced(number, picture, new)
-        self.luminance.append(float(frame.grey.mean()))
-        self.change.append(self._changed(frame))
-        self.shots.push(frame)
-        if number % EVERY == 0:
-            self.hashes.append(picture_hash(frame.grey))
-        for watcher in self.watchers.values():
-            watcher.push(frame)
+        with cost.part("reduced pictures"):
+            frame = reduced(number, picture, new)
+            self.luminance.append(float(frame.grey.mean()))
+            self.change.append(self._changed(frame))
+            if number % EVERY == 0:
+                self.hashes.append(picture_hash(frame.grey))
+        with cost.part("shots"):
+            self.shots.push(frame)
+        for name, watcher in self.watchers.items():
+            with cost.part(f"watch: {name}"):
+                watcher.push(frame)
         if number % self._stride == 0:
             if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
                 self._faces.reset()
             if self._unseen or not self._found:
-                scale = self._width_px / frame.picture.shape[1]  # it may be reduced, boxes are in source pixels
-                faces = self._faces.find(frame.picture, anew=number % LOOK_EVERY < self._stride)
+                with cost.part("faces"):
+                    scale = self._width_px / frame.picture.shape[1]  # it may be reduced, boxes are in source pixels
+                    faces = self._faces.find(frame.picture, anew=number % LOOK_EVERY < self._stride)
                 self._found.append((number, [_enlarged(face, scale) for face in faces]))
             else:  # the same picture again has the same faces
                 self._found.append((number, self._found[-1][1]))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate import vocabulary
+from components.curate.expressions import OPEN_GAP, strengths
 from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
 from components.curate.motion import motion_terms
@@ -28,9 +29,10 @@ _PAUSE = 8
 """Frames without speech (a third of a second) that end a sentence."""
 _SHORTEST = 12
 """Frames of the shortest segment."""
-_LIFT = 0.035
-_LAUGH_GAP = 0.10
-_WIDE = 1.25
+_SHOWN_PERCENT = 80
+"""An expression is named when it is shown in more than a fifth of the frames."""
+_WORDS = {"smile": "smiling", "surprise": "surprise", "sad": "sadness", "frown": "frowning"}
+"""Words of the vocabulary for what landmarks tell (expressions.py)."""
 _STATES = {SPEAK: "speaking", LISTEN: "listening", IDLE: "idle"}
 
 
@@ -125,7 +127,7 @@ class MeasuredCaptioner:
     """The default: says what landmarks, head pose and prosody measure; the same clip always gives the same words."""
 
     name = "measured"
-    version = "1"
+    version = "2"
 
     def caption(self, seen: Seen) -> Caption:
         """The caption of a clip and of its segments."""
@@ -234,17 +236,17 @@ def _shot(face_share: float) -> str:
 
 def _expression(features: NDArray[np.float32], resting: NDArray[np.float32]) -> str:
     """The base expression that the landmarks can tell, from how far the face goes from its usual form."""
-    smile, gap, eyes = (features[:, FEATURES.index(name)] for name in ("smile", "gap", "eyes"))
-    usual_smile, usual_eyes = (float(resting[FEATURES.index(name)]) for name in ("smile", "eyes"))
-    if np.all(np.isnan(smile)):
+    shown = strengths(features, resting)
+    if np.all(np.isnan(shown["smile"])):
         return "neutral"
-    lift = smile - usual_smile
-    if float(np.nanpercentile(lift, 80)) > _LIFT:
-        high = lift > _LIFT
-        return "laughing" if float(np.nanmedian(gap[high])) > _LAUGH_GAP else "smiling"
-    if float(np.nanpercentile(eyes, 80)) > _WIDE * usual_eyes:
-        return "surprise"
-    return "frowning" if float(np.nanpercentile(lift, 20)) < -_LIFT else "neutral"
+    level = {name: float(np.nanpercentile(shown[name], _SHOWN_PERCENT)) for name in _WORDS}
+    best = max(level, key=lambda name: level[name])
+    if level[best] < 1.0:
+        return "neutral"
+    gap = features[:, FEATURES.index("gap")]
+    if best == "smile" and float(np.nanmedian(gap[shown["smile"] >= 1.0])) > OPEN_GAP:
+        return "laughing"
+    return _WORDS[best]
 
 
 def _voice(heard: Prosody) -> dict[str, str]:
@@ -272,7 +274,9 @@ def _emotion(face: str, said: dict[str, str]) -> str:
     if face == "surprise":
         return "surprise"
     if face == "frowning":
-        return "annoyance" if lively else "sadness"
+        return "anger" if lively else "annoyance"
+    if face == "sadness":
+        return "sadness"
     if said.get("loudness") == "loud" and said.get("rate") == "fast":
         return "excitement"
     if said.get("loudness") == "soft" and said.get("rate") == "slow":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import identity, quality
+from components.curate import cost, identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
@@ -15,9 +15,8 @@ from components.curate.decode import video_frames
 from components.curate.encode import LatentEncoder
 from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
-from components.curate.picture import Picture
 from components.curate.plan import Crops, Plan, plan_clips, rows_of
-from components.curate.references import NEAR_COPY, Candidate, Picked, picker
+from components.curate.references import NEAR_COPY, NO_REFERENCE, Candidate, Picked, Picker
 from components.curate.rows import clip_facts, clip_sounds, clip_tracks, clip_view, seen_of, shard_json
 from components.curate.scorers import score_clip
 from components.curate.scorers.base import Scorer
@@ -75,154 +74,158 @@ def make_clips(inputs: Inputs, store: ClipStore) -> SourceClips:
     own = inputs.own
     crops = Crops(own, inputs.config)
     plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config, crops)
-    maker = _Maker(inputs, store, crops)
-    _second_pass(plans, maker)
+    faces: dict[int, list[NDArray[np.float32]]] = {}
+    pictures = _second_pass(plans, inputs, crops, store, faces)
+    people = identity.mean_embeddings(faces, len(own.tracks))
     plans = [plan for plan in plans if plan.row]
-    for plan in plans:
-        if plan.waits:
-            maker.settle(plan, store.waiting(plan.clip_id))
+    _settle(plans, pictures, people, inputs, store)
     return SourceClips(
         rows=[plan.row for plan in plans],
         track_reasons=track_reasons,
         frame_reasons=frame_reasons,
         person_frames=sum(len(track.values) for track in own.tracks),
-        embeddings=identity.mean_embeddings(maker.faces, len(own.tracks)),
+        embeddings=people,
     )
 
 
-def _second_pass(plans: list[Plan], maker: "_Maker") -> None:
-    """Stream the frames once more; finishes every clip and keeps the candidates of all references."""
-    own, config = maker.inputs.own, maker.inputs.config
+def _second_pass(
+    plans: list[Plan], inputs: Inputs, crops: Crops, store: ClipStore, faces: dict[int, list[NDArray[np.float32]]]
+) -> Pictures:
+    """Stream the frames once more; finishes every clip and gives the candidates of all references.
+
+    `faces` takes in the embeddings of each track's best frames.
+    """
+    own, config = inputs.own, inputs.config
     wanted: dict[int, set[int]] = {}
     for plan in plans:
-        for frame in plan.wanted:
-            wanted.setdefault(frame, set()).add(plan.track)
-    known = identity.frames_by_number(own.tracks, {plan.track for plan in plans}, config.identity.frames)
+        for choice in plan.choices:
+            for frame in choice.frames:
+                wanted.setdefault(frame, set()).add(choice.track)
+    people = {plan.track for plan in plans} | {choice.track for plan in plans for choice in plan.choices}
+    known = identity.frames_by_number(own.tracks, people, config.identity.frames)
+    pictures: Pictures = {}
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
     last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
-    for number, picture, _ in video_frames(maker.inputs.raw / own.source.file, config.limits):
+    for number, picture, _ in cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits)):
         if number >= last:
             break
         while waiting and waiting[-1].start <= number:
             live.append(waiting.pop())
         for plan in live:
-            plan.pictures.append(plan.crop.cut(picture, config.size_px))
+            with cost.part("crops"):
+                plan.pictures.append(plan.crop.cut(picture, config.size_px))
             if (number - plan.start) % _SHARPNESS_EVERY == 0:
                 plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
         for index in known.get(number, ()):
-            maker.recognise(index, number, picture)
+            with cost.part("identity"):
+                face = identity.embed(picture.rgb, rows_of(own.tracks[index], number, number + 1)[0])
+            faces.setdefault(index, []).extend([] if face is None else [face])
         for index in sorted(wanted.get(number, ())):
-            maker.keep_candidate(index, number, picture)
+            crop = crops.of(index, number, number + 1)
+            row = rows_of(own.tracks[index], number, number + 1)[0]
+            pictures[index, number] = Candidate(
+                picture=crop.cut(picture, config.size_px),
+                row=crop.moved(row, config.size_px),
+                sharpness=quality.sharpness(picture, row),
+            )
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)
-            maker.finish(plan, number)
+            _finish(plan, inputs, store)
+    return pictures
 
 
-class _Maker:
-    """Makes clips of the pictures that stream by."""
+def _finish(plan: Plan, inputs: Inputs, store: ClipStore) -> None:
+    """Score a clip whose frames are complete, decide, and encode it when it is kept."""
+    own, labelled, config = inputs.own, inputs.labelled, inputs.config
+    clip = np.stack(plan.pictures)
+    plan.pictures = []
+    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied))
+    reasons = quality.decide(scores, config.active_thresholds)
+    if not reasons and config.require_reference and not plan.choices:
+        reasons = [NO_REFERENCE]
+    captioner = MeasuredCaptioner() if reasons else inputs.captioner
+    with cost.part("captions"):
+        said = captioner.caption(seen_of(plan, clip, own, labelled))
+    facts = clip_facts(plan, own, labelled, inputs.partner, config)
+    plan.row = {
+        **facts,
+        **clip_tracks(plan, own),
+        **scores,
+        "caption": said.text,
+        "caption_fields": said.as_json(),
+        "kept": not reasons,
+        "reason": (reasons or [""])[0],
+        "reasons": reasons,
+    }
+    store.preview(plan.clip_id, np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1))
+    if not reasons:
+        with cost.part("latents"):
+            latents = inputs.encoder.encode(clip)
+        store.wait(plan.clip_id, latents=latents, thumbnails=np.stack([thumbnail(picture) for picture in clip]))
+        plan.waits = True
 
-    def __init__(self, inputs: Inputs, store: ClipStore, crops: Crops) -> None:
-        self.inputs, self._store, self._crops = inputs, store, crops
-        self.faces: dict[int, list[NDArray[np.float32]]] = {}
-        """Embeddings of each track's best frames."""
-        self._pictures: Pictures = {}
-        self._picker = picker(inputs.config)
-        self._references: dict[tuple[int, int], NDArray[np.float16]] = {}
 
-    def recognise(self, index: int, number: int, picture: Picture) -> None:
-        """Embed the face of a track on this frame."""
-        face = identity.embed(picture.rgb, rows_of(self.inputs.own.tracks[index], number, number + 1)[0])
-        self.faces.setdefault(index, []).extend([] if face is None else [face])
+def _settle(
+    plans: list[Plan], pictures: Pictures, people: NDArray[np.float32], inputs: Inputs, store: ClipStore
+) -> None:
+    """Shard members of the kept clips; a clip whose global reference turns out a copy is dropped after all."""
+    taker = Picker(inputs.config, people)
+    references = _References(pictures, inputs.encoder)
+    for plan in plans:
+        if not plan.waits:
+            continue
+        clip = store.waiting(plan.clip_id)
+        with cost.part("references"):
+            picked = taker.pick(plan.track, plan.choices, pictures, clip["thumbnails"])
+        if inputs.config.require_reference and not picked:
+            reason = NEAR_COPY if any(choice.track == plan.track for choice in plan.choices) else NO_REFERENCE
+            plan.row |= {"kept": False, "reason": reason, "reasons": [reason]}
+            continue
+        store.members(plan.clip_id, _members(plan, clip["latents"], picked, references, inputs))
 
-    def keep_candidate(self, index: int, number: int, picture: Picture) -> None:
-        """Keep a track's picture on this frame: some clip may take it as a reference."""
-        crop = self._crops.of(index, number, number + 1)
-        box = rows_of(self.inputs.own.tracks[index], number, number + 1)[0]
-        self._pictures[index, number] = Candidate(
-            picture=crop.cut(picture, self.inputs.config.size_px), sharpness=quality.sharpness(picture, box)
-        )
 
-    def finish(self, plan: Plan, number: int) -> None:
-        """Score a clip whose frames are complete, decide, and encode it when it is kept."""
-        inputs, own, config = self.inputs, self.inputs.own, self.inputs.config
-        clip = np.stack(plan.pictures)
-        plan.pictures = []
-        scores = score_clip(inputs.scorers, clip_view(plan, clip, own, inputs.labelled, inputs.copied))
-        reasons = quality.decide(scores, config.active_thresholds)
-        if not reasons and config.require_reference and not plan.choices:
-            reasons = ["no_reference"]
-        captioner = MeasuredCaptioner() if reasons else inputs.captioner
-        said = captioner.caption(seen_of(plan, clip, own, inputs.labelled))
-        plan.row = {
-            **clip_facts(plan, own, inputs.labelled, inputs.partner, config),
-            **clip_tracks(plan, own),
-            **scores,
-            "caption": said.text,
-            "caption_fields": said.as_json(),
-            "kept": not reasons,
-            "reason": (reasons or [""])[0],
-            "reasons": reasons,
+class _References:
+    """Latents of reference pictures; clips of one person share many of them."""
+
+    def __init__(self, pictures: Pictures, encoder: LatentEncoder) -> None:
+        self._pictures, self._encoder = pictures, encoder
+        self._known: dict[tuple[int, int], NDArray[np.float16]] = {}
+
+    def latents(self, place: tuple[int, int]) -> NDArray[np.float16]:
+        """Latents [C, h, w] of the candidate at (track, frame)."""
+        if place not in self._known:
+            self._known[place] = self._encoder.encode(self._pictures[place].picture[None])[:, 0]
+        return self._known[place]
+
+
+def _members(
+    plan: Plan, latents: NDArray[np.float16], picked: list[Picked], known: _References, inputs: Inputs
+) -> dict[str, Any]:
+    """Shard members of a kept clip; fills the row's references."""
+    config = inputs.config
+    plan.row["references"] = [
+        {
+            "kind": one.choice.kind,
+            "shows": one.choice.shows,
+            "track": one.choice.track,
+            "frame": one.frame,
+            "seconds_away": round(_distance(plan, one.frame) / VIDEO_FPS, 6),
+            "copy_distance": round(one.distance, 6),
+            "identity_distance": None if one.identity_distance is None else round(one.identity_distance, 4),
         }
-        strip = [clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)]
-        self._store.preview(plan.clip_id, np.concatenate(strip, axis=1))
-        if reasons:
-            return
-        shown = {"thumbnails": np.stack([thumbnail(one) for one in clip]), "middle": clip[len(clip) // 2]}
-        if max(plan.wanted, default=0) <= number:  # all candidates are here: no need to wait, or to encode in vain
-            self.settle(plan, shown, clip)
-        else:
-            plan.waits = True
-            self._store.wait(plan.clip_id, latents=inputs.encoder.encode(clip), **shown)
-
-    def settle(self, plan: Plan, shown: dict[str, NDArray[Any]], clip: NDArray[np.uint8] | None = None) -> None:
-        """Pick the references and keep the members; a clip whose global one would be a copy is dropped after all.
-
-        Args:
-            plan: a clip that passed every threshold.
-            shown: its thumbnails and middle frame, and its latents unless `clip` is given.
-            clip: its frames [T, S, S, 3].
-        """
-        config = self.inputs.config
-        face = self._picker.face(plan.track, shown["middle"]) if plan.choices else None
-        picked = self._picker.pick(plan.track, plan.choices, self._pictures, face, shown["thumbnails"])
-        if config.require_reference and not picked:
-            plan.row |= {"kept": False, "reason": NEAR_COPY, "reasons": [NEAR_COPY]}
-            return
-        latents = shown["latents"] if clip is None else self.inputs.encoder.encode(clip)
-        self._store.members(plan.clip_id, self._members(plan, latents, picked))
-
-    def _members(self, plan: Plan, latents: NDArray[Any], picked: list[Picked]) -> dict[str, Any]:
-        """Shard members of a kept clip; fills the row's references."""
-        inputs, config = self.inputs, self.inputs.config
-        plan.row["references"] = [
-            {
-                "kind": one.choice.kind,
-                "shows": one.choice.shows,
-                "frame": one.frame,
-                "seconds_away": round(_distance(plan, one.frame) / VIDEO_FPS, 6),
-                "copy_distance": round(one.distance, 6),
-                "similarity": None if one.similarity is None else round(one.similarity, 4),
-            }
-            for one in picked
-        ]
-        speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
-        channels, _, height, width = latents.shape
-        references = [self._reference(plan.track, one.frame) for one in picked]
-        return {
-            "latents": latents,
-            "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),
-            "speak": speak,
-            "listen": listen,
-            "json": shard_json(plan, config.size_px),
-        }
-
-    def _reference(self, track: int, frame: int) -> NDArray[np.float16]:
-        """Latents [C, h, w] of one candidate; clips of one person share many."""
-        if (track, frame) not in self._references:
-            picture = self._pictures[track, frame].picture
-            self._references[track, frame] = self.inputs.encoder.encode(picture[None])[:, 0]
-        return self._references[track, frame]
+        for one in picked
+    ]
+    speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
+    channels, _, height, width = latents.shape
+    references = [known.latents((one.choice.track, one.frame)) for one in picked]
+    return {
+        "latents": latents,
+        "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),
+        "speak": speak,
+        "listen": listen,
+        "json": shard_json(plan, config.size_px),
+    }
 
 
 def _distance(plan: Plan, frame: int) -> int:

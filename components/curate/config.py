@@ -42,16 +42,24 @@ class SourceLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thresholds:
-    """One number per quality decision; None switches that decision off. Every score is stored whatever is decided."""
+    """One number per quality decision; None switches that decision off. Every score is stored whatever is decided.
+
+    The profiles `pretrain` and `sft` take the values that published pipelines of talking people give (SpeakerVid-5M,
+    TalkVid, LatentSync, SkyReels-V4) wherever the same quantity is measured; where ours is another one, its field says
+    what it means. Clip length (3 to 20 s there) is `min_clip_s` and `max_clip_s`. What they ask and nothing here
+    measures: DOVER, sharp hands, a transcript's confidence, and that two voices make up 80 % of the speech.
+    """
 
     min_source_height_px: int | None = 120
     """Height of the source picture (px)."""
     min_source_fps: float | None = 10.0
     """Frame rate of the source before resampling (frames/s)."""
     min_bits_per_pixel: float | None = None
-    """Encoded bits per pixel and frame of the source."""
+    """Encoded bits per pixel and frame of the source: a floor for the file, where SpeakerVid-5M drops the 5 % of a
+    source's clips with the lowest bit rate per pixel."""
     max_copied_ratio: float | None = 0.3
-    """Share of frames that an earlier source shows as well."""
+    """Share of frames that an earlier source shows as well: the same recording, not merely a look-alike, as the cosine
+    of embeddings elsewhere."""
     min_luminance: float | None = 20.0
     """Mean grey value, 0..255."""
     max_luminance: float | None = 225.0
@@ -62,14 +70,16 @@ class Thresholds:
     """Share of pixels drowned in black."""
     max_flicker_ratio: float | None = 0.02
     """Beat of the light from frame to frame, as a share of the light."""
-    max_colour_cast: float | None = 12.0
-    """Distance of the face's colour from that of skin under neutral light (CIE a*, b*)."""
+    max_colour_cast: float | None = 0.7
+    """How far the face's colour lies outside that of skin under neutral light (radii of the ellipse of skin tones)."""
     max_frozen_s: float | None = 1.0
     """Longest span without any change of the picture (s)."""
+    max_static_ratio: float | None = None
+    """Share of the source's pictures that do not differ from the one before."""
     max_letterbox_ratio: float | None = 0.02
     """Share of rows and columns of the crop that are black bars."""
     max_logo_ratio: float | None = 0.002
-    """Share of the crop under marks in its corners."""
+    """Share of the crop under marks in its corners: an area, not a network's probability of a watermark."""
     max_inset_ratio: float | None = 0.02
     """Share of the source picture under a picture in the picture."""
     max_text_ratio: float | None = 0.01
@@ -83,7 +93,8 @@ class Thresholds:
     min_face_px: float | None = 40.0
     """Median height of the face, chin to forehead, in the source (px)."""
     min_sharpness: float | None = 0.0001
-    """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1."""
+    """Variance of the Laplacian of the face scaled to 128 x 128, grey values in 0..1 (SpeakerVid-5M gives 0.1 and 0.7
+    on a scale that it does not define)."""
     min_face_in_frame_ratio: float | None = 0.95
     """Share of frames whose whole face lies inside the crop."""
     min_one_face_ratio: float | None = 0.95
@@ -91,7 +102,7 @@ class Thresholds:
     max_yaw_deg: float | None = 60.0
     """Largest head turn, 95th percentile (degrees)."""
     min_head_motion_deg: float | None = None
-    """Spread of the head angles (degrees): drops lifeless clips."""
+    """Spread of the head angles (degrees): drops lifeless clips, where others ask a language model for 3 of 5."""
     min_speech_ratio: float | None = None
     """Share of frames with anybody's speech (None keeps idle-only clips)."""
     max_noise_db: float | None = -25.0
@@ -102,14 +113,21 @@ class Thresholds:
     """Share of frames in which tones are held, as in music."""
     max_speech_pace: float | None = 0.36
     """Variety of the spectrum gone through in 20 ms of speech, 0..1: more is played too fast, or noise."""
+    min_speech_mos: float | None = None
+    """Opinion of the speech, 1..5 (DNSMOS), where that scorer runs; nobody publishes a value."""
     min_av_sync: float | None = 0.3
-    """Correlation of the lips with what the sound suggests within 3 frames of its place, where somebody speaks."""
+    """Correlation of the lips with what the sound suggests within 3 frames of its place, where somebody speaks; not
+    SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
     min_av_offset_frames: float | None = -3.0
     """Frames by which the sound may come early."""
     max_av_offset_frames: float | None = 3.0
     """Frames by which the sound may come late."""
+    min_asd_speak_agreement: float | None = None
+    """Share of the voiced frames on which an active-speaker network says as the label does whether the person speaks,
+    where that scorer runs."""
     min_confidence: float | None = 0.6
-    """Mean probability of the frame labels."""
+    """Mean probability of the frame labels, where others ask an active-speaker network for a positive score in 90 % of
+    the voiced frames."""
 
     @classmethod
     def profile(cls, name: Profile) -> "Thresholds":
@@ -122,6 +140,7 @@ class Thresholds:
             min_face_px=128.0,
             min_sharpness=0.0005,
             max_luminance=210.0,
+            max_static_ratio=0.2,
             max_letterbox_ratio=0.005,
             max_text_ratio=0.03,
             min_av_sync=None,  # the lips' weights know rendered faces: real ones need their own
@@ -149,7 +168,9 @@ class ScorerConfig:
     off: tuple[str, ...] = ()
     """Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."""
     extra: tuple[str, ...] = ()
-    """Heavy scorers to run as well: nudity."""
+    """Scorers to run as well: nudity, speech_quality, light_asd."""
+    light_asd: str = ""
+    """Light-ASD's weights as a safetensors file; all workers must see it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,9 +187,17 @@ class StateConfig:
     """Spread of the mouth gap (in eye distances) of a mouth at rest."""
     moving_motion: float = 0.029
     """Spread of the mouth gap (in eye distances) of a talking mouth."""
+    lips_lead_s: float = 0.17
+    """Lips start to move so long before the voice."""
+    lips_lag_s: float = 0.13
+    """Lips come to rest so long after the voice."""
+    edge_reach_s: float = 0.34
+    """Farthest that an edge of speech is moved once it is known who speaks; 0 leaves it where it was decoded."""
+    bridge_s: float = 0.3
+    """Pauses in a person's speech up to this length count as speech."""
     min_state_s: float = 0.12
     """Shorter states are merged into their neighbours."""
-    listen_hold_s: float = 0.5
+    listen_hold_s: float = 0.55
     """Listening lasts so much longer than the other's speech."""
     min_discard_s: float = 0.6
     """A mouth has to move for so long against the evidence before the frames are discarded."""
@@ -201,10 +230,10 @@ class IdentityConfig:
     """How people are recognised across cuts and sources."""
 
     frames: int = 3
-    """Faces of a person that are looked at; 0 = people are not matched."""
+    """Faces of a person that are looked at; 0 = people are not matched, nor references checked to show them."""
     max_distance: float = 0.28
     """Mean distance of two people's embeddings below which they are one: 0.28 keeps rendered people apart, 0.55 suits
-    real ones."""
+    real ones. A single face, of a reference, may lie 0.06 further away."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
-from components.curate.faces import Track
+from components.curate.faces import POINTS, Track
 from components.curate.picture import Picture, shrunk
 
 _FACE_HEIGHT_IN_CROP = 0.46
@@ -36,6 +36,14 @@ class Crop:
         if part.shape[0] > size_px:
             return shrunk(part, size_px, size_px)
         return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+    def moved(self, row: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
+        """A face's features [F] with its box and points in pixels of the cut picture."""
+        out = row.copy()
+        for places in (slice(0, 4), POINTS):
+            corner = np.resize(np.array([self.x, self.y], np.float32), out[places].shape)
+            out[places] = (out[places] - corner) * np.float32(size_px / self.side)
+        return out
 
     def holds(self, boxes: NDArray[np.float32], slack: float = 0.02) -> NDArray[np.bool_]:
         """Whether whole boxes [T, 4] lie inside, bool [T]; a missing face (NaN) does not."""

@@ -15,12 +15,15 @@ T = TypeVar("T")
 
 _CORNERS = {"left_outer": 263, "left_inner": 362, "right_outer": 33, "right_inner": 133, "nose": 2}
 """Mesh points at the eyes' corners and below the nose; left and right are the person's own."""
+_OUTER_EYES, _INNER_EYES = (33, 263), (133, 362)
+_INNER_BROWS, _OUTER_BROWS = (55, 285, 107, 336), (70, 300, 105, 334)
 FEATURES = (
     "x0", "y0", "x1", "y1", "gap", "eyes", "yaw", "pitch", "roll", "smile",
-    *(f"{name}_{axis}" for name in _CORNERS for axis in "xy"),
+    *(f"{name}_{axis}" for name in _CORNERS for axis in "xy"), "brow_inner", "brow_outer",
 )  # fmt: skip
 """Columns of a track: face box in pixels; mouth gap, eye opening and smile in eye distances; head angles in radians
-(yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise); five points in pixels."""
+(yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise); five points in pixels; heights
+of the brows' inner and outer ends above the eyes' corners in eye distances."""
 POINTS = slice(10, 10 + 2 * len(_CORNERS))
 """The five points' columns: x, y of each."""
 
@@ -41,7 +44,7 @@ class Track:
     shot: int
     """Number of the shot."""
     values: NDArray[np.float32]
-    """[frames, 20] by FEATURES; NaN rows where the face is not seen."""
+    """[frames, 22] by FEATURES; NaN rows where the face is not seen."""
 
     @property
     def stop(self) -> int:
@@ -67,7 +70,6 @@ def once_a_track(measure: Callable[Concatenate[Track, P], T]) -> Callable[Concat
     """A function of a whole track that is asked for with every clip of it, and answered once."""
     known: WeakKeyDictionary[Track, T] = WeakKeyDictionary()
 
-    @functools.wraps(measure)
     def remembered(track: Track, *rest: P.args, **named: P.kwargs) -> T:
         if track not in known:
             known[track] = measure(track, *rest, **named)
@@ -101,7 +103,7 @@ class FaceFinder:
         self.reset()
 
     def find(self, picture: NDArray[np.uint8], anew: bool = True) -> list[NDArray[np.float32]]:
-        """Features [20] (see FEATURES) of every face in an RGB picture [H, W, 3].
+        """Features [22] (see FEATURES) of every face in an RGB picture [H, W, 3].
 
         Args:
             picture: the next one of the shot.
@@ -166,7 +168,7 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
         points: landmarks [478, 3] in pixels (x right, y down, z away from the camera).
 
     Returns:
-        float32 [20] by FEATURES.
+        float32 [22] by FEATURES.
     """
     across, down = points[263] - points[33], points[152] - points[10]
     eye_distance = float(np.linalg.norm(across)) + 1e-6
@@ -180,6 +182,9 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
     corners = (points[61] + points[291]) / 2
     lift = float((points[13] + points[14]) @ y_axis / 2 - corners @ y_axis)
     wide = float(np.linalg.norm(points[61] - points[291]))
+    eyes = points[list(_OUTER_EYES)].mean(axis=0)
+    inner = (eyes + points[list(_INNER_EYES)].mean(axis=0)) / 2 - points[list(_INNER_BROWS)].mean(axis=0)
+    outer = eyes - points[list(_OUTER_BROWS)].mean(axis=0)
     low, high = points.min(axis=0), points.max(axis=0)
     return np.array(
         [
@@ -194,6 +199,8 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
             np.arctan2(x_axis[1], x_axis[0]),
             (lift + 0.5 * wide) / eye_distance,
             *points[list(_CORNERS.values()), :2].ravel(),
+            inner @ y_axis / eye_distance,
+            outer @ y_axis / eye_distance,
         ],
         np.float32,
     )

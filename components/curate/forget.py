@@ -302,10 +302,11 @@ def models_of(digests: tuple[str, ...], runs: Path | None) -> Iterator[str]:
 
 def tracked_models(digests: tuple[str, ...], tracking: str = "") -> Iterator[str]:
     """MLflow runs that were trained on one of some dataset versions; nothing where MLflow can't be reached."""
-    from components.tracking import client, tracking_uri
+    from components.tracking import client, database_file, tracking_uri
 
     place = tracking_uri(tracking)
-    if place.startswith("sqlite:///") and not Path(place.removeprefix("sqlite:///")).is_file():
+    file = database_file(place)
+    if file is not None and not file.is_file():
         return
     from mlflow.exceptions import MlflowException
 

@@ -74,10 +74,11 @@ def schema() -> Any:
                 [
                     ("kind", pa.string()),
                     ("shows", pa.string()),
+                    ("track", pa.int32()),
                     ("frame", pa.int64()),
                     ("seconds_away", pa.float64()),
                     ("copy_distance", pa.float64()),
-                    ("similarity", pa.float64()),
+                    ("identity_distance", pa.float64()),
                 ]
             )
         ),

@@ -62,11 +62,9 @@ class ReferenceConfig:
     """Frames looked at for each reference; the sharpest, most open one is taken."""
     min_distance: float = 0.005
     """Perceptual distance (0..1) to every frame of the clip below which a picture is a copy of it."""
-    min_similarity: float = 0.55
-    """Likeness (cosine) of the face descriptors of picture and clip below which it shows somebody else."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_views <= 4 or not 0 <= self.max_expressions <= 8 or self.candidates < 1:
             raise ValueError("references wants max_views in 0..4, max_expressions in 0..8 and candidates of at least 1")
-        if self.guard_s < 0 or not 0 <= self.min_distance <= 1 or not -1 <= self.min_similarity <= 1:
-            raise ValueError("references wants guard_s >= 0, min_distance in 0..1 and min_similarity in -1..1")
+        if self.guard_s < 0 or not 0 <= self.min_distance <= 1:
+            raise ValueError("references wants guard_s >= 0 and min_distance in 0..1")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common import read_json, write_json
+from components.curate import cost
 from components.curate.gate import validate
 from components.curate.manifest import STATE_NAMES
 from components.curate.references import REFERENCE_REASONS
@@ -70,7 +71,8 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
         "sources used": f"{report['sources_used']} of {report['sources']}",
         "retention": f"{100 * report['retention']:.1f} %",
     }
-    write_page(folder, report["funnel"], rows, report["rejected"], facts, described["thresholds"])
+    costs = cost.table(read_json(folder / "timing.json"))
+    write_page(folder, report["funnel"], rows, report["rejected"], facts, described["thresholds"], costs)
 
 
 def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources: int) -> str:

@@ -14,7 +14,7 @@ from components.curate.cut import cut_windows
 from components.curate.faces import Track
 from components.curate.manifest import DISCARD
 from components.curate.pairing import Labelled
-from components.curate.references import Choice, choose_references, rank
+from components.curate.references import Choice, choose_references, nearby, rank
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,17 +40,12 @@ class Plan:
     row: dict[str, Any] = field(default_factory=dict)
     """Manifest row, once the clip is complete."""
     waits: bool = False
-    """Whether it passed and its latents wait for pictures of references that come later."""
+    """Whether it passed and waits for its references."""
 
     @property
     def stop(self) -> int:
         """Frame after the last."""
         return self.start + self.frames
-
-    @property
-    def wanted(self) -> list[int]:
-        """Frames of the source that may become references."""
-        return [frame for choice in self.choices for frame in choice.frames]
 
 
 def clip_key(source_id: str, track: int, start: int) -> str:
@@ -65,11 +60,15 @@ def plan_clips(
     plans: list[Plan] = []
     track_reasons: dict[str, int] = {}
     frame_reasons = {"no_face": 0, "discarded_state": 0, "remainder": 0}
+    rankings = [
+        rank(number, track, labels.states)
+        for number, (track, labels) in enumerate(zip(own.tracks, labelled.labels, strict=True))
+    ]
     for index, (track, labels) in enumerate(zip(own.tracks, labelled.labels, strict=True)):
         usable = track.seen & (labels.states != DISCARD)
         windows = cut_windows(usable, own.speech[track.start : track.stop], config)
         covered = np.zeros(len(usable), bool)
-        rankings = rank(track, labels.states) if windows else []
+        elsewhere = [rankings[other] for other in nearby(own.tracks, index)]
         for at, frames in windows:
             covered[at : at + frames] = True
             start = track.start + at
@@ -80,7 +79,7 @@ def plan_clips(
                     start=start,
                     frames=frames,
                     crop=crops.of(index, start, start + frames),
-                    choices=choose_references(rankings, start, frames, config),
+                    choices=choose_references(rankings[index], elsewhere, start, frames, config),
                 )
             )
         frame_reasons["no_face"] += int((~track.seen).sum())

@@ -53,6 +53,12 @@ def longest_frozen(change: NDArray[np.float32]) -> int:
     return longest
 
 
+def static_ratio(change: NDArray[np.float32]) -> float:
+    """Share of the pictures that don't differ visibly from the one before; frames shown again (NaN) don't count."""
+    known = change[~np.isnan(change)]
+    return float((known < _FROZEN_CHANGE).mean()) if len(known) else 1.0
+
+
 def angles_deg(yaw: NDArray[np.float32], pitch: NDArray[np.float32]) -> tuple[float, float]:
     """(95th percentile of the absolute head turn, spread of turn and nod together), degrees."""
     turn = float(np.nanpercentile(np.abs(yaw), 95))

@@ -32,6 +32,7 @@ def write_page(
     rejected: Sequence[Mapping[str, str]],
     facts: Mapping[str, Any],
     thresholds: Mapping[str, float | None],
+    costs: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write curation.html.
 
@@ -42,6 +43,7 @@ def write_page(
         rejected: sources left out, with file, reason and detail.
         facts: numbers for the head of the page.
         thresholds: those that decided, by field of Thresholds.
+        costs: what each part of both passes cost (cost.table).
     """
     import jinja2
 
@@ -56,6 +58,7 @@ def write_page(
             stages=stages,
             galleries=_galleries(rows, folder / "previews", cards),
             rejected=rejected,
+            costs=costs,
             docs=(folder / "validation" / "index.html").is_file(),
             data=what_if(rows, thresholds),
             clips=len(rows),

@@ -1,15 +1,11 @@
 """Voice activity (Silero, run directly by onnxruntime) and loudness, one value a video frame."""
 
-import functools
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.packaged import onnx_session
+from components.packaged import PackagedWeights, onnx_session
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 _VAD_RATE = 16_000
@@ -20,14 +16,13 @@ _BLOCK, _MARGIN = 3 * _WINDOW * 500, 48
 SILENCE_DB = -80.0
 """Loudness of digital silence."""
 
-
-@functools.cache
-def _session() -> Any:
-    """The voice activity network; its package is located, not imported, because importing it wants torchaudio."""
-    spec = importlib.util.find_spec("silero_vad")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the silero-vad package is missing: pip install --no-deps -r requirements-nodeps.txt")
-    return onnx_session(Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.onnx")
+_WEIGHTS = PackagedWeights(
+    package="silero_vad",
+    requirement="silero-vad==6.2.3",
+    member="data/silero_vad.onnx",
+    sha256="1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
+)
+"""Importing the package would want torchaudio."""
 
 
 def speech_probability(track: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -42,7 +37,7 @@ def speech_probability(track: NDArray[np.int16]) -> NDArray[np.float32]:
     frames = len(track) // SAMPLES_PER_FRAME
     if not np.any(track):
         return np.zeros(frames, np.float32)
-    session, state = _session(), np.zeros((2, 1, 128), np.float32)
+    session, state = onnx_session(_WEIGHTS.path()), np.zeros((2, 1, 128), np.float32)
     rate = np.array(_VAD_RATE, np.int64)
     values = []
     before = np.zeros(_CONTEXT, np.float32)

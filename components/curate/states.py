@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
+from components.curate.edges import bridge, mouth_evidence, place_edges
 from components.curate.intervals import runs
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK
 from lpm_model.config import VIDEO_FPS
@@ -20,8 +21,10 @@ _MOTION_LIMIT = 3.0
 _EVIDENCE = 0.35
 """Successive frames say nearly the same: each counts for about a third of an independent one."""
 _SWITCH = float(np.log(1 / 31))
+_JOIN = -1.5
+"""Log probability of one person more or less while another speaks on: answers to a speaker are short."""
 _HIDDEN = float(np.log(0.3))
-_BOTH = float(np.log(0.26))
+_BOTH = -1.0
 _LOUDNESS_WEIGHT = 2.7
 _VOICE_WEIGHT = 2.3
 _VOICE_BIAS = 0.25
@@ -29,6 +32,12 @@ _VOICE_BIAS = 0.25
 _RESTLESS = 0.77
 """Log odds of talk above which a mouth without words contradicts."""
 _REST_SMOOTHING = 9
+_EDGE_WINDOW = 3
+"""Frames over which a mouth's movement is measured to find when it starts and stops."""
+
+
+Hypothesis = tuple[frozenset[int], bool]
+"""Who speaks, and whether anybody does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +74,16 @@ def motion_evidence(gap: NDArray[np.float32], config: StateConfig, window: int) 
     return np.where(np.isnan(spread), 0.0, clipped).astype(np.float32)
 
 
+def voice_odds(speech: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log odds of speech, [T], no surer than a detector can be."""
+    heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
+    return np.log(heard / (1 - heard))
+
+
+def _mouth(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.float32]:
+    return mouth_evidence(gap, motion_evidence(gap, config, _EDGE_WINDOW))
+
+
 def label_people(
     speech: NDArray[np.float32],
     gaps: list[NDArray[np.float32]],
@@ -90,25 +109,29 @@ def label_people(
     motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
     sets = _hypotheses(len(motions))
     scores = _evidence(speech, motions, sets, loudness_side, pair)
-    path, posterior = _decode(scores)
+    path, posterior = _decode(scores, sets)
     active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
     spoken = np.array([talk for _, talk in sets])
+    shortest = round(config.min_state_s * VIDEO_FPS)
+    kinds = [np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8) for i in range(len(gaps))]
+    found = [merge_short(kind[path], shortest) == SPEAK for kind in kinds]
+    unseen = spoken[path] & ~active[path].any(axis=1)
+    found = place_edges(found, [_mouth(gap, config) for gap in gaps], voice_odds(speech), unseen, config)
+    found = [bridge(speaks, round(config.bridge_s * VIDEO_FPS)) for speaks in found]
+    anybody = np.logical_or.reduce([*found, unseen])
     labels = []
-    for i, gap in enumerate(gaps):
-        by_hypothesis = np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8)
-        states = merge_short(by_hypothesis[path], round(config.min_state_s * VIDEO_FPS))
-        mask = by_hypothesis[None, :] == states[:, None]
-        confidence = np.where(mask, posterior, 0).sum(axis=1)
-        held = hold_listening(states, round(config.listen_hold_s * VIDEO_FPS))
-        states = merge_short(held, round(config.min_state_s * VIDEO_FPS))
+    for kind, speaks, gap in zip(kinds, found, gaps, strict=True):
+        states = np.where(speaks, SPEAK, np.where(anybody, LISTEN, IDLE)).astype(np.uint8)
+        confidence = np.where(kind[None, :] == states[:, None], posterior, 0).sum(axis=1)
+        states = merge_short(hold_listening(states, round(config.listen_hold_s * VIDEO_FPS)), shortest)
         states = _discard_restless(states, gap, config)
         labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
     return labels
 
 
-def _hypotheses(people: int) -> list[tuple[frozenset[int], bool]]:
+def _hypotheses(people: int) -> list[Hypothesis]:
     """(who speaks, whether anybody speaks): nobody, somebody hidden, each person, and every two at once."""
-    sets: list[tuple[frozenset[int], bool]] = [(frozenset(), False), (frozenset(), True)]
+    sets: list[Hypothesis] = [(frozenset(), False), (frozenset(), True)]
     sets += [(frozenset(who), True) for size in (1, 2) for who in itertools.combinations(range(people), size)]
     return sets
 
@@ -116,13 +139,12 @@ def _hypotheses(people: int) -> list[tuple[frozenset[int], bool]]:
 def _evidence(
     speech: NDArray[np.float32],
     motions: list[NDArray[np.float32]],
-    sets: list[tuple[frozenset[int], bool]],
+    sets: list[Hypothesis],
     side: NDArray[np.float32] | None,
     pair: tuple[int, int] | None,
 ) -> NDArray[np.float64]:
     """Log likelihood of every hypothesis by frame, float64 [T, H]."""
-    heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
-    odds = np.log(heard / (1 - heard)) - _VOICE_BIAS
+    odds = voice_odds(speech) - _VOICE_BIAS
     scores = np.zeros((len(speech), len(sets)))
     for h, (people, talk) in enumerate(sets):
         scores[:, h] += _VOICE_WEIGHT * (odds if talk else -odds) / 2
@@ -134,15 +156,22 @@ def _evidence(
             scores[:, h] += _BOTH
         if talk and side is not None and pair is not None:
             first, second = pair[0] in people, pair[1] in people
-            scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else -np.abs(side))
+            both = 1 - np.abs(side)  # neither microphone is clearly louder where both are spoken into
+            scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else both)
     return scores * _EVIDENCE
 
 
-def _decode(scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _step(before: Hypothesis, after: Hypothesis) -> float:
+    """Log probability of going from one hypothesis to another."""
+    if before == after:
+        return 0.0
+    return _JOIN if before[0] and after[0] and (before[0] < after[0] or after[0] < before[0]) else _SWITCH
+
+
+def _decode(scores: NDArray[np.float64], sets: list[Hypothesis]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Most likely path [T] and marginal probabilities [T, H] of a chain in which every switch costs the same."""
     steps, count = scores.shape
-    switch = np.full((count, count), _SWITCH)
-    np.fill_diagonal(switch, 0.0)
+    switch = np.array([[_step(a, b) for b in sets] for a in sets])
     best, ahead, back = np.zeros((steps, count)), np.zeros((steps, count)), np.zeros((steps, count))
     came = np.zeros((steps, count), np.int64)
     best[0] = ahead[0] = scores[0]

@@ -24,7 +24,7 @@ from components.curate.identity import Person, name_people
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
-from components.curate.scorers import make_scorers
+from components.curate.scorers import passports
 from components.curate.shards import write_shards
 from components.curate.store import read_members
 from components.tombstones import TOMBSTONES, Tombstones
@@ -201,17 +201,27 @@ def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: Step
 
 
 def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
-    """What a pass cost: worker seconds and bytes read, also for sources done before a restart."""
+    """What a pass cost: worker seconds and bytes read, also for sources done before a restart.
+
+    Its parts are those of sources that were not left out: seconds of parts_of_s, spent on video_s of video.
+    """
     done = [
         (source, outcomes[source.source_id]) for source in sources if "seconds" in outcomes.get(source.source_id, {})
     ]
     refused_s = [outcome["seconds"] for _, outcome in done if not outcome["ok"]]
+    good = [outcome for _, outcome in done if outcome["ok"]]
+    parts_s: Counter[str] = Counter()
+    for outcome in good:
+        parts_s.update(outcome["parts_s"])
     timing = {
         "sources": len(done),
         "reused": sum("reused" in outcome for _, outcome in done),
         "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
         "bytes": sum(source.bytes for source, _ in done),
         "slowest_refusal_s": max(refused_s, default=0.0),
+        "video_s": round(sum(outcome["frames"] for outcome in good) / VIDEO_FPS, 3),
+        "parts_of_s": round(sum(outcome["seconds"] for outcome in good), 3),
+        "parts_s": {name: round(value, 3) for name, value in parts_s.most_common()},
     }
     log.info("%(sources)d sources, %(reused)d of them done before: %(seconds).1f s, %(bytes)d bytes", timing)
     return timing
@@ -325,5 +335,5 @@ def _described(
         "clip_frames": config.clip_frames,
         "thresholds": dataclasses.asdict(config.active_thresholds),
         **contents(folder, rows),
-        "scorers": [scorer.passport for scorer in make_scorers(config.scorers)],
+        "scorers": passports(config.scorers),
     }

@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from components.curate import parts
+from components.curate import cost, parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
 from components.curate.executor import Task
+from components.curate.faces import FEATURES
 from components.curate.manifest import Source, write_rows
 from components.curate.offset import Offset
 from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
-from components.curate.scorers import make_scorers
+from components.curate.scorers import make_scorers, passports
 from components.curate.store import ClipStore
 from components.curate.vlm import build_captioner
 from components.worker import Budget
@@ -62,9 +63,8 @@ class Job:
 def look_key(source: Source, config: CurationConfig) -> str:
     """What the first pass depends on."""
     limits = dataclasses.asdict(config.limits)
-    seen = (config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
-    made_by = [scorer.passport for scorer in make_scorers(config.scorers)]
-    return parts.key_of(dataclasses.asdict(source), limits, seen, made_by)
+    seen = (FEATURES, config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
+    return parts.key_of(dataclasses.asdict(source), limits, seen, passports(config.scorers))
 
 
 def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
@@ -101,8 +101,10 @@ def _clips(job: Job) -> dict[str, Any]:
     partner: Analysis | None = None
     if job.partner_id is not None:
         partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
-    own, av_offset = in_sync(own, job.config.states)
-    labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
+    with cost.part("offset of the sound"):
+        own, av_offset = in_sync(own, job.config.states)
+    with cost.part("labels"):
+        labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
     folder = parts.restart(job.folder / CLIPS)
     found = make_clips(
         Inputs(
@@ -122,6 +124,7 @@ def _clips(job: Job) -> dict[str, Any]:
     spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
     np.savez(folder / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
+        "frames": own.frames,
         "people": len(own.tracks),
         "person_frames": found.person_frames,
         "track_reasons": found.track_reasons,
@@ -155,7 +158,8 @@ def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> di
         return {**kept, "reused": True}
     started_s = time.monotonic()
     try:
-        outcome = {"ok": True, **function(job)}
+        with cost.measured() as spent_s:
+            outcome = {"ok": True, **function(job), "parts_s": spent_s}
     except SourceRejected as error:
         outcome = {"ok": False, "file": job.source.file, "reason": error.reason, "detail": error.detail}
     except Exception as error:  # an unforeseen fault of one file must not take the run down; it is reported by name

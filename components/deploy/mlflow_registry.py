@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.tracking import StepRun, client, tracking_uri
+from components.tracking import StepRun, client, database_file, tracking_uri
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -92,8 +92,8 @@ def fetched(target: str, uri: str = "") -> Iterator[Path]:
     from mlflow.exceptions import MlflowException
 
     place = tracking_uri(uri)
-    file = Path(place.removeprefix("sqlite:///"))
-    if place.startswith("sqlite:///") and not file.is_file():
+    file = database_file(place)
+    if file is not None and not file.is_file():
         raise ValueError(f"{target} cannot be read: {file} does not exist; go where it is, or give --tracking-uri")
     mlflow_client = client(uri)
     name, _, alias = target.removeprefix("models:/").partition("@")

@@ -57,5 +57,8 @@ def fit(
     from lpm_model.training.distill import distill_online
     from lpm_model.training.launch import first_process
 
-    run = StepRun(client(config.tracking.uri), run_id, "distill") if run_id and first_process() else None
+    tracking = config.tracking
+    run = None
+    if run_id and first_process():
+        run = StepRun(client(tracking.uri), run_id, "distill", tracking.tensorboard)
     return distill_online(base, dataset, work, config, progress, logger=run.lightning_loggers() if run else False)

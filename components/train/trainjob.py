@@ -34,7 +34,7 @@ def render_train_job(
     service_account: str = "",
     runtime: str = RUNTIME,
 ) -> dict[str, Any]:
-    """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.train.worker` under torchrun.
+    """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.rank train` under torchrun.
 
     Args:
         config: of the training; `scale` gives machines and processes.
@@ -61,7 +61,7 @@ def render_train_job(
         raise ValueError(f"image is {image!r}: name a tag other than 'latest', or a digest (@sha256:...)")
     trainer = {
         "image": image,
-        "command": ["torchrun", "-m", "components.train.worker"],
+        "command": ["torchrun", "-m", "components.rank", "train"],
         "args": [
             *("--dataset", f"{MOUNT}/{dataset}"),
             *("--model", f"{MOUNT}/{model}"),

@@ -31,6 +31,9 @@ LABEL org.opencontainers.image.title="lpm-serve" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
+# Compiled blocks (--fused) are built where they run.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/lpm /opt/lpm
 # HOME and the caches are writable under a read-only root as long as /tmp is.
 ENV PATH=/opt/lpm/bin:$PATH LPM_COMMIT=${REVISION} HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \

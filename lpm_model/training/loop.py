@@ -253,7 +253,10 @@ def run(
     if left > 0:
         # Lightning wants the same kind of batches in every process, also where one alone shows a bar.
         plain = progress is None and not mesh.several
-        trainer.fit(module, batches if plain else _Tracked(batches, progress, description, left))
+        try:
+            trainer.fit(module, batches if plain else _Tracked(batches, progress, description, left))
+        except SystemExit as end:  # Lightning's answer to Ctrl-C and SIGTERM, which would end without a word
+            raise KeyboardInterrupt from end
         module.to(mesh.device)  # Lightning takes it off the device at the end
     elif state.step():
         module.configure_model()

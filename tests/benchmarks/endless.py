@@ -13,7 +13,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,14 @@ def chunks(model: OnlineModel, bench: Bench, minutes: float) -> Iterator[np.ndar
         yield chunk.frames
 
 
-def measure(model: OnlineModel, bench: Bench, minutes: int) -> dict[str, float]:
-    """Play the call and read it as it goes."""
+def measure(call: Iterable[np.ndarray], chunk_latents: int, minutes: int) -> dict[str, float]:
+    """Read a call as it goes.
+
+    Args:
+        call: its frames, uint8 [n, H, W, 3], chunk by chunk.
+        chunk_latents: latent frames of a chunk.
+        minutes: its length.
+    """
     minute, window = DriftMeter(window_s=60.0), DriftMeter()
     times: list[list[float]] = [[] for _ in range(minutes + 1)]
     rss: list[float] = []
@@ -66,8 +72,8 @@ def measure(model: OnlineModel, bench: Bench, minutes: int) -> dict[str, float]:
     first: np.ndarray | None = None
     drifts, windows, frozen, seen = [], 0, 0, 0
     began = time.perf_counter()
-    total = minutes * 60 * LATENT_FPS // model.chunk_latents
-    for frames in RichProgress().track(chunks(model, bench, minutes), "the call", total):
+    total = minutes * 60 * LATENT_FPS // chunk_latents
+    for frames in RichProgress().track(call, "the call", total):
         times[seen // (60 * VIDEO_FPS)].append(time.perf_counter() - began)
         before, seen = seen, seen + len(frames)
         drifts += minute.add(frames)
@@ -84,7 +90,7 @@ def measure(model: OnlineModel, bench: Bench, minutes: int) -> dict[str, float]:
     return {
         "minutes": minutes,
         "step_ms": 1000 * medians[-1],
-        "compute_seconds_per_video_second": medians[-1] * LATENT_FPS / model.chunk_latents,
+        "compute_seconds_per_video_second": medians[-1] * LATENT_FPS / chunk_latents,
         "last_over_second_minute": medians[minutes - 1] / medians[SECOND - 1],
         "rss_mb": rss[-1],
         "rss_growth": rss[-1] / rss[SECOND - 1] - 1,
@@ -112,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_online(given.online)
     model.accelerate(fused=given.fused)
     bench = build_bench(given.cache, BenchConfig(size_px=model.size_px), RichProgress())
-    figures = measure(model, bench, given.minutes)
+    figures = measure(chunks(model, bench, given.minutes), model.chunk_latents, given.minutes)
     for name, value in figures.items():
         print(f"{name:36} {value:10.4f}")
     if given.json:

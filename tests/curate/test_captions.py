@@ -263,3 +263,25 @@ def test_settings_that_cannot_work_are_refused() -> None:
         CaptionConfig(captioner="vlm")
     with pytest.raises(ValueError, match="http://"):
         VlmConfig(url="file:///etc/passwd")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word", "emotion"),
+    [
+        ({}, "neutral", "neutral"),
+        ({"smile": 0.05}, "smiling", "happiness"),
+        ({"smile": 0.08, "gap": 0.2}, "laughing", "amusement"),
+        ({"gap": 0.3, "smile": 0.03}, "neutral", "neutral"),
+        ({"brow_inner": 0.03, "brow_outer": 0.03}, "surprise", "surprise"),
+        ({"brow_inner": 0.02}, "sadness", "sadness"),
+        ({"brow_inner": -0.02, "brow_outer": -0.02}, "frowning", "annoyance"),
+        ({"brow_outer": -0.02, "yaw": 0.5}, "neutral", "neutral"),
+    ],
+)
+def test_the_face_that_a_fifth_of_the_frames_show_is_named(changes: dict[str, float], word: str, emotion: str) -> None:
+    states = runs((IDLE, FRAMES))
+    made = seen(states, sound=np.zeros(FRAMES * 1000, np.int16))
+    for name, value in changes.items():
+        made.features[30:55, FEATURES.index(name)] += value
+    fields = MeasuredCaptioner().caption(made).fields
+    assert (fields["expression"].value, fields["emotion"].value) == ((word,), (emotion,))

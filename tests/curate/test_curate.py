@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import webdataset
 
 from components.common import NoProgress
-from components.curate import work
+from components.curate import cost, work
 from components.curate.config import CurationConfig, Thresholds
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
 from components.curate.step import curate
@@ -36,6 +37,22 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
     assert "data:image/jpeg;base64," in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
+    timing = json.loads((dataset / "timing.json").read_text())
+    for name, parts in (
+        ("look", ("decoding", "faces", "watch: text")),
+        ("clips", ("decoding", "score: sync", "latents")),
+    ):
+        figures = timing[name]
+        assert figures["video_s"] == 24.0
+        assert set(parts) <= set(figures["parts_s"])
+        assert 0 < sum(figures["parts_s"].values()) <= figures["seconds"]
+    rows = cost.table(timing)
+    assert sum(row["percent"] for row in rows) == pytest.approx(200, abs=2)
+    page = (dataset / "curation.html").read_text()
+    assert all(f'<td>{row["part"]}</td><td class="number">{row["ms"]}</td>' in page for row in rows)
 
 
 def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
@@ -177,6 +194,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert calls == [calls[0], calls[1], calls[1]]
     for name in ("whole", "resumed"):
         (tmp_path / name / "timing.json").unlink()  # only the clock may differ
+        page = tmp_path / name / "curation.html"
+        page.write_text(re.sub(r'<table id="cost">.*?</table>', "", page.read_text(), count=1, flags=re.DOTALL))
     assert folder_digest(tmp_path / "resumed") == folder_digest(tmp_path / "whole")
 
 

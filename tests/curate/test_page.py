@@ -87,7 +87,7 @@ def test_the_page_holds_every_reason_and_stays_small(dataset: Path, tmp_path: Pa
     (tmp_path / "previews").mkdir()
     for number in range(60):
         (tmp_path / "previews" / f"clip{number}.jpg").write_bytes(bytes(400_000))
-    write_page(tmp_path, [], many[:60], [], {}, {"min_sharpness": 0.1})
+    write_page(tmp_path, [], many[:60], [], {}, {"min_sharpness": 0.1}, [])
     page = (tmp_path / "curation.html").read_text()
     assert len(page) <= BUDGET_BYTES
     for heading in ("Kept clips (20)", "Dropped: sharpness_below_min (20)", "Dropped: no_reference (20)"):
@@ -97,7 +97,7 @@ def test_the_page_holds_every_reason_and_stays_small(dataset: Path, tmp_path: Pa
 
 def test_texts_from_files_cannot_break_the_page(dataset: Path, tmp_path: Path) -> None:
     row = {**read_rows(dataset / "manifest.parquet")[0], "clip_id": "</script><b>", "caption": "<img src=x>"}
-    write_page(tmp_path, [], [row], [{"file": "<i>", "reason": "r", "detail": "d"}], {}, {})
+    write_page(tmp_path, [], [row], [{"file": "<i>", "reason": "r", "detail": "d"}], {}, {}, [])
     page = (tmp_path / "curation.html").read_text()
     for text in ("</script><b>", "<img src=x>", "<i>"):
         assert text not in page

@@ -60,13 +60,29 @@ def looked(name: str, config: CurationConfig) -> Analysis:
     return analyse(files[name].parent, source, dataclasses.replace(config, require_audio=False, mesh_stride=2))
 
 
-def test_nine_of_ten_voiced_frames_are_labelled_right(config: CurationConfig) -> None:
-    own = looked("obama_speech", config)
-    found = label_source(own, None, config.states)
+@pytest.fixture(scope="module")
+def press(config: CurationConfig) -> Analysis:
+    """A speaker and a listener in one shot."""
+    return looked("obama_speech", config)
+
+
+def test_nine_of_ten_voiced_frames_are_labelled_right(press: Analysis, config: CurationConfig) -> None:
+    own, found = press, label_source(press, None, config.states)
     assert found.beside == [1, 0]
     for track, labels, state in zip(own.tracks, found.labels, (SPEAK, LISTEN), strict=True):
         voiced = own.speech[track.start : track.stop] > 0.5
         assert (labels.states[voiced] == state).mean() >= 0.9
+
+
+def test_the_caption_overlay_is_found(press: Analysis) -> None:
+    rows = press.traces["text"]
+    for frame in np.unique(rows[:, 0]):
+        boxes = rows[(rows[:, 0] == frame) & ~np.isnan(rows[:, 1])]
+        low = boxes[boxes[:, 2] > 0.6 * press.header.height_px]
+        if frame < 72:
+            assert len(low) == 0  # it is laid over from the third second on
+        elif frame >= 96:
+            assert (low[:, 3] - low[:, 1]).sum() > 0.2 * press.header.width_px
 
 
 @pytest.mark.slow

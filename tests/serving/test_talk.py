@@ -200,6 +200,22 @@ def test_a_failed_rendering_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_table_of_the_file_grows_with_its_length(tmp_path):
+    """The boxes of samples lie in fragments, which are written and forgotten; the whole still says how long it is."""
+    path = tmp_path / "o.mp4"
+    with Mp4Writer(path, height_px=16, width_px=16) as writer:
+        for _ in range(30):
+            writer.write(np.zeros((24, 16, 16, 3), np.uint8), np.zeros(24_000, np.int16))
+    data = path.read_bytes()
+    moov = data.index(b"moov")
+    assert int.from_bytes(data[moov - 4 : moov], "big") < 2000
+    assert data.count(b"moof") >= 3
+    with av.open(str(path)) as container:
+        assert container.duration / 1e6 == pytest.approx(30, abs=0.2)
+        container.seek(20_000_000)
+        assert next(container.decode(video=0)).time <= 20 + 1e-6
+
+
 def test_odd_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="even"):
         Mp4Writer(tmp_path / "o.mp4", height_px=15, width_px=16)

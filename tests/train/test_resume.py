@@ -1,13 +1,18 @@
 """A training that was killed goes on with the same losses and in the same memory."""
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from lpm_model.training.base import train_base
+from lpm_model.training.config import BaseTraining
 from lpm_model.training.loop import StateFile, muon_and_adamw
 from tests.lpm_model import tiny
 
@@ -83,3 +88,29 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
         assert all(torch.equal(a[key], b[key]) for a, b in states for key in a)
     with pytest.raises(ValueError, match="is the state of another model"):
         state.restore(torch.nn.Linear(2, 2), [])
+
+
+class _Stopped:
+    """A bar whose user presses Ctrl-C."""
+
+    def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == 1:
+                raise KeyboardInterrupt
+            yield item
+
+
+def test_an_interruption_is_heard_outside(tmp_path: Path) -> None:
+    """Lightning ends the process by itself, and the command could not say how to go on."""
+    encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
+    dataset = tiny.write_dataset(tmp_path / "dataset", encoder)
+    settings = BaseTraining(
+        model=tiny.MODEL, steps=3, batch=1, clip_latents=4, crop_steps=0, checkpoint_steps=1, autoencoder=str(encoder)
+    )
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_base(dataset, tmp_path / "base", settings, _Stopped())
+    finally:
+        signal.signal(signal.SIGINT, before)  # Lightning turns it off
+    assert train_base(dataset, tmp_path / "base", settings)["steps"] == 3

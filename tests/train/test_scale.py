@@ -127,7 +127,7 @@ def test_the_command_of_a_train_job_trains(place: Path, empty_database: Path, tm
     )
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"),
-        *("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m", "components.train.worker"),
+        *("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", "-m", "components.rank", "train"),
         *("--dataset", str(place / "dataset"), "--model", str(tmp_path / "base")),
         *("--config", json.dumps(to_mapping(config))),
     ]

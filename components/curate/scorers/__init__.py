@@ -1,15 +1,19 @@
 """All scorers in one list. To add one: write its class beside these, list it here, give its columns thresholds."""
 
 import functools
+from typing import Any
 
+from components.curate import cost
 from components.curate.config import ScorerConfig
 from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.light import Light, Stillness
+from components.curate.scorers.light_asd import LightAsd
 from components.curate.scorers.nudity import Nudity
 from components.curate.scorers.overlay import Overlay
 from components.curate.scorers.people import Container, Copies, Person
 from components.curate.scorers.sound import Labels, Sound
+from components.curate.scorers.speech_quality import SpeechQuality
 from components.curate.scorers.sync import Sync
 from components.curate.scorers.text import Text
 
@@ -18,19 +22,18 @@ SCORERS: tuple[type[Scorer], ...] = (
 )  # fmt: skip
 """Run on every clip unless `scorers.off` names them; in the order in which their thresholds are tried."""
 
-HEAVY: tuple[type[Scorer], ...] = (Nudity,)
+HEAVY: tuple[type[Scorer], ...] = (Nudity, SpeechQuality, LightAsd)
 """Run only where `scorers.extra` names them."""
 
 COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for column in scorer.columns)
 """Columns of all scorers; those of a scorer that is not run stay empty."""
 
 
-@functools.cache
-def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
-    """The scorers that a config asks for, once a process.
+def chosen(config: ScorerConfig) -> tuple[type[Scorer], ...]:
+    """The scorers that a config asks for.
 
     Raises:
-        ValueError: a name that no scorer has, or weights that are missing.
+        ValueError: a name that no scorer has.
     """
     names = {scorer.name for scorer in SCORERS}, {scorer.name for scorer in HEAVY}
     for given, known, field in ((config.off, names[0], "off"), (config.extra, names[1], "extra")):
@@ -38,7 +41,26 @@ def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
             raise ValueError(f"scorers.{field} names {', '.join(odd)}: choose from {', '.join(sorted(known))}")
     wanted = [scorer for scorer in SCORERS if scorer.name not in config.off]
     wanted += [scorer for scorer in HEAVY if scorer.name in config.extra]
-    return tuple(scorer() for scorer in wanted)
+    return tuple(wanted)
+
+
+@functools.cache
+def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
+    """The same, ready to run; once a process.
+
+    Raises:
+        ValueError: a name that no scorer has, or weights that are missing.
+    """
+    return tuple(scorer.make(config) for scorer in chosen(config))
+
+
+def passports(config: ScorerConfig) -> list[dict[str, Any]]:
+    """Name, version, licence, weights and columns of each of them; starts no network.
+
+    Raises:
+        ValueError: a name that no scorer has, or a weight file that is missing.
+    """
+    return [scorer.passport(config) for scorer in chosen(config)]
 
 
 def watchers(scorers: tuple[Scorer, ...]) -> dict[str, Watcher]:
@@ -51,5 +73,6 @@ def score_clip(scorers: tuple[Scorer, ...], clip: Clip) -> Scores:
     """Every column of a clip, rounded so that the manifest does not hang on the last bit."""
     values: Scores = dict.fromkeys(COLUMNS)
     for scorer in scorers:
-        values |= scorer.score(clip)
+        with cost.part(f"score: {scorer.name}"):
+            values |= scorer.score(clip)
     return {name: None if value is None else round(float(value), 6) for name, value in values.items()}

@@ -6,10 +6,12 @@ Scorers never decide: `Thresholds` in config.py does, by the names of the column
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from components.curate.config import ScorerConfig
 
 if TYPE_CHECKING:
     from components.curate.analyse import Analysis
@@ -141,10 +143,24 @@ class Scorer(ABC):
     """Raised whenever the same clip gets other numbers: old results are then measured again."""
     licence: ClassVar[str] = "Apache-2.0"
     """Of code and weights."""
-    weights_sha256: str | None = None
-    """Digest of the weights, None where there are none."""
+    weights_sha256: ClassVar[str | None] = None
+    """Digest of the weights that come with a package, None where there are none."""
     columns: ClassVar[tuple[str, ...]]
     """Columns that it adds to the manifest."""
+
+    @classmethod
+    def make(cls, config: ScorerConfig) -> Self:
+        """The scorer as a config wants it; starts its network.
+
+        Raises:
+            ValueError: its weights are missing.
+        """
+        return cls()
+
+    @classmethod
+    def weights_digest(cls, config: ScorerConfig) -> str | None:
+        """Digest of the weights it would run with, without starting anything."""
+        return cls.weights_sha256
 
     def watch(self) -> Watcher | None:
         """A new watcher for one source; None where clips are enough."""
@@ -154,13 +170,13 @@ class Scorer(ABC):
     def score(self, clip: Clip) -> Scores:
         """A value for each column."""
 
-    @property
-    def passport(self) -> dict[str, Any]:
-        """Who made the columns: written to dataset.json."""
+    @classmethod
+    def passport(cls, config: ScorerConfig) -> dict[str, Any]:
+        """Who makes the columns: written to dataset.json."""
         return {
-            "name": self.name,
-            "version": self.version,
-            "licence": self.licence,
-            "weights_sha256": self.weights_sha256,
-            "columns": list(self.columns),
+            "name": cls.name,
+            "version": cls.version,
+            "licence": cls.licence,
+            "weights_sha256": cls.weights_digest(config),
+            "columns": list(cls.columns),
         }

@@ -7,15 +7,16 @@ from components.curate.scorers.base import Clip, Scorer, Scores
 from lpm_model.config import VIDEO_FPS
 
 _WHITE, _BLACK = 250, 12
-_SKIN_MIDDLE = np.array([16.0, 17.0])
-_SKIN_REACH = np.array([13.0, 17.0])
-"""Human skin under neutral light, of any tone: an ellipse in CIE a*, b*."""
+_SKIN_MIDDLE = np.array([0.35, -0.2])
+_SKIN_REACH = np.array([0.25, 0.2])
+"""Human skin under neutral light, of any tone: an ellipse of log(red / green), log(blue / green), which do not change
+with brightness."""
 
 
 class Light(Scorer):
     """Brightness, burnt and drowned areas, flicker, and a cast of colour (judged by the skin of the face)."""
 
-    name, version = "light", "1"
+    name, version = "light", "2"
     columns = ("luminance", "white_ratio", "black_ratio", "flicker_ratio", "colour_cast")
 
     def score(self, clip: Clip) -> Scores:
@@ -32,9 +33,7 @@ class Light(Scorer):
 
 
 def _skin_distance(clip: Clip) -> float | None:
-    """How far the face's colour lies outside that of skin, in CIE a*, b*; 0 inside."""
-    import cv2
-
+    """How far the face's colour lies outside that of skin, in radii of its ellipse; 0 inside."""
     size = clip.sampled.shape[1]
     x0, y0, x1, y1 = clip.face_box
     # The middle of the face: cheeks, nose and mouth, no hair and no wall.
@@ -43,20 +42,20 @@ def _skin_distance(clip: Clip) -> float | None:
     part = clip.sampled[::4, max(top, 0) : bottom, max(left, 0) : right]
     if part.size == 0:
         return None
-    lab = cv2.cvtColor(part.reshape(1, -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    away = (np.median(lab[:, 1:], axis=0) - _SKIN_MIDDLE) / _SKIN_REACH
-    distance = float(np.hypot(*away))
-    return max(distance - 1.0, 0.0) * float(_SKIN_REACH.mean())
+    red, green, blue = np.log(np.median(part.reshape(-1, 3), axis=0) + 0.25)
+    away = (np.array([red - green, blue - green]) - _SKIN_MIDDLE) / _SKIN_REACH
+    return max(float(np.hypot(*away)) - 1.0, 0.0)
 
 
 class Stillness(Scorer):
     """Standing pictures and black bars."""
 
-    name, version = "stillness", "1"
-    columns = ("frozen_s", "letterbox_ratio")
+    name, version = "stillness", "2"
+    columns = ("frozen_s", "static_ratio", "letterbox_ratio")
 
     def score(self, clip: Clip) -> Scores:
         return {
             "frozen_s": quality.longest_frozen(clip.own.change[clip.span][1:]) / VIDEO_FPS,
+            "static_ratio": quality.static_ratio(clip.own.change[clip.span][1:]),
             "letterbox_ratio": quality.letterbox_ratio(clip.sampled),
         }

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.sound import mel_bands
-from lpm_model.config import SAMPLES_PER_FRAME, STATES
+from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
 from lpm_model.digests import file_digest
+from lpm_model.mel import mel_filters
 
 WEIGHTS = Path(__file__).with_name("lips.safetensors")
 _BANDS, _WINDOW = 24, 1024
@@ -46,7 +46,7 @@ def _features(track: NDArray[np.int16]) -> NDArray[np.float32]:
     padded = np.pad(track.astype(np.float32) / 32768, (_WINDOW // 2, _WINDOW))
     pieces = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::hop][: 2 * frames]
     power = np.abs(np.fft.rfft(pieces * np.hanning(_WINDOW))) ** 2
-    bands = np.log(power @ mel_bands(_WINDOW, _BANDS, 100.0, 8000.0).T + 1e-4)
+    bands = np.log(power @ mel_filters(_BANDS, AUDIO_RATE, _WINDOW, 100.0, 8000.0) + 1e-4)
     around = np.pad(bands - bands.mean(axis=0), ((2 * _BEFORE, 2 * _AFTER), (0, 0)), mode="edge")
     starts = range(0, 2 * (_BEFORE + _AFTER) + 1, 2)
     return np.concatenate([around[at : at + 2 * frames : 2] for at in starts], axis=1).astype(np.float32)

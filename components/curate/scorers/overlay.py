@@ -14,6 +14,8 @@ _MARK_EDGE, _INSET_EDGE = 9.0, 2.5
 _MARK_SIDE = (0.09, 0.3)
 """Sides of a mark as shares of the picture's shorter side."""
 _INSET_SIDE = (0.2, 0.62)
+_LINE_PX = 7
+"""Thickest outline of something else, with the two pixels that it is grown by to either side."""
 _CORNER = 0.27
 """A mark's centre is at least so far from the picture's middle, across and down."""
 _CLOSED, _ALONE, _MOVES, _STANDS_OUT = 0.8, 0.25, 3.0, 2.5
@@ -28,7 +30,7 @@ Box = tuple[float, float, float, float]
 class Overlay(Scorer):
     """Area of marks (small still shapes, alone in a corner) and of an inset (a moving picture with a still frame)."""
 
-    name, version = "overlay", "4"
+    name, version = "overlay", "5"
     columns = ("logo_ratio", "inset_ratio")
 
     def watch(self) -> Watcher:
@@ -40,25 +42,21 @@ class Overlay(Scorer):
         rows = rows[(rows[:, 0] < clip.start + clip.frames) & (rows[:, 0] + span > clip.start)]
         size = np.array([clip.own.header.width_px, clip.own.header.height_px] * 2, np.float32)
         face = np.nanmedian(clip.rows[:, :4], axis=0)
-        logo = inset = 0.0
+        inset, logos = 0.0, list[float]()
         for start in np.unique(rows[:, 0]):
             boxes = rows[rows[:, 0] == start]
             marks = boxes[boxes[:, 1] == _MARK][:, 2:] * size
-            off_face = [box for box in marks if not _covers(face, box)]
+            off_face = [box for box in marks if not _holds(tuple(face), tuple(box))]
             shares = clip.crop.share_inside(np.array(off_face, np.float32).reshape(-1, 4))
             areas = [float(np.prod(box[2:] - box[:2])) / clip.crop.side**2 for box in off_face]
-            logo = max(logo, float(np.dot(shares, areas)))
+            logos.append(float(np.dot(shares, areas)))
             inset = max([inset, *(float(np.prod(box[4:] - box[2:4])) for box in boxes[boxes[:, 1] == _INSET])])
-        return {"logo_ratio": logo, "inset_ratio": inset}
-
-
-def _covers(face: NDArray[np.float32], box: NDArray[np.float32]) -> bool:
-    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    return bool(face[0] < x < face[2] and face[1] < y < face[3])
+        # A mark stands for the whole clip; an inset may come and go.
+        return {"logo_ratio": float(np.median(logos)) if logos else None, "inset_ratio": inset if logos else None}
 
 
 class _Windows(Watcher):
-    """Marks and insets of every window of frames: rows of (first frame, kind, box)."""
+    """Marks and insets of every window of frames: rows of (first frame, kind, box), of NaN where there is none."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[float, ...]] = []
@@ -88,8 +86,9 @@ class _Windows(Watcher):
     def _look(self) -> None:
         pictures = np.stack(self._kept).astype(np.float32)
         spread = pictures.std(axis=0).max(axis=2)
-        self._rows += [(self._first, _MARK, *box) for box in marks(np.median(pictures, axis=0), spread)]
-        self._rows += [(self._first, _INSET, *box) for box in insets(pictures, spread)]
+        found = [(self._first, _MARK, *box) for box in marks(np.median(pictures, axis=0), spread)]
+        found += [(self._first, _INSET, *box) for box in insets(pictures, spread)]
+        self._rows += found or [(self._first, *[np.nan] * 5)]
         self._kept = []
 
 
@@ -111,17 +110,36 @@ def marks(middle: NDArray[np.float32], spread: NDArray[np.float32]) -> list[Box]
     height, width = spread.shape
     edges = (np.hypot(_slope(middle, 0), _slope(middle, 1)) > _MARK_EDGE) & (spread < _STILL)
     grown = cv2.dilate(edges.astype(np.uint8), np.ones((3, 3), np.uint8))
-    count, _, found, _ = cv2.connectedComponentsWithStats(grown)
-    boxes = []
-    for x, y, wide, high, area in found[1:count]:
-        sides = np.array([wide, high]) / min(width, height)
-        in_corner = abs((x + wide / 2) / width - 0.5) > _CORNER and abs((y + high / 2) / height - 0.5) > _CORNER
-        open_edge = x <= 0 or y <= 0 or x + wide >= width or y + high >= height
-        ring = _slope_ring(edges, x, y, wide, high)
-        sized = _MARK_SIDE[0] <= sides.min() and sides.max() <= _MARK_SIDE[1] and sides.max() < 3 * sides.min()
-        if sized and in_corner and not open_edge and area > 0.25 * wide * high and ring < 0.3:
-            boxes.append((x / width, y / height, (x + wide) / width, (y + high) / height))
+    outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(grown), outlines, -1, 1, cv2.FILLED)
+    # A mark may lie on a line, such as a shoulder, that joins it to the picture's edge: the line is thin, it is not.
+    compact = cv2.morphologyEx(filled, cv2.MORPH_OPEN, np.ones((_LINE_PX, _LINE_PX), np.uint8))
+    boxes: list[Box] = []
+    for shapes, alone in ((grown, True), (compact, False)):
+        for x, y, wide, high, area in cv2.connectedComponentsWithStats(shapes)[2][1:]:
+            box = (x / width, y / height, (x + wide) / width, (y + high) / height)
+            open_sides = (x <= 0) + (y <= 0) + (x + wide >= width) + (y + high >= height)
+            if (
+                _is_mark(box, min(width, height) / np.array([width, height]))
+                and area > (0.25 if alone else 0.5) * wide * high
+                and open_sides <= (0 if alone else 1)
+                and _slope_ring(edges, x, y, wide, high) < 0.3
+                and not any(_holds(other, box) for other in boxes)
+            ):
+                boxes.append(box)
     return boxes
+
+
+def _is_mark(box: Box, unit: NDArray[np.float64]) -> bool:
+    """Whether a box has the size and the place of a mark; `unit` is the picture's shorter side as a share of each."""
+    sides = np.array([box[2] - box[0], box[3] - box[1]]) / unit
+    in_corner = min(abs(box[0] + box[2] - 1), abs(box[1] + box[3] - 1)) / 2 > _CORNER
+    return bool(in_corner and _MARK_SIDE[0] <= sides.min() and sides.max() <= min(_MARK_SIDE[1], 3 * sides.min()))
+
+
+def _holds(box: Box, other: Box) -> bool:
+    x, y = (other[0] + other[2]) / 2, (other[1] + other[3]) / 2
+    return box[0] < x < box[2] and box[1] < y < box[3]
 
 
 def _slope_ring(edges: NDArray[np.bool_], x: int, y: int, wide: int, high: int) -> float:

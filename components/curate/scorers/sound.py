@@ -1,12 +1,11 @@
 """What is heard: speech, noise, music, and how fast somebody speaks."""
 
-import functools
-
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.scorers.base import Clip, Scorer, Scores
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
+from lpm_model.mel import mel_filters
 
 _WINDOW = 2048
 _TUNE_HZ = (100.0, 3000.0)
@@ -92,17 +91,9 @@ def speech_pace(track: NDArray[np.int16], speech: NDArray[np.bool_]) -> float | 
     padded = np.pad(track.astype(np.float32) / 32768, _PACE_WINDOW // 2)
     pieces = np.lib.stride_tricks.sliding_window_view(padded, _PACE_WINDOW)[::hop][: len(voiced)]
     power = np.abs(np.fft.rfft(pieces * np.hanning(_PACE_WINDOW), axis=1)) ** 2
-    shape = dct(np.log(power @ mel_bands(_PACE_WINDOW, 24, 150.0, 6000.0).T + 1e-6), axis=1, norm="ortho")[:, 1:6]
+    shape = dct(np.log(power @ mel_filters(24, AUDIO_RATE, _PACE_WINDOW, 150.0, 6000.0) + 1e-6), axis=1, norm="ortho")[
+        :, 1:6
+    ]
     both = voiced[lag:] & voiced[:-lag]
     step = ((shape[lag:] - shape[:-lag])[both] ** 2).mean(axis=0)
     return float((step / (2 * shape[voiced].var(axis=0) + 1e-9)).mean())
-
-
-@functools.cache
-def mel_bands(window: int, bands: int, low_hz: float, high_hz: float) -> NDArray[np.float64]:
-    """Triangles evenly spaced in mel over the bins of a real transform, float64 [bands, window / 2 + 1]."""
-    at_hz = np.linspace(0, AUDIO_RATE / 2, window // 2 + 1)
-    mel = np.linspace(2595 * np.log10(1 + low_hz / 700), 2595 * np.log10(1 + high_hz / 700), bands + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    return np.maximum(0, np.minimum((at_hz - left) / (middle - left), (right - at_hz) / (right - middle)))

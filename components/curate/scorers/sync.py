@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.config import ScorerConfig
 from components.curate.faces import Track, once_a_track
 from components.curate.scorers import lips
 from components.curate.scorers.base import Clip, Scorer, Scores
@@ -25,8 +26,9 @@ class Sync(Scorer):
     name, version = "sync", "2"
     columns = ("sync", "av_sync", "av_offset_frames")
 
-    def __init__(self) -> None:
-        self.weights_sha256 = lips.digest()
+    @classmethod
+    def weights_digest(cls, config: ScorerConfig) -> str | None:
+        return lips.digest()
 
     def score(self, clip: Clip) -> Scores:
         speaks = clip.states == STATES["speak"]

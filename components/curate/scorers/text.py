@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.packaged import PackagedWeights, onnx_session
 from components.curate.scorers.base import Clip, Frame, Scorer, Scores, Watcher
+from components.packaged import PackagedWeights, onnx_session
 
 _WEIGHTS = PackagedWeights(
     package="rapidocr_onnxruntime",
     requirement="rapidocr-onnxruntime==1.4.4",
     member="models/ch_PP-OCRv4_det_infer.onnx",
     sha256="d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+    without="leave text out with curate.scorers.off",
 )
 _EVERY, _FIRST = 36, 6
 """Frames between two looks; every shortest clip holds at least one."""

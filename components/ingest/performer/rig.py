@@ -4,23 +4,29 @@ Canonical frame: x to the picture's right, y up, z towards the camera; one unit 
 y = -0.5 and the crown at +0.5.
 """
 
-import importlib.util
 import json
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.ingest.performer.tracks import ARKIT_INDEX
+from components.packaged import PackagedWeights
 
 HEAD_CREDIT: Final = 'Head model "facecap" by Bannaflak (from three.js), fine to use as long as credited.'
 """Licence line that every recording made with the packaged head carries."""
 ICT_CREDIT: Final = "Head model ICT-FaceKit Light, USC Institute for Creative Technologies, MIT licence."
 """Licence line of recordings made with an ICT-FaceKit file."""
+
+_FACECAP: Final = PackagedWeights(
+    package="openfacefx",
+    requirement="openfacefx==0.24.0",
+    member="studio_web/assets/facecap.glb",
+    sha256="6bfce6d0fcbb5839f5102b79733007859fef7c5df6d9eb49e2264542810b5f64",
+)
 
 SKIN_PART: Final = 0
 TEETH_PART: Final = 1
@@ -83,13 +89,7 @@ def load_rig(head: str = "") -> HeadRig:
 
 @lru_cache(maxsize=1)
 def _facecap() -> HeadRig:
-    spec = importlib.util.find_spec("openfacefx")
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError("the performer's head is missing: pip install openfacefx==0.24.0 --no-deps")
-    path = Path(next(iter(spec.submodule_search_locations))) / "studio_web" / "assets" / "facecap.glb"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: reinstall openfacefx==0.24.0")
-    glb = _Glb(path.read_bytes())
+    glb = _Glb(_FACECAP.path().read_bytes())
     head, triangles, deltas = _weld(*glb.mesh(2))
     part = _facecap_parts(head, triangles)
     _close_lips(head, triangles, part)

@@ -18,6 +18,11 @@ args:
   - --allow-origin
   - {{ . | quote }}
   {{- end }}
+  {{- range list "fused" "float8" }}
+  {{- if index $root.Values.serving . }}
+  - --{{ . }}
+  {{- end }}
+  {{- end }}
   {{- range $root.Values.serving.extraArgs }}
   - {{ . | quote }}
   {{- end }}

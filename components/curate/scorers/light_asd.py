@@ -1,0 +1,121 @@
+"""Whether an active-speaker network agrees with the labels: Light-ASD, a plug-in whose weights the user gives."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.config import ScorerConfig
+from components.curate.scorers.base import Clip, Scorer, Scores
+from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES, VIDEO_FPS
+from lpm_model.digests import file_digest
+
+if TYPE_CHECKING:
+    from components.curate.scorers.light_asd_net import LightAsdNet
+
+_STEADY = 13
+"""Frames over whose median a face's place is taken."""
+_SMOOTH = 5
+"""Frames over which scores are averaged, as the network's authors do."""
+_LONGEST = 150
+"""Faces (6 s) that the network sees at once."""
+_OUTSIDE = 110
+
+
+class LightAsd(Scorer):
+    """How far a network that sees and hears agrees with the labels, over the frames with anybody's speech.
+
+    asd_speak_agreement: share on which both say that the person speaks, or both that it does not; asd_score: the
+    network's mean score, above 0 where the person speaks. In pauses the network goes on to see speech.
+    """
+
+    name, version, licence = "light_asd", "1", "MIT"
+    columns = ("asd_speak_agreement", "asd_score")
+
+    def __init__(self, net: "LightAsdNet") -> None:
+        self._net = net
+
+    @classmethod
+    def make(cls, config: ScorerConfig) -> Self:
+        from components.curate.scorers.light_asd_net import load
+
+        return cls(load(_weights(config)))
+
+    @classmethod
+    def weights_digest(cls, config: ScorerConfig) -> str | None:
+        return file_digest(_weights(config))
+
+    def score(self, clip: Clip) -> Scores:
+        voiced = clip.own.speech[clip.span] > 0.5
+        if not voiced.any():
+            return dict.fromkeys(self.columns)
+        scores = speaking_scores(self._net, clip)[voiced]
+        agrees = (scores > 0) == (clip.states[voiced] == STATES["speak"])
+        return {"asd_speak_agreement": float(agrees.mean()), "asd_score": float(scores.mean())}
+
+
+def _weights(config: ScorerConfig) -> Path:
+    path = Path(config.light_asd)
+    if not path.is_file():
+        raise ValueError(
+            f"scorers.light_asd is {config.light_asd!r}, which is no file: give Light-ASD's weights as safetensors "
+            "(the README of curate says how), or take light_asd out of scorers.extra"
+        )
+    return path
+
+
+def speaking_scores(net: "LightAsdNet", clip: Clip) -> NDArray[np.float32]:
+    """The network's score of each frame of a clip, float32 [T]; above 0 the person speaks."""
+    import torch
+
+    from components.curate.scorers.light_asd_net import FPS, PER_FACE
+
+    count = max(clip.frames * FPS // VIDEO_FPS, 1)
+    at = np.arange(count) * VIDEO_FPS // FPS  # frames at 24 fps that are shown at 25
+    faces = torch.from_numpy(mouth_pictures(clip)[at].astype(np.float32))
+    spectra = torch.from_numpy(_spectra(clip, count * PER_FACE))
+    with torch.inference_mode():
+        found = [
+            net(faces[a : a + _LONGEST], spectra[a * PER_FACE : (a + _LONGEST) * PER_FACE])
+            for a in range(0, count, _LONGEST)
+        ]
+    scores = np.interp(np.arange(clip.frames) / VIDEO_FPS, np.arange(count) / FPS, torch.cat(found).numpy())
+    padded = np.pad(scores, _SMOOTH // 2, mode="edge")
+    return np.convolve(padded, np.full(_SMOOTH, 1 / _SMOOTH), "valid").astype(np.float32)
+
+
+def _spectra(clip: Clip, count: int) -> NDArray[np.float32]:
+    """The first `count` spectra of a clip's sound."""
+    from scipy.signal import resample_poly
+
+    from components.curate.scorers.light_asd_net import RATE, mfcc
+
+    track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
+    sound = resample_poly(track.astype(np.float64), RATE, AUDIO_RATE)
+    return mfcc(np.pad(sound, (0, RATE // 10)))[:count]
+
+
+def mouth_pictures(clip: Clip) -> NDArray[np.uint8]:
+    """Grey pictures [T, 112, 112] around the mouth, cut as for the network's training.
+
+    They are 0.7 of a face's longer side wide and begin 0.15 of it above the face's middle.
+    """
+    import cv2
+    from scipy.ndimage import median_filter
+
+    from components.curate.scorers.light_asd_net import SIDE_PX
+
+    boxes = (clip.rows[:, :4] - np.array([clip.crop.x, clip.crop.y] * 2)) * (clip.pictures.shape[1] / clip.crop.side)
+    known = ~np.isnan(boxes[:, 0])
+    frames = np.arange(clip.frames)
+    x0, y0, x1, y1 = (np.interp(frames, frames[known], boxes[known, i]) for i in range(4))
+    half = np.maximum(x1 - x0, y1 - y0) / 2
+    half, x, y = (median_filter(values, _STEADY, mode="nearest") for values in (half, (x0 + x1) / 2, (y0 + y1) / 2))
+    out = np.empty((clip.frames, SIDE_PX, SIDE_PX), np.uint8)
+    for i, picture in enumerate(clip.pictures):
+        scale = SIDE_PX / (1.4 * half[i])
+        place = np.array([[scale, 0, -scale * (x[i] - 0.7 * half[i])], [0, scale, -scale * (y[i] - 0.3 * half[i])]])
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        out[i] = cv2.warpAffine(grey, place, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR, borderValue=_OUTSIDE)
+    return out

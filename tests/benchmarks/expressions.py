@@ -1,0 +1,136 @@
+"""How right expressions and references' faces are: `python -m tests.benchmarks.expressions [--people N] [--json]`.
+
+Performers are rendered with one expression each, at 0.4 to 1.4 of the strength with which conversations use it, half of
+the pictures with an open jaw; turned heads and open mouths show none. A word is right when it names what was rendered.
+Faces: how far a single one lies from the mean of its own person and of the others. The people are held-out ones, none
+of whom was used to choose a limit.
+"""
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.config import IdentityConfig
+from components.curate.expressions import strengths
+from components.curate.faces import FEATURES, FaceFinder
+from components.curate.identity import ONE_FACE_DISTANCE, embed
+from components.ingest.performer.compose import HELDOUT_PEOPLE
+from components.ingest.performer.identity import Identity
+from components.ingest.performer.renderer import Renderer
+from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
+
+SHOWN: dict[str, dict[str, float]] = {
+    "neutral": {},
+    "smile": {"mouthSmile": 0.5, "cheekSquint": 0.3},
+    "sad": {"mouthFrown": 0.4, "browInnerUp": 0.5},
+    "surprise": {"browInnerUp": 0.5, "browOuterUp": 0.5, "eyeWide": 0.5},
+    "frown": {"eyeSquint": 0.5, "browDown": 0.4},
+    "talk": {"jawOpen": 0.4},
+    "turn": {},
+}
+"""Shapes of each expression at strength 1, of both sides where there are two."""
+WORDS = ("smile", "sad", "surprise", "frown")
+_EACH = 6
+_SIZE_PX = 128
+_MEAN_OF = 3
+"""Neutral faces whose mean stands for a person."""
+
+
+def _performance(chance: np.random.Generator) -> tuple[Tracks, NDArray[np.str_]]:
+    """Frames and what each shows."""
+    kinds = np.repeat(list(SHOWN), _EACH)
+    tracks = Tracks.rest(len(kinds))
+    for i, kind in enumerate(kinds):
+        tracks.rotation[i] = chance.normal(0, [0.06, 0.08, 0.04])
+        if kind == "turn":
+            tracks.rotation[i, 1] = (-1) ** i * chance.uniform(0.2, 0.7)
+        elif i % 2:
+            tracks.blendshapes[i, ARKIT_INDEX["jawOpen"]] += chance.uniform(0, 0.35)
+        strength = chance.uniform(0.4, 1.4)
+        for shape, weight in SHOWN[kind].items():
+            for name in (shape, f"{shape}_L", f"{shape}_R"):
+                if name in ARKIT_INDEX:
+                    tracks.blendshapes[i, ARKIT_INDEX[name]] += weight * strength
+    return tracks, kinds
+
+
+def _person(renderer: Renderer, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.float32]]:
+    """What was shown, what was said [frames], and the embeddings of the neutral, smiling and turned faces."""
+    tracks, kinds = _performance(np.random.default_rng(seed))
+    rows, faces = [], []
+    for picture, kind in zip(renderer.render(Identity.from_seed(seed), tracks), kinds, strict=True):
+        finder = FaceFinder(1)
+        found = finder.find(picture)
+        finder.reset()
+        rows.append(found[0] if found else np.full(len(FEATURES), np.nan, np.float32))
+        face = embed(picture, rows[-1]) if kind in ("neutral", "smile", "turn") else None
+        faces.append(np.full(128, np.nan, np.float32) if face is None else face)
+    table = np.stack(rows)
+    found_by = strengths(table, np.nanmedian(table, axis=0))
+    level = np.nan_to_num(np.stack([found_by[word] for word in WORDS]))
+    said = np.where(level.max(axis=0) >= 1, np.array(WORDS)[level.argmax(axis=0)], "neutral")
+    return kinds, said, np.stack(faces)
+
+
+def _faces(kinds: NDArray[np.str_], faces: NDArray[np.float32]) -> dict[str, float]:
+    """Shares of single faces that pass as their own person, and as another; `faces` is [people, frames, 128]."""
+    neutral = np.flatnonzero(kinds == "neutral")
+    means = np.nanmean(faces[:, neutral[:_MEAN_OF]], axis=1)
+    limit = IdentityConfig().max_distance + ONE_FACE_DISTANCE
+    own: dict[str, list[float]] = {"straight": [], "turned": []}
+    others: list[float] = []
+    for person, row in enumerate(faces):
+        for i in np.flatnonzero(~np.isnan(row[:, 0])):
+            if i in neutral[:_MEAN_OF]:
+                continue
+            distances = np.linalg.norm(means - row[i], axis=1)
+            own["turned" if kinds[i] == "turn" else "straight"].append(float(distances[person]))
+            others += np.delete(distances, person).tolist()
+    shares = {f"own_faces_kept_{name}": float((np.array(values) < limit).mean()) for name, values in own.items()}
+    return {**shares, "other_faces_kept": float((np.array(others) < limit).mean())}
+
+
+def measure(people: int, bank: str) -> dict[str, Any]:
+    """Precision and recall of each word, and how faces are told apart."""
+    first = 42_000 + (HELDOUT_PEOPLE if bank == "heldout" else 0)
+    renderer = Renderer(_SIZE_PX)
+    found = [_person(renderer, first + i) for i in range(people)]
+    kinds, said = np.concatenate([k for k, _, _ in found]), np.concatenate([s for _, s, _ in found])
+    words = {}
+    for word in WORDS:
+        right = float(((said == word) & (kinds == word)).sum())
+        words[word] = {"precision": right / max((said == word).sum(), 1), "recall": right / (kinds == word).sum()}
+    none = np.isin(kinds, ("neutral", "talk", "turn"))
+    faces = np.stack([f for _, _, f in found])
+    known = not np.isnan(faces).all()
+    return {
+        "people": people,
+        "bank": bank,
+        "words": words,
+        "none_named_right": float((said[none] == "neutral").mean()),
+        **(_faces(found[0][0], faces) if known else {}),
+    }
+
+
+def main() -> None:
+    """Print a table, or one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--bank", choices=("heldout", "train"), default="heldout")
+    parser.add_argument("--json", action="store_true", help="the line of JSON alone")
+    options = parser.parse_args()
+    found = measure(options.people, options.bank)
+    if not options.json:
+        for word, rates in found["words"].items():
+            print(f"{word:10s} precision {rates['precision']:.2f}  recall {rates['recall']:.2f}")
+        for name in ("none_named_right", "own_faces_kept_straight", "own_faces_kept_turned", "other_faces_kept"):
+            if name in found:
+                print(f"{name:26s} {found[name]:.3f}")
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
