@@ -1,6 +1,7 @@
 """`lpm data`: look at datasets, check them, and take people out of them."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -12,17 +13,20 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 WORKSPACE, CACHE = Path("workspace"), Path(".work")
 
 
-@click.group()
-def data() -> None:
-    r"""Look at datasets, check them, and remove people or recordings from them.
+ABOUT = """Look at datasets, check them, and remove people or recordings from them.
 
-    \b
-    lpm data browse runs/latest/dataset --serve              what was kept, what was dropped and why
-    lpm data preview --dataset runs/latest/dataset           what a training will see
-    lpm data check runs/latest/dataset                       every member and digest, after a copy
-    lpm data forget runs/latest/dataset --identity NAME      take a person out for good
-    lpm data thresholds                                      what decides whether a clip is kept
-    """
+\b
+lpm data browse runs/latest/dataset --serve              what was kept, what was dropped and why
+lpm data preview --dataset runs/latest/dataset           what a training will see
+lpm data check runs/latest/dataset                       every member and digest, after a copy
+lpm data forget runs/latest/dataset --identity NAME      take a person out for good
+lpm data thresholds                                      what decides whether a clip is kept
+"""
+
+
+@click.group(help=ABOUT)
+def data() -> None:
+    """The group of commands."""
 
 
 @data.command("preview")
@@ -70,7 +74,7 @@ def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | No
 def thresholds_command() -> None:
     """Print the thresholds of every profile (curate.profile=NAME); a dash decides nothing.
 
-    curate.thresholds.NAME=VALUE sets one; those not given are then the ones of profile tiny.
+    curate.thresholds.NAME=VALUE sets one over the profile's; null switches it off.
     """
     from dataclasses import asdict
     from typing import get_args
@@ -112,6 +116,8 @@ def check_command(dataset: Path) -> None:
 @click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Kept results that hold it go too.")
 @click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Where models are looked for.")
 @click.option("--tracking-uri", default="", help="MLflow that is asked for models.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--digests", is_flag=True, help="Print the digest of everything that was removed.")
 def forget_command(
     dataset: Path,
     identity: str,
@@ -121,6 +127,8 @@ def forget_command(
     cache: Path,
     runs: Path,
     tracking_uri: str,
+    dry_run: bool,
+    digests: bool,
 ) -> None:
     """Remove a person or a recording from DATASET for good, and prove it by digest.
 
@@ -131,18 +139,25 @@ def forget_command(
     """
     if bool(identity) == bool(source):
         raise ValueError("give either --identity or --source")
-    from components.curate.forget import Places, forget, models_of, tracked_models
+    from components.curate.forget import Places, foresee, forget, models_of, tracked_models
 
+    kind: Literal["identity", "source"] = "identity" if identity else "source"
     place = None if keep_raw else raw or dataset.parent / "raw"
+    if place is not None and dataset.is_dir() and not (place / "sources.jsonl").is_file():
+        raise ValueError(f"{place} is no raw folder: give the one that the dataset was curated from, or --keep-raw")
+    if dry_run:
+        for what, count in foresee(dataset, kind, identity or source, place).items():
+            OUT.print(f"would remove {count} {what}", soft_wrap=True)
+        return
     places = Places(raw=place, cache=cache, tombstones=cache / "tombstones.json")
-    report = forget(dataset, "identity" if identity else "source", identity or source, places)
-    for kind, count in report.removed.items():
-        OUT.print(f"removed {count} {kind}", soft_wrap=True)
-    for digest in report.items:
+    report = forget(dataset, kind, identity or source, places)
+    for what, count in report.removed.items():
+        OUT.print(f"removed {count} {what}", soft_wrap=True)
+    for digest in report.items if digests else ():
         OUT.print(f"  {digest}", soft_wrap=True)
     OUT.print(
-        f"proved: none of the {len(report.items)} removed digests is left in {report.checked_files} files and members; "
-        f"the dataset is now {report.after[:12]}",
+        f"proved: none of the {len(report.items)} removed digests is left in {report.checked_files} files and members "
+        f"of {', '.join(escape(str(folder)) for folder in report.folders)}; the dataset is now {report.after[:12]}",
         soft_wrap=True,
     )
     models = [*models_of(report.before, runs), *tracked_models(report.before, tracking_uri)]

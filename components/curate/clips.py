@@ -140,7 +140,7 @@ def _finish(plan: Plan, inputs: Inputs, store: ClipStore) -> None:
     own, labelled, config = inputs.own, inputs.labelled, inputs.config
     clip = np.stack(plan.pictures)
     plan.pictures = []
-    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied))
+    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied, config))
     reasons = quality.decide(scores, config.active_thresholds)
     if not reasons and config.require_reference and not plan.choices:
         reasons = [NO_REFERENCE]

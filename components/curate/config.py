@@ -1,8 +1,9 @@
 """What a user can set about curation; thresholds live in one place and come in three profiles."""
 
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from components.curate.options import CaptionConfig, ReferenceConfig
 from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
@@ -47,7 +48,7 @@ class Thresholds:
     The profiles `pretrain` and `sft` take the values that published pipelines of talking people give (SpeakerVid-5M,
     TalkVid, LatentSync, SkyReels-V4) wherever the same quantity is measured; where ours is another one, its field says
     what it means. Clip length (3 to 20 s there) is `min_clip_s` and `max_clip_s`. What they ask and nothing here
-    measures: DOVER, sharp hands, a transcript's confidence, and that two voices make up 80 % of the speech.
+    measures: sharp hands, a transcript's confidence, and that two voices make up 80 % of the speech.
     """
 
     min_source_height_px: int | None = 120
@@ -111,23 +112,30 @@ class Thresholds:
     """Loudness of speech over that of the quietest tenth (dB)."""
     max_music_ratio: float | None = 0.3
     """Share of frames in which tones are held, as in music."""
-    max_speech_pace: float | None = 0.36
+    max_speech_pace: float | None = 0.33
     """Variety of the spectrum gone through in 20 ms of speech, 0..1: more is played too fast, or noise."""
+    max_voice_hz: float | None = 340.0
+    """Median pitch of the voices (Hz): children seldom reach it; more is played too fast."""
     min_speech_mos: float | None = None
     """Opinion of the speech, 1..5 (DNSMOS), where that scorer runs; nobody publishes a value."""
-    min_av_sync: float | None = 0.3
-    """Correlation of the lips with what the sound suggests within 3 frames of its place, where somebody speaks; not
-    SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
+    min_av_sync: float | None = 0.52
+    """Agreement (correlation) of the lips with what the sound suggests within 3 frames of its place, where somebody
+    speaks; not SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
     min_av_offset_frames: float | None = -3.0
     """Frames by which the sound may come early."""
     max_av_offset_frames: float | None = 3.0
     """Frames by which the sound may come late."""
+    min_dover: float | None = None
+    """Quality of the picture, 0..1 (DOVER, both scores fused), where that scorer runs."""
     min_asd_speak_agreement: float | None = None
     """Share of the voiced frames on which an active-speaker network says as the label does whether the person speaks,
     where that scorer runs."""
     min_confidence: float | None = 0.6
     """Mean probability of the frame labels, where others ask an active-speaker network for a positive score in 90 % of
     the voiced frames."""
+    max_offscreen_voice_ratio: float | None = None
+    """Share of the voice that comes from off the scene and with which the person does not talk: a narrator, or a
+    partner who is never answered. None keeps those who only listen."""
 
     @classmethod
     def profile(cls, name: Profile) -> "Thresholds":
@@ -145,6 +153,8 @@ class Thresholds:
             max_text_ratio=0.03,
             min_av_sync=None,  # the lips' weights know rendered faces: real ones need their own
             min_confidence=0.7,
+            min_dover=0.25,
+            min_asd_speak_agreement=0.9,
             min_bits_per_pixel=0.01,
         )
         if name == "pretrain":
@@ -156,7 +166,11 @@ class Thresholds:
                 min_sharpness=0.001,
                 max_text_ratio=0.01,
                 min_confidence=0.85,
+                min_dover=0.6,
                 min_head_motion_deg=1.0,
+                min_av_offset_frames=-1.0,
+                max_av_offset_frames=1.0,
+                max_offscreen_voice_ratio=0.5,
             )
         raise ValueError(f"no threshold profile {name!r}: choose tiny, pretrain or sft")
 
@@ -168,9 +182,11 @@ class ScorerConfig:
     off: tuple[str, ...] = ()
     """Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."""
     extra: tuple[str, ...] = ()
-    """Scorers to run as well: nudity, speech_quality, light_asd."""
+    """Scorers to run as well: nudity, speech_quality, light_asd, dover."""
     light_asd: str = ""
     """Light-ASD's weights as a safetensors file; all workers must see it."""
+    dover: str = ""
+    """DOVER as an ONNX file; all workers must see it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +221,9 @@ class StateConfig:
     """Correlation of mouth and loudness below which a lone speaker counts as dubbed (noisy: keep it low)."""
     max_camera_offset_s: float = 2.0
     """Largest difference between the clocks of a conversation's two cameras that is searched."""
+    match_cameras_max: int = 16
+    """Sources without a conversation_id, in one folder, up to which the two cameras of a conversation are found by
+    their sound (each is compared with each: about half a second a pair); 0 = never."""
     av_offset: Literal["reject", "shift", "keep"] = "reject"
     """What is done with a source whose sound is surely early or late: left out, its sound put right, or nothing."""
     max_av_offset_frames: int = 3
@@ -223,6 +242,8 @@ class IntervalConfig:
     """Longest short answer."""
     interruption_s: float = 0.3
     """Shortest overlap of an interruption; below it is an ordinary hand-over."""
+    answer_s: float = 10.0
+    """A voice off the scene is a partner's if the person speaks within so long before or after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,9 +262,9 @@ class CurationConfig:
     """Everything `curate` can be told."""
 
     profile: Profile = "tiny"
-    """Which thresholds hold where `thresholds` is not given."""
-    thresholds: Thresholds | None = None
-    """Own thresholds instead of the profile's."""
+    """Which thresholds hold."""
+    thresholds: dict[str, float | None] = field(default_factory=dict)
+    """Thresholds of your own over those of the profile, by name (see Thresholds); null switches one off."""
     limits: SourceLimits = field(default_factory=SourceLimits)
     """What a source file may be."""
     scorers: ScorerConfig = field(default_factory=ScorerConfig)
@@ -304,6 +325,10 @@ class CurationConfig:
     """Run the Great Expectations checkpoint over the manifest and write its Data Docs."""
 
     def __post_init__(self) -> None:
+        names = [item.name for item in dataclasses.fields(Thresholds)]
+        for odd in sorted(set(self.thresholds) - set(names)):
+            near = difflib.get_close_matches(odd, names, n=1, cutoff=0.0)
+            raise ValueError(f"no threshold {odd!r}: did you mean {near[0]}? `lpm data thresholds` prints them all")
         if self.size_px < 32 or self.size_px % 16:
             raise ValueError(f"size_px is {self.size_px}: use a multiple of 16 that is at least 32")
         if not 0 < self.min_clip_s <= self.max_clip_s:
@@ -320,7 +345,8 @@ class CurationConfig:
     @property
     def active_thresholds(self) -> Thresholds:
         """The thresholds that hold."""
-        return self.thresholds or Thresholds.profile(self.profile)
+        own: dict[str, Any] = self.thresholds
+        return dataclasses.replace(Thresholds.profile(self.profile), **own)
 
     @property
     def clip_frames(self) -> tuple[int, int]:

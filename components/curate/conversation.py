@@ -1,4 +1,4 @@
-"""What the manifest says about a clip's conversation: partner, intervals, voices off the scene, the sound's offset."""
+"""What the manifest says about a clip's conversation: partner, intervals, the sound's offset."""
 
 import dataclasses
 from typing import Any
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from components.curate.analyse import Analysis
 from components.curate.config import IntervalConfig
 from components.curate.faces import Track, once_a_track
-from components.curate.intervals import Interval, find_intervals
+from components.curate.intervals import Interval, find_intervals, runs
 from components.curate.manifest import SPEAK
 from components.curate.pairing import Labelled
+from lpm_model.config import VIDEO_FPS
 
 
 def partner_speaks(track: int, own: Analysis, labelled: Labelled) -> NDArray[np.bool_]:
@@ -36,6 +37,21 @@ def _whole_intervals(
     return find_intervals(speaks, partner_speaks(track, own, labelled), config)
 
 
+def strange_voice(track: int, own: Analysis, labelled: Labelled, config: IntervalConfig) -> NDArray[np.bool_]:
+    """Where a voice off the scene is heard with which the person does not talk, bool [frames of the source].
+
+    Whom nobody sees may be a partner behind the camera or a narrator; what tells them apart here is whether the person
+    has words of their own within `answer_s` before or after. One who only ever listens cannot be told from one who is
+    talked over.
+    """
+    person = own.tracks[track]
+    near = np.zeros(own.frames, bool)
+    reach = round(config.answer_s * VIDEO_FPS)
+    for start, stop in runs(labelled.labels[track].states == SPEAK):
+        near[max(person.start + start - reach, 0) : person.start + stop + reach] = True
+    return np.asarray(labelled.offscreen & ~near)
+
+
 def conversation_facts(
     track: int, start: int, stop: int, own: Analysis, labelled: Labelled, config: IntervalConfig
 ) -> dict[str, Any]:
@@ -46,13 +62,10 @@ def conversation_facts(
         for one in found
         if one.start < stop and one.stop > start
     ]
-    voiced = own.speech[start:stop] > 0.5
-    strange = float((voiced & labelled.offscreen[start:stop]).sum() / max(int(voiced.sum()), 1))
     beside = labelled.beside[track]
     return {
         "partner_person": "" if beside is None else f"{own.source.source_id}.p{beside}",
         "intervals": [dataclasses.asdict(one) for one in inside],
-        "offscreen_voice_ratio": round(strange, 6),
         "source_offset_frames": labelled.av_offset.frames,
         "source_offset_confidence": round(labelled.av_offset.confidence, 6),
     }

@@ -21,7 +21,7 @@ _REST_PERCENTILE = 20
 _OPEN_GAP = 0.02
 """Gap above rest (in eye distances) of a mouth that is neither surely open nor surely shut."""
 _LIMIT = 3.0
-_VOICE_BIAS = 1.0
+_EDGE_BIAS = 1.5
 """Log odds: at an edge the voice detector has to be surer than elsewhere, as it lets go late."""
 _VOICE_LAG = 1
 """Frames by which the voice detector lets go late."""
@@ -63,12 +63,13 @@ def place_edges(
         The same runs of speech with other edges; runs of one person never meet.
     """
     lead, lag = round(config.lips_lead_s * VIDEO_FPS), round(config.lips_lag_s * VIDEO_FPS)
-    heard = [np.convolve(one, np.ones(_NEAR), mode="same") > 0.5 for one in (*speaks, unseen)]
+    near = np.ones(_NEAR)
+    heard = [np.convolve(np.pad(one, _NEAR // 2), near, mode="valid") > 0.5 for one in (*speaks, unseen)]
     placed = []
     for person, (mine, mouth) in enumerate(zip(speaks, mouths, strict=True)):
         others = np.logical_or.reduce([one for number, one in enumerate(heard) if number != person])
         # Another's voice says nothing about this person, but silence does.
-        sound = np.where(others, np.minimum(voice - _VOICE_BIAS, 0.0), voice - _VOICE_BIAS)
+        sound = np.where(others, np.minimum(voice - _EDGE_BIAS, 0.0), voice - _EDGE_BIAS)
         starts, stops = sound + _moved(mouth, lead), _moved(sound, -_VOICE_LAG) + _moved(mouth, -lag)
         placed.append(_placed(runs(mine), starts, stops, round(config.edge_reach_s * VIDEO_FPS)))
     return placed

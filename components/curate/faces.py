@@ -70,7 +70,7 @@ def once_a_track(measure: Callable[Concatenate[Track, P], T]) -> Callable[Concat
     """A function of a whole track that is asked for with every clip of it, and answered once."""
     known: WeakKeyDictionary[Track, T] = WeakKeyDictionary()
 
-    def remembered(track: Track, *rest: P.args, **named: P.kwargs) -> T:
+    def remembered(track: Track, /, *rest: P.args, **named: P.kwargs) -> T:
         if track not in known:
             known[track] = measure(track, *rest, **named)
         return known[track]

@@ -5,6 +5,7 @@ that shows them. The new folder is made beside the old one and takes its place a
 where a killed one stopped.
 """
 
+import dataclasses
 import difflib
 import json
 import logging
@@ -59,6 +60,8 @@ class ForgetReport:
     """The version without it."""
     checked_files: int
     """Files that were searched for the removed digests at the end, shard members and embedded pictures counted."""
+    folders: tuple[Path, ...]
+    """Where they were searched."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,11 +84,13 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
         places: where else to remove it.
 
     Raises:
-        ValueError: the name is not known (the nearest ones are listed), or something of it was found afterwards.
+        ValueError: the name is not known (the nearest ones are listed), the raw folder is another dataset's, or
+            something of it was found afterwards.
     """
     _settle(dataset)
     asked = name_digest(f"{kind} {name}")
     rows = read_rows(dataset / "manifest.parquet")
+    _own_raw(rows, places.raw)
     stone = next((one for one in Tombstones(dataset / TOMBSTONES).all if one.asked == asked), None)
     removed: dict[str, int] = {}
     if stone is None:
@@ -103,6 +108,8 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
         removed = {"clips": len(gone), **removed}
     else:
         log.warning("%s was forgotten on %s: only what may be left elsewhere is removed", kind, stone.forgotten_on)
+        more = {line["sha256"] for line in _listing(places.raw) if _is_of(line, stone)} - {*stone.sources, ""}
+        stone = dataclasses.replace(stone, sources=tuple(sorted({*stone.sources, *more})))
         if places.tombstones is not None:
             add(places.tombstones, [stone])
     folders = [dataset]
@@ -114,8 +121,44 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
         folders += [places.cache / "steps" / verb for verb in ("ingest", "curate")]
     return ForgetReport(
         clips=removed.get("clips", 0), removed=removed, items=stone.items, before=stone.datasets,
-        after=dataset_digest(dataset), checked_files=prove(folders, stone),
+        after=dataset_digest(dataset), checked_files=prove(folders, stone), folders=tuple(folders),
     )  # fmt: skip
+
+
+def foresee(dataset: Path, kind: Literal["identity", "source"], name: str, raw: Path | None) -> dict[str, int]:
+    """What `forget` would remove, without touching anything: clips, those of them that show others, recordings.
+
+    Raises:
+        ValueError: as forget.
+    """
+    rows = read_rows(dataset / "manifest.parquet")
+    _own_raw(rows, raw)
+    target = find(rows, kind, name, raw)
+    gone = [row for row in rows if _touches(row, target)]
+    others = [row for row in gone if row["source_sha256"] not in target.sources.values()]
+    listed = [line for line in _listing(raw) if line["source_id"] in target.sources]
+    return {
+        "clips": len(gone),
+        "of them clips of others that let them be heard": len(others),
+        "recordings": len(listed),
+    }
+
+
+def _own_raw(rows: list[dict[str, Any]], raw: Path | None) -> None:
+    """Refuse a raw folder that the dataset was not made of."""
+    listed = {line["sha256"] for line in _listing(raw)}
+    strange = sorted({row["file"] for row in rows if row["source_sha256"] and row["source_sha256"] not in listed})
+    if listed and strange:
+        raise ValueError(
+            f"{raw} lacks {len(strange)} recordings of the dataset, such as {strange[0]}: give the folder that it was "
+            "curated from with --raw, or --keep-raw"
+        )
+
+
+def _is_of(line: dict[str, Any], stone: Tombstone) -> bool:
+    """Whether a line of sources.jsonl is a forgotten recording, or shows a forgotten person."""
+    names = (line["source_id"], line.get("person_hint"))
+    return line["sha256"] in stone.sources or any(name_digest(name) in stone.names for name in names if name)
 
 
 def find(rows: list[dict[str, Any]], kind: str, name: str, raw: Path | None) -> _Target:
@@ -246,7 +289,7 @@ def _lineage(given: Path, path: Path, stone: Tombstone, renamed: dict[str, str])
 def _clean_raw(raw: Path, stone: Tombstone) -> int:
     """Delete the recordings of a raw folder; the listing goes first, so that no step finds a name without its file."""
     lines = _listing(raw)
-    gone = [line for line in lines if line["sha256"] in stone.sources]
+    gone = [line for line in lines if _is_of(line, stone)]
     text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines if line not in gone)
     partial = raw / ".sources.jsonl.partial"
     partial.write_text(text, encoding="utf-8")

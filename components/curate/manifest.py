@@ -26,7 +26,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "conversation": (
         "partner_person",
         "intervals",
-        "offscreen_voice_ratio",
         "source_offset_frames",
         "source_offset_confidence",
     ),
@@ -59,7 +58,6 @@ def schema() -> Any:
         "intervals": pa.list_(
             pa.struct([("start", pa.int32()), ("stop", pa.int32()), ("kind", pa.string()), ("who", pa.string())])
         ),
-        "offscreen_voice_ratio": pa.float64(),
         "source_offset_frames": pa.int32(),
         "source_offset_confidence": pa.float64(),
         "crop_box": box,

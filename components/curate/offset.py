@@ -1,4 +1,10 @@
-"""By how many frames a source's sound is late: the mouth's opening against the sound's spectrum at every lag."""
+"""By how many frames a source's sound is late: the mouth's opening against the sound's spectrum at every lag.
+
+It asks whether a recording has to be refused or its sound moved. The relation of mouth and sound is fitted to the
+source itself, so it holds for any person, language and microphone, and takes some ten seconds of talk: on clips of four
+seconds whose sound was moved by 8 to 15 frames it was sure of 6 %. Whether the lips of one short clip belong to its
+sound is another question, which scorers/sync.py answers with a relation learnt beforehand.
+"""
 
 from dataclasses import dataclass
 
@@ -73,7 +79,7 @@ def find_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np
     """
     if not np.any(bands):
         return UNKNOWN
-    sound = _fast((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
+    sound = fast_part((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
     explained = np.zeros(2 * MAX_LAG + 1)
     total = 0.0
     for start, gap in people:
@@ -106,7 +112,7 @@ def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64])
     known = ~np.isnan(gap)
     if not known.any():
         return np.zeros(2 * MAX_LAG + 1), 0.0
-    mouth = _fast(np.where(known, gap, np.nanmean(gap)).astype(np.float64)[:, None])[:, 0]
+    mouth = fast_part(np.where(known, gap, np.nanmean(gap)).astype(np.float64)[:, None])[:, 0]
     weight = np.clip(np.nan_to_num(moving_spread(gap, 9)) / _TALK_SPREAD, 0, 1) * known
     at = start + np.arange(len(gap))
     weight *= (at >= reach) & (at < len(sound) - reach)  # the same frames at every lag
@@ -127,7 +133,7 @@ def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64])
     return np.array(curve), mass
 
 
-def _fast(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def fast_part(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Columns without their slow changes, [T, C]."""
     kernel = np.hanning(_SLOW + 2)[1:-1]
     kernel /= kernel.sum()

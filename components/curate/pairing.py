@@ -1,25 +1,22 @@
 """Who talks with whom: in one shot, and across the two cameras of one conversation with clocks of their own."""
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.analyse import Analysis
+from components.curate.cameras import camera_offset, gap_on_timeline, shift_frames
 from components.curate.config import StateConfig
 from components.curate.faces import Track
 from components.curate.manifest import LISTEN, SPEAK
 from components.curate.offset import UNKNOWN, Offset, find_offset, shift_sound, sound_bands
 from components.curate.speech import loudness_db, speech_probability
 from components.curate.states import Labels, drop_dubbed, label_people, sync_score
-from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
+from lpm_model.config import SAMPLES_PER_FRAME
 
 _MIN_SEPARATION_DB = 2.0
-_MIN_PEAK = 8.0
-"""The match of two microphones has to stand out so far (in robust deviations) from all other offsets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,59 +35,6 @@ class Labelled:
     """Frames with speech though nobody who is seen (or films) speaks: a narrator or an off-scene voice."""
     av_offset: Offset = UNKNOWN
     """How late the source's sound was found to be, where that was asked (`source_offset`)."""
-
-
-def camera_offset(own: NDArray[np.int16], other: NDArray[np.int16], max_s: float) -> int | None:
-    """Offset in samples between two recordings of one room, None where they do not match."""
-    offset, strength = camera_match(own, other, max_s)
-    return offset if strength > _MIN_PEAK else None
-
-
-def camera_match(own: NDArray[np.int16], other: NDArray[np.int16], max_s: float) -> tuple[int, float]:
-    """The best offset in samples between two recordings and how far its match stands out (robust deviations).
-
-    Each microphone hears both people, so the phase-weighted cross-correlation has a sharp peak at the offset.
-    """
-    from scipy.fft import irfft, next_fast_len, rfft
-
-    if not np.any(own) or not np.any(other):
-        return 0, 0.0
-    size = next_fast_len(len(own) + len(other))
-    cross = np.conj(rfft(own.astype(np.float32), size)) * rfft(other.astype(np.float32), size)
-    cross /= np.maximum(np.abs(cross), 1e-6 * float(np.abs(cross).max())) ** 0.8
-    match = irfft(cross, size)
-    reach = min(int(max_s * AUDIO_RATE), size // 2 - 1)
-    near = np.concatenate([match[-reach:], match[: reach + 1]])
-    peak = int(near.argmax())
-    spread = float(np.median(np.abs(near))) / 0.6745 + 1e-12
-    return peak - reach, float(near[peak]) / spread
-
-
-def match_cameras(tracks: Sequence[NDArray[np.int16]], max_s: float) -> list[tuple[int, int]]:
-    """Which recordings are the two cameras of one conversation, by their sound alone.
-
-    The strongest matches are taken first and every recording is used once; for tens of recordings, as each is compared
-    with each.
-    """
-    found = []
-    for a, b in itertools.combinations(range(len(tracks)), 2):
-        strength = camera_match(tracks[a], tracks[b], max_s)[1]
-        if strength > _MIN_PEAK:
-            found.append((strength, a, b))
-    pairs: list[tuple[int, int]] = []
-    for _, a, b in sorted(found, key=lambda item: (-item[0], item[1], item[2])):
-        if not any(a in pair or b in pair for pair in pairs):
-            pairs.append((a, b))
-    return sorted(pairs)
-
-
-def shift_frames(values: NDArray[np.float32], offset: int, frames: int, fill: float) -> NDArray[np.float32]:
-    """Values of another camera on this one's frames: out[f] = values[f + offset], `fill` outside."""
-    at = np.arange(frames) + offset
-    inside = (at >= 0) & (at < len(values))
-    out = np.full(frames, fill, np.float32)
-    out[inside] = values[at[inside]]
-    return out
 
 
 def louder_side(
@@ -118,13 +62,6 @@ def louder_side(
 def _smooth(values: NDArray[np.float32], width: int = 5) -> NDArray[np.float32]:
     padded = np.pad(values, width // 2, mode="edge")
     return np.convolve(padded, np.ones(width, np.float32) / width, mode="valid").astype(np.float32)
-
-
-def gap_on_timeline(track: Track, frames: int) -> NDArray[np.float32]:
-    """A person's mouth gap on all frames of the source, NaN where the face is not seen."""
-    out = np.full(frames, np.nan, np.float32)
-    out[track.start : track.stop] = track.column("gap")
-    return out
 
 
 def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -> Labelled:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from components.common import read_json, write_json
 from components.curate.analyse import Analysis
+from components.curate.cameras import COMPARED_S, Recording
 from components.curate.duplicates import Print
 from components.curate.faces import Track
 from components.curate.manifest import Source
 from components.curate.probe import Probe
+from lpm_model.config import AUDIO_RATE, VIDEO_FPS
 
 _ARRAYS = ("track", "speech", "loudness", "luminance", "change", "hashes")
 
@@ -77,6 +79,20 @@ def load_print(path: Path) -> Print:
             change=data["change"],
             loudness=data["loudness"],
         )
+
+
+def load_recording(path: Path) -> Recording | None:
+    """The little of what `save_analysis` wrote that tells cameras; None where two people share a picture."""
+    with np.load(path, allow_pickle=False) as data:
+        facts = json.loads(data["facts"].tobytes())
+        shots = [shot for _, shot in facts["tracks"]]
+        if len(set(shots)) < len(shots):
+            return None
+        gap = np.full(facts["frames"], np.nan, np.float32)
+        for number, (start, shot) in enumerate(facts["tracks"]):
+            track = Track(start=start, shot=shot, values=data[f"person{number}"])
+            gap[track.start : track.stop] = track.column("gap")
+        return Recording(track=data["track"][: COMPARED_S * AUDIO_RATE], gap=gap[: COMPARED_S * VIDEO_FPS])
 
 
 def finished(folder: Path, stage: str, key: str) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ from components.curate.faces import Track
 from components.curate.manifest import DISCARD
 from components.curate.pairing import Labelled
 from components.curate.references import Choice, choose_references, nearby, rank
+from components.curate.scorers.sound import music_ratio
+from lpm_model.config import SAMPLES_PER_FRAME
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,18 +88,24 @@ def plan_clips(
         frame_reasons["discarded_state"] += int((track.seen & (labels.states == DISCARD)).sum())
         frame_reasons["remainder"] += int((usable & ~covered).sum())
         if not windows:
-            reason = _why_none(own, track, labels.states, config.clip_frames[0])
+            reason = _why_none(
+                own, track, labels.states, config.clip_frames[0], config.active_thresholds.max_music_ratio
+            )
             track_reasons[reason] = track_reasons.get(reason, 0) + 1
     return plans, track_reasons, frame_reasons
 
 
-def _why_none(own: Analysis, track: Track, states: NDArray[np.uint8], shortest: int) -> str:
-    """Why a person gives no clip of `shortest` frames."""
+def _why_none(own: Analysis, track: Track, states: NDArray[np.uint8], shortest: int, limit: float | None) -> str:
+    """Why a person gives no clip of `shortest` frames; `limit` is the largest share of music."""
     start, stop = own.shots[track.shot]
     if stop - start < shortest:
         edges = {kind for first, last, kind in own.transitions if last == start or first == stop}
         return f"shot_ends_by_{'dissolve' if 'dissolve' in edges else 'cut'}" if edges else "too_short"
     if (states[track.seen] == DISCARD).mean() > 0.3:
+        span = slice(track.start, track.stop)
+        sound = own.track[track.start * SAMPLES_PER_FRAME : track.stop * SAMPLES_PER_FRAME]
+        if limit is not None and music_ratio(sound, own.loudness[span]) > limit:
+            return "music_ratio_above_max"  # what sounds like a voice is none
         return "sound_contradicts_mouth"
     return "too_short" if len(states) < shortest else "no_usable_span"
 

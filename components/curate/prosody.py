@@ -51,11 +51,13 @@ def prosody(sound: NDArray[np.int16], loudness_db: NDArray[np.float32], spoken: 
     )
 
 
-def pitch_hz(sound: NDArray[np.int16], spoken: NDArray[np.bool_]) -> NDArray[np.float64]:
+def pitch_hz(
+    sound: NDArray[np.int16], spoken: NDArray[np.bool_], highest_hz: float = _HIGHEST_HZ
+) -> NDArray[np.float64]:
     """Fundamental frequency by frame, float64 [T]; NaN where the frame is not spoken or not voiced.
 
     The lag of the highest normalised autocorrelation, with the window's own autocorrelation divided out
-    (Boersma 1993), between 60 and 400 Hz.
+    (Boersma 1993), between 60 Hz and the highest that is looked for.
     """
     found = np.full(len(spoken), np.nan)
     at = np.flatnonzero(spoken)
@@ -75,7 +77,7 @@ def pitch_hz(sound: NDArray[np.int16], spoken: NDArray[np.bool_]) -> NDArray[np.
     own = correlate(window)
     both = correlate(blocks)
     strength = both / np.maximum(both[:, :1], 1e-9) / (own / own[0])
-    first, last = int(AUDIO_RATE / _HIGHEST_HZ), int(AUDIO_RATE / _LOWEST_HZ)
+    first, last = int(AUDIO_RATE / highest_hz), int(AUDIO_RATE / _LOWEST_HZ)
     region = strength[:, first : last + 1]
     # The first lag near the highest strength: its multiples are as strong, an octave lower.
     lag = first + np.argmax(region >= region.max(axis=1, keepdims=True) - 0.02, axis=1)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from components.curate.analyse import Analysis
 from components.curate.captions import Seen
 from components.curate.config import CurationConfig
-from components.curate.conversation import conversation_facts
+from components.curate.conversation import conversation_facts, strange_voice
 from components.curate.crops import others_in
 from components.curate.faces import FEATURES, Track, once_a_track
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
@@ -20,7 +20,12 @@ from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 
 def clip_view(
-    plan: Plan, pictures: NDArray[np.uint8], own: Analysis, labelled: Labelled, copied: NDArray[np.bool_]
+    plan: Plan,
+    pictures: NDArray[np.uint8],
+    own: Analysis,
+    labelled: Labelled,
+    copied: NDArray[np.bool_],
+    config: CurationConfig,
 ) -> Clip:
     """A finished clip as scorers see it.
 
@@ -30,6 +35,7 @@ def clip_view(
         own: first pass of the source.
         labelled: states of its people.
         copied: frames of the source that an earlier source shows as well [frames].
+        config: settings.
     """
     track, labels = own.tracks[plan.track], labelled.labels[plan.track]
     part = slice(plan.start - track.start, plan.stop - track.start)
@@ -44,6 +50,7 @@ def clip_view(
         confidence=labels.confidence[part],
         sharpness=plan.sharp,
         copied=copied[plan.start : plan.stop],
+        strange=strange_voice(plan.track, own, labelled, config.intervals)[plan.start : plan.stop],
     )
 
 

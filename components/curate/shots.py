@@ -10,6 +10,9 @@ from components.curate.scorers.base import Frame
 from lpm_model.config import VIDEO_FPS
 
 _MIN_SHOT_FRAMES = 12
+_CUT_CHANGE = 12.0
+"""Change of hue, saturation and value at a cut: less than the detector's own 15, for cuts between people in one
+studio, and above the 8 by which a key frame can refresh a picture."""
 _SIDE_PX = 24
 _REACH = 5
 """A dissolve is looked for between frames so far before and after the present one."""
@@ -26,7 +29,9 @@ class ShotFinder:
     def __init__(self, threshold: float) -> None:
         from scenedetect.detectors import AdaptiveDetector
 
-        self._detector: Any = AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=_MIN_SHOT_FRAMES)
+        self._detector: Any = AdaptiveDetector(
+            adaptive_threshold=threshold, min_scene_len=_MIN_SHOT_FRAMES, min_content_val=_CUT_CHANGE
+        )
         self._cuts: list[int] = []
         self._frames = 0
         self._recent: deque[NDArray[np.float32]] = deque(maxlen=2 * _REACH + 1)

@@ -2,7 +2,8 @@
 
 All people of a shot (and the partner in front of the other camera) are decoded together: the hypotheses are "nobody",
 "somebody out of sight" and "these people speak", so that one person's evidence re-ranks the others', and staying in a
-hypothesis is cheaper than switching, so that pauses between words do not break a turn.
+hypothesis is cheaper than switching, so that pauses between words do not break a turn. Then each edge is placed anew by
+the person's own mouth (edges.py), and pauses of up to `bridge_s` are bridged.
 """
 
 import itertools

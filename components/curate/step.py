@@ -14,6 +14,7 @@ import numpy as np
 
 from components.common import StepProgress, staged, write_json
 from components.curate import parts, work
+from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
 from components.curate.duplicates import find_copies
 from components.curate.encode import load_encoder
@@ -170,17 +171,46 @@ def _look_jobs(base: work.Job, sources: list[Source]) -> list[work.Job]:
 def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: str) -> list[work.Job]:
     """Second pass over the sources that can be used, each with its partner's first pass."""
     good = [source for source in sources if looked[source.source_id]["ok"]]
-    by_camera = {(source.conversation_id, source.camera): source for source in good if source.conversation_id}
     copies = find_copies([work.fingerprint(dataclasses.replace(base, source=source)) for source in good])
+    partners = _partners(base, good, set(copies))
     jobs = []
     for source in good:
-        side = {"a": "b", "b": "a"}.get(source.camera or "")
-        partner = by_camera.get((source.conversation_id, side)) if side and source.conversation_id else None
+        partner = partners.get(source.source_id)
         job = dataclasses.replace(base, source=source, copied=tuple(copies.get(source.source_id, ())))
         job = dataclasses.replace(job, partner_id=partner.source_id if partner else None)
         partner_key = work.look_key(partner, base.config) if partner else ""
         jobs.append(dataclasses.replace(job, key=work.clips_key(job, partner_key, digest)))
     return jobs
+
+
+def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[str, Source]:
+    """The source of each one's conversation partner: as conversation and camera say, else by the sound of one folder.
+
+    Copies take no part in the second, lest a recording be paired with itself.
+    """
+    by_camera = {(source.conversation_id, source.camera): source for source in sources if source.conversation_id}
+    partners: dict[str, Source] = {}
+    folders: dict[str, list[Source]] = {}
+    for source in sources:
+        side = {"a": "b", "b": "a"}.get(source.camera or "")
+        other = by_camera.get((source.conversation_id, side)) if source.conversation_id else None
+        if other is not None:
+            partners[source.source_id] = other
+        elif not source.conversation_id and not source.camera and source.source_id not in copies:
+            folders.setdefault(str(Path(source.file).parent), []).append(source)
+    limit = base.config.states.match_cameras_max
+    for folder, alone in folders.items():
+        if len(alone) > limit:
+            if limit:
+                log.info("%s: %d sources without a conversation_id are too many to pair", folder, len(alone))
+            continue
+        looks = [(one, work.recording(dataclasses.replace(base, source=one))) for one in alone]
+        chosen = [(one, recording) for one, recording in looks if recording is not None]
+        for a, b in find_cameras([recording for _, recording in chosen], base.config.states.max_camera_offset_s):
+            first, second = chosen[a][0], chosen[b][0]
+            log.info("%s and %s show one conversation, by their sound", first.file, second.file)
+            partners |= {first.source_id: second, second.source_id: first}
+    return partners
 
 
 def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from components.curate import cost, parts
 from components.curate.analyse import Analysis, analyse
+from components.curate.cameras import Recording
 from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.duplicates import Print, frames_in
@@ -89,6 +90,11 @@ def _look(job: Job) -> dict[str, Any]:
 def fingerprint(job: Job) -> Print:
     """What the finished first pass of a source gives to be compared with the others'."""
     return parts.load_print(job.folder / "look.npz")
+
+
+def recording(job: Job) -> Recording | None:
+    """What the finished first pass of a source gives to find its conversation's other camera."""
+    return parts.load_recording(job.folder / "look.npz")
 
 
 def clips(job: Job) -> dict[str, Any]:

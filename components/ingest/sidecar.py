@@ -30,24 +30,40 @@ class Sidecar:
 
 
 def sidecar_of(file: Path, root: Path) -> Sidecar | None:
-    """The sidecar of a file: `<file>.yaml`, else the nearest `consent.yaml` up to `root`; None when there is none.
+    """What is said of a file: its own `<file>.yaml` over the nearest `consent.yaml` up to `root`; None without either.
 
     Raises:
-        ValueError: it can't be read, lacks licence or consent_ref, or has a key or value that is not known.
+        ValueError: one can't be read or has a key or value that is not known, or licence or consent_ref is in neither.
     """
     own = file.with_name(file.name + ".yaml")
-    if own.is_file():
-        return _read(own, root)
+    found = [path for path in (_folder_wide(file, root), own) if path is not None and path.is_file()]
+    if not found:
+        return None
+    texts: dict[str, str] = {}
+    for path in found:
+        texts |= _read(path, root)
+    for key in ("licence", "consent_ref"):
+        if not texts.get(key):
+            raise ValueError(f"sidecar {' and '.join(path.name for path in reversed(found))} lacks {key}: add it")
+    return Sidecar(
+        licence=texts["licence"],
+        consent_ref=texts["consent_ref"],
+        conversation_id=texts.get("conversation_id"),
+        camera=texts.get("camera"),
+        person_hint=texts.get("person_hint"),
+    )
+
+
+def _folder_wide(file: Path, root: Path) -> Path | None:
     for folder in file.parents:
-        shared = folder / FOLDER_WIDE
-        if shared.is_file():
-            return _read(shared, root)
+        if (folder / FOLDER_WIDE).is_file():
+            return folder / FOLDER_WIDE
         if folder == root:
             break
     return None
 
 
-def _read(path: Path, root: Path) -> Sidecar:
+def _read(path: Path, root: Path) -> dict[str, str]:
     if not path.resolve().is_relative_to(root.resolve()):
         raise ValueError(f"sidecar {path.name} is a link out of the source folder: put a real file there")
     if path.stat().st_size > _MAX_BYTES:
@@ -62,15 +78,6 @@ def _read(path: Path, root: Path) -> Sidecar:
     if unknown:
         raise ValueError(f"sidecar {path.name} has an unknown key {unknown[0]}: valid keys are {', '.join(_KEYS)}")
     texts = {key: str(value).strip() for key, value in values.items() if value is not None}
-    for key in ("licence", "consent_ref"):
-        if not texts.get(key):
-            raise ValueError(f"sidecar {path.name} lacks {key}: add it")
     if texts.get("camera", "a") not in _CAMERAS:
         raise ValueError(f"sidecar {path.name} has camera {texts['camera']!r}: choose one of {', '.join(_CAMERAS)}")
-    return Sidecar(
-        licence=texts["licence"],
-        consent_ref=texts["consent_ref"],
-        conversation_id=texts.get("conversation_id"),
-        camera=texts.get("camera"),
-        person_hint=texts.get("person_hint"),
-    )
+    return texts

@@ -254,7 +254,7 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
         if config.require_consent:
             raise _Refusal(
                 f"no consent: add {file.name}.yaml or consent.yaml with licence and consent_ref, "
-                "or set require_consent=false"
+                "or set ingest.require_consent=false"
             )
         sidecar = Sidecar()
     seconds = _probe(real)

@@ -77,7 +77,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
     "dissolve": ("shot_ends_by_dissolve",),
     "music only": ("music_ratio_above_max",),
     "silence": ("silent_audio",),
-    "sped up": ("speech_pace_above_max",),
+    "sped up": ("speech_pace_above_max", "voice_hz_above_max"),
 }
 """Reasons that name each defect."""
 
@@ -211,8 +211,8 @@ def copies_among(files: dict[str, list[Path]], pool: Any) -> dict[str, tuple[tup
 
 
 _ELSEWHERE = (
-    "browse", "captions", "component", "encode", "executor", "forget", "funnel", "gate", "identity", "intervals",
-    "likeness", "manifest", "motion", "options", "outputs", "parts", "proof", "prosody", "references", "report",
+    "browse", "captions", "component", "cost", "encode", "executor", "forget", "funnel", "gate", "identity",
+    "intervals", "likeness", "manifest", "motion", "options", "outputs", "parts", "proof", "references", "report",
     "rows", "shards", "step", "vlm", "vocabulary",
 )  # fmt: skip
 """Modules of curation that decide nothing about a clip without references."""
@@ -220,20 +220,26 @@ _ELSEWHERE = (
 
 @functools.cache
 def _code() -> str:
-    """Digest of what judges: the results of other code or other material are not reused; words about it don't count."""
+    """Digest of what judges: the results of other code are not reused; words about it don't count."""
     home = Path(__file__).parents[2] / "components" / "curate"
-    total = hashlib.sha256()
-    for file in [*sorted(home.rglob("*.py")), Path(__file__).with_name("_planted.py")]:
-        if file.parent == home and file.stem in _ELSEWHERE:
-            continue
-        tree = ast.parse(file.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                node.body = [one for one in node.body if not _is_text(one)]
-        total.update(ast.dump(tree).encode())
-    for file in sorted(home.rglob("*.safetensors")):
-        total.update(file.read_bytes())
-    return total.hexdigest()[:16]
+    files = [file for file in sorted(home.rglob("*.py")) if file.parent != home or file.stem not in _ELSEWHERE]
+    weights = [file.read_bytes() for file in sorted(home.rglob("*.safetensors"))]
+    return hashlib.sha256(b"".join([*map(_syntax, files), *weights])).hexdigest()[:16]
+
+
+@functools.cache
+def _plants() -> str:
+    """Digest of what spoils clips."""
+    return hashlib.sha256(_syntax(Path(__file__).with_name("_planted.py"))).hexdigest()[:8]
+
+
+def _syntax(file: Path) -> bytes:
+    """A module without its words."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [one for one in node.body if not _is_text(one)]
+    return ast.dump(tree).encode()
 
 
 def _is_text(node: ast.stmt) -> bool:
@@ -244,7 +250,7 @@ def results(
     cache: Path, files: dict[str, list[Path]], workers: int, progress: StepProgress
 ) -> dict[str, list[Verdict]]:
     """Verdicts by kind; those that are there already are read back."""
-    home = cache / "results" / _code()
+    home = cache / f"results-{_plants()}" / _code()
     kept = {file: home / file.parent.name / f"{file.stem}.json" for found in files.values() for file in found}
     missing = [file for file, place in kept.items() if not place.exists()]
     if missing:
@@ -312,7 +318,9 @@ def main() -> None:
         clean_clips, cache / "performed", arguments.conversations, SIZE_PX, arguments.seed, progress, arguments.workers
     )
     clean = arguments.conversations * CLEAN_PER_CONVERSATION
-    files = write_material(cache / "planted", arguments.kinds, arguments.count, clean, arguments.seed, perform)
+    files = write_material(
+        cache / f"planted-{_plants()}", arguments.kinds, arguments.count, clean, arguments.seed, perform
+    )
     verdicts = results(cache, files, arguments.workers, progress)
     shares = show(verdicts)
     seconds = time.perf_counter() - start

@@ -2,8 +2,8 @@
 
 Performers are rendered with one expression each, at 0.4 to 1.4 of the strength with which conversations use it, half of
 the pictures with an open jaw; turned heads and open mouths show none. A word is right when it names what was rendered.
-Faces: how far a single one lies from the mean of its own person and of the others. The people are held-out ones, none
-of whom was used to choose a limit.
+Faces: how far a single one lies from the mean of its own person and of the others. The people are held-out ones; none
+of them was used to choose a limit.
 """
 
 import argparse

@@ -3,6 +3,9 @@
 Conversations of held-out performers are rendered with their truth; noise and music are added to the sound; every layout
 (two cameras that hear each other, one camera, both people in one shot) and size is labelled and compared. Nothing here
 was used to choose a threshold (`--bank train` shows the people that were).
+
+Who talks to whom is measured twice: by frames in which one speaks to the other (`pairing_`, the bars), and by turns
+(`pairing_turns_`): a found turn is right if it and a true turn of the same person overlap by half of their union.
 """
 
 import argparse
@@ -18,11 +21,13 @@ from numpy.typing import NDArray
 from components.common import NoProgress
 from components.curate import identity
 from components.curate.analyse import Analysis
+from components.curate.cameras import Recording, find_cameras, gap_on_timeline
 from components.curate.config import IdentityConfig, IntervalConfig, StateConfig
 from components.curate.intervals import Interval, find_intervals
 from components.curate.manifest import DISCARD, SPEAK
 from components.curate.offset import find_offset, sound_bands
-from components.curate.pairing import Labelled, label_source, match_cameras
+from components.curate.pairing import Labelled, label_source
+from lpm_model.config import VIDEO_FPS
 from tests.benchmarks import _labels_people
 from tests.benchmarks._labels_material import CONDITIONS, LAYOUTS, Layout, Take, disturbed, shifted, takes
 
@@ -36,7 +41,7 @@ BARS = {
     "cameras_precision": 0.98, "cameras_recall": 0.95, "yaw_error_deg": 5.0, "offsets_within_1_frame": 0.95,
     "identity_purity": 0.98, "turn_boundaries_within_120_ms": 0.9,
 }  # fmt: skip
-_BOUNDARY_FRAMES = 0.120 * 24
+_BOUNDARY_FRAMES = 0.120 * VIDEO_FPS
 
 States = NDArray[np.uint8]
 
@@ -49,10 +54,14 @@ class Counts:
         default_factory=lambda: defaultdict(lambda: np.zeros((3, 4), np.int64))
     )
     """[truth, label] frames by size, condition and layout."""
-    boundaries: list[float] = field(default_factory=list)
-    """Distance in frames of each true turn's start and stop from the nearest found one."""
-    addressed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
-    """Frames in which one speaks to the other: found and true, found, true."""
+    boundaries: dict[tuple[str, Layout], list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Frames by which the nearest found start or stop comes after each true turn's, by condition and layout."""
+    addressed: dict[tuple[str, Layout], NDArray[np.int64]] = field(
+        default_factory=lambda: defaultdict(lambda: np.zeros(3, np.int64))
+    )
+    """Frames in which one speaks to the other: found and true, found, true; by condition and layout."""
+    turns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    """Turns: found and true, found, true."""
 
 
 def people_of(take: Take, layout: Layout) -> dict[str, States]:
@@ -94,20 +103,35 @@ def compare(take: Take, condition: str, layout: Layout, counts: Counts) -> None:
     for one, other in (("a", "b"), ("b", "a")):
         real = (truth[one] == SPEAK) & (truth[other] != SPEAK)
         said = (found[one] == SPEAK) & (found[other] != SPEAK)
-        counts.addressed += [int((real & said).sum()), int(said.sum()), int(real.sum())]
+        counts.addressed[condition, layout] += [int((real & said).sum()), int(said.sum()), int(real.sum())]
     wanted = find_intervals(truth["a"] == SPEAK, truth["b"] == SPEAK, INTERVALS)
     got = find_intervals(found["a"] == SPEAK, found["b"] == SPEAK, INTERVALS)
-    counts.boundaries += boundary_errors(wanted, got)
+    counts.boundaries[condition, layout] += boundary_errors(wanted, got)
+    counts.turns += right_turns(wanted, got)
 
 
 def boundary_errors(wanted: list[Interval], got: list[Interval]) -> list[float]:
-    """Frames between each true turn's start and stop and the nearest found one of the same person."""
+    """Frames by which the nearest found boundary of the same person comes after each true turn's start and stop.
+
+    Infinite where the person has no turn.
+    """
     errors = []
     for turn in (one for one in wanted if one.kind == "turn"):
         for end in ("start", "stop"):
             others = [getattr(one, end) for one in got if one.kind == "turn" and one.who == turn.who]
-            errors.append(min((abs(at - getattr(turn, end)) for at in others), default=float("inf")))
+            errors.append(min((at - getattr(turn, end) for at in others), key=abs, default=float("inf")))
     return errors
+
+
+def right_turns(wanted: list[Interval], got: list[Interval]) -> tuple[int, int, int]:
+    """Found turns that are true (half of the union with a turn of the same person is shared), found ones, true ones."""
+    true, found = ([one for one in many if one.kind == "turn"] for many in (wanted, got))
+
+    def same(one: Interval, other: Interval) -> bool:
+        shared = min(one.stop, other.stop) - max(one.start, other.start)
+        return one.who == other.who and 2 * shared >= max(one.stop, other.stop) - min(one.start, other.start)
+
+    return sum(any(same(one, other) for other in true) for one in found), len(found), len(true)
 
 
 def offsets(found: list[Take]) -> dict[str, float]:
@@ -132,9 +156,10 @@ def offsets(found: list[Take]) -> dict[str, float]:
 
 def cameras(found: list[Take]) -> tuple[int, int, int]:
     """Pairs of cameras matched by their sound alone: (right, found, true)."""
-    tracks = [(take, take.cameras[side].track) for take in found for side in "ab"]
-    pairs = match_cameras([track for _, track in tracks], STATES.max_camera_offset_s)
-    right = sum(tracks[a][0] is tracks[b][0] for a, b in pairs)
+    seen = [(take, take.cameras[side]) for take in found for side in "ab"]
+    recordings = [Recording(track=one.track, gap=gap_on_timeline(one.tracks[0], one.frames)) for _, one in seen]
+    pairs = find_cameras(recordings, STATES.max_camera_offset_s)
+    right = sum(seen[a][0] is seen[b][0] for a, b in pairs)
     return right, len(pairs), len(found)
 
 
@@ -169,14 +194,17 @@ def run(cache: Path, bank: Any, scale: int) -> tuple[Counts, dict[str, float]]:
             matched += cameras(heard)
             planted.append(offsets(heard))
     total = np.sum(list(counts.confusion.values()), axis=0)
-    right, said, real = (int(value) for value in counts.addressed)
+    right, said, real = (int(value) for value in np.sum(list(counts.addressed.values()), axis=0))
+    errors = np.concatenate([np.array(values) for values in counts.boundaries.values()])
     figures = {
         **rates(total),
         "pairing_precision": right / max(said, 1),
         "pairing_recall": right / max(real, 1),
+        "pairing_turns_precision": float(counts.turns[0] / max(counts.turns[1], 1)),
+        "pairing_turns_recall": float(counts.turns[0] / max(counts.turns[2], 1)),
         "cameras_precision": float(matched[0] / max(matched[1], 1)),
         "cameras_recall": float(matched[0] / matched[2]),
-        "turn_boundaries_within_120_ms": float(np.mean(np.array(counts.boundaries) <= _BOUNDARY_FRAMES)),
+        "turn_boundaries_within_120_ms": float(np.mean(np.abs(errors) <= _BOUNDARY_FRAMES)),
         **{name: float(np.nanmean([one[name] for one in planted])) for name in planted[0]},
         **people(cache, bank, scale),
     }
@@ -205,6 +233,10 @@ def show(counts: Counts, figures: dict[str, float]) -> None:
             part = rates(np.sum([t for key, t in counts.confusion.items() if key[place] == value], axis=0))
             row = ("accuracy", "recall_speak", "recall_listen", "recall_idle", "discarded")
             print(f"{value!s:<26}" + "".join(f"{part[n]:>{11 if n == 'discarded' else 10}.3f}" for n in row))
+    names = "".join(f"{name:>8}" for name in ("early", "late", "lost"))
+    print(f"\n{'turn boundaries, pairing':<50}{'in 120 ms':>10}{names}{'precision':>11}")
+    for (condition, layout), distances in counts.boundaries.items():
+        print(f"{condition:<24}{layout:<26}" + _edges_row(np.array(distances), counts.addressed[condition, layout]))
     worst = sorted((rates(table)["accuracy"], key) for key, table in counts.confusion.items())[:3]
     print("\nworst: " + "; ".join(f"{key[0]} px, {key[1]}, {key[2]}: {value:.3f}" for value, key in worst) + "\n")
     for name, figure in figures.items():
@@ -213,6 +245,19 @@ def show(counts: Counts, figures: dict[str, float]) -> None:
             "" if bar is None else "met" if (figure <= bar if name == "yaw_error_deg" else figure >= bar) else "MISSED"
         )
         print(f"{name:<36}{figure:>9.4f}{'' if bar is None else f'{bar:>9.2f}'}  {kept}")
+
+
+def _edges_row(distances: NDArray[np.float64], addressed: NDArray[np.int64]) -> str:
+    """Shares of boundaries in place, early, late and lost, and the precision of who speaks to whom."""
+    lost = np.abs(distances) > VIDEO_FPS / 2
+    shares = [
+        np.abs(distances) <= _BOUNDARY_FRAMES,
+        (distances < -_BOUNDARY_FRAMES) & ~lost,
+        (distances > _BOUNDARY_FRAMES) & ~lost,
+        lost,
+    ]
+    first, *rest = (float(np.mean(share)) for share in shares)
+    return f"{first:>10.3f}" + "".join(f"{v:>8.3f}" for v in rest) + f"{addressed[0] / max(addressed[1], 1):>11.3f}"
 
 
 def main() -> None:

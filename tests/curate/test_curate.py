@@ -14,7 +14,7 @@ import webdataset
 
 from components.common import NoProgress
 from components.curate import cost, work
-from components.curate.config import CurationConfig, Thresholds
+from components.curate.config import CurationConfig
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
 from components.curate.step import curate
 from lpm_model.config import REFERENCE_KINDS
@@ -223,7 +223,7 @@ def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dat
 
 
 def test_nothing_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
-    strict = dataclasses.replace(config, thresholds=Thresholds(min_face_px=1000.0))
+    strict = dataclasses.replace(config, thresholds={"min_face_px": 1000.0})
     raw = make_raw(tmp_path / "raw", sides[:1])
     with pytest.raises(ValueError, match=r"no clip is left(.|\n)*face_px_below_min"):
         curate(raw, tmp_path / "dataset", strict, NoProgress())

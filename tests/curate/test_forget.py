@@ -12,7 +12,7 @@ import pytest
 from components.common import NoProgress, write_json
 from components.curate import forget as module
 from components.curate.config import CurationConfig
-from components.curate.forget import Places, find, forget, models_of, tracked_models
+from components.curate.forget import Places, find, foresee, forget, models_of, tracked_models
 from components.curate.gate import validate
 from components.curate.manifest import read_rows
 from components.curate.proof import content_digests, holders
@@ -131,6 +131,35 @@ def test_clips_that_let_the_person_be_heard_go_too(dataset: Path, tmp_path: Path
     forget(tmp_path / "dataset", "source", source, Places())
     left = {row["clip_id"] for row in read_rows(tmp_path / "dataset" / "manifest.parquet")}
     assert left.isdisjoint(heard)
+
+
+def test_the_raw_folder_of_another_dataset_is_refused(copy: Path, sides: list[Path], tmp_path: Path) -> None:
+    other = make_raw(tmp_path / "other", sides[:1], conversation_id=None, camera=None)
+    untouched = holders([copy, other], set())
+    with pytest.raises(ValueError, match="lacks 1 recordings of the dataset.*--raw"):
+        forget(copy / "dataset", "identity", "Ada", Places(raw=other))
+    assert holders([copy, other], set()) == untouched
+
+
+def test_a_recording_that_gave_no_clip_goes_with_its_person(copy: Path, tmp_path: Path) -> None:
+    """Also where the person was forgotten before it came into the folder."""
+    forget(copy / "dataset", "identity", "Ada", Places(raw=copy / "raw"))
+    (copy / "raw" / "media" / "late.mp4").write_bytes(b"another recording")
+    late = {"source_id": "late", "file": "media/late.mp4", "sha256": "5" * 64, "person_hint": "Ada"}
+    with (copy / "raw" / "sources.jsonl").open("a") as listing:
+        listing.write(json.dumps(late) + "\n")
+    report = forget(copy / "dataset", "identity", "Ada", Places(raw=copy / "raw"))
+    assert report.removed["recordings"] == 1
+    assert not (copy / "raw" / "media" / "late.mp4").exists()
+    assert report.folders == (copy / "dataset", copy / "raw")
+
+
+def test_what_would_go_is_said_before(copy: Path) -> None:
+    untouched = holders([copy], set())
+    found = foresee(copy / "dataset", "identity", "Ada", copy / "raw")
+    assert holders([copy], set()) == untouched
+    report = forget(copy / "dataset", "identity", "Ada", Places(raw=copy / "raw"))
+    assert list(found.values()) == [report.clips, 0, report.removed["recordings"]]
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])

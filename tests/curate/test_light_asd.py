@@ -64,14 +64,14 @@ def test_cepstra_are_those_that_the_network_was_trained_on() -> None:
 
 
 def test_the_mouth_is_cut_as_for_the_networks_training() -> None:
-    """Half the box's longer side is 30 px: 42 px around its middle (60, 50), from 9 px above it, scaled to 112."""
+    """Half the detected side is 36 px: 50.4 px around its middle (60, 50), from 10.8 px above it, scaled to 112."""
     pictures = np.zeros((FRAMES, 128, 128, 3), np.uint8)
     pictures[:, 62, 60] = 255
     cut = mouth_pictures(clip(pictures=pictures))
     assert cut.shape == (FRAMES, 112, 112)
     y, x = np.unravel_index(cut[5].argmax(), (112, 112))
-    scale = 112 / 42
-    assert (x, y) == (pytest.approx((60 - 39) * scale, abs=1), pytest.approx((62 - 41) * scale, abs=1))
+    scale = 112 / 50.4
+    assert (x, y) == (pytest.approx((60 - 34.8) * scale, abs=1), pytest.approx((62 - 39.2) * scale, abs=1))
 
 
 def test_a_face_at_the_edge_is_padded_with_grey() -> None:

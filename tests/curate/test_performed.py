@@ -1,16 +1,22 @@
 """A performed conversation against its truth: clocks, states, sound of each side."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from components.curate import work
 from components.curate.analyse import Analysis, analyse
-from components.curate.config import CurationConfig
+from components.curate.cameras import Recording, camera_offset, find_cameras, gap_on_timeline
+from components.curate.config import CurationConfig, IntervalConfig, StateConfig, Thresholds
+from components.curate.conversation import strange_voice
 from components.curate.decode import audio_track, video_frames
-from components.curate.manifest import DISCARD, Source
-from components.curate.pairing import camera_offset, label_source
+from components.curate.manifest import DISCARD, IDLE, SPEAK, Source
+from components.curate.pairing import label_source
 from components.curate.parts import load_analysis, save_analysis
+from components.curate.quality import decide
+from components.curate.step import _partners
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +73,6 @@ def test_sound_starts_with_the_picture(analyses: list[Analysis], conversation: P
 def test_a_late_camera_is_aligned_and_labelled_as_well(
     analyses: list[Analysis], conversation: Path, config: CurationConfig
 ) -> None:
-    import dataclasses
-
     a, b = analyses
     late = dataclasses.replace(
         b,
@@ -87,6 +91,47 @@ def test_recordings_of_different_rooms_do_not_match(analyses: list[Analysis]) ->
     other = np.random.default_rng(1).normal(0, 2000, len(analyses[0].track)).astype(np.int16)
     assert camera_offset(analyses[0].track, other, 2.0) is None
     assert camera_offset(analyses[0].track, np.zeros_like(other), 2.0) is None
+
+
+def test_cameras_are_found_by_sound_but_no_copy_and_no_second_view_of_one_person(analyses: list[Analysis]) -> None:
+    a, b = (Recording(track=one.track, gap=gap_on_timeline(one.tracks[0], one.frames)) for one in analyses)
+    noise = np.random.default_rng(2).normal(0, 3000, len(b.track)).astype(np.int16)
+    assert find_cameras([a, Recording(track=noise), b], 2.0) == [(0, 2)]
+    assert find_cameras([a, Recording(track=b.track, gap=a.gap)], 2.0) == []
+    jingle = np.where(np.arange(len(noise)) < len(noise) // 3, a.track, noise).astype(np.int16)
+    assert find_cameras([a, Recording(track=jingle, gap=b.gap)], 2.0) == []
+
+
+def test_sources_without_a_conversation_are_paired_within_a_folder(
+    analyses: list[Analysis], config: CurationConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sources = []
+    for name, look in (("x", analyses[0]), ("copy_of_x", analyses[0]), ("y", analyses[1])):
+        source = dataclasses.replace(look.source, source_id=name, file=f"media/{name}.mp4")
+        save_analysis(tmp_path / name / "look.npz", dataclasses.replace(look, source=source))
+        sources.append(source)
+    base = work.Job(raw=tmp_path, parts=tmp_path, source=sources[0], config=config)
+    assert {k: v.source_id for k, v in _partners(base, sources, {"copy_of_x"}).items()} == {"x": "y", "y": "x"}
+    named = [dataclasses.replace(sources[0], conversation_id="c", camera="a"), *sources[1:]]
+    assert {v.source_id for v in _partners(base, named, set()).values()} == {"copy_of_x", "y"}
+    few = dataclasses.replace(config, states=StateConfig(match_cameras_max=1))
+    with caplog.at_level("INFO"):
+        assert _partners(dataclasses.replace(base, config=few), sources, set()) == {}
+    assert "3 sources without a conversation_id are too many" in caplog.text
+
+
+def test_a_voice_that_is_never_answered_is_strange(analyses: list[Analysis], config: CurationConfig) -> None:
+    own = analyses[0]
+    labelled = label_source(own, None, config.states)
+    states = np.full(len(labelled.labels[0].states), IDLE, np.uint8)
+    states[100:120] = SPEAK
+    labels = [dataclasses.replace(labelled.labels[0], states=states)]
+    labelled = dataclasses.replace(labelled, labels=labels, offscreen=np.ones(own.frames, bool))
+    strange = strange_voice(0, own, labelled, IntervalConfig(answer_s=1.0))
+    start = own.tracks[0].start
+    assert np.flatnonzero(~strange).tolist() == list(range(start + 76, start + 144))
+    assert decide({"offscreen_voice_ratio": 0.8}, Thresholds.profile("sft")) == ["offscreen_voice_ratio_above_max"]
+    assert decide({"offscreen_voice_ratio": 1.0}, Thresholds.profile("tiny")) == []
 
 
 def test_an_analysis_comes_back_from_disk(analyses: list[Analysis], tmp_path: Path) -> None:

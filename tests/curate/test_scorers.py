@@ -1,5 +1,6 @@
 """Each scorer against pictures and sounds whose answer is known."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,11 @@ def test_profiles_get_stricter() -> None:
         if None not in values:
             assert values[1] >= values[0] if name.startswith("min") else values[1] <= values[0]
     assert tiny.min_face_px < pretrain.min_face_px < sft.min_face_px
+
+
+def test_a_threshold_of_ones_own_lies_over_the_profile() -> None:
+    sft = CurationConfig(profile="sft").active_thresholds
+    own = CurationConfig(profile="sft", thresholds={"max_letterbox_ratio": 0.3, "min_confidence": None})
+    assert own.active_thresholds == dataclasses.replace(sft, max_letterbox_ratio=0.3, min_confidence=None)
+    with pytest.raises(ValueError, match="did you mean max_letterbox_ratio"):
+        CurationConfig(thresholds={"max_letterbx": 0.3})

@@ -44,8 +44,8 @@ def folder(tmp_path: Path) -> Path:
         (source / "shared" / name).write_bytes(content)
     video(source / "shared" / "strange.mp4", 80)
     (source / "shared" / "strange.mp4.yaml").write_text(CONSENT + "colour: red\n")
-    video(source / "shared" / "bare.mp4", 85)
-    (source / "shared" / "bare.mp4.yaml").write_text("licence: CC0\n")
+    video(source / "alone" / "bare.mp4", 85)
+    (source / "alone" / "bare.mp4.yaml").write_text("licence: CC0\n")
     shutil.copy(source / "shared" / "deep" / "b.mp4", source / "shared" / "twin.mp4")
     (source / "shared" / "escape.mp4").symlink_to(video(tmp_path / "outside.mp4", 50))
     (source / "shared" / "loop").symlink_to(source, target_is_directory=True)
@@ -71,7 +71,7 @@ def test_good_files_come_in_and_bad_ones_are_named(folder: Path, tmp_path: Path)
         "shared/playlist.mp4": "not readable",
         "shared/cut.mp4": "not readable",
         "shared/strange.mp4": "unknown key colour",
-        "shared/bare.mp4": "lacks consent_ref",
+        "alone/bare.mp4": "lacks consent_ref",
         "shared/deep/b.mp4": "same content",
         "shared/escape.mp4": "link out of",
     }
@@ -81,6 +81,16 @@ def test_good_files_come_in_and_bad_ones_are_named(folder: Path, tmp_path: Path)
     assert {one["file"] for one in written["rejected"]} == set(expected)
     assert written["licences"] == {"CC-BY-4.0": 2}
     assert report.seconds == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_files_own_sidecar_lies_over_its_folders(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for shade, camera in ((60, "a"), (90, "b")):
+        video(source / f"{camera}.mp4", shade).with_suffix(".mp4.yaml").write_text(f"camera: {camera}\nlicence: own\n")
+    (source / "consent.yaml").write_text(CONSENT + "conversation_id: talk-1\n")
+    ingest(str(source), tmp_path / "raw", IngestConfig(), NoProgress())
+    found = [(one.camera, one.conversation_id, one.licence, one.consent_ref) for one in read_sources(tmp_path / "raw")]
+    assert found == [(camera, "talk-1", "own", "form-17") for camera in "ab"]
 
 
 def test_same_source_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

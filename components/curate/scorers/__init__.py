@@ -7,6 +7,7 @@ from components.curate import cost
 from components.curate.config import ScorerConfig
 from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
 from components.curate.scorers.camera import Camera
+from components.curate.scorers.dover import Dover
 from components.curate.scorers.light import Light, Stillness
 from components.curate.scorers.light_asd import LightAsd
 from components.curate.scorers.nudity import Nudity
@@ -22,7 +23,7 @@ SCORERS: tuple[type[Scorer], ...] = (
 )  # fmt: skip
 """Run on every clip unless `scorers.off` names them; in the order in which their thresholds are tried."""
 
-HEAVY: tuple[type[Scorer], ...] = (Nudity, SpeechQuality, LightAsd)
+HEAVY: tuple[type[Scorer], ...] = (Nudity, SpeechQuality, LightAsd, Dover)
 """Run only where `scorers.extra` names them."""
 
 COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for column in scorer.columns)

@@ -78,6 +78,8 @@ class Clip:
     """Sharpness of the face on some frames (quality.sharpness)."""
     copied: NDArray[np.bool_]
     """Frames [T] that an earlier source shows as well."""
+    strange: NDArray[np.bool_]
+    """Frames [T] with a voice off the scene with which the person does not talk."""
 
     @property
     def frames(self) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.prosody import pitch_hz
 from components.curate.scorers.base import Clip, Scorer, Scores
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
 from lpm_model.mel import mel_filters
@@ -14,15 +15,16 @@ _HELD_FRAMES = 3
 _HELD = 0.75
 """Likeness of two fine spectra that far apart which makes them one held chord."""
 _AUDIBLE_DB = -50.0
+_HIGHEST_VOICE_HZ, _MIN_VOICED = 600.0, 12
 _PACE_WINDOW, _PACE_RATE = 512, 100
 _MIN_SPEECH_S = 0.8
 
 
 class Sound(Scorer):
-    """Share of speech, level of noise, share of music (held tones), pace of the speech."""
+    """Share of speech, level of noise, share of music (held tones), pace of the speech, pitch of the voices."""
 
-    name, version = "sound", "1"
-    columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace")
+    name, version = "sound", "2"
+    columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace", "voice_hz")
 
     def score(self, clip: Clip) -> Scores:
         level, speech = clip.own.loudness[clip.span], clip.own.speech[clip.span] > 0.5
@@ -36,17 +38,20 @@ class Sound(Scorer):
             "snr_db": None if voice_db is None else voice_db - noise_db,
             "music_ratio": music_ratio(track, level),
             "speech_pace": speech_pace(track, speech),
+            "voice_hz": voice_hz(track, level),
         }
 
 
 class Labels(Scorer):
-    """How sure the labels of speaking and listening are."""
+    """How sure the labels of speaking and listening are, and how much of the voice belongs to no conversation."""
 
-    name, version = "labels", "1"
-    columns = ("confidence",)
+    name, version = "labels", "2"
+    columns = ("confidence", "offscreen_voice_ratio")
 
     def score(self, clip: Clip) -> Scores:
-        return {"confidence": float(clip.confidence.mean())}
+        voiced = clip.own.speech[clip.span] > 0.5
+        strange = float((voiced & clip.strange).sum() / max(int(voiced.sum()), 1))
+        return {"confidence": float(clip.confidence.mean()), "offscreen_voice_ratio": strange}
 
 
 def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float:
@@ -71,6 +76,21 @@ def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> floa
     alike = (fine[_HELD_FRAMES:] * fine[:-_HELD_FRAMES]).sum(axis=1)
     loud = (level_db > _AUDIBLE_DB)[_HELD_FRAMES:] & (level_db > _AUDIBLE_DB)[:-_HELD_FRAMES]
     return float(((alike > _HELD) & loud).sum() / (frames - _HELD_FRAMES))
+
+
+def voice_hz(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float | None:
+    """Median pitch of the loudest half of the frames, None where fewer than 12 are loud and voiced.
+
+    Loudness chooses, as a detector of speech no longer knows a voice that is played twice as fast.
+
+    Args:
+        track: int16 [frames * 1000].
+        level_db: loudness of the frames [frames].
+    """
+    loud = (level_db >= np.median(level_db)) & (level_db > _AUDIBLE_DB)
+    found = pitch_hz(track, loud, _HIGHEST_VOICE_HZ)
+    voiced = found[~np.isnan(found)]
+    return float(np.median(voiced)) if len(voiced) >= _MIN_VOICED else None
 
 
 def speech_pace(track: NDArray[np.int16], speech: NDArray[np.bool_]) -> float | None:

@@ -1,4 +1,8 @@
-"""Whether sound and lips belong together, and how far apart they are."""
+"""Whether sound and lips of one clip belong together, and how far apart they are.
+
+Four seconds are too few to learn how a mouth follows a voice (as curate/offset.py does for a whole source), so the
+relation comes with the weights of lips.py; those know rendered faces.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +17,7 @@ _REACH = 18
 """Frames, in both directions, over which sound and lips are shifted."""
 _TOGETHER = 3
 _MIN_SPEAKING = 24
-_TRUSTED = 0.5
+_TRUSTED = 0.45
 """Correlation that the best shift needs for its place to mean anything."""
 
 
@@ -23,7 +27,7 @@ class Sync(Scorer):
     av_offset_frames > 0: the sound comes late.
     """
 
-    name, version = "sync", "2"
+    name, version = "sync", "3"
     columns = ("sync", "av_sync", "av_offset_frames")
 
     @classmethod
@@ -38,9 +42,7 @@ class Sync(Scorer):
             return {**scores, "av_sync": None, "av_offset_frames": None}
         span = slice(clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME)
         gap = clip.track.column("gap")[clip.start - clip.track.start :][: clip.frames]
-        by_shift = correlations(
-            lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=float(np.nanmean(gap)))
-        )
+        by_shift = agreement(lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=float(np.nanmean(gap))))
         best = int(by_shift.argmax())
         return {
             **scores,
@@ -55,6 +57,17 @@ def _whole_sync(track: Track, loudness: NDArray[np.float32]) -> NDArray[np.float
     from components.curate.states import sync_score
 
     return sync_score(track.column("gap"), loudness[track.start : track.stop])
+
+
+def agreement(heard: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean correlation of two courses [frames] and of their fast parts, by shift as `correlations` gives it.
+
+    Whole courses agree by chance where both begin or end to speak; syllables alone are few in a short clip.
+    """
+    from components.curate.offset import fast_part
+
+    fast = [np.asarray(fast_part(values[:, None])[:, 0], np.float32) for values in (heard, seen)]
+    return (correlations(heard, seen) + correlations(fast[0], fast[1])) / 2
 
 
 def correlations(heard: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float64]:
