@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import cost
+from components.curate import cost, heartbeat
 from components.curate.config import CurationConfig
 from components.curate.decode import audio_track, video_frames
 from components.curate.duplicates import EVERY, picture_hash
@@ -68,7 +68,8 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
     if config.require_audio and not header.has_audio:
         raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
     seen = _Watcher(config, header.width_px)
-    for number, picture, new in cost.waited("decoding", video_frames(path, config.limits, reduced=True)):
+    frames = cost.waited("decoding", video_frames(path, config.limits, reduced=True))
+    for number, picture, new in heartbeat.counted(frames, round(header.duration_s * 24)):
         seen.push(number, picture, new)
     seen.finish()
     if seen.frames < config.limits.min_duration_s * 24:

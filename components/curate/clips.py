@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import cost, identity, quality
+from components.curate import cost, heartbeat, identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
@@ -107,7 +107,8 @@ def _second_pass(
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
     last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
-    for number, picture, _ in cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits)):
+    frames = cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits))
+    for number, picture, _ in heartbeat.counted(frames, last):
         if number >= last:
             break
         while waiting and waiting[-1].start <= number:

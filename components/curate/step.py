@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.common import StepProgress, staged, write_json
-from components.curate import parts, work
+from components.curate import heartbeat, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
 from components.curate.duplicates import find_copies
@@ -215,15 +215,18 @@ def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[s
 
 def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:
     """Map a pass over its jobs, the largest files first so that no long one is left to the end alone."""
+    if not jobs:
+        return {}
     jobs = sorted(jobs, key=lambda job: (-job.source.bytes, job.source.source_id))
     outcomes: Outcomes = {}
-    done = executor.map(work.task(function, jobs[0].config.limits), jobs) if jobs else iter(())
+    done = executor.map(work.task(function, jobs[0].config.limits), jobs)
     try:
-        for number, outcome in progress.track(done, about, total=len(jobs)):
-            source = jobs[number].source
-            outcomes[source.source_id] = outcome
-            if not outcome["ok"]:
-                log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
+        with heartbeat.told(jobs[0].parts, about):
+            for number, outcome in progress.track(done, about, total=len(jobs)):
+                source = jobs[number].source
+                outcomes[source.source_id] = outcome
+                if not outcome["ok"]:
+                    log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
     except KeyboardInterrupt:
         log.warning("%s: stopped at %d of %d; the same command goes on from there", about, len(outcomes), len(jobs))
         raise

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from components.curate import cost, parts
+from components.curate import cost, heartbeat, parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.cameras import Recording
 from components.curate.clips import Inputs, make_clips
@@ -164,7 +164,7 @@ def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> di
         return {**kept, "reused": True}
     started_s = time.monotonic()
     try:
-        with cost.measured() as spent_s:
+        with cost.measured() as spent_s, heartbeat.beating(job.folder, job.source.file):
             outcome = {"ok": True, **function(job), "parts_s": spent_s}
     except SourceRejected as error:
         outcome = {"ok": False, "file": job.source.file, "reason": error.reason, "detail": error.detail}
