@@ -29,8 +29,8 @@ _PAUSE = 8
 """Frames without speech (a third of a second) that end a sentence."""
 _SHORTEST = 12
 """Frames of the shortest segment."""
-_SHOWN_PERCENT = 80
-"""An expression is named when it is shown in more than a fifth of the frames."""
+_SHOWN_PERCENT = 65
+"""An expression is named when it is shown in more than a third of the frames: real faces show some in passing."""
 _WORDS = {"smile": "smiling", "surprise": "surprise", "sad": "sadness", "frown": "frowning"}
 """Words of the vocabulary for what landmarks tell (expressions.py)."""
 _STATES = {SPEAK: "speaking", LISTEN: "listening", IDLE: "idle"}

@@ -1,8 +1,9 @@
 """Expressions that landmarks can tell, each as a strength by frame: 1 and more is shown.
 
 The limits told people apart best that were rendered with one expression each (performer, bank for training, 128 px, 22
-people, half of the pictures with an open jaw, small turns of the head); `python -m tests.benchmarks.expressions` says
-how well they tell others.
+people for the smile and 10 for the brows, half of the pictures with an open jaw, small turns of the head). Real faces
+show more in passing while they talk: no limit was chosen on them. `python -m tests.benchmarks.expressions` says how
+well other performers' expressions are told.
 """
 
 import numpy as np

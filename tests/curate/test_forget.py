@@ -11,7 +11,7 @@ import pytest
 
 from components.common import NoProgress, write_json
 from components.curate import forget as module
-from components.curate.config import CurationConfig
+from components.curate.config import CurationConfig, StateConfig
 from components.curate.forget import Places, find, foresee, forget, models_of, tracked_models
 from components.curate.gate import validate
 from components.curate.manifest import read_rows
@@ -28,13 +28,14 @@ from tests.curate.corpus import make_raw
 
 @pytest.fixture(scope="module")
 def home(sides: list[Path], config: CurationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """raw/ and dataset/ of two people who were filmed apart."""
+    """raw/ and dataset/ of two people who are to have nothing to do with each other."""
     folder = tmp_path_factory.mktemp("apart")
     raw = make_raw(folder / "raw", sides, conversation_id=None, camera=None)
     lines = [json.loads(line) for line in (raw / "sources.jsonl").read_text().splitlines()]
     lines[0]["person_hint"], lines[1]["person_hint"] = "Ada", "Bob"
     (raw / "sources.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curate(raw, folder / "dataset", dataclasses.replace(config, clips_per_shard=2), NoProgress())
+    apart = dataclasses.replace(config, clips_per_shard=2, states=StateConfig(match_cameras_max=0))
+    curate(raw, folder / "dataset", apart, NoProgress())
     return folder
 
 

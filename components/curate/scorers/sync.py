@@ -17,7 +17,7 @@ _REACH = 18
 """Frames, in both directions, over which sound and lips are shifted."""
 _TOGETHER = 3
 _MIN_SPEAKING = 24
-_TRUSTED = 0.45
+_TRUSTED = 0.6
 """Correlation that the best shift needs for its place to mean anything."""
 
 
