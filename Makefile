@@ -59,7 +59,8 @@ $(STAMP)/torch: $(STAMP)/venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	@touch $@
 
+# Byte code is written at once: where processes may not write it (PYTHONDONTWRITEBYTECODE), each would compile it anew.
 $(STAMP)/packages: $(STAMP)/torch pyproject.toml constraints.txt requirements-nodeps.txt
 	$(BIN)/uv pip install --quiet -c constraints.txt -e ".[all]"
-	$(BIN)/uv pip install --quiet --no-deps -r requirements-nodeps.txt
+	$(BIN)/uv pip install --quiet --no-deps --compile-bytecode -r requirements-nodeps.txt
 	@touch $@

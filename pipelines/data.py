@@ -67,7 +67,10 @@ def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | No
         return
     with server(dataset, port, autoencoder) as running:
         OUT.print(f"open http://127.0.0.1:{running.server_port}/ (Ctrl-C ends it)", soft_wrap=True)
-        running.serve_forever()
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            OUT.print("stopped")
 
 
 @data.command("thresholds")

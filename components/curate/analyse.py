@@ -1,18 +1,20 @@
 """First pass over one source: shots, people, speech, loudness and per-frame picture statistics, in bounded memory."""
 
 import dataclasses
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import cost
+from components.curate import cost, heartbeat
 from components.curate.config import CurationConfig
 from components.curate.decode import audio_track, video_frames
 from components.curate.duplicates import EVERY, picture_hash
-from components.curate.faces import FaceFinder, Track, Tracker
+from components.curate.faces import LOOK_EVERY, FaceFinder, Track, Tracker
 from components.curate.manifest import Source
+from components.curate.picture import Picture
 from components.curate.probe import Probe, SourceRejected, probe
 from components.curate.scorers import make_scorers, watchers
 from components.curate.scorers.base import Frame, reduced
@@ -66,7 +68,8 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
     if config.require_audio and not header.has_audio:
         raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
     seen = _Watcher(config, header.width_px)
-    for number, picture, new in cost.waited("decoding", video_frames(path, config.limits, reduced=True)):
+    frames = cost.waited("decoding", video_frames(path, config.limits, reduced=True))
+    for number, picture, new in heartbeat.counted(frames, round(header.duration_s * 24)):
         seen.push(number, picture, new)
     seen.finish()
     if seen.frames < config.limits.min_duration_s * 24:
@@ -116,7 +119,7 @@ class _Watcher:
         self._found: list[tuple[int, list[NDArray[np.float32]]]] = []
         self._last: NDArray[np.uint8] | None = None
 
-    def push(self, number: int, picture: NDArray[np.uint8], new: bool) -> None:
+    def push(self, number: int, picture: Picture, new: bool) -> None:
         self.frames = number + 1
         self._unseen |= new
         with cost.part("reduced pictures"):
@@ -134,9 +137,9 @@ class _Watcher:
             if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
                 self._faces.reset()
             if self._unseen or not self._found:
-                scale = self._width_px / picture.shape[1]  # the pictures may be reduced, boxes are in source pixels
                 with cost.part("faces"):
-                    faces = self._faces.find(picture)
+                    scale = self._width_px / frame.picture.shape[1]  # it may be reduced, boxes are in source pixels
+                    faces = self._faces.find(frame.picture, anew=number % LOOK_EVERY < self._stride)
                 self._found.append((number, [_enlarged(face, scale) for face in faces]))
             else:  # the same picture again has the same faces
                 self._found.append((number, self._found[-1][1]))
@@ -151,11 +154,11 @@ class _Watcher:
 
     def finish(self) -> None:
         """Cut the found faces at the shots (known only afterwards) and join them into people."""
-        self._faces.reset()
+        self._faces.close()
+        numbers = [number for number, _ in self._found]
         for shot, (start, stop) in enumerate(self.shots.shots()):
-            for number, faces in self._found:
-                if start <= number < stop:
-                    self.tracker.push(number, faces)
+            for number, faces in self._found[bisect_left(numbers, start) : bisect_left(numbers, stop)]:
+                self.tracker.push(number, faces)
             self.tracker.end_shot(shot, stop)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import cost, identity, quality
+from components.curate import cost, heartbeat, identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
@@ -15,11 +15,12 @@ from components.curate.decode import video_frames
 from components.curate.encode import LatentEncoder
 from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
-from components.curate.plan import Plan, crop_for, plan_clips, rows_of
+from components.curate.plan import Crops, Plan, plan_clips, rows_of
 from components.curate.references import NEAR_COPY, NO_REFERENCE, Candidate, Picked, Picker
 from components.curate.rows import clip_facts, clip_sounds, clip_tracks, clip_view, seen_of, shard_json
 from components.curate.scorers import score_clip
 from components.curate.scorers.base import Scorer
+from components.curate.store import ClipStore
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
@@ -54,14 +55,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceClips:
-    """What one source contributes."""
+    """What one source contributes, but for what is in its store."""
 
     rows: list[dict[str, Any]]
     """Manifest rows, kept and dropped."""
-    members: dict[str, dict[str, Any]]
-    """Shard members of kept clips by clip id: latents, references, speak, listen (arrays) and json (a mapping)."""
-    previews: dict[str, NDArray[np.uint8]]
-    """RGB strip of every clip by clip id."""
     track_reasons: dict[str, int]
     """People that gave no clip, by reason."""
     frame_reasons: dict[str, int]
@@ -72,19 +69,18 @@ class SourceClips:
     """Who each track shows, [tracks, 128]; NaN where nobody looked or no network is there."""
 
 
-def make_clips(inputs: Inputs) -> SourceClips:
+def make_clips(inputs: Inputs, store: ClipStore) -> SourceClips:
     """Cut one source into clips and encode those that pass every threshold."""
     own = inputs.own
-    plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config)
+    crops = Crops(own, inputs.config)
+    plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config, crops)
     faces: dict[int, list[NDArray[np.float32]]] = {}
-    pictures = _second_pass(plans, inputs, faces)
+    pictures = _second_pass(plans, inputs, crops, store, faces)
     people = identity.mean_embeddings(faces, len(own.tracks))
     plans = [plan for plan in plans if plan.row]
-    members = _all_members(plans, pictures, people, inputs)
+    _settle(plans, pictures, people, inputs, store)
     return SourceClips(
         rows=[plan.row for plan in plans],
-        members=members,
-        previews={plan.clip_id: plan.preview for plan in plans if plan.preview is not None},
         track_reasons=track_reasons,
         frame_reasons=frame_reasons,
         person_frames=sum(len(track.values) for track in own.tracks),
@@ -92,7 +88,9 @@ def make_clips(inputs: Inputs) -> SourceClips:
     )
 
 
-def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArray[np.float32]]]) -> Pictures:
+def _second_pass(
+    plans: list[Plan], inputs: Inputs, crops: Crops, store: ClipStore, faces: dict[int, list[NDArray[np.float32]]]
+) -> Pictures:
     """Stream the frames once more; finishes every clip and gives the candidates of all references.
 
     `faces` takes in the embeddings of each track's best frames.
@@ -109,7 +107,8 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
     last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
-    for number, picture, _ in cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits)):
+    frames = cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits))
+    for number, picture, _ in heartbeat.counted(frames, last):
         if number >= last:
             break
         while waiting and waiting[-1].start <= number:
@@ -121,10 +120,10 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
                 plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
         for index in known.get(number, ()):
             with cost.part("identity"):
-                face = identity.embed(picture, rows_of(own.tracks[index], number, number + 1)[0])
+                face = identity.embed(picture.rgb, rows_of(own.tracks[index], number, number + 1)[0])
             faces.setdefault(index, []).extend([] if face is None else [face])
         for index in sorted(wanted.get(number, ())):
-            crop = crop_for(own, index, number, number + 1, config)
+            crop = crops.of(index, number, number + 1)
             row = rows_of(own.tracks[index], number, number + 1)[0]
             pictures[index, number] = Candidate(
                 picture=crop.cut(picture, config.size_px),
@@ -133,11 +132,11 @@ def _second_pass(plans: list[Plan], inputs: Inputs, faces: dict[int, list[NDArra
             )
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)
-            _finish(plan, inputs)
+            _finish(plan, inputs, store)
     return pictures
 
 
-def _finish(plan: Plan, inputs: Inputs) -> None:
+def _finish(plan: Plan, inputs: Inputs, store: ClipStore) -> None:
     """Score a clip whose frames are complete, decide, and encode it when it is kept."""
     own, labelled, config = inputs.own, inputs.labelled, inputs.config
     clip = np.stack(plan.pictures)
@@ -160,35 +159,49 @@ def _finish(plan: Plan, inputs: Inputs) -> None:
         "reason": (reasons or [""])[0],
         "reasons": reasons,
     }
-    plan.preview = np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1)
+    store.preview(plan.clip_id, np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1))
     if not reasons:
         with cost.part("latents"):
-            plan.latents = inputs.encoder.encode(clip)
-        plan.thumbnails = np.stack([thumbnail(picture) for picture in clip])
+            latents = inputs.encoder.encode(clip)
+        store.wait(plan.clip_id, latents=latents, thumbnails=np.stack([thumbnail(picture) for picture in clip]))
+        plan.waits = True
 
 
-def _all_members(
-    plans: list[Plan], pictures: Pictures, people: NDArray[np.float32], inputs: Inputs
-) -> dict[str, dict[str, Any]]:
+def _settle(
+    plans: list[Plan], pictures: Pictures, people: NDArray[np.float32], inputs: Inputs, store: ClipStore
+) -> None:
     """Shard members of the kept clips; a clip whose global reference turns out a copy is dropped after all."""
     taker = Picker(inputs.config, people)
-    members = {}
+    references = _References(pictures, inputs.encoder)
     for plan in plans:
-        if plan.latents is None or plan.thumbnails is None:
+        if not plan.waits:
             continue
+        clip = store.waiting(plan.clip_id)
         with cost.part("references"):
-            picked = taker.pick(plan.track, plan.choices, pictures, plan.thumbnails)
+            picked = taker.pick(plan.track, plan.choices, pictures, clip["thumbnails"])
         if inputs.config.require_reference and not picked:
             reason = NEAR_COPY if any(choice.track == plan.track for choice in plan.choices) else NO_REFERENCE
             plan.row |= {"kept": False, "reason": reason, "reasons": [reason]}
-            plan.latents = None
             continue
-        members[plan.clip_id] = _members(plan, plan.latents, picked, pictures, inputs)
-    return members
+        store.members(plan.clip_id, _members(plan, clip["latents"], picked, references, inputs))
+
+
+class _References:
+    """Latents of reference pictures; clips of one person share many of them."""
+
+    def __init__(self, pictures: Pictures, encoder: LatentEncoder) -> None:
+        self._pictures, self._encoder = pictures, encoder
+        self._known: dict[tuple[int, int], NDArray[np.float16]] = {}
+
+    def latents(self, place: tuple[int, int]) -> NDArray[np.float16]:
+        """Latents [C, h, w] of the candidate at (track, frame)."""
+        if place not in self._known:
+            self._known[place] = self._encoder.encode(self._pictures[place].picture[None])[:, 0]
+        return self._known[place]
 
 
 def _members(
-    plan: Plan, latents: NDArray[np.float16], picked: list[Picked], pictures: Pictures, inputs: Inputs
+    plan: Plan, latents: NDArray[np.float16], picked: list[Picked], known: _References, inputs: Inputs
 ) -> dict[str, Any]:
     """Shard members of a kept clip; fills the row's references."""
     config = inputs.config
@@ -206,8 +219,7 @@ def _members(
     ]
     speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
     channels, _, height, width = latents.shape
-    chosen = [pictures[one.choice.track, one.frame].picture for one in picked]
-    references = [inputs.encoder.encode(picture[None])[:, 0] for picture in chosen]
+    references = [known.latents((one.choice.track, one.frame)) for one in picked]
     return {
         "latents": latents,
         "references": np.stack(references) if references else np.zeros((0, channels, height, width), np.float16),

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from components.curate.analyse import Analysis
 from components.curate.config import IntervalConfig
-from components.curate.intervals import find_intervals, runs
+from components.curate.faces import Track, once_a_track
+from components.curate.intervals import Interval, find_intervals, runs
 from components.curate.manifest import SPEAK
 from components.curate.pairing import Labelled
 from lpm_model.config import VIDEO_FPS
@@ -24,6 +25,16 @@ def partner_speaks(track: int, own: Analysis, labelled: Labelled) -> NDArray[np.
         other = own.tracks[beside]
         out[other.start : other.stop] = labelled.labels[beside].states == SPEAK
     return out
+
+
+@once_a_track
+def _whole_intervals(
+    person: Track, track: int, own: Analysis, labelled: Labelled, config: IntervalConfig
+) -> list[Interval]:
+    """Intervals of the whole source as one of its people sees them: a clip shows its part of what they decide."""
+    speaks = np.zeros(own.frames, bool)
+    speaks[person.start : person.stop] = labelled.labels[track].states == SPEAK
+    return find_intervals(speaks, partner_speaks(track, own, labelled), config)
 
 
 def strange_voice(track: int, own: Analysis, labelled: Labelled, config: IntervalConfig) -> NDArray[np.bool_]:
@@ -45,11 +56,7 @@ def conversation_facts(
     track: int, start: int, stop: int, own: Analysis, labelled: Labelled, config: IntervalConfig
 ) -> dict[str, Any]:
     """Columns of the conversation stage for frames start..stop of one person; intervals count from the clip."""
-    person = own.tracks[track]
-    speaks = np.zeros(own.frames, bool)
-    speaks[person.start : person.stop] = labelled.labels[track].states == SPEAK
-    # The whole source decides what a spurt of speech is; the clip shows its part.
-    found = find_intervals(speaks, partner_speaks(track, own, labelled), config)
+    found = _whole_intervals(own.tracks[track], track, own, labelled, config)
     inside = [
         dataclasses.replace(one, start=max(one.start, start) - start, stop=min(one.stop, stop) - start)
         for one in found

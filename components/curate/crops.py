@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
 from components.curate.faces import POINTS, Track
+from components.curate.picture import Picture, shrunk
 
 _FACE_HEIGHT_IN_CROP = 0.46
 """The face's centre is put a little above the middle: shoulders below."""
@@ -25,15 +26,16 @@ class Crop:
     side: int
     """Width and height."""
 
-    def cut(self, picture: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-        """The crop of an RGB picture [H, W, 3] as [size_px, size_px, 3]; untouched pixels where the sizes agree."""
+    def cut(self, picture: Picture, size_px: int) -> NDArray[np.uint8]:
+        """The crop of a picture as RGB [size_px, size_px, 3]; untouched pixels where the sizes agree."""
         import cv2
 
-        part = picture[self.y : self.y + self.side, self.x : self.x + self.side]
+        part = picture.part(self.x, self.y, self.side, self.side)
         if part.shape[0] == size_px:
             return np.ascontiguousarray(part)
-        method = cv2.INTER_AREA if part.shape[0] > size_px else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=method), np.uint8)
+        if part.shape[0] > size_px:
+            return shrunk(part, size_px, size_px)
+        return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_CUBIC), np.uint8)
 
     def moved(self, row: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
         """A face's features [F] with its box and points in pixels of the cut picture."""

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import SourceLimits
+from components.curate.picture import Picture, Scalers
 from components.curate.probe import SourceRejected, open_media
 from components.worker import alarm
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
@@ -49,24 +49,22 @@ class Stopwatch:
         return item
 
 
-def video_frames(
-    path: Path, limits: SourceLimits, *, reduced: bool = False
-) -> Iterator[tuple[int, NDArray[np.uint8], bool]]:
-    """Yield (frame number, RGB picture [H, W, 3], is new) at 24 fps, streaming.
+def video_frames(path: Path, limits: SourceLimits, *, reduced: bool = False) -> Iterator[tuple[int, Picture, bool]]:
+    """Yield (frame number, picture, is new) at 24 fps, streaming.
 
     Each output frame is the source picture nearest in time, so variable and odd frame rates keep their speed.
-    "is new" is False where a slow source's picture is shown again. Only pictures that are shown are converted.
+    "is new" is False where a slow source's picture is shown again. Only what is asked for is converted.
 
     Args:
         path: the file.
         limits: what it may be.
-        reduced: halve large pictures (see `reduction`): all that looks at them has less to do.
+        reduced: halve large pictures (see `picture.reduction`): all that looks at them has less to do.
 
     Raises:
         SourceRejected: damaged data, decoding without end, or a video longer than its header and the limits allow.
     """
     limit = int(limits.max_duration_s * VIDEO_FPS) + VIDEO_FPS
-    convert = _Converter(path.name, reduced)
+    scalers = Scalers()
     shown = 0
     previous: tuple[float, Any] | None = None
     for time_s, frame in _pictures(path, limits):
@@ -80,7 +78,7 @@ def video_frames(
         picture = None
         while shown / VIDEO_FPS < middle_s:
             new = picture is None
-            picture = convert(previous[1]) if picture is None else picture
+            picture = scalers.picture(previous[1], reduced) if picture is None else picture
             yield shown, picture, new
             shown += 1
             if shown > limit:
@@ -89,7 +87,7 @@ def video_frames(
     picture = None
     while previous is not None and shown / VIDEO_FPS < previous[0] + 0.499 / VIDEO_FPS:
         new = picture is None
-        picture = convert(previous[1]) if picture is None else picture
+        picture = scalers.picture(previous[1], reduced) if picture is None else picture
         yield shown, picture, new
         shown += 1
 
@@ -123,51 +121,6 @@ def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, Any]]:
         raise SourceRejected(path.name, "corrupt", "no picture could be decoded")
     if damaged > limits.max_corrupt_ratio * count:
         raise SourceRejected(path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
-
-
-def reduction(width_px: int, height_px: int) -> int:
-    """How many times a picture can be halved before its longer side falls below 640 px."""
-    return max(int(np.log2(max(width_px, height_px) / 640)), 0)
-
-
-class _Converter:
-    """Decoded frames to RGB as shown: a phone's rotation flag is applied, a change of size within a file undone."""
-
-    def __init__(self, file: str, reduced: bool) -> None:
-        import av
-
-        self._file, self._reduced = file, reduced
-        self._scaler = av.video.reformatter.VideoReformatter()  # keeps its tables; frame.to_ndarray would not
-        self._size: tuple[int, int] | None = None
-
-    def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        self._size = self._size or (frame.width, frame.height)
-        if (frame.width, frame.height) != self._size:
-            frame = self._scaler.reformat(frame, width=self._size[0], height=self._size[1], threads=1)
-        halvings = reduction(*self._size) if self._reduced else 0
-        small = _halved(frame, halvings) if halvings and frame.format.name == "yuv420p" else frame
-        picture: NDArray[np.uint8] = self._scaler.reformat(small, format="rgb24", threads=1).to_ndarray()
-        if halvings and small is frame:
-            size = (max(self._size[0] >> halvings, 1), max(self._size[1] >> halvings, 1))
-            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        return np.rot90(picture, turns) if turns else picture
-
-
-def _halved(frame: Any, times: int) -> Any:
-    """A 4:2:0 frame at a half (a quarter, ...) of its sides, reduced before it is converted: less to convert."""
-    import av
-
-    small = av.VideoFrame(max(frame.width >> times, 2), max(frame.height >> times, 2), "yuv420p")
-    for plane, target in zip(frame.planes, small.planes, strict=True):
-        cv2.resize(_view(plane), (target.width, target.height), dst=_view(target), interpolation=cv2.INTER_AREA)
-    small.colorspace, small.color_range = frame.colorspace, frame.color_range
-    return small
-
-
-def _view(plane: Any) -> NDArray[np.uint8]:
-    """A plane's own memory as [height, width]."""
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
 
 
 def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int16]:
@@ -204,7 +157,9 @@ def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int
         except SourceRejected:
             raise
         except (av.error.FFmpegError, ValueError) as error:
-            raise SourceRejected(path.name, "corrupt_audio", f"the sound cannot be decoded ({error})") from error
+            raise SourceRejected(
+                path.name, "corrupt_audio", f"the sound cannot be decoded: is the file whole? ({error})"
+            ) from error
     return track
 
 

@@ -2,11 +2,16 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CORNERS = {"left_outer": 263, "left_inner": 362, "right_outer": 33, "right_inner": 133, "nose": 2}
 """Mesh points at the eyes' corners and below the nose; left and right are the person's own."""
@@ -22,15 +27,17 @@ of the brows' inner and outer ends above the eyes' corners in eye distances."""
 POINTS = slice(10, 10 + 2 * len(_CORNERS))
 """The five points' columns: x, y of each."""
 
+LOOK_EVERY = 12
+"""Frames (half a second) between two looks for new faces."""
 _MESH_SIDE_PX = 640
 _MIN_OVERLAP = 0.25
 _MAX_GAP = 12
 """Frames (half a second) over which a lost face is still the same person."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, weakref_slot=True)
 class Track:
-    """One person in one shot."""
+    """One person in one shot; tells itself from others by what it is, not by its values (see `once_a_track`)."""
 
     start: int
     """First frame of the track in the source."""
@@ -59,35 +66,85 @@ class Track:
         return float(np.nanmedian(self.column("y1") - self.column("y0")))
 
 
+def once_a_track(measure: Callable[Concatenate[Track, P], T]) -> Callable[Concatenate[Track, P], T]:
+    """A function of a whole track that is asked for with every clip of it, and answered once."""
+    known: WeakKeyDictionary[Track, T] = WeakKeyDictionary()
+
+    def remembered(track: Track, /, *rest: P.args, **named: P.kwargs) -> T:
+        if track not in known:
+            known[track] = measure(track, *rest, **named)
+        return known[track]
+
+    return remembered
+
+
 class FaceFinder:
-    """Landmarks of every face of a picture, with the network's own tracking between pictures."""
+    """Landmarks of every face of a picture, with the network's own tracking between pictures.
+
+    As long as a network follows fewer faces than it may, it looks for more on every picture, which costs as much as to
+    follow one. So it may follow as many as there are, and now and then a detector tells how many that is.
+    """
 
     def __init__(self, max_faces: int) -> None:
         self._max_faces = max_faces
-        self._mesh: Any = None
+        self._meshes: dict[int, Any] = {}
+        self._follows = 0
+        self._found = 0
 
     def reset(self) -> None:
         """Forget the faces of the last shot."""
-        if self._mesh is not None:
-            self._mesh.close()
-            self._mesh = None
+        self._follows = self._found = 0
 
-    def find(self, picture: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Features [22] (see FEATURES) of every face in an RGB picture [H, W, 3]."""
+    def close(self) -> None:
+        """End the networks."""
+        for mesh in self._meshes.values():
+            mesh.close()
+        self._meshes = {}
+        self.reset()
+
+    def find(self, picture: NDArray[np.uint8], anew: bool = True) -> list[NDArray[np.float32]]:
+        """Features [22] (see FEATURES) of every face in an RGB picture [H, W, 3].
+
+        Args:
+            picture: the next one of the shot.
+            anew: look for faces that were not there before; else those of the picture before are followed, if any.
+        """
         import cv2
 
-        if self._mesh is None:
-            self._mesh = _face_mesh()(
-                static_image_mode=False,
-                max_num_faces=self._max_faces,
-                refine_landmarks=True,
-                min_detection_confidence=0.5,
-                min_tracking_confidence=0.5,
-            )
         scale = _MESH_SIDE_PX / max(picture.shape[:2])
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-        found = self._mesh.process(np.ascontiguousarray(small)).multi_face_landmarks or []
+        small = np.ascontiguousarray(small)
+        if anew or not self._found:
+            there = len(_face_detector().process(small).detections or [])
+            self._follow(max(min(there, self._max_faces), self._found))
+        if not self._follows:
+            return []
+        found = self._meshes[self._follows].process(small).multi_face_landmarks or []
+        self._found = len(found)
         return [measure(landmarks(face, picture)) for face in found]
+
+    def _follow(self, count: int) -> None:
+        """Follow so many faces from now on."""
+        if count and count != self._follows:
+            if count in self._meshes:
+                self._meshes[count].reset()
+            else:
+                self._meshes[count] = _face_mesh()(
+                    static_image_mode=False,
+                    max_num_faces=count,
+                    refine_landmarks=True,
+                    min_detection_confidence=0.5,
+                    min_tracking_confidence=0.5,
+                )
+        self._follows = count
+
+
+@functools.cache
+def _face_detector() -> Any:
+    """The detector that the landmark network starts with; it remembers nothing."""
+    import mediapipe
+
+    return mediapipe.solutions.face_detection.FaceDetection(model_selection=0, min_detection_confidence=0.5)
 
 
 def landmarks(face: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:

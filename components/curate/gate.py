@@ -61,7 +61,7 @@ def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple
         failed += [f"{name}: {what}" for what in _check(context, name, frame, expectations)]
     _settle(docs)
     if failed:
-        raise ValueError(f"the dataset does not hold what it promises: {', '.join(failed)}")
+        raise ValueError(f"the dataset does not hold what it promises: {'; '.join(failed)}")
 
 
 def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list[str]:
@@ -78,11 +78,18 @@ def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list
     )
     result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=_run())
     return [
-        f"{item.expectation_config.type}({item.expectation_config.kwargs.get('column', '')})"
+        _in_words(item.expectation_config.type, item.expectation_config.kwargs)
         for run in result.run_results.values()
         for item in run.results
         if not item.success
     ]
+
+
+def _in_words(kind: str, wanted: Mapping[str, Any]) -> str:
+    """An expectation as a person says it: its name and its values, such as `row count to be between, min_value 1`."""
+    said = kind.removeprefix("expect_").removeprefix("table_").replace("_", " ")
+    values = [f"{name} {wanted[name]}" for name in ("column", "min_value", "max_value") if wanted.get(name) is not None]
+    return ", ".join([said, *values])
 
 
 _MEMBER_COLUMNS = ("clip_id", "in_manifest", "in_its_shard", "complete", "latents", "references", "sounds", "facts")
@@ -183,7 +190,7 @@ def _run() -> Any:
 
 
 def _settle(docs: Path) -> None:
-    """Take out what changes from run to run and the counting pixel that the pages would fetch from the vendor."""
+    """Make the pages open from disk: without what changes from run to run, and without all that they would fetch."""
     for page in sorted(docs.rglob("*.html")):
         text = page.read_text()
         names = list(dict.fromkeys(_UUID.findall(text)))
@@ -191,12 +198,23 @@ def _settle(docs: Path) -> None:
             text = text.replace(name, f"{number:08d}")
         image = os.path.relpath(docs / "static" / "images" / "logo-long.png", page.parent)
         text = _STAMP.sub("2000-01-01", _PIXEL.sub(image, text))
-        page.write_text(text)
+        page.write_text(_REMOTE.sub("", text).replace("</head>", f"{_STYLE}</head>", 1))
+    # The vendor's own index is a table that scripts from elsewhere would fill.
+    pages = [page.relative_to(docs).as_posix() for page in sorted(docs.glob("validations/**/*.html"), reverse=True)]
+    links = "".join(f'<li><a href="{page}">{page.split("/")[1]}</a></li>' for page in pages)
+    title = "Checks of manifest, shards and files"
+    (docs / "index.html").write_text(f"<!doctype html><title>{title}</title>{_STYLE}<h1>{title}</h1><ul>{links}</ul>\n")
 
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _STAMP = re.compile(r"(?!20000101T)\d{8}T\d{6}\.\d+Z")
 _PIXEL = re.compile(r"https://great-expectations-web-assets[^\"' ]*")
+_REMOTE = re.compile(r"<script\b.*?</script>|<link\b[^>]*https?://[^>]*>", re.DOTALL)
+_STYLE = (
+    "<style>body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"
+    "table{border-collapse:collapse}td,th{padding:.3rem .6rem;border-bottom:1px solid #e3e5e8;text-align:left}"
+    "nav,.navbar,button,.modal,#ge-cta-footer{display:none}</style>"
+)
 _INDEX = {"class_name": "DefaultSiteIndexBuilder"}
 
 

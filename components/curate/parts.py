@@ -109,8 +109,9 @@ def finish(folder: Path, stage: str, key: str, outcome: Mapping[str, Any]) -> No
     write_json(folder / f"{stage}.json", {"key": key, "outcome": dict(outcome)})
 
 
-def restart(folder: Path) -> None:
+def restart(folder: Path) -> Path:
     """An empty folder for a stage's files."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    return folder

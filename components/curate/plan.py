@@ -14,7 +14,7 @@ from components.curate.cut import cut_windows
 from components.curate.faces import Track
 from components.curate.manifest import DISCARD
 from components.curate.pairing import Labelled
-from components.curate.references import Choice, Ranking, choose_references, nearby, rank
+from components.curate.references import Choice, choose_references, nearby, rank
 from components.curate.scorers.sound import music_ratio
 from lpm_model.config import SAMPLES_PER_FRAME
 
@@ -41,12 +41,8 @@ class Plan:
     """Sharpness of the face on some frames."""
     row: dict[str, Any] = field(default_factory=dict)
     """Manifest row, once the clip is complete."""
-    thumbnails: NDArray[np.float32] | None = None
-    """Thumbnails of a kept clip's frames [T, 32, 32, 3]: what its references are compared with."""
-    latents: NDArray[np.float16] | None = None
-    """Latents of a kept clip."""
-    preview: NDArray[np.uint8] | None = None
-    """A strip of frames for the report."""
+    waits: bool = False
+    """Whether it passed and waits for its references."""
 
     @property
     def stop(self) -> int:
@@ -60,7 +56,7 @@ def clip_key(source_id: str, track: int, start: int) -> str:
 
 
 def plan_clips(
-    own: Analysis, labelled: Labelled, config: CurationConfig
+    own: Analysis, labelled: Labelled, config: CurationConfig, crops: "Crops"
 ) -> tuple[list[Plan], dict[str, int], dict[str, int]]:
     """Windows with their crops and reference candidates; and why people and frames gave none."""
     plans: list[Plan] = []
@@ -74,9 +70,20 @@ def plan_clips(
         usable = track.seen & (labels.states != DISCARD)
         windows = cut_windows(usable, own.speech[track.start : track.stop], config)
         covered = np.zeros(len(usable), bool)
-        for start, frames in windows:
-            covered[start : start + frames] = True
-            plans.append(_plan(own, index, rankings, track.start + start, frames, config))
+        elsewhere = [rankings[other] for other in nearby(own.tracks, index)]
+        for at, frames in windows:
+            covered[at : at + frames] = True
+            start = track.start + at
+            plans.append(
+                Plan(
+                    clip_id=clip_key(own.source.source_id, index, start),
+                    track=index,
+                    start=start,
+                    frames=frames,
+                    crop=crops.of(index, start, start + frames),
+                    choices=choose_references(rankings[index], elsewhere, start, frames, config),
+                )
+            )
         frame_reasons["no_face"] += int((~track.seen).sum())
         frame_reasons["discarded_state"] += int((track.seen & (labels.states == DISCARD)).sum())
         frame_reasons["remainder"] += int((usable & ~covered).sum())
@@ -103,29 +110,26 @@ def _why_none(own: Analysis, track: Track, states: NDArray[np.uint8], shortest: 
     return "too_short" if len(states) < shortest else "no_usable_span"
 
 
-def _plan(
-    own: Analysis, index: int, rankings: list[list[Ranking]], start: int, frames: int, config: CurationConfig
-) -> Plan:
-    elsewhere = [rankings[other] for other in nearby(own.tracks, index)]
-    return Plan(
-        clip_id=clip_key(own.source.source_id, index, start),
-        track=index,
-        start=start,
-        frames=frames,
-        crop=crop_for(own, index, start, start + frames, config),
-        choices=choose_references(rankings[index], elsewhere, start, frames, config),
-    )
+class Crops:
+    """The crops of a source's people; the usual one of each is found once."""
 
+    def __init__(self, own: Analysis, config: CurationConfig) -> None:
+        self._own, self._config = own, config
+        self._size = (own.header.width_px, own.header.height_px)
+        self._usual: dict[int, Crop] = {}
 
-def crop_for(own: Analysis, index: int, start: int, stop: int, config: CurationConfig) -> Crop:
-    """The person's usual crop where the head stays inside it, else one for this span."""
-    track = own.tracks[index]
-    size = (own.header.width_px, own.header.height_px)
-    usual = plan_crop(track.values[:, :4], others_in(own.tracks, index, track.start, track.stop), size, config)
-    boxes = rows_of(track, start, stop)[:, :4]
-    if usual.holds(boxes).mean() >= 0.98:
-        return usual
-    return plan_crop(boxes, others_in(own.tracks, index, start, stop), size, config)
+    def of(self, index: int, start: int, stop: int) -> Crop:
+        """The person's usual crop where the head stays inside it, else one for this span."""
+        track = self._own.tracks[index]
+        if index not in self._usual:
+            self._usual[index] = self._planned(index, track.start, track.stop)
+        if self._usual[index].holds(rows_of(track, start, stop)[:, :4]).mean() >= 0.98:
+            return self._usual[index]
+        return self._planned(index, start, stop)
+
+    def _planned(self, index: int, start: int, stop: int) -> Crop:
+        boxes = rows_of(self._own.tracks[index], start, stop)[:, :4]
+        return plan_crop(boxes, others_in(self._own.tracks, index, start, stop), self._size, self._config)
 
 
 def rows_of(track: Track, start: int, stop: int) -> NDArray[np.float32]:

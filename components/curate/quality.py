@@ -6,26 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import Thresholds
+from components.curate.picture import Picture
 
 _FROZEN_CHANGE = 0.02
 _BLACK = 18
 
 
-def sharpness(picture: NDArray[np.uint8], box: NDArray[np.float32]) -> float:
+def sharpness(picture: Picture, box: NDArray[np.float32]) -> float:
     """Variance of the Laplacian of the face, scaled to 128 x 128, grey values 0..1.
 
     Args:
-        picture: RGB [H, W, 3].
-        box: face box (x0, y0, x1, y1) in the same pixels.
+        picture: what shows it.
+        box: face box (x0, y0, x1, y1) in its pixels.
     """
     import cv2
 
-    height, width = picture.shape[:2]
+    height, width = picture.shape
     x0, y0 = max(int(box[0]), 0), max(int(box[1]), 0)
     x1, y1 = min(int(box[2]) + 1, width), min(int(box[3]) + 1, height)
     if x1 - x0 < 4 or y1 - y0 < 4:
         return 0.0
-    face = cv2.cvtColor(picture[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
+    face = cv2.cvtColor(picture.part(x0, y0, x1 - x0, y1 - y0), cv2.COLOR_RGB2GRAY)
     face = cv2.resize(face, (128, 128), interpolation=cv2.INTER_AREA if y1 - y0 > 128 else cv2.INTER_LINEAR)
     return float(cv2.Laplacian(face.astype(np.float32) / 255, cv2.CV_32F).var())
 

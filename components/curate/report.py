@@ -3,8 +3,13 @@
 One file that opens from disk and fetches nothing. Pictures are taken until a size budget is spent.
 """
 
+import ast
 import base64
 import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,21 @@ CARDS = 12
 """Clips shown for each reason."""
 WHAT_IF_CLIPS = 5_000
 """Most clips whose scores the page carries; beyond, an even sample."""
+REASONS = {
+    "no_reference": "the person is never seen well outside the clip's span: longer sources, or require_reference",
+    "references_are_copies": "every picture beside the clip looks like one of its frames, or like somebody else: "
+    "curate.references.min_distance",
+    "no_face": "no face is seen",
+    "discarded_state": "mouth and sound contradict each other: curate.states",
+    "remainder": "what is left between clips, or is shorter than curate.min_clip_s",
+    "too_short": "shorter than curate.min_clip_s",
+    "no_audio": "without sound: curate.require_audio",
+    "silent_audio": "the sound is silence: curate.require_audio",
+    "audio_offset": "the sound is late or early: curate.states.av_offset",
+    "duplicate": "the same bytes as another source",
+    "forgotten": "removed on request",
+}
+"""What reasons mean that are no threshold's, and the setting that decides."""
 _COLOURS = {0: "#c9ccd1", 1: "#d9603b", 2: "#3b7dd9", 255: "#000000"}
 _LINES = (("speech_track", "#2e7d32"), ("mouth_track", "#d9603b"), ("loudness_track", "#8b9099"))
 _POINTS = 60
@@ -56,11 +76,12 @@ def write_page(
         text = template.render(
             facts=facts,
             stages=stages,
-            galleries=_galleries(rows, folder / "previews", cards),
+            galleries=_galleries(rows, folder / "previews", cards, thresholds),
             rejected=rejected,
             costs=costs,
             docs=(folder / "validation" / "index.html").is_file(),
             data=what_if(rows, thresholds),
+            meaning=meaning_of,
             clips=len(rows),
         )
         if len(text.encode()) <= BUDGET_BYTES or cards == 0:
@@ -71,7 +92,7 @@ def write_page(
 
 def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict[str, Any]:
     """What the sliders work on: scores of the clips, and each threshold with its range."""
-    chosen = _evenly(rows, WHAT_IF_CLIPS)
+    chosen, known = _evenly(rows, WHAT_IF_CLIPS), meanings()
     sliders = []
     for item in dataclasses.fields(Thresholds):
         side, _, score = item.name.partition("_")
@@ -81,7 +102,15 @@ def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict
         now = thresholds.get(item.name)
         ends = [*values, *([now] if now is not None else [])]
         sliders.append(
-            {"name": item.name, "score": score, "side": side, "now": now, "low": min(ends), "high": max(ends)}
+            {
+                "name": item.name,
+                "score": score,
+                "side": side,
+                "now": now,
+                "low": min(ends),
+                "high": max(ends),
+                "meaning": known[item.name],
+            }  # fmt: skip
         )
     names = sorted({slider["score"] for slider in sliders})
     return {
@@ -106,7 +135,9 @@ def _evenly(rows: Sequence[Row], count: int) -> list[Row]:
     return [rows[int(index * step)] for index in range(min(len(rows), count))]
 
 
-def _galleries(rows: Sequence[Row], previews: Path, count: int) -> list[dict[str, Any]]:
+def _galleries(
+    rows: Sequence[Row], previews: Path, count: int, thresholds: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
     """Kept clips, then dropped ones by reason, the most frequent first."""
     by_reason: dict[str, list[Row]] = {"": []}
     for row in rows:
@@ -115,18 +146,58 @@ def _galleries(rows: Sequence[Row], previews: Path, count: int) -> list[dict[str
     return [
         {
             "name": reason or "kept",
+            "meaning": meaning_of(reason),
             "total": len(by_reason[reason]),
-            "cards": [_card(row, previews) for row in _evenly(by_reason[reason], count)],
+            "cards": [_card(row, previews, thresholds) for row in _evenly(by_reason[reason], count)],
         }
         for reason in order
     ]
 
 
-def _card(row: Row, previews: Path) -> dict[str, Any]:
+@functools.cache
+def meanings() -> dict[str, str]:
+    """What each threshold is, from the line under it in Thresholds."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(Thresholds))).body
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, line in itertools.pairwise(body.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
+            found[ast.unparse(field.target)] = " ".join(str(line.value.value).split())
+    return found
+
+
+def threshold_of(reason: str) -> str:
+    """Name of the threshold that a reason comes from: text_ratio_above_max -> max_text_ratio; "" without one."""
+    for ending, side in (("_below_min", "min"), ("_above_max", "max")):
+        if reason.endswith(ending):
+            return f"{side}_{reason.removesuffix(ending)}"
+    return ""
+
+
+def meaning_of(reason: str) -> str:
+    """What a reason says, and the setting that decides; "" for one that explains itself."""
+    name = threshold_of(reason)
+    return f"{meanings()[name]} curate.thresholds.{name}" if name else REASONS.get(reason, "")
+
+
+def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[str]:
+    """What a clip failed by: score, limit and which side of it is wrong."""
+    lines = []
+    for reason in row["reasons"]:
+        name = threshold_of(reason)
+        limit, score = thresholds.get(name), row.get(name.partition("_")[2])
+        if limit is None or score is None:
+            lines.append(reason)
+        else:
+            lines.append(f"{name.partition('_')[2]} {score:.4g} {'<' if name.startswith('min') else '>'} {limit:.4g}")
+    return lines
+
+
+def _card(row: Row, previews: Path, thresholds: Mapping[str, float | None]) -> dict[str, Any]:
     """One clip with its strip, tracks and numbers."""
     strip = previews / f"{row['clip_id']}.jpg"
-    offsets = [name for name in row if "offset" in name and name not in ("camera_offset_samples",)]
-    shown = {name: row[name] for name in ("sync", *offsets) if row.get(name) is not None}
+    shown = {name: row[name] for name in ("sync", "av_offset_frames") if row.get(name) is not None}
+    partner = row["partner_source_id"] or row["partner_person"]
     return {
         "id": row["clip_id"],
         "image": base64.b64encode(strip.read_bytes()).decode() if strip.exists() else "",
@@ -134,6 +205,8 @@ def _card(row: Row, previews: Path) -> dict[str, Any]:
         "person": row["person_id"],
         "text": row["caption"],
         "kept": row["kept"],
+        "missed": _missed(row, thresholds),
+        "partner": f"talks with {partner}" if partner else "",
         "shown": {name: f"{value:.3g}" for name, value in shown.items()},
         "scores": {name: f"{row[name]:.4g}" for name in SCORES if row[name] is not None},
         "tracks": _tracks(row),

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, read_json, staged, write_json
-from components.curate import parts, work
+from components.common import StepProgress, staged, write_json
+from components.curate import heartbeat, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
 from components.curate.duplicates import find_copies
@@ -26,7 +26,8 @@ from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
 from components.curate.scorers import passports
-from components.curate.shards import MEMBERS, write_shards
+from components.curate.shards import write_shards
+from components.curate.store import read_members
 from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.config import VIDEO_FPS, from_mapping
 from lpm_model.digests import dataset_digest
@@ -214,15 +215,18 @@ def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[s
 
 def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:
     """Map a pass over its jobs, the largest files first so that no long one is left to the end alone."""
+    if not jobs:
+        return {}
     jobs = sorted(jobs, key=lambda job: (-job.source.bytes, job.source.source_id))
     outcomes: Outcomes = {}
-    done = executor.map(work.task(function, jobs[0].config.limits), jobs) if jobs else iter(())
+    done = executor.map(work.task(function, jobs[0].config.limits), jobs)
     try:
-        for number, outcome in progress.track(done, about, total=len(jobs)):
-            source = jobs[number].source
-            outcomes[source.source_id] = outcome
-            if not outcome["ok"]:
-                log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
+        with heartbeat.told(jobs[0].parts, about):
+            for number, outcome in progress.track(done, about, total=len(jobs)):
+                source = jobs[number].source
+                outcomes[source.source_id] = outcome
+                if not outcome["ok"]:
+                    log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
     except KeyboardInterrupt:
         log.warning("%s: stopped at %d of %d; the same command goes on from there", about, len(outcomes), len(jobs))
         raise
@@ -306,9 +310,8 @@ def _name_people(
 
 
 def _members(part: Path, clip_id: str, person_id: str) -> dict[str, Any]:
-    with np.load(part / f"{clip_id}.npz", allow_pickle=False) as data:
-        facts = {**read_json(part / f"{clip_id}.json"), "person_id": person_id}
-        return {**{name: data[name] for name in MEMBERS}, "json": facts}
+    members = read_members(part, clip_id)
+    return {**members, "json": {**members["json"], "person_id": person_id}}
 
 
 def _funnel(

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from components.curate import cost, parts
+from components.curate import cost, heartbeat, parts
 from components.curate.analyse import Analysis, analyse
 from components.curate.cameras import Recording
-from components.curate.clips import Inputs, SourceClips, make_clips
+from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
@@ -24,7 +24,7 @@ from components.curate.offset import Offset
 from components.curate.pairing import label_source, put_right, source_offset
 from components.curate.probe import SourceRejected
 from components.curate.scorers import make_scorers, passports
-from components.curate.shards import MEMBERS
+from components.curate.store import ClipStore
 from components.curate.vlm import build_captioner
 from components.worker import Budget
 
@@ -111,6 +111,7 @@ def _clips(job: Job) -> dict[str, Any]:
         own, av_offset = in_sync(own, job.config.states)
     with cost.part("labels"):
         labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
+    folder = parts.restart(job.folder / CLIPS)
     found = make_clips(
         Inputs(
             raw=job.raw,
@@ -122,11 +123,12 @@ def _clips(job: Job) -> dict[str, Any]:
             captioner=build_captioner(job.config.captions),
             scorers=make_scorers(job.config.scorers),
             copied=frames_in(job.copied, own.frames),
-        )
+        ),
+        ClipStore(folder),
     )
-    _save(job.folder / CLIPS, found)
+    write_rows(folder / "rows.parquet", found.rows)
     spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
-    np.savez(job.folder / CLIPS / PEOPLE, embeddings=found.embeddings, spans=spans)
+    np.savez(folder / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
         "frames": own.frames,
         "people": len(own.tracks),
@@ -162,7 +164,7 @@ def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> di
         return {**kept, "reused": True}
     started_s = time.monotonic()
     try:
-        with cost.measured() as spent_s:
+        with cost.measured() as spent_s, heartbeat.beating(job.folder, job.source.file):
             outcome = {"ok": True, **function(job), "parts_s": spent_s}
     except SourceRejected as error:
         outcome = {"ok": False, "file": job.source.file, "reason": error.reason, "detail": error.detail}
@@ -184,19 +186,3 @@ def task(function: Callable[[Job], dict[str, Any]], limits: SourceLimits) -> Tas
     """A pass with its budget: memory is bounded while a file nobody has decoded yet is."""
     rss_mb = limits.max_rss_mb if function is look else float("inf")
     return Task(function, died, Budget(limits.max_source_s, rss_mb))
-
-
-def _save(folder: Path, found: SourceClips) -> None:
-    """Rows as Parquet, arrays as .npz, previews as JPEG."""
-    import cv2
-
-    from components.common import write_json
-
-    parts.restart(folder)
-    write_rows(folder / "rows.parquet", found.rows)
-    for clip_id, members in found.members.items():
-        np.savez(folder / f"{clip_id}.npz", **{name: members[name] for name in MEMBERS})
-        write_json(folder / f"{clip_id}.json", members["json"])
-    for clip_id, strip in found.previews.items():
-        bgr = cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(folder / f"{clip_id}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])

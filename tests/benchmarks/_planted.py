@@ -64,7 +64,7 @@ def clean_clips(
 
 def halves(file: Path, truth: Path) -> list[Material]:
     """The first and the last clip of a performed recording with its truth."""
-    frames = [picture for _, picture, _ in video_frames(file, SourceLimits())]
+    frames = [picture.rgb for _, picture, _ in video_frames(file, SourceLimits())]
     pictures, sound = np.stack(frames), audio_track(file, len(frames), SourceLimits())
     with np.load(truth) as data:
         states = data["state"]

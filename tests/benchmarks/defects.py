@@ -16,6 +16,7 @@ import hashlib
 import json
 import multiprocessing
 import platform
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from components.curate.manifest import Source
 from components.curate.pairing import label_source
 from components.curate.probe import SourceRejected
 from components.curate.scorers import SCORERS, make_scorers
+from components.curate.store import ClipStore
 from components.curate.work import in_sync
 from components.ingest.performer.media import write_mp4
 from tests.benchmarks._planted import KINDS, Material, Planted, clean_clips
@@ -132,7 +134,8 @@ def judge(file: Path, copied: tuple[tuple[int, int], ...] = ()) -> Verdict:
         raw=file.parent, own=own, labelled=labelled, partner=None, config=config, encoder=_NoEncoder(),
         captioner=MeasuredCaptioner(), scorers=make_scorers(config.scorers), copied=frames_in(copied, own.frames),
     )  # fmt: skip
-    found = make_clips(inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        found = make_clips(inputs, ClipStore(Path(folder)))
     reasons = [reason for row in found.rows for reason in row["reasons"]] + list(found.track_reasons)
     columns = [column for scorer in inputs.scorers for column in scorer.columns]
     return Verdict(

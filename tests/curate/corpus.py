@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from components.curate.picture import Picture, Scalers
 from lpm_model.digests import file_digest
 
 
@@ -37,6 +38,11 @@ def make_raw(folder: Path, files: Iterable[Path], **fields: object) -> Path:
         )
     (folder / "sources.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def as_picture(picture: np.ndarray) -> Picture:
+    """An RGB array as a decoded picture."""
+    return Picture(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), Scalers())
 
 
 def write_video(

@@ -179,11 +179,11 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     real = work.make_clips
     calls = []
 
-    def killed(inputs: Any) -> Any:
+    def killed(inputs: Any, store: Any) -> Any:
         calls.append(inputs.own.source.source_id)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(inputs)
+        return real(inputs, store)
 
     monkeypatch.setattr(work, "make_clips", killed)
     with pytest.raises(KeyboardInterrupt):

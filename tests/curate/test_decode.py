@@ -2,17 +2,19 @@
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from components.curate.config import SourceLimits
 from components.curate.decode import audio_track, video_frames
+from components.curate.picture import Picture, Scalers
 from components.curate.probe import SourceRejected, probe
 from components.curate.scorers.base import reduced
 from components.curate.shots import ShotFinder
 from components.curate.speech import SILENCE_DB, loudness_db, speech_probability
-from tests.curate.corpus import write_video
+from tests.curate.corpus import as_picture, write_video
 
 LIMITS = SourceLimits()
 
@@ -22,7 +24,7 @@ def grey(value: int) -> np.ndarray:
 
 
 def shown(path: Path) -> list[int]:
-    return [round(picture.mean() / 10) for _, picture, _ in video_frames(path, LIMITS)]
+    return [round(picture.rgb.mean() / 10) for _, picture, _ in video_frames(path, LIMITS)]
 
 
 def test_twelve_fps_shows_every_picture_twice(tmp_path: Path) -> None:
@@ -38,7 +40,7 @@ def test_twelve_fps_shows_every_picture_twice(tmp_path: Path) -> None:
 
 def test_forty_eight_fps_shows_every_second_picture(tmp_path: Path) -> None:
     path = write_video(tmp_path / "fast.mp4", [grey(2 * n) for n in range(96)], [n / 48 for n in range(96)], fps=48)
-    pictures = [picture.mean() for _, picture, _ in video_frames(path, LIMITS)]
+    pictures = [picture.rgb.mean() for _, picture, _ in video_frames(path, LIMITS)]
     assert len(pictures) == 48
     np.testing.assert_allclose(pictures, [4 * n for n in range(48)], atol=6)
 
@@ -46,7 +48,7 @@ def test_forty_eight_fps_shows_every_second_picture(tmp_path: Path) -> None:
 def test_a_variable_rate_keeps_its_speed(tmp_path: Path) -> None:
     times = [n / 24 for n in range(24)] + [1.0, 1.5, 2.0]
     path = write_video(tmp_path / "vfr.mp4", [grey(5 * (n + 1)) for n in range(27)], times)
-    pictures = [picture.mean() for _, picture, _ in video_frames(path, LIMITS)]
+    pictures = [picture.rgb.mean() for _, picture, _ in video_frames(path, LIMITS)]
     assert len(pictures) == 49
     assert abs(pictures[12] - 65) < 4
     assert abs(pictures[34] - 130) < 5
@@ -77,7 +79,7 @@ def test_a_hard_cut_is_found() -> None:
     red, blue = noise.integers(0, 90, (64, 96, 3), np.uint8), noise.integers(150, 255, (64, 96, 3), np.uint8)
     finder = ShotFinder(3.0)
     for number in range(80):
-        finder.push(reduced(number, red if number < 40 else blue, True))
+        finder.push(reduced(number, as_picture(red if number < 40 else blue), True))
     assert finder.shots() == [(0, 40), (40, 80)]
     assert finder.transitions() == [(40, 40, "cut")]
 
@@ -89,7 +91,7 @@ def test_a_dissolve_is_no_part_of_a_shot() -> None:
     finder = ShotFinder(3.0)
     for number in range(90):
         share = min(max((number - 40) / 20, 0.0), 1.0)
-        finder.push(reduced(number, ((1 - share) * first + share * second).astype(np.uint8), True))
+        finder.push(reduced(number, as_picture(((1 - share) * first + share * second).astype(np.uint8)), True))
     ((start, stop, kind),) = finder.transitions()
     assert kind == "dissolve"
     assert abs(start - 40) <= 3
@@ -112,3 +114,27 @@ def test_limits_are_named(tmp_path: Path) -> None:
         assert "v.mp4" in str(refusal.value)
     with pytest.raises(SourceRejected, match=r"missing\.mp4: missing"):
         probe(tmp_path / "missing.mp4", LIMITS)
+
+
+def test_a_part_of_a_picture_has_the_pixels_of_the_whole() -> None:
+    rng = np.random.default_rng(5)
+    rgb = cv2.resize(rng.integers(0, 255, (24, 40, 3)).astype(np.uint8), (400, 238), interpolation=cv2.INTER_CUBIC)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    scalers = Scalers()
+    whole = Picture(frame, scalers).rgb
+    for x, y, width, height in ((0, 0, 400, 238), (31, 17, 101, 77), (299, 137, 101, 101), (2, 3, 8, 1)):
+        part = Picture(frame, scalers).part(x, y, width, height)
+        assert np.array_equal(part, whole[y : y + height, x : x + width])
+
+
+def test_a_reduced_picture_is_the_mean_over_areas() -> None:
+    rng = np.random.default_rng(6)
+    rgb = cv2.resize(rng.integers(0, 255, (9, 16, 3)).astype(np.uint8), (1280, 720), interpolation=cv2.INTER_CUBIC)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    picture = Scalers().picture(frame, reduced=True)
+    for reduced_to in (picture.rgb, picture.small(96)):
+        height, width = reduced_to.shape[:2]
+        means = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+        assert np.abs(reduced_to.astype(float) - means).mean() < 3.0
+    assert picture.rgb.shape == (360, 640, 3)
+    assert picture.small(96).shape == (54, 96, 3)

@@ -56,7 +56,7 @@ def test_broken_members_are_named(copy: Path) -> None:
         assert column in odd_columns(copy), clip
     rows = read_rows(copy / "manifest.parquet")
     described = json.loads((copy / "dataset.json").read_text())
-    with pytest.raises(ValueError, match=r"shards: .*\(facts\).*files: .*\(unchanged\)"):
+    with pytest.raises(ValueError, match=r"shards: .*column facts; files: .*column unchanged"):
         validate(rows, copy, tuple(described["clip_frames"]))
     assert (copy / "validation" / "index.html").exists()
 
@@ -69,3 +69,15 @@ def test_lost_clips_and_files_are_named(copy: Path) -> None:
     with (copy / "shards" / "train-000009.tar").open("wb") as handle:
         handle.write(io.BytesIO(bytes(10240)).getvalue())
     assert any(not fact["recorded"] for fact in file_facts(copy))
+
+
+def test_the_docs_open_from_disk(dataset: Path) -> None:
+    pages = list((dataset / "validation").rglob("*.html"))
+    index = (dataset / "validation" / "index.html").read_text()
+    for suite in ("manifest", "shards", "files"):
+        (page,) = (dataset / "validation" / "validations" / suite).rglob("*.html")
+        assert f'href="{page.relative_to(dataset / "validation").as_posix()}"' in index
+        assert "Success" in page.read_text() or "success" in page.read_text()
+    assert not any(
+        word in page.read_text() for page in pages for word in ("<script", 'href="https://', 'src="https://')
+    )

@@ -171,7 +171,7 @@ def test_another_shot_gives_references_only_where_faces_say_that_it_is_the_same_
 
 def test_a_still_video_gives_no_clip(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
     """Every picture of a still video is a copy of every clip's frames."""
-    frame = next(picture for number, picture, _ in video_frames(sides[0], config.limits) if number == 0)
+    frame = next(picture.rgb for number, picture, _ in video_frames(sides[0], config.limits) if number == 0)
     still = write_video(tmp_path / "still.mp4", [frame] * 200)
     lenient = dataclasses.replace(
         config,
@@ -194,7 +194,7 @@ def test_shots_of_one_person_lend_each_other_references(
     """Each shot is too short to offer a reference of its own; between the two of one person lies one of another."""
     if not identity.available():
         pytest.skip("the face network is not installed")
-    first, second = ([picture for _, picture, _ in video_frames(side, config.limits)] for side in sides)
+    first, second = ([picture.rgb for _, picture, _ in video_frames(side, config.limits)] for side in sides)
     film = write_video(tmp_path / "film.mp4", [*first[:60], *second[:60], *first[150:210]])
     lenient = dataclasses.replace(
         config,

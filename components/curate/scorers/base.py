@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from components.curate.analyse import Analysis
     from components.curate.crops import Crop
     from components.curate.faces import Track
+    from components.curate.picture import Picture
 
 _SAMPLED, _SAMPLED_PX = 16, 160
 SMALL_PX = 96
@@ -29,8 +30,8 @@ class Frame:
 
     number: int
     """Frame at 24 fps."""
-    picture: NDArray[np.uint8]
-    """RGB [H, W, 3]; keep no reference to it."""
+    shown: "Picture"
+    """The frame at the size in which sources are looked at; keep no reference to it."""
     small: NDArray[np.uint8]
     """RGB, longer side SMALL_PX."""
     grey: NDArray[np.uint8]
@@ -38,15 +39,19 @@ class Frame:
     new: bool
     """False where a slow source's picture is shown again."""
 
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """RGB [H, W, 3], converted by the first who asks; keep no reference to it."""
+        return self.shown.rgb
 
-def reduced(number: int, picture: NDArray[np.uint8], new: bool) -> Frame:
+
+def reduced(number: int, shown: "Picture", new: bool) -> Frame:
     """A frame with its reduced picture, made once for all that watch."""
     import cv2
 
-    scale = SMALL_PX / max(picture.shape[:2])
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small = shown.small(SMALL_PX)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    return Frame(number=number, picture=picture, small=small, grey=grey, new=new)
+    return Frame(number=number, shown=shown, small=small, grey=grey, new=new)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
+from components.curate.faces import Track, once_a_track
 from components.curate.scorers import lips
 from components.curate.scorers.base import Clip, Scorer, Scores
 from lpm_model.config import SAMPLES_PER_FRAME, STATES
@@ -34,12 +35,8 @@ class Sync(Scorer):
         return lips.digest()
 
     def score(self, clip: Clip) -> Scores:
-        from components.curate.states import sync_score
-
         speaks = clip.states == STATES["speak"]
-        loudness = clip.own.loudness[clip.track.start : clip.track.stop]
-        whole = sync_score(clip.track.column("gap"), loudness)
-        values = whole[clip.start - clip.track.start :][: clip.frames][speaks]
+        values = _whole_sync(clip.track, clip.own.loudness)[clip.start - clip.track.start :][: clip.frames][speaks]
         scores: Scores = {"sync": float(values.mean()) if len(values) else None}
         if speaks.sum() < _MIN_SPEAKING:
             return {**scores, "av_sync": None, "av_offset_frames": None}
@@ -52,6 +49,14 @@ class Sync(Scorer):
             "av_sync": float(by_shift[_REACH - _TOGETHER : _REACH + _TOGETHER + 1].max()),
             "av_offset_frames": float(best - _REACH) if by_shift[best] >= _TRUSTED else None,
         }
+
+
+@once_a_track
+def _whole_sync(track: Track, loudness: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Correlation of mouth and loudness over a whole track, [frames]."""
+    from components.curate.states import sync_score
+
+    return sync_score(track.column("gap"), loudness[track.start : track.stop])
 
 
 def agreement(heard: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float64]:

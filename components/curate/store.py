@@ -1,0 +1,47 @@
+"""Where the second pass puts what a source gives, clip by clip: hours of it would not fit into memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.common import read_json, write_json
+from components.curate.shards import MEMBERS
+
+
+class ClipStore:
+    """A folder of finished clips and of those that wait for their references."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def wait(self, clip_id: str, **arrays: NDArray[Any]) -> None:
+        """Put aside what will be asked for again."""
+        np.savez(self._folder / f"{clip_id}.waiting.npz", **arrays)  # type: ignore[arg-type]
+
+    def waiting(self, clip_id: str) -> dict[str, NDArray[Any]]:
+        """What was put aside; it is gone from the folder afterwards."""
+        path = self._folder / f"{clip_id}.waiting.npz"
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+        path.unlink()
+        return arrays
+
+    def preview(self, clip_id: str, strip: NDArray[np.uint8]) -> None:
+        """An RGB strip of a clip's frames, as JPEG."""
+        import cv2
+
+        bgr = cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(self._folder / f"{clip_id}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])
+
+    def members(self, clip_id: str, members: dict[str, Any]) -> None:
+        """The shard members of a kept clip: arrays and "json", a mapping."""
+        np.savez(self._folder / f"{clip_id}.npz", **{name: members[name] for name in MEMBERS})
+        write_json(self._folder / f"{clip_id}.json", members["json"])
+
+
+def read_members(folder: Path, clip_id: str) -> dict[str, Any]:
+    """What `ClipStore.members` wrote."""
+    with np.load(folder / f"{clip_id}.npz", allow_pickle=False) as data:
+        return {**{name: data[name] for name in MEMBERS}, "json": read_json(folder / f"{clip_id}.json")}
