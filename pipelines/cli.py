@@ -91,7 +91,7 @@ def _step_command(step: Step) -> click.Command:
         from components.runner import run_step
         from pipelines.config import load_config
         from pipelines.display import record_line
-        from pipelines.summary import decision_line
+        from pipelines.summary import outcome_line
 
         config = load_config(overrides, params)
         if step.verb == "ingest":
@@ -103,8 +103,8 @@ def _step_command(step: Step) -> click.Command:
         settings = getattr(config, step.verb)
         record = run_step(step, inputs, output, settings, RichProgress(), cache=cache if use_cache else None)
         OUT.print(record_line(record, output), soft_wrap=True)
-        if step.verb == "deploy":
-            OUT.print(escape(decision_line(record.report)), soft_wrap=True)
+        if line := outcome_line(step.verb, record.report, output):
+            OUT.print(escape(line), soft_wrap=True)
 
     decorated: Callable[..., Any] = OVERRIDES(run)
     for name, folder in ({**step.inputs, step.output: step.folder}).items():

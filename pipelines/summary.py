@@ -1,5 +1,6 @@
 """summary.json of a run: times, funnel, scores, model, dataset, paths."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,23 @@ def decision_line(deployed: Mapping[str, Any]) -> str:
     if deployed["released_version"] != deployed["version"]:
         line += f"; version {deployed['released_version']} stays in service"
     return line
+
+
+def outcome_line(verb: str, report: Mapping[str, Any], output: Path) -> str:
+    """What a step gave, in one sentence; "" for those whose last line says enough."""
+    if verb == "ingest":
+        lost = len(report["rejected"])
+        return f"{report['sources']} recordings taken, {lost} refused" + (f": {output / 'ingest.json'}" if lost else "")
+    if verb == "curate":
+        clips, lost = report["clips"], report["clips_dropped"]
+        reasons = Counter({name: count for stage in report["funnel"][3:] for name, count in stage["reasons"].items()})
+        most = f", most of them: {reasons.most_common(1)[0][0]}" if reasons else ""
+        files = f"; {len(report['rejected'])} files left out" if report["rejected"] else ""
+        return (
+            f"{clips} of {clips + lost} clips kept ({report['seconds']:.0f} s), {lost} dropped{most}{files}: "
+            f"open {output / 'curation.html'}"
+        )
+    return decision_line(report) if verb == "deploy" else ""
 
 
 def rejected_sources(run_dir: Path) -> list[tuple[str, str]]:

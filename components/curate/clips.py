@@ -171,7 +171,7 @@ def _settle(
     plans: list[Plan], pictures: Pictures, people: NDArray[np.float32], inputs: Inputs, store: ClipStore
 ) -> None:
     """Shard members of the kept clips; a clip whose global reference turns out a copy is dropped after all."""
-    taker = Picker(inputs.config, people)
+    taker = Picker(inputs.config, people, inputs.config.identity.limit(inputs.own.source.origin))
     references = _References(pictures, inputs.encoder)
     for plan in plans:
         if not plan.waits:

@@ -253,9 +253,15 @@ class IdentityConfig:
 
     frames: int = 3
     """Faces of a person that are looked at; 0 = people are not matched, nor references checked to show them."""
-    max_distance: float = 0.28
-    """Mean distance of two people's embeddings below which they are one: 0.28 keeps rendered people apart, 0.55 suits
-    real ones. A single face, of a reference, may lie 0.06 further away."""
+    max_distance: float = 0.5
+    """Mean distance of two people's embeddings below which they are one. A single face, of a reference, may lie 0.06
+    further away."""
+    max_rendered_distance: float = 0.28
+    """The same for people of the performer, who lie closer together."""
+
+    def limit(self, origin: str) -> float:
+        """The distance that holds for people of a source's origin."""
+        return self.max_rendered_distance if origin == "performer" else self.max_distance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TypeVar
 from components.common import read_json, write_json
 
 log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)  # who waits for an hour-long source wants to see these lines, whatever else is shown
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ SIZE = 128
 """Numbers of an embedding."""
 
 ONE_FACE_DISTANCE = 0.06
-"""How much further from a person's mean than `identity.max_distance` one face of that person may lie: of the
+"""How much further from a person's mean than the config's `identity` allows one face of that person may lie: of the
 performer's 94 % do not, and 3 % of other people's pass; of real ones all do not, and none pass."""
 
 Key = tuple[str, int]

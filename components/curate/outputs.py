@@ -71,8 +71,9 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
         "sources used": f"{report['sources_used']} of {report['sources']}",
         "retention": f"{100 * report['retention']:.1f} %",
     }
+    rejected = report["rejected"] + [{**item, "detail": "by ingest"} for item in report["refused_by_ingest"]]
     costs = cost.table(read_json(folder / "timing.json"))
-    write_page(folder, report["funnel"], rows, report["rejected"], facts, described["thresholds"], costs)
+    write_page(folder, report["funnel"], rows, rejected, facts, described["thresholds"], costs)
 
 
 def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources: int) -> str:

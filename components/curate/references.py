@@ -239,15 +239,18 @@ def _best(ranking: Ranking, near: range, count: int) -> Choice | None:
 class Picker:
     """Takes the references of a source's clips; each picture's face is looked at once at most, and only if needed."""
 
-    def __init__(self, config: CurationConfig, people: NDArray[np.float32], embed: Embed = identity.embed) -> None:
+    def __init__(
+        self, config: CurationConfig, people: NDArray[np.float32], limit: float, embed: Embed = identity.embed
+    ) -> None:
         """A picker for one source.
 
         Args:
-            config: how many references, and how near faces of one person lie.
+            config: how many references.
             people: mean embedding of each track [tracks, 128]; NaN where not known.
+            limit: distance below which two tracks show one person.
             embed: embedding of the face in a picture, given its features.
         """
-        self._config, self._people, self._embed = config, people, embed
+        self._config, self._people, self._limit, self._embed = config, people, limit, embed
         self._known: dict[tuple[int, int], NDArray[np.float32] | None] = {}
 
     def pick(
@@ -287,7 +290,7 @@ class Picker:
         if track == other:
             return True
         distance = float(np.linalg.norm(self._people[track] - self._people[other]))  # NaN where one is not known
-        return distance < self._config.identity.max_distance
+        return distance < self._limit
 
     def _first_good(
         self,
@@ -309,7 +312,7 @@ class Picker:
             if distance < self._config.references.min_distance:
                 continue
             found = self._identity_distance(track, (choice.track, frame), candidate)
-            if found is None or found < self._config.identity.max_distance + identity.ONE_FACE_DISTANCE:
+            if found is None or found < self._limit + identity.ONE_FACE_DISTANCE:
                 return Picked(choice=choice, frame=frame, distance=distance, identity_distance=found)
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, staged, write_json
+from components.common import StepProgress, read_json, staged, write_json
 from components.curate import heartbeat, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
@@ -64,6 +64,8 @@ class CurationReport:
     """Every stage with unit, in, out and reasons."""
     rejected: list[dict[str, str]]
     """Sources left out: file, reason, detail."""
+    refused_by_ingest: list[dict[str, str]]
+    """Files that never became sources, from the raw folder's ingest.json: file, reason."""
 
 
 def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgress) -> CurationReport:
@@ -102,7 +104,7 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
         person_s = sum(outcomes[source.source_id]["person_frames"] for source in good) / VIDEO_FPS
         kept_s = sum(row["seconds"] for row in rows if row["kept"])
         check(stages, kept_s, person_s, (config.min_retention, config.max_retention))
-        report = _report(folder, sources, rows, stages, rejected, digest, kept_s / person_s)
+        report = _report(raw, folder, sources, rows, stages, rejected, digest, kept_s / person_s)
         described = _described(folder, config, report, rows)
         write_json(folder / "dataset.json", described)
         write_json(folder / "curation.json", report)
@@ -291,8 +293,9 @@ def _assemble(
 def _name_people(
     rows: list[dict[str, Any]], hints: dict[str, str | None], homes: dict[str, Path], config: CurationConfig
 ) -> None:
-    """Give one person one name across cuts and sources."""
-    people = {}
+    """Give one person one name across cuts and sources; the performer's people are none of the others."""
+    people: dict[tuple[str, int], Person] = {}
+    kinds: dict[float, list[Person]] = {}
     for row in rows:
         key = (row["source_id"], row["track"])
         if key not in people:
@@ -302,7 +305,8 @@ def _name_people(
             people[key] = Person(
                 key=key, name=row["person_id"], hint=hint, span=(int(span[0]), int(span[1])), embedding=embedding
             )
-    names = name_people(list(people.values()), config.identity.max_distance)
+            kinds.setdefault(config.identity.limit(row["origin"]), []).append(people[key])
+    names = {key: name for limit, alike in kinds.items() for key, name in name_people(alike, limit).items()}
     renamed = {people[key].name: name for key, name in names.items()}
     for row in rows:
         row["person_id"] = names[row["source_id"], row["track"]]
@@ -335,6 +339,7 @@ def _funnel(
 
 
 def _report(
+    raw: Path,
     folder: Path,
     sources: list[Source],
     rows: list[dict[str, Any]],
@@ -344,6 +349,7 @@ def _report(
     retention: float,
 ) -> CurationReport:
     kept = [row for row in rows if row["kept"]]
+    before = read_json(raw / "ingest.json")["rejected"] if (raw / "ingest.json").is_file() else []
     return CurationReport(
         dataset_digest=dataset_digest(folder),
         autoencoder_digest=digest,
@@ -354,6 +360,7 @@ def _report(
         retention=round(retention, 4),
         funnel=[item.as_dict() for item in stages],
         rejected=[{k: str(item[k]) for k in ("file", "reason", "detail")} for _, item in sorted(rejected.items())],
+        refused_by_ingest=[{k: str(item[k]) for k in ("file", "reason")} for item in before],
     )
 
 

@@ -79,7 +79,7 @@ def _faces(kinds: NDArray[np.str_], faces: NDArray[np.float32]) -> dict[str, flo
     """Shares of single faces that pass as their own person, and as another; `faces` is [people, frames, 128]."""
     neutral = np.flatnonzero(kinds == "neutral")
     means = np.nanmean(faces[:, neutral[:_MEAN_OF]], axis=1)
-    limit = IdentityConfig().max_distance + ONE_FACE_DISTANCE
+    limit = IdentityConfig().max_rendered_distance + ONE_FACE_DISTANCE
     own: dict[str, list[float]] = {"straight": [], "turned": []}
     others: list[float] = []
     for person, row in enumerate(faces):

@@ -172,7 +172,7 @@ def people(cache: Path, bank: str, scale: int) -> dict[str, float]:
         errors.append(shots.yaw_error_deg.ravel())
         if not identity.available():
             continue
-        groups = identity.group(shots.embedding, [], IdentityConfig().max_distance)
+        groups = identity.group(shots.embedding, [], IdentityConfig().max_rendered_distance)
         pure = _labels_people.purity(groups, shots.person)
         whole = float(np.mean([groups[2 * i] == groups[2 * i + 1] for i in range(count * scale)]))
         key = "" if size_px == max(PEOPLE) else f"_{size_px}px"

@@ -68,7 +68,9 @@ def config(autoencoder: Path) -> CurationConfig:
 def dataset(sides: list[Path], config: CurationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The conversation curated once, with the Great Expectations gate."""
     home = tmp_path_factory.mktemp("dataset")
-    curate(make_raw(home / "raw", sides), home / "dataset", dataclasses.replace(config, validate=True), NoProgress())
+    raw = make_raw(home / "raw", sides)
+    (raw / "ingest.json").write_text(json.dumps({"rejected": [{"file": "broken.mp4", "reason": "not readable"}]}))
+    curate(raw, home / "dataset", dataclasses.replace(config, validate=True), NoProgress())
     return home / "dataset"
 
 

@@ -27,7 +27,7 @@ def make_raw(folder: Path, files: Iterable[Path], **fields: object) -> Path:
                 "file": f"media/{file.name}",
                 "sha256": file_digest(file),
                 "bytes": file.stat().st_size,
-                "origin": "folder",
+                "origin": "performer",
                 "licence": "CC0-1.0",
                 "consent_ref": "test",
                 "conversation_id": file.stem.removesuffix(f"_{camera}") if camera else None,

@@ -35,6 +35,7 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
     assert (dataset / "validation" / "index.html").exists()
     page = (dataset / "curation.html").read_text()
     assert "data:image/jpeg;base64," in page
+    assert "<td>broken.mp4</td><td>not readable</td><td>by ingest</td>" in page
     assert "http://" not in page
     assert "https://" not in page
 

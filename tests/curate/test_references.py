@@ -125,7 +125,7 @@ def pick(
 ) -> int | None:
     """The frame that is taken of candidates 1, 2, 3, offered by each of some tracks."""
     known = {id(one.picture): (faces or {}).get(frame) for frame, one in pictures.items()}
-    taker = Picker(CONFIG, np.array(people), lambda picture, row: known[id(picture)])
+    taker = Picker(CONFIG, np.array(people), 0.28, lambda picture, row: known[id(picture)])
     choices = [
         Choice(kind="global", shows="global", track=track, frames=list(pictures), openness=[1.0] * len(pictures))
         for track in tracks
