@@ -1,6 +1,7 @@
 """What every step shares: progress, atomic outputs, digests, JSON reports."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -46,6 +47,15 @@ class NoProgress:
 
     def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
         yield from items
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time for a file or a folder, which need not exist; the lock is a hidden file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def working_folder(final: Path) -> Path:

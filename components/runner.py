@@ -6,7 +6,6 @@ a killed run finds there what it had done so far.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,13 +13,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.common import StepProgress, read_json, write_json
+from components.common import StepProgress, locked, read_json, write_json
 from components.fingerprint import code_commit, code_digest, config_digest, input_digest, settings_that_count
 from components.lineage import Link, extend, read_sources
 from components.steps import Step, report_mapping
@@ -98,7 +96,8 @@ def run_step(
             return dataclasses.replace(record, seconds=_since(started), peak_rss_mb=memory.peak_mb())
         key = hashlib.sha256(json.dumps([step.verb, digests, settings, code]).encode()).hexdigest()[:24]
         entry = cache / "steps" / step.verb / key
-        with _locked(entry):
+        with locked(entry):  # a second identical run waits and then reuses the result
+            entry.mkdir(parents=True, exist_ok=True)
             kept = _reuse(entry, step.output)
             record = kept or _work(step, inputs, entry / step.output, config, progress, digests, settings, code)
             if kept is None:
@@ -185,16 +184,6 @@ def _prune(verb_folder: Path) -> None:
     complete.sort(key=lambda entry: (entry / _ENTRY).stat().st_mtime, reverse=True)
     for entry in complete[KEPT_ENTRIES:]:
         shutil.rmtree(entry)
-
-
-@contextmanager
-def _locked(entry: Path) -> Iterator[None]:
-    """One process at a time works on an entry; a second identical run waits and then reuses its result."""
-    entry.mkdir(parents=True, exist_ok=True)
-    with entry.with_name(f".{entry.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        entry.mkdir(parents=True, exist_ok=True)
-        yield
 
 
 def _since(started: float) -> float:

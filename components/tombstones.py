@@ -35,6 +35,10 @@ class Tombstone:
     forgotten_on: str = ""
     """Date (UTC)."""
 
+    def covers(self, sha256: str, *names: str | None) -> bool:
+        """Whether a recording, by its bytes, its name or its people's names, is what was removed."""
+        return sha256 in self.sources or any(name_digest(name) in self.names for name in names if name)
+
 
 def name_digest(name: str) -> str:
     """Digest of a person's or a recording's name."""
@@ -54,12 +58,10 @@ class Tombstones:
         for file in files:
             if file.is_file():
                 self.all += [one for one in _read(file) if one not in self.all]
-        self._sources = {digest for one in self.all for digest in one.sources}
-        self._names = {digest for one in self.all for digest in one.names}
 
     def forbids(self, sha256: str, *names: str | None) -> bool:
         """Whether a recording, by its bytes, its name or its people's names, was forgotten."""
-        return sha256 in self._sources or any(name_digest(name) in self._names for name in names if name)
+        return any(one.covers(sha256, *names) for one in self.all)
 
     def write(self, file: Path) -> None:
         """Write them all to one file."""

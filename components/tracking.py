@@ -1,12 +1,13 @@
 """MLflow for every step: one run each, in a SQLite file of the working folder unless the environment names a server."""
 
-import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from components.common import locked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,18 +43,10 @@ def database_file(place: str) -> Path | None:
     return Path(place.removeprefix("sqlite:///")).resolve() if place.startswith("sqlite:///") else None
 
 
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{file.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _alone(place: str) -> AbstractContextManager[None]:
     """One process at a time where a database file or an experiment may have to be made: MLflow does not see to it."""
     file = database_file(place)
-    return nullcontext() if file is None else _locked(file)
+    return nullcontext() if file is None else locked(file)
 
 
 class StepRun:

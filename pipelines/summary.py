@@ -100,7 +100,9 @@ def outcome_line(verb: str, report: Mapping[str, Any], output: Path) -> str:
         return f"{report['sources']} recordings taken, {lost} refused" + (f": {output / 'ingest.json'}" if lost else "")
     if verb == "curate":
         clips, lost = report["clips"], report["clips_dropped"]
-        reasons = Counter({name: count for stage in report["funnel"][3:] for name, count in stage["reasons"].items()})
+        reasons: Counter[str] = Counter()
+        for stage in report["funnel"]:
+            reasons.update(stage["reasons"] if stage["unit"] == "clip" else {})
         most = f", most of them: {reasons.most_common(1)[0][0]}" if reasons else ""
         files = f"; {len(report['rejected'])} files left out" if report["rejected"] else ""
         return (

@@ -157,8 +157,7 @@ def _own_raw(rows: list[dict[str, Any]], raw: Path | None) -> None:
 
 def _is_of(line: dict[str, Any], stone: Tombstone) -> bool:
     """Whether a line of sources.jsonl is a forgotten recording, or shows a forgotten person."""
-    names = (line["source_id"], line.get("person_hint"))
-    return line["sha256"] in stone.sources or any(name_digest(name) in stone.names for name in names if name)
+    return stone.covers(line["sha256"], line["source_id"], line.get("person_hint"))
 
 
 def find(rows: list[dict[str, Any]], kind: str, name: str, raw: Path | None) -> _Target:

@@ -23,16 +23,15 @@ _SAID_EVERY_S = 30.0
 """Time between two lines of the run; sources that take less are told by the bar alone."""
 _DEAD_S = 120.0
 """A beat that is older is that of a worker that was killed."""
-_HEART: ContextVar[Path | None] = ContextVar("heart", default=None)
+_HEART: ContextVar[tuple[Path, str] | None] = ContextVar("heart", default=None)
 
 
 @contextmanager
 def beating(folder: Path, file: str) -> Iterator[None]:
     """Work on one source: what is `counted` inside is told in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    token = _HEART.set(folder / _NAME)
+    token = _HEART.set((folder / _NAME, file))
     try:
-        write_json(folder / _NAME, {"file": file, "done": 0, "of": 0, "seconds": 0.0})
         yield
     finally:
         _HEART.reset(token)
@@ -41,14 +40,14 @@ def beating(folder: Path, file: str) -> Iterator[None]:
 
 def counted(frames: Iterable[T], of: int) -> Iterator[T]:
     """The frames of a source, of which so many are expected."""
-    path = _HEART.get()
+    heart = _HEART.get()
     started_s = beat_s = time.monotonic()
     for done, frame in enumerate(frames, 1):
         yield frame
         now_s = time.monotonic()
-        if path is not None and now_s - beat_s >= _EVERY_S:
+        if heart is not None and now_s - beat_s >= _EVERY_S:
             beat_s = now_s
-            file = read_json(path)["file"]
+            path, file = heart
             write_json(path, {"file": file, "done": done, "of": of, "seconds": round(now_s - started_s, 1)})
 
 

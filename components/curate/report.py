@@ -118,16 +118,12 @@ def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict
         "clips": [
             {
                 "id": row["clip_id"],
-                "fixed": next((reason for reason in row["reasons"] if not _by_threshold(reason)), ""),
+                "fixed": next((reason for reason in row["reasons"] if not threshold_of(reason)), ""),
                 "scores": {name: row[name] for name in names},
             }
             for row in chosen
         ],
     }
-
-
-def _by_threshold(reason: str) -> bool:
-    return reason == "" or reason.endswith(("_below_min", "_above_max"))
 
 
 def _evenly(rows: Sequence[Row], count: int) -> list[Row]:

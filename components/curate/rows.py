@@ -10,7 +10,7 @@ from components.curate.captions import Seen
 from components.curate.config import CurationConfig
 from components.curate.conversation import conversation_facts, strange_voice
 from components.curate.crops import others_in
-from components.curate.faces import FEATURES, Track, once_a_track
+from components.curate.faces import FEATURES, resting
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, rows_of
@@ -104,16 +104,10 @@ def seen_of(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labell
         loudness_db=own.loudness[span],
         sound=own.track[plan.start * SAMPLES_PER_FRAME : plan.stop * SAMPLES_PER_FRAME],
         features=rows,
-        resting=_resting(track),
+        resting=resting(track),
         face_share=float(np.nanmedian(rows[:, 3] - rows[:, 1])) / plan.crop.side,
         pictures=clip,
     )
-
-
-@once_a_track
-def _resting(track: Track) -> NDArray[np.float32]:
-    """A person's usual features [F]."""
-    return np.asarray(np.nanmedian(track.values, axis=0))
 
 
 def clip_tracks(plan: Plan, own: Analysis) -> dict[str, list[int]]:

@@ -1,7 +1,6 @@
 """Ingest: from the performer, a folder or an S3 prefix to raw media with known origin, licence and consent."""
 
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -9,13 +8,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from components.common import StepProgress, staged, write_json
+from components.common import StepProgress, locked, staged, write_json
 from components.ingest.config import IngestConfig
 from components.ingest.look import look_into
 from components.ingest.sidecar import Sidecar, sidecar_of
@@ -147,21 +144,13 @@ def _render(own: Path, config: IngestConfig, progress: StepProgress) -> Path:
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     corpus = Path(config.performer_cache) / name if config.performer_cache else own
     corpus.mkdir(parents=True, exist_ok=True)
-    with _alone(corpus / "lock"):
+    with locked(corpus / "media"):
         render_corpus(corpus / "media", config.performer, progress, corpus / "truth")
     if config.truth:
         Path(config.truth).mkdir(parents=True, exist_ok=True)
         for file in sorted((corpus / "truth").glob("*.npz")):
             _link(file, Path(config.truth) / file.name)
     return corpus / "media"
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time renders into a cache."""
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _collect(

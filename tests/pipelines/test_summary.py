@@ -91,7 +91,8 @@ def test_a_missing_report_is_named(run_dir: Path) -> None:
 def test_a_step_says_what_it_gave(tmp_path: Path) -> None:
     taken = {"sources": 5, "rejected": [{}]}
     assert outcome_line("ingest", taken, tmp_path) == f"5 recordings taken, 1 refused: {tmp_path / 'ingest.json'}"
-    stages = [{"reasons": {"no_face": 9}}] * 3 + [{"reasons": {"blur": 1, "text": 2}}, {"reasons": {"no_reference": 1}}]
+    reasons = {"frame": {"no_face": 9}, "clip": {"blur": 1, "text": 2, "no_reference": 1}}
+    stages = [{"unit": unit, "reasons": found} for unit, found in reasons.items()]
     report = {"clips": 6, "clips_dropped": 4, "seconds": 21.4, "funnel": stages, "rejected": [{}]}
     assert outcome_line("curate", report, tmp_path) == (
         f"6 of 10 clips kept (21 s), 4 dropped, most of them: text; 1 files left out: open {tmp_path / 'curation.html'}"

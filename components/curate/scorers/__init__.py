@@ -55,13 +55,14 @@ def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
     return tuple(scorer.make(config) for scorer in chosen(config))
 
 
-def passports(config: ScorerConfig) -> list[dict[str, Any]]:
-    """Name, version, licence, weights and columns of each of them; starts no network.
+@functools.cache
+def passports(config: ScorerConfig) -> tuple[dict[str, Any], ...]:
+    """Name, version, licence, weights and columns of each of them, once a process; starts no network.
 
     Raises:
         ValueError: a name that no scorer has, or a weight file that is missing.
     """
-    return [scorer.passport(config) for scorer in chosen(config)]
+    return tuple(scorer.passport(config) for scorer in chosen(config))
 
 
 def watchers(scorers: tuple[Scorer, ...]) -> dict[str, Watcher]:

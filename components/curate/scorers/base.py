@@ -6,6 +6,7 @@ Scorers never decide: `Thresholds` in config.py does, by the names of the column
 import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -93,7 +94,7 @@ class Clip:
 
     @property
     def rows(self) -> NDArray[np.float32]:
-        """The person's features [T, 10] by faces.FEATURES."""
+        """The person's features [T, F] by faces.FEATURES."""
         return self.track.values[self.start - self.track.start :][: self.frames]
 
     @functools.cached_property
@@ -134,6 +135,21 @@ class Watcher(ABC):
     @abstractmethod
     def trace(self) -> NDArray[np.float32]:
         """What was kept, float32 [rows, columns]; column 0 is the frame."""
+
+
+def given_file(scorer: str, given: str, wanted: str) -> Path:
+    """The file that the config gives a plug-in.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = Path(given)
+    if not path.is_file():
+        raise ValueError(
+            f"scorers.{scorer} is {given!r}, which is no file: give {wanted} (the README of curate says how), or take "
+            f"{scorer} out of scorers.extra"
+        )
+    return path
 
 
 class Scorer(ABC):

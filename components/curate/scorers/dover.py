@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.scorers.base import Clip, Scorer, Scores, given_file
 from components.packaged import onnx_session
 from lpm_model.digests import file_digest
 
@@ -58,13 +58,7 @@ class Dover(Scorer):
 
 
 def _network(config: ScorerConfig) -> Path:
-    path = Path(config.dover)
-    if not path.is_file():
-        raise ValueError(
-            f"scorers.dover is {config.dover!r}, which is no file: give DOVER as ONNX (the README of curate says how), "
-            "or take dover out of scorers.extra"
-        )
-    return path
+    return given_file("dover", config.dover, "DOVER as ONNX")
 
 
 def whole_view(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.scorers.base import Clip, Scorer, Scores, given_file
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES, VIDEO_FPS
 from lpm_model.digests import file_digest
 
@@ -59,13 +59,7 @@ class LightAsd(Scorer):
 
 
 def _weights(config: ScorerConfig) -> Path:
-    path = Path(config.light_asd)
-    if not path.is_file():
-        raise ValueError(
-            f"scorers.light_asd is {config.light_asd!r}, which is no file: give Light-ASD's weights as safetensors "
-            "(the README of curate says how), or take light_asd out of scorers.extra"
-        )
-    return path
+    return given_file("light_asd", config.light_asd, "Light-ASD's weights as safetensors")
 
 
 def speaking_scores(net: "LightAsdNet", clip: Clip) -> NDArray[np.float32]:
