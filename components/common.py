@@ -1,6 +1,7 @@
 """What every step shares: progress, atomic outputs, digests, JSON reports."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -18,15 +19,22 @@ T = TypeVar("T")
 class StepProgress(Protocol):
     """How a step says how far it is."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield the items while showing a bar with the time left."""
+    def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
+        """Yield the items while showing a bar with the time left.
+
+        Args:
+            items: what is left to do.
+            description: the bar's name.
+            total: how many there are, those done before included; None = as many as the items.
+            done: how many were done before: the bar begins there.
+        """
         ...
 
 
 class RichProgress:
     """A bar on the terminal (plain lines are left out where there is no terminal)."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,7 +44,7 @@ class RichProgress:
         )
         count = total if total is not None else len(items) if isinstance(items, Sized) else None
         with Progress(*columns) as bar:
-            task = bar.add_task(description, total=count)
+            task = bar.add_task(description, total=count, completed=done)
             for item in items:
                 yield item
                 bar.advance(task)
@@ -45,7 +53,7 @@ class RichProgress:
 class NoProgress:
     """Silence, for tests and for remote workers."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
         yield from items
 
 
@@ -79,6 +87,20 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
     if final.exists():
         shutil.rmtree(final)
     os.replace(work, final)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Hard link a file, or copy it where the file system can't; an older target is replaced."""
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, partial)
+    os.replace(partial, target)
+    partial.unlink(missing_ok=True)  # it is still there where both were names of one file already
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("lpm_model", "serving", "components")
 """Packages whose sources a step can reach."""
 _SKIPPED = {"__pycache__", "node_modules"}
-_WITHOUT_EFFECT = {"tracking", "scale"}
+_WITHOUT_EFFECT = {"tracking", "scale", "keep_looks_gb"}
 
 
 @cache

@@ -21,11 +21,11 @@ class FileProgress:
         self._path = path
         self._step = step
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
         count = total if total is not None else len(items) if isinstance(items, Sized) else None
-        self._write(description, 0, count)
-        last, done = time.monotonic(), 0
-        for done, item in enumerate(items, start=1):
+        self._write(description, done, count)
+        last = time.monotonic()
+        for done, item in enumerate(items, start=done + 1):
             yield item
             if time.monotonic() - last >= _PERIOD_S:
                 last = time.monotonic()

@@ -85,6 +85,7 @@ def run_step(
         if isinstance(value, Path) and not value.is_dir():
             raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
     digests = {name: input_digest(value) for name, value in inputs.items()}
+    shared = {step.kept: cache / step.kept} if step.kept and cache is not None else {}
     stones = Path(getattr(config, "tombstones", ""))
     if stones.is_file():  # a kept result may hold what was forgotten since
         digests["tombstones"] = file_digest(stones)
@@ -92,18 +93,19 @@ def run_step(
     code = code_digest(step.module)
     with _PeakMemory() as memory:
         if cache is None or not step.cacheable or not all(digests.values()):
-            record = _work(step, inputs, output, config, progress, digests, settings, code)
+            record = _work(step, inputs, output, config, progress, digests, settings, code, shared)
             return dataclasses.replace(record, seconds=_since(started), peak_rss_mb=memory.peak_mb())
         key = hashlib.sha256(json.dumps([step.verb, digests, settings, code]).encode()).hexdigest()[:24]
         entry = cache / "steps" / step.verb / key
         with locked(entry):  # a second identical run waits and then reuses the result
             entry.mkdir(parents=True, exist_ok=True)
             kept = _reuse(entry, step.output)
-            record = kept or _work(step, inputs, entry / step.output, config, progress, digests, settings, code)
+            target = entry / step.output
+            record = kept or _work(step, inputs, target, config, progress, digests, settings, code, shared)
             if kept is None:
                 write_json(entry / _ENTRY, record)
                 _prune(entry.parent)
-            link_tree(entry / step.output, output)
+            link_tree(target, output)
         os.utime(entry / _ENTRY)
         return dataclasses.replace(
             record, cached=kept is not None, seconds=_since(started), peak_rss_mb=memory.peak_mb()
@@ -136,10 +138,12 @@ def _work(
     digests: dict[str, str],
     settings: str,
     code: str,
+    shared: dict[str, Path],
 ) -> StepRecord:
     started = time.monotonic()
     output.parent.mkdir(parents=True, exist_ok=True)
-    report = report_mapping(step.function()(**inputs, **{step.output: output}, config=config, progress=progress))
+    folders = {step.output: output, **shared}
+    report = report_mapping(step.function()(**inputs, **folders, config=config, progress=progress))
     digest = output_digest(output)
     link = Link(
         step=step.verb,

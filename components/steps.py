@@ -26,6 +26,9 @@ class Step:
     """One line for --help."""
     more: str = ""
     """Last lines of --help: where to read on."""
+    kept: str = ""
+    """Parameter of the step function for the folder of this name in the cache, where it keeps what other calls can
+    use as well; it gets none where there is no cache."""
     cacheable: bool = True
     """False where the step acts on the world outside its output folder."""
 
@@ -63,6 +66,7 @@ STEPS: dict[str, Step] = {
             folder="dataset",
             config_name="CurationConfig",
             about="Cut, filter, label and encode the videos into training clips.",
+            kept="looks",
             more="curate.profile=tiny|pretrain|sft sets the thresholds: `lpm data thresholds` prints them all.",
         ),
         Step(

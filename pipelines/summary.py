@@ -105,8 +105,10 @@ def outcome_line(verb: str, report: Mapping[str, Any], output: Path) -> str:
             reasons.update(stage["reasons"] if stage["unit"] == "clip" else {})
         most = f", most of them: {reasons.most_common(1)[0][0]}" if reasons else ""
         files = f"; {len(report['rejected'])} files left out" if report["rejected"] else ""
+        look = read_json(output / "timing.json")["look"]
+        known = f"; {look['reused']} of {look['sources']} sources reused, looked at before" if look["reused"] else ""
         return (
-            f"{clips} of {clips + lost} clips kept ({report['seconds']:.0f} s), {lost} dropped{most}{files}: "
+            f"{clips} of {clips + lost} clips kept ({report['seconds']:.0f} s), {lost} dropped{most}{files}{known}: "
             f"open {output / 'curation.html'}"
         )
     return decision_line(report) if verb == "deploy" else ""

@@ -326,6 +326,9 @@ class CurationConfig:
     """Where sources are worked on: processes on this machine, Ray Data, or this very process, which a crash ends."""
     workers: int = 2
     """Sources worked on at once."""
+    keep_looks_gb: float = 20.0
+    """Room in the cache for first passes that a run with other settings of the second can use (GB, about 4.5 hours of
+    video each); 0 = none are kept."""
     autoencoder: str = ""
     """Folder of the autoencoder whose latents are written; empty = the shipped tiny one."""
     validate: bool = True
@@ -346,6 +349,8 @@ class CurationConfig:
             raise ValueError(f"stride is {self.stride}: use a value in (0, 1]")
         if self.mesh_stride < 1 or self.workers < 1 or self.max_faces < 1 or self.max_references < 1:
             raise ValueError("mesh_stride, workers, max_faces and max_references must be at least 1")
+        if self.keep_looks_gb < 0:
+            raise ValueError(f"keep_looks_gb is {self.keep_looks_gb}: give 0 or more")
         if not 0 <= self.min_retention <= self.max_retention <= 1:
             raise ValueError(f"retention {self.min_retention}..{self.max_retention}: give 0 <= min <= max <= 1")
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from components.common import read_json, write_json
+from components.common import read_json, working_folder, write_json
+from components.curate import kept
 from components.curate.manifest import read_rows, write_rows
 from components.curate.outputs import refresh
 from components.curate.proof import content_digests, holders
 from components.curate.shards import copy_shard
+from components.steps import STEPS
 from components.tombstones import TOMBSTONES, Tombstone, Tombstones, add, name_digest, today
 from lpm_model.digests import RUN_MANIFEST, dataset_digest
 
@@ -39,7 +41,7 @@ class Places:
     raw: Path | None = None
     """Raw folder whose recordings are deleted too."""
     cache: Path | None = None
-    """Kept results of ingest and curate that hold them are deleted."""
+    """Kept results of ingest and curate that hold them are deleted, and kept first passes over them."""
     tombstones: Path | None = None
     """File that ingest and curate read."""
 
@@ -102,6 +104,7 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
             names=tuple(sorted(name_digest(one) for one in target.names)), items=tuple(sorted(items)),
             datasets=(dataset_digest(dataset),), forgotten_on=today(),
         )  # fmt: skip
+        stone = _with_looks(stone, places.cache)
         if places.tombstones is not None:
             add(places.tombstones, [stone])
         _replace(dataset, rows, gone, target, stone)
@@ -109,20 +112,36 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
     else:
         log.warning("%s was forgotten on %s: only what may be left elsewhere is removed", kind, stone.forgotten_on)
         more = {line["sha256"] for line in _listing(places.raw) if _is_of(line, stone)} - {*stone.sources, ""}
-        stone = dataclasses.replace(stone, sources=tuple(sorted({*stone.sources, *more})))
+        stone = _with_looks(dataclasses.replace(stone, sources=tuple(sorted({*stone.sources, *more}))), places.cache)
         if places.tombstones is not None:
             add(places.tombstones, [stone])
     folders = [dataset]
+    if any(name_digest(part.name) in stone.names for part in working_folder(dataset).glob("parts/*")):
+        shutil.rmtree(working_folder(dataset))
+        removed["unfinished runs"] = 1
     if places.raw is not None and (places.raw / "sources.jsonl").is_file():
         removed["recordings"] = _clean_raw(places.raw, stone)
         folders.append(places.raw)
     if places.cache is not None:
         removed["kept results"] = _clean_cache(places.cache, stone)
-        folders += [places.cache / "steps" / verb for verb in ("ingest", "curate")]
+        removed["kept first passes"] = kept.forget(_looks(places.cache), [stone])
+        folders += [*(places.cache / "steps" / verb for verb in ("ingest", "curate")), _looks(places.cache)]
     return ForgetReport(
         clips=removed.get("clips", 0), removed=removed, items=stone.items, before=stone.datasets,
         after=dataset_digest(dataset), checked_files=prove(folders, stone), folders=tuple(folders),
     )  # fmt: skip
+
+
+def _looks(cache: Path) -> Path:
+    """Where first passes are kept."""
+    return cache / STEPS["curate"].kept
+
+
+def _with_looks(stone: Tombstone, cache: Path | None) -> Tombstone:
+    """A tombstone with the digests of what first passes are kept of, so that the proof looks for them as well."""
+    if cache is None:
+        return stone
+    return dataclasses.replace(stone, items=tuple(sorted({*stone.items, *kept.contents(_looks(cache), stone)})))
 
 
 def foresee(dataset: Path, kind: Literal["identity", "source"], name: str, raw: Path | None) -> dict[str, int]:

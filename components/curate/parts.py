@@ -21,6 +21,10 @@ from components.curate.manifest import Source
 from components.curate.probe import Probe
 from lpm_model.config import AUDIO_RATE, VIDEO_FPS
 
+LOOK, CLIPS = "look", "clips"
+"""The stages kept per source."""
+ANALYSIS = "look.npz"
+"""File of what the first pass over a source found."""
 _ARRAYS = ("track", "speech", "loudness", "luminance", "change", "hashes")
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from components.common import StepProgress, read_json, staged, write_json
-from components.curate import heartbeat, parts, work
+from components.curate import heartbeat, kept, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
 from components.curate.duplicates import find_copies
@@ -22,6 +23,7 @@ from components.curate.executor import Executor
 from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
 from components.curate.identity import Person, name_people
+from components.curate.kept import KeptLooks
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, totals
 from components.curate.references import REFERENCE_REASONS
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 Outcomes = dict[str, dict[str, Any]]
 """Outcome of a stage by source id."""
+_ABOUT = {parts.LOOK: "looking at sources", parts.CLIPS: "making clips"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +71,9 @@ class CurationReport:
     """Files that never became sources, from the raw folder's ingest.json: file, reason."""
 
 
-def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgress) -> CurationReport:
+def curate(
+    raw: Path, dataset: Path, config: CurationConfig, progress: StepProgress, looks: Path | None = None
+) -> CurationReport:
     """Cut, filter, label, caption and encode the videos of a corpus.
 
     Args:
@@ -76,6 +81,7 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
         dataset: output folder, replaced as a whole when the step succeeds; a killed run is resumed.
         config: what to do.
         progress: bars.
+        looks: folder where first passes are found and kept for other runs (see `kept`); None = nowhere.
 
     Returns:
         The report that is also written to dataset/curation.json.
@@ -90,12 +96,16 @@ def curate(raw: Path, dataset: Path, config: CurationConfig, progress: StepProgr
         stones = Tombstones(Path(config.tombstones), dataset / TOMBSTONES, folder / TOMBSTONES)
         left_out = _leave_out(sources, config, stones)
         chosen = [source for source in sources if source.source_id not in left_out]
+        shelf = None
+        if looks is not None:
+            shelf = KeptLooks(looks, config.keep_looks_gb * 1e9)
+            kept.forget(looks, stones.all)
         with Executor(config.executor, config.workers) as executor:
-            looked = _run(executor, work.look, _look_jobs(base, chosen), progress, "looking at sources")
+            looked = _look(executor, _look_jobs(base, chosen), progress, shelf)
             jobs = _clip_jobs(base, chosen, looked, digest)
-            outcomes = _run(executor, work.clips, jobs, progress, "making clips")
+            outcomes = _run(executor, parts.CLIPS, jobs, progress)
         write_json(
-            folder / "timing.json", {work.LOOK: _timing(sources, looked), work.CLIPS: _timing(sources, outcomes)}
+            folder / "timing.json", {parts.LOOK: _timing(sources, looked), parts.CLIPS: _timing(sources, outcomes)}
         )
         rejected = left_out | {k: v for k, v in (looked | outcomes).items() if not v["ok"]}
         good = [source for source in chosen if source.source_id not in rejected]
@@ -215,24 +225,59 @@ def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[s
     return partners
 
 
-def _run(executor: Executor, function: Any, jobs: list[work.Job], progress: StepProgress, about: str) -> Outcomes:
-    """Map a pass over its jobs, the largest files first so that no long one is left to the end alone."""
+def _look(executor: Executor, jobs: list[work.Job], progress: StepProgress, shelf: KeptLooks | None) -> Outcomes:
+    """First pass over all sources but those that an earlier run has looked at."""
+    if shelf is None:
+        return _run(executor, parts.LOOK, jobs, progress)
+    for job in jobs:
+        if work.done_before(job, parts.LOOK) is None:
+            shelf.give(job)
+    try:
+        return _run(executor, parts.LOOK, jobs, progress, shelf.keep)
+    finally:
+        shelf.trim()
+
+
+def _run(
+    executor: Executor,
+    stage: str,
+    jobs: list[work.Job],
+    progress: StepProgress,
+    keep: Callable[[work.Job, dict[str, Any]], None] = lambda job, outcome: None,
+) -> Outcomes:
+    """Map a pass over the jobs that are not done, the largest files first so that no long one is left to the end alone.
+
+    `keep` is told each outcome as it comes.
+    """
     if not jobs:
         return {}
-    jobs = sorted(jobs, key=lambda job: (-job.source.bytes, job.source.source_id))
-    outcomes: Outcomes = {}
-    done = executor.map(work.task(function, jobs[0].config.limits), jobs)
+    about = _ABOUT[stage]
+    outcomes = {job.source.source_id: done for job in jobs if (done := work.done_before(job, stage)) is not None}
+    _tell(jobs, outcomes)
+    waiting = sorted(
+        (job for job in jobs if job.source.source_id not in outcomes),
+        key=lambda job: (-job.source.bytes, job.source.source_id),
+    )
+    results = executor.map(work.task(stage, jobs[0].config.limits), waiting)
     try:
         with heartbeat.told(jobs[0].parts, about):
-            for number, outcome in progress.track(done, about, total=len(jobs)):
-                source = jobs[number].source
-                outcomes[source.source_id] = outcome
-                if not outcome["ok"]:
-                    log.warning("%s is left out: %s: %s", source.file, outcome["reason"], outcome["detail"])
+            for number, outcome in progress.track(results, about, total=len(jobs), done=len(outcomes)):
+                job = waiting[number]
+                outcomes[job.source.source_id] = outcome
+                _tell([job], outcomes)
+                keep(job, outcome)
     except KeyboardInterrupt:
         log.warning("%s: stopped at %d of %d; the same command goes on from there", about, len(outcomes), len(jobs))
         raise
     return outcomes
+
+
+def _tell(jobs: list[work.Job], outcomes: Outcomes) -> None:
+    """A line for each source that is left out."""
+    for job in jobs:
+        outcome = outcomes.get(job.source.source_id, {"ok": True})
+        if not outcome["ok"]:
+            log.warning("%s is left out: %s: %s", job.source.file, outcome["reason"], outcome["detail"])
 
 
 def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
@@ -269,7 +314,7 @@ def _assemble(
     homes: dict[str, Path] = {}
     rows: list[dict[str, Any]] = []
     for source in sources:
-        part = folder / "parts" / source.source_id / work.CLIPS
+        part = folder / "parts" / source.source_id / parts.CLIPS
         found = read_rows(part / "rows.parquet")
         homes |= {row["clip_id"]: part for row in found}
         rows += found

@@ -26,12 +26,11 @@ from components.curate.probe import SourceRejected
 from components.curate.scorers import make_scorers, passports
 from components.curate.store import ClipStore
 from components.curate.vlm import build_captioner
+from components.fingerprint import code_digest
 from components.worker import Budget
 
 log = logging.getLogger(__name__)
 
-LOOK, CLIPS = "look", "clips"
-"""The stages kept per source."""
 PEOPLE = "people.npz"
 """File of a source's people: embeddings [tracks, 128] and spans [tracks, 2]."""
 
@@ -62,56 +61,65 @@ class Job:
 
 
 def look_key(source: Source, config: CurationConfig) -> str:
-    """What the first pass depends on."""
+    """What the first pass depends on: the recording, the settings, the scorers and the code that it reaches."""
     limits = dataclasses.asdict(config.limits)
     seen = (FEATURES, config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
-    return parts.key_of(dataclasses.asdict(source), limits, seen, passports(config.scorers))
+    code = code_digest(parts.__name__)
+    return parts.key_of(dataclasses.asdict(source), limits, seen, passports(config.scorers), code)
 
 
 def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
     """What the second pass depends on."""
     config = dataclasses.asdict(job.config)
-    for name in ("executor", "workers", "min_retention", "max_retention", "validate", "clips_per_shard"):
+    for name in (
+        "executor",
+        "workers",
+        "min_retention",
+        "max_retention",
+        "validate",
+        "clips_per_shard",
+        "keep_looks_gb",
+    ):
         del config[name]
     return parts.key_of(look_key(job.source, job.config), partner_key, config, encoder_digest, job.copied)
 
 
 def look(job: Job) -> dict[str, Any]:
     """First pass; the outcome says ok or names the reason of the rejection."""
-    return _once(job, LOOK, _look)
+    return _settled(job, parts.LOOK, _look)
 
 
 def _look(job: Job) -> dict[str, Any]:
     analysis = analyse(job.raw, job.source, job.config)
-    parts.save_analysis(job.folder / "look.npz", analysis)
+    parts.save_analysis(job.folder / parts.ANALYSIS, analysis)
     return {"frames": analysis.frames, "people": len(analysis.tracks)}
 
 
 def fingerprint(job: Job) -> Print:
     """What the finished first pass of a source gives to be compared with the others'."""
-    return parts.load_print(job.folder / "look.npz")
+    return parts.load_print(job.folder / parts.ANALYSIS)
 
 
 def recording(job: Job) -> Recording | None:
     """What the finished first pass of a source gives to find its conversation's other camera."""
-    return parts.load_recording(job.folder / "look.npz")
+    return parts.load_recording(job.folder / parts.ANALYSIS)
 
 
 def clips(job: Job) -> dict[str, Any]:
     """Second pass; the outcome holds the counts of the funnel."""
-    return _once(job, CLIPS, _clips)
+    return _settled(job, parts.CLIPS, _clips)
 
 
 def _clips(job: Job) -> dict[str, Any]:
-    own = parts.load_analysis(job.folder / "look.npz")
+    own = parts.load_analysis(job.folder / parts.ANALYSIS)
     partner: Analysis | None = None
     if job.partner_id is not None:
-        partner = parts.load_analysis(job.parts / job.partner_id / "look.npz")
+        partner = parts.load_analysis(job.parts / job.partner_id / parts.ANALYSIS)
     with cost.part("offset of the sound"):
         own, av_offset = in_sync(own, job.config.states)
     with cost.part("labels"):
         labelled = dataclasses.replace(label_source(own, partner, job.config.states), av_offset=av_offset)
-    folder = parts.restart(job.folder / CLIPS)
+    folder = parts.restart(job.folder / parts.CLIPS)
     found = make_clips(
         Inputs(
             raw=job.raw,
@@ -157,11 +165,14 @@ def in_sync(own: Analysis, config: StateConfig) -> tuple[Analysis, Offset]:
     raise SourceRejected(own.source.file, "audio_offset", detail)
 
 
-def _once(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
-    """Reuse a finished stage, else do it; whatever one file does wrong stays with that file."""
-    kept = parts.finished(job.folder, stage, job.key)
-    if kept is not None:
-        return {**kept, "reused": True}
+def done_before(job: Job, stage: str) -> dict[str, Any] | None:
+    """The outcome of a stage that an earlier run has finished, None where it has to be done."""
+    outcome = parts.finished(job.folder, stage, job.key)
+    return outcome if outcome is None else {**outcome, "reused": True}
+
+
+def _settled(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
+    """Do a stage and leave its outcome beside its files; whatever one file does wrong stays with that file."""
     started_s = time.monotonic()
     try:
         with cost.measured() as spent_s, heartbeat.beating(job.folder, job.source.file):
@@ -182,7 +193,8 @@ def died(job: Job, reason: str, detail: str) -> dict[str, Any]:
     return {"ok": False, "file": job.source.file, "reason": reason, "detail": detail}
 
 
-def task(function: Callable[[Job], dict[str, Any]], limits: SourceLimits) -> Task:
+def task(stage: str, limits: SourceLimits) -> Task:
     """A pass with its budget: memory is bounded while a file nobody has decoded yet is."""
-    rss_mb = limits.max_rss_mb if function is look else float("inf")
-    return Task(function, died, Budget(limits.max_source_s, rss_mb))
+    if stage == parts.LOOK:
+        return Task(look, died, Budget(limits.max_source_s, limits.max_rss_mb))
+    return Task(clips, died, Budget(limits.max_source_s))

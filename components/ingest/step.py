@@ -1,6 +1,5 @@
 """Ingest: from the performer, a folder or an S3 prefix to raw media with known origin, licence and consent."""
 
-import errno
 import functools
 import hashlib
 import json
@@ -12,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from components.common import StepProgress, locked, staged, write_json
+from components.common import StepProgress, link_file, locked, staged, write_json
 from components.ingest.config import IngestConfig
 from components.ingest.look import look_into
 from components.ingest.sidecar import Sidecar, sidecar_of
@@ -149,7 +148,7 @@ def _render(own: Path, config: IngestConfig, progress: StepProgress) -> Path:
     if config.truth:
         Path(config.truth).mkdir(parents=True, exist_ok=True)
         for file in sorted((corpus / "truth").glob("*.npz")):
-            _link(file, Path(config.truth) / file.name)
+            link_file(file, Path(config.truth) / file.name)
     return corpus / "media"
 
 
@@ -253,7 +252,7 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
         raise _Refusal("removed on request (lpm data forget): it may not come back")
     source_id = f"{stem[:_NAME_LETTERS] or 'video'}-{digest[:8]}"
     target = media / f"{source_id}{file.suffix.lower()}"
-    _link(real, target)
+    link_file(real, target)
     entry = Source(
         source_id=source_id,
         file=f"media/{target.name}",
@@ -286,19 +285,6 @@ def _probe(file: Path) -> float:
 def _prober() -> Worker:
     """The process that opens files nobody has looked into yet; it lives as long as this one."""
     return Worker()
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard link a file, or copy it where the file system can't; an older target is replaced."""
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-            raise
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
 
 
 def read_sources(raw: Path) -> list[Source]:

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from components.curate import work
+from components.curate import parts, work
 from components.curate.config import CurationConfig
 from components.curate.executor import Executor
 from components.curate.step import read_sources
@@ -57,8 +57,8 @@ def curate_s(paths: list[Path], executor: str, workers: int) -> float:
     with tempfile.TemporaryDirectory() as home, Executor(executor, workers) as pool:
         warm = _jobs(Path(home) / "warm", films(WARM_S)[:1] * WARM_FILMS * workers, config)
         jobs = warm + _jobs(Path(home) / "real", paths, config)
-        for function in (work.look, work.clips):
-            done = pool.map(work.task(function, config.limits), jobs)
+        for stage in (parts.LOOK, parts.CLIPS):
+            done = pool.map(work.task(stage, config.limits), jobs)
             outcomes = [next(done) for _ in warm]
             started = time.perf_counter()
             outcomes += done

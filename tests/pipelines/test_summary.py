@@ -94,7 +94,10 @@ def test_a_step_says_what_it_gave(tmp_path: Path) -> None:
     reasons = {"frame": {"no_face": 9}, "clip": {"blur": 1, "text": 2, "no_reference": 1}}
     stages = [{"unit": unit, "reasons": found} for unit, found in reasons.items()]
     report = {"clips": 6, "clips_dropped": 4, "seconds": 21.4, "funnel": stages, "rejected": [{}]}
-    assert outcome_line("curate", report, tmp_path) == (
-        f"6 of 10 clips kept (21 s), 4 dropped, most of them: text; 1 files left out: open {tmp_path / 'curation.html'}"
-    )
+    for reused, known in ((0, ""), (2, "; 2 of 3 sources reused, looked at before")):
+        write_json(tmp_path / "timing.json", {"look": {"sources": 3, "reused": reused}})
+        assert outcome_line("curate", report, tmp_path) == (
+            f"6 of 10 clips kept (21 s), 4 dropped, most of them: text; 1 files left out{known}: "
+            f"open {tmp_path / 'curation.html'}"
+        )
     assert outcome_line("train", {}, tmp_path) == ""

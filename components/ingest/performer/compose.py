@@ -89,7 +89,8 @@ def render_corpus(
     if truth is not None:
         truth.mkdir(parents=True, exist_ok=True)
     waiting = [index for index in range(config.conversations) if not _finished(out, truth, config, index)]
-    for _ in progress.track(_run(out, config, truth, waiting), "render conversations", total=len(waiting)):
+    done, total = config.conversations - len(waiting), config.conversations
+    for _ in progress.track(_run(out, config, truth, waiting), "render conversations", total=total, done=done):
         continue
     recordings = [one for index in range(config.conversations) for one in recordings_of(out, config, index)]
     _write_consent(out, config, recordings)
