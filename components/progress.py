@@ -25,8 +25,9 @@ class FileProgress:
         count = total if total is not None else len(items) if isinstance(items, Sized) else None
         self._write(description, done, count)
         last = time.monotonic()
-        for done, item in enumerate(items, start=done + 1):
+        for item in items:
             yield item
+            done += 1
             if time.monotonic() - last >= _PERIOD_S:
                 last = time.monotonic()
                 self._write(description, done, count)

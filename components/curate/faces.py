@@ -1,7 +1,6 @@
 """Face landmarks (MediaPipe), tracks of people by overlap, and what the landmarks say about mouth, eyes and head."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -9,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+
+from components.curate import meshes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,11 +122,11 @@ class FaceFinder:
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
         small = np.ascontiguousarray(small)
         if anew or not self._found:
-            there = len(_face_detector().process(small).detections or [])
+            there = len(meshes.face_detector().process(small).detections or [])
             self._follow(max(min(there, self._max_faces), self._found))
         if not self._follows:
             return []
-        found = self._meshes[self._follows].process(small).multi_face_landmarks or []
+        found = meshes.faces_in(self._meshes[self._follows], small)
         self._found = len(found)
         return [measure(landmarks(face, picture)) for face in found]
 
@@ -133,24 +134,10 @@ class FaceFinder:
         """Follow so many faces from now on."""
         if count and count != self._follows:
             if count in self._meshes:
-                self._meshes[count].reset()
+                meshes.begin_anew(self._meshes[count])
             else:
-                self._meshes[count] = _face_mesh()(
-                    static_image_mode=False,
-                    max_num_faces=count,
-                    refine_landmarks=True,
-                    min_detection_confidence=0.5,
-                    min_tracking_confidence=0.5,
-                )
+                self._meshes[count] = meshes.face_mesh(count)
         self._follows = count
-
-
-@functools.cache
-def _face_detector() -> Any:
-    """The detector that the landmark network starts with; it remembers nothing."""
-    import mediapipe
-
-    return mediapipe.solutions.face_detection.FaceDetection(model_selection=0, min_detection_confidence=0.5)
 
 
 def landmarks(face: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -158,13 +145,6 @@ def landmarks(face: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     height, width = picture.shape[:2]
     size = np.array([width, height, width], np.float32)
     return np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size
-
-
-@functools.cache
-def _face_mesh() -> Any:
-    import mediapipe
-
-    return mediapipe.solutions.face_mesh.FaceMesh
 
 
 def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,46 @@
+"""What MediaPipe writes to stderr stays away from terminals; what anybody else writes arrives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.curate.meshes import _without_chatter
+
+ROOT = Path(__file__).parents[2]
+FIND = """
+import sys, numpy as np
+from components.curate.faces import FaceFinder
+finder = FaceFinder(2)
+for count in (1, 2, 1):
+    finder._follow(count)
+finder.find(np.zeros((128, 128, 3), np.uint8))
+print("done", file=sys.stderr)
+"""
+
+
+def test_networks_start_and_start_anew_in_silence() -> None:
+    found = subprocess.run([sys.executable, "-c", FIND], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "done\n")
+
+
+def test_only_chatter_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = {
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n": False,
+        "W0000 00:00:1795892545.363997    6048 inference_feedback_manager.cc:114] Feedback manager\n": False,
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n": False,
+        "E0000 00:00:1795892545.363997    6048 graph.cc:114] no such model\n": True,
+        "WARNING components.curate: a.mp4 is left out\n": True,
+        "the end without a line's end": True,
+    }
+
+    def crash() -> None:
+        with _without_chatter():
+            os.write(2, "".join(lines).encode())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        crash()
+    assert capfd.readouterr().err == "".join(line for line, passes in lines.items() if passes)
