@@ -1,4 +1,4 @@
-"""Near-copies across sources: the same shot again, whoever encoded, cropped, brightened or renamed it.
+"""Near-copies across sources: the same shot again, whoever encoded, cropped, framed, brightened or renamed it.
 
 Shots that look alike (64-bit difference hash of their usual picture) are laid over each other where their movement and
 loudness from frame to frame agree; only a recording repeats both, so two takes of one set are no copies. A copy with
@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.quality import inside_bars
+
 EVERY = 4
 """Frames between two perceptual hashes."""
 _BITS = 8
 """Differing bits of 64 up to which two pictures look alike; other people in one studio differ by more."""
+_MIN_INSIDE = 0.25
+"""Share of a side that bars leave at least (an upright film in a wide one keeps 0.31); less is a dark picture."""
 _SAME_SOUND, _SAME_MOVEMENT, _SAME_SILENT = 0.97, 0.5, 0.95
 """Correlation of loudness, and of movement beside it, that makes a copy; of movement alone where there is no sound.
 
@@ -41,10 +45,20 @@ class Print:
 
 
 def picture_hash(grey: NDArray[np.uint8]) -> int:
-    """64 bits: whether each of 8 x 8 places is brighter than its neighbour to the left (difference hash)."""
+    """64 bits: whether each of 8 x 8 places is brighter than its neighbour to the left (difference hash).
+
+    Black bars around a picture [H, W] don't count, unless they leave too little of it.
+    """
     import cv2
 
-    tiny = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
+    # Where a bar ends, one line of the reduced picture is a mix of both.
+    rows, columns = (
+        slice(one.start + (one.start > 0), one.stop - (one.stop < side))
+        for one, side in zip(inside_bars(grey), grey.shape, strict=True)
+    )
+    inside = grey[rows, columns]
+    whole = min(inside.shape[0] / grey.shape[0], inside.shape[1] / grey.shape[1]) < _MIN_INSIDE
+    tiny = cv2.resize(grey if whole else inside, (9, 8), interpolation=cv2.INTER_AREA)
     bits = np.packbits(tiny[:, 1:] > tiny[:, :-1])
     return int.from_bytes(bits.tobytes(), "big")
 

@@ -34,11 +34,18 @@ def sharpness(picture: Picture, box: NDArray[np.float32]) -> float:
 def letterbox_ratio(clip: NDArray[np.uint8]) -> float:
     """Share of rows and columns at the edges that stay black over the clip (uint8 [T, H, W, 3])."""
     brightest = clip[:: max(len(clip) // 8, 1)].max(axis=(0, 3))
-    total = 0
-    for lines in (brightest.max(axis=1), brightest.max(axis=0)):
+    rows, columns = inside_bars(brightest)
+    inside = (rows.stop - rows.start) + (columns.stop - columns.start)
+    return 1 - inside / (brightest.shape[0] + brightest.shape[1])
+
+
+def inside_bars(grey: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Rows and columns of a picture [H, W] between the black ones at its edges; none where all of it is black."""
+    found = []
+    for lines in (grey.max(axis=1), grey.max(axis=0)):
         bright = np.flatnonzero(lines > _BLACK)
-        total += len(lines) if not len(bright) else bright[0] + len(lines) - 1 - bright[-1]
-    return float(total / (brightest.shape[0] + brightest.shape[1]))
+        found.append(slice(int(bright[0]), int(bright[-1]) + 1) if len(bright) else slice(0, 0))
+    return found[0], found[1]
 
 
 def longest_frozen(change: NDArray[np.float32]) -> int:

@@ -12,11 +12,13 @@ from components.curate.cameras import Recording, camera_offset, find_cameras, ga
 from components.curate.config import CurationConfig, IntervalConfig, StateConfig, Thresholds
 from components.curate.conversation import strange_voice
 from components.curate.decode import audio_track, video_frames
+from components.curate.duplicates import find_copies, frames_in
 from components.curate.manifest import DISCARD, IDLE, SPEAK, Source
 from components.curate.pairing import label_source
-from components.curate.parts import load_analysis, save_analysis
+from components.curate.parts import load_analysis, load_print, save_analysis
 from components.curate.quality import decide
 from components.curate.step import _partners
+from components.ingest.performer.media import write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,19 @@ def test_every_frame_is_decoded_once(sides: list[Path], config: CurationConfig) 
     numbers = [number for number, _, _ in video_frames(sides[0], config.limits)]
     assert numbers == list(range(288))
     assert audio_track(sides[0], 288, config.limits).shape == (288_000,)
+
+
+def test_a_film_with_black_bars_added_is_a_copy(
+    analyses: list[Analysis], sides: list[Path], config: CurationConfig, tmp_path: Path
+) -> None:
+    pictures = np.stack([picture.rgb for _, picture, _ in video_frames(sides[0], config.limits)])
+    framed = np.pad(pictures, ((0, 0), (0, 0), (20, 30), (0, 0)))
+    write_mp4(tmp_path / "framed.mp4", framed, analyses[0].track, 24)
+    found = analyse(tmp_path, dataclasses.replace(analyses[0].source, source_id="framed", file="framed.mp4"), config)
+    prints = []
+    for number, one in enumerate([*analyses, found]):
+        save_analysis(tmp_path / f"{number}.npz", one)
+        prints.append(load_print(tmp_path / f"{number}.npz"))
+    copies = find_copies(prints)
+    assert list(copies) == ["framed"]
+    assert frames_in(copies["framed"], found.frames).mean() > 0.95

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
-from components.curate.decode import audio_track
-from components.curate.duplicates import EVERY, Print, find_copies
-from components.curate.quality import decide, static_ratio
+from components.curate.decode import audio_track, video_frames
+from components.curate.duplicates import EVERY, Print, _usual, find_copies, picture_hash
+from components.curate.quality import decide, inside_bars, static_ratio
 from components.curate.scorers import COLUMNS, SCORERS, make_scorers, passports
 from components.curate.scorers.base import reduced
 from components.curate.scorers.camera import Camera
@@ -165,6 +165,44 @@ def test_a_copy_is_found_where_it_lies_and_another_take_is_not() -> None:
     copy = take("b", change[70:190] * 1.1 + rng.normal(0, 0.02, 120), loudness[70:190] - 6)
     other = take("c", rng.gamma(1.0, 1.0, 200), rng.uniform(-50, -20, 200))
     assert find_copies([first, copy, other]) == {"b": [(0, 120)]}
+
+
+def barred(picture: np.ndarray, above: int, below: int, left: int, right: int) -> np.ndarray:
+    """An RGB picture with black lines around it."""
+    return np.pad(picture, ((above, below), (left, right), (0, 0)))
+
+
+def test_black_bars_hide_no_copy(sides: list[Path]) -> None:
+    """Films of one person each: with bars, the usual picture of each is nearly its own, and none of the others'."""
+    films = [[], []]
+    for film, file in zip(films, sides, strict=True):
+        for number, picture, _ in video_frames(file, SourceLimits()):
+            if number % 24 == 0:
+                film.append(picture.rgb)
+    films += [[picture[:, ::-1] for picture in film] for film in films]
+
+    def usual(film: list[np.ndarray]) -> np.uint64:
+        hashes = [picture_hash(reduced(0, as_picture(picture), True).grey) for picture in film]
+        return _usual(np.array(hashes, np.uint64), (0, EVERY * len(hashes)))
+
+    plain = [usual(film) for film in films]
+    rng = np.random.default_rng(0)
+    for number, film in enumerate(films):
+        for upright in (False, True, False, True):
+            first, second = (int(lines) for lines in rng.integers(4, 100 if upright else 40, 2))
+            bars = (0, 0, first, second) if upright else (first, second, 0, 0)
+            found = usual([barred(picture, *bars) for picture in film])
+            distances = [int(np.bitwise_count(found ^ one)) for one in plain]
+            assert distances[number] <= 6, (bars, distances)
+            assert min(distances[:number] + distances[number + 1 :]) > 8, (bars, distances)
+
+
+def test_a_dark_picture_has_no_bars() -> None:
+    assert inside_bars(np.zeros((54, 96), np.uint8)) == (slice(0, 0), slice(0, 0))
+    lamp = np.zeros((54, 96), np.uint8)
+    lamp[20:24, 30:36] = 200
+    moved = np.roll(lamp, 40, axis=1)
+    assert picture_hash(lamp) != picture_hash(moved)
 
 
 def test_profiles_get_stricter() -> None:
