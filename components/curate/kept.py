@@ -67,7 +67,9 @@ class KeptLooks:
         if not self.folder.is_dir():
             return
         with locked(self.folder):
-            entries = sorted(self.folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
+            entries = sorted(
+                filter(Path.is_dir, self.folder.iterdir()), key=lambda entry: entry.stat().st_mtime, reverse=True
+            )
             total = 0
             for entry in entries:
                 total += sum(file.stat().st_size for file in entry.iterdir())

@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -18,6 +19,8 @@ from components.curate.step import curate
 from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.digests import folder_digest
 from tests.curate.corpus import make_raw, write_video
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,17 @@ def looks(raw: Path, quick: CurationConfig) -> Path:
     return raw.parent / "cache" / "looks"
 
 
+class Bars(NoProgress):
+    """Where bars begin and end."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, tuple[int, int | None]] = {}
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
+        self.seen[description] = (done, total)
+        yield from items
+
+
 def other(config: CurationConfig) -> CurationConfig:
     """The same with other settings of the second pass."""
     return dataclasses.replace(config, thresholds={"max_yaw_deg": 5.0, "min_confidence": 0.7}, max_clip_s=3.0)
@@ -66,7 +80,9 @@ def test_other_thresholds_need_no_second_look(
     curate(raw, tmp_path / "scratch", other(quick), NoProgress())
     assert read_json(tmp_path / "scratch" / "timing.json")["look"]["reused"] == 0
     monkeypatch.setattr(work, "analyse", None)
-    curate(raw, tmp_path / "again", other(quick), NoProgress(), looks)
+    bars = Bars()
+    curate(raw, tmp_path / "again", other(quick), bars, looks)
+    assert (bars.seen["looking at sources"], bars.seen["making clips"]) == ((3, 3), (0, 2))
     assert read_json(tmp_path / "again" / "timing.json")["look"]["reused"] == 3
     assert settled(tmp_path / "again") == settled(tmp_path / "scratch")
 

@@ -1,6 +1,9 @@
 """A step runs again when its inputs, its config or its code change, and only then."""
 
+import dataclasses
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +77,24 @@ def test_only_a_few_results_are_kept(go, tmp_path: Path, monkeypatch: pytest.Mon
         go(CountConfig(factor=factor))
     assert len(list((tmp_path / "cache" / "steps" / "count").glob("*/step.json"))) == 2
     assert go(CountConfig(factor=5)).cached
+
+
+def test_what_other_calls_can_use_lies_in_the_cache(
+    step: Step, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    module = sys.modules["components.count.step"]
+    plain = module.count
+
+    def count(*, looks: Path | None = None, **rest: Any) -> Any:
+        given.append(looks)
+        return plain(**rest)
+
+    monkeypatch.setattr(module, "count", count)
+    shelved = dataclasses.replace(step, kept="looks")
+    for cache in (tmp_path / "cache", None):
+        run_step(shelved, {"raw": raw}, tmp_path / "out", DEFAULT, NoProgress(), cache=cache)
+    assert given == [tmp_path / "cache" / "looks", None]
 
 
 def test_missing_input_is_named(step: Step, tmp_path: Path) -> None:
