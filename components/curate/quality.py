@@ -36,7 +36,7 @@ def letterbox_ratio(clip: NDArray[np.uint8]) -> float:
     brightest = clip[:: max(len(clip) // 8, 1)].max(axis=(0, 3))
     rows, columns = inside_bars(brightest)
     inside = (rows.stop - rows.start) + (columns.stop - columns.start)
-    return 1.0 - inside / float(sum(brightest.shape))
+    return float(1 - inside / (brightest.shape[0] + brightest.shape[1]))
 
 
 def inside_bars(grey: NDArray[np.uint8]) -> tuple[slice, slice]:
