@@ -212,8 +212,8 @@ def copies_among(files: dict[str, list[Path]], pool: Any) -> dict[str, tuple[tup
 
 _ELSEWHERE = (
     "browse", "captions", "component", "cost", "encode", "executor", "expressions", "forget", "funnel", "gate",
-    "identity", "intervals", "likeness", "manifest", "motion", "options", "outputs", "parts", "proof", "references",
-    "report", "rows", "shards", "step", "vlm", "vocabulary",
+    "identity", "intervals", "kept", "likeness", "manifest", "motion", "options", "outputs", "parts", "proof",
+    "references", "report", "rows", "shards", "step", "vlm", "vocabulary",
 )  # fmt: skip
 """Modules of curation that decide nothing about a clip without references."""
 
