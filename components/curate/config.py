@@ -327,7 +327,7 @@ class CurationConfig:
     workers: int = 2
     """Sources worked on at once."""
     keep_looks_gb: float = 20.0
-    """Room in the cache for first passes that a run with other settings of the second can use (GB, about 4.5 hours of
+    """Room in the cache for first passes that a run with other settings of the second can use (GB, about 5 hours of
     video each); 0 = none are kept."""
     autoencoder: str = ""
     """Folder of the autoencoder whose latents are written; empty = the shipped tiny one."""
