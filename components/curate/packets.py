@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lpm_model.config import VIDEO_FPS
 
 _AHEAD = 32
-"""Packets read before one is decoded: twice as many as a codec can move a picture from the order in which it is shown."""
+"""Packets read before one is decoded: twice as many as a codec can move a picture from the order of display."""
 _ROUNDING = 1e-4
 """Ticks by which a picture's time may be off, as it is a float."""
 
@@ -52,7 +52,7 @@ def _asked_for(span: tuple[float, float], zero_s: float, wanted: NDArray[np.bool
 
 
 def _with_spans(packets: Iterator[Any]) -> Iterator[tuple[Any, tuple[float, float] | None]]:
-    """Each packet and the seconds that are nearer to its picture than to its neighbours; None where that is not known."""
+    """Each packet and the seconds that are nearer to its picture than to its neighbours; None where not known."""
     ahead: deque[Any] = deque()
     near: deque[int] = deque(maxlen=2 * _AHEAD + 1)
     for packet in chain(packets, repeat(None, _AHEAD)):
