@@ -127,6 +127,20 @@ def test_a_part_of_a_picture_has_the_pixels_of_the_whole() -> None:
         assert np.array_equal(part, whole[y : y + height, x : x + width])
 
 
+@pytest.mark.parametrize("side", [150, 256, 301])
+def test_a_reduced_square_is_that_of_the_converted_picture(side: int) -> None:
+    rng = np.random.default_rng(7)
+    rgb = cv2.resize(rng.integers(60, 195, (24, 40, 3)).astype(np.uint8), (640, 384), interpolation=cv2.INTER_LINEAR)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    scalers = Scalers()
+    for x, y in ((0, 0), (32, 18), (33, 18), (640 - side, 384 - side)):
+        part = Picture(frame, scalers).rgb[y : y + side, x : x + side]
+        means = cv2.resize(part, (100, 100), interpolation=cv2.INTER_AREA)
+        found = Picture(frame, scalers).square(x, y, side, 100)
+        assert found.shape == (100, 100, 3)
+        assert np.abs(found.astype(float) - means).mean() < 2.0
+
+
 def test_a_reduced_picture_is_the_mean_over_areas() -> None:
     rng = np.random.default_rng(6)
     rgb = cv2.resize(rng.integers(0, 255, (9, 16, 3)).astype(np.uint8), (1280, 720), interpolation=cv2.INTER_CUBIC)
