@@ -1,6 +1,7 @@
 """Which pictures of a video need no decoding: those that are not asked for and that no other picture builds on."""
 
 import math
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
@@ -54,22 +55,25 @@ def _asked_for(span: tuple[float, float], zero_s: float, wanted: NDArray[np.bool
 def _with_spans(packets: Iterator[Any]) -> Iterator[tuple[Any, tuple[float, float] | None]]:
     """Each packet and the seconds that are nearer to its picture than to its neighbours; None where not known."""
     ahead: deque[Any] = deque()
-    near: deque[int] = deque(maxlen=2 * _AHEAD + 1)
+    near: deque[int] = deque()
+    in_order: list[int] = []
     for packet in chain(packets, repeat(None, _AHEAD)):
         ahead.append(packet)
         if packet is not None and packet.pts is not None and not packet.is_discard:
             near.append(packet.pts)
+            insort(in_order, packet.pts)
+            if len(near) > 2 * _AHEAD + 1:
+                del in_order[bisect_left(in_order, near.popleft())]
         if len(ahead) > _AHEAD and (first := ahead.popleft()) is not None:
-            yield first, _span_s(first, near)
+            yield first, _span_s(first, in_order)
 
 
 def _span_s(packet: Any, near: Sequence[int]) -> tuple[float, float] | None:
     """From the middle between a picture and the one before it to that between it and the one after it (s)."""
     if packet.pts is None or packet.is_discard:
         return None
-    before = max((pts for pts in near if pts < packet.pts), default=None)
-    after = min((pts for pts in near if pts > packet.pts), default=None)
-    if before is None or after is None:
+    before, after = bisect_left(near, packet.pts) - 1, bisect_right(near, packet.pts)
+    if before < 0 or after == len(near):
         return None
     unit_s = float(packet.time_base) / 2
-    return (before + packet.pts) * unit_s, (packet.pts + after) * unit_s
+    return (near[before] + packet.pts) * unit_s, (packet.pts + near[after]) * unit_s
