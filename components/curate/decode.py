@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import SourceLimits
-from components.curate.packets import decoded
+from components.curate.packets import TIE_S, decoded
 from components.curate.picture import Picture, Scalers, reduction
 from components.curate.probe import SourceRejected, open_media
 from components.worker import alarm
@@ -55,7 +55,8 @@ def video_frames(
 ) -> Iterator[tuple[int, Picture, bool]]:
     """Yield (frame number, picture, is new) at 24 fps, streaming.
 
-    Each output frame is the source picture nearest in time, so variable and odd frame rates keep their speed.
+    Each output frame is the source picture nearest in time (of two, the later), so variable and odd rates keep their
+    speed.
     "is new" is False where a slow source's picture is shown again. Only what is asked for is converted, and what is
     neither asked for nor needed for other pictures is not decoded.
 
@@ -74,7 +75,7 @@ def video_frames(
     shown = 0
     for until_s, frame in _held(path, limits, reduced, wanted):
         picture, new = scalers.picture(frame, reduced), True
-        while shown / VIDEO_FPS < until_s:
+        while shown / VIDEO_FPS < until_s - TIE_S:
             if wanted is not None and shown >= len(wanted):
                 return
             if wanted is None or wanted[shown]:

@@ -48,7 +48,7 @@ def nearest(path: Path) -> list[np.ndarray]:
         pictures = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     times = np.array([time_s for time_s, _ in pictures])
     times -= times[0]
-    middles = (times[1:] + times[:-1]) / 2
+    middles = (times[1:] + times[:-1]) / 2 - 1e-6  # a tie is the later one's
     ticks = np.arange(int(times[-1] * 24 + 0.499) + 1) / 24
     return [pictures[at][1] for at in np.searchsorted(middles, ticks, side="right")]
 
@@ -69,8 +69,9 @@ def test_every_frame_is_that_of_decoding_all(tmp_path: Path, rate: str, codec: s
     assert all(np.array_equal(one, want[number]) for number, one in part.items())
 
 
-def test_what_is_not_shown_is_not_decoded(tmp_path: Path) -> None:
-    path = film(tmp_path / "film.mp4", RATES["60 fps"], CODECS["closed"])
+@pytest.mark.parametrize(("rate", "most"), [("60 fps", 0.8), ("30 fps", 0.95)])
+def test_what_is_not_shown_is_not_decoded(tmp_path: Path, rate: str, most: float) -> None:
+    path = film(tmp_path / "film.mp4", RATES[rate], CODECS["closed"])
 
     def counts(wanted: np.ndarray | None) -> tuple[int, int]:
         with av.open(str(path)) as container:
@@ -79,5 +80,5 @@ def test_what_is_not_shown_is_not_decoded(tmp_path: Path) -> None:
 
     shown, of = counts(None)
     nothing, _ = counts(np.zeros(72, bool))
-    assert of == 180
-    assert nothing < shown < 150
+    assert of == len(RATES[rate])
+    assert nothing < shown < most * of
