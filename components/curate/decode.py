@@ -1,5 +1,6 @@
 """Decode a source onto the platform's clock: 24 frames a second by time stamp, 24 kHz mono sound from the same zero."""
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import SourceLimits
-from components.curate.packets import TIE_S, decoded
+from components.curate.packets import TIE_S, LeapFailed, decoded
 from components.curate.picture import Picture, Scalers, reduction
 from components.curate.probe import SourceRejected, open_media
 from components.worker import alarm
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -56,9 +59,8 @@ def video_frames(
     """Yield (frame number, picture, is new) at 24 fps, streaming.
 
     Each output frame is the source picture nearest in time (of two, the later), so variable and odd rates keep their
-    speed.
-    "is new" is False where a slow source's picture is shown again. Only what is asked for is converted, and what is
-    neither asked for nor needed for other pictures is not decoded.
+    speed. "is new" is False where a slow source's picture is shown again. Only what is asked for is converted, and
+    what is neither asked for nor needed for other pictures is not decoded.
 
     Args:
         path: the file.
@@ -112,31 +114,43 @@ def _pictures(
     zero: float | None = None
     last_s = -1.0
     watch = Stopwatch(path.name, limits.max_stall_s, limits.max_slowness)
-    with open_media(path, limits.max_stall_s) as container:
-        stream = container.streams.video[0]
-        context = stream.codec_context
-        context.thread_count = 1  # one worker a core already: more threads would only add delay
-        if reduced and reduction(context.width, context.height):
-            context.options = {"skip_loop_filter": "noref"}
-        frames = decoded(container, stream, wanted)
-        try:
-            while (found := watch.next(frames, last_s)) is not None:
-                frame, left_out = found
-                count += 1 + left_out
-                damaged += bool(frame.is_corrupt)
-                time_s = frame.time if frame.time is not None else last_s + 1 / VIDEO_FPS + (zero or 0.0)
-                zero = time_s if zero is None else zero
-                if time_s - zero > last_s:
-                    last_s = time_s - zero
-                    yield last_s, frame
-        except SourceRejected:
-            raise
-        except (av.error.FFmpegError, ValueError) as error:
-            raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
+    frames = _frames(path, limits, reduced, wanted)
+    try:
+        while (found := watch.next(frames, last_s)) is not None:
+            frame, left_out = found
+            count += 1 + left_out
+            damaged += bool(frame.is_corrupt)
+            time_s = frame.time if frame.time is not None else last_s + 1 / VIDEO_FPS + (zero or 0.0)
+            zero = time_s if zero is None else zero
+            if time_s - zero > last_s:
+                last_s = time_s - zero
+                yield last_s, frame
+    except SourceRejected:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:
+        raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
     if count == 0:
         raise SourceRejected(path.name, "corrupt", "no picture could be decoded")
     if damaged > limits.max_corrupt_ratio * count:
         raise SourceRejected(path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
+
+
+def _frames(
+    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
+) -> Iterator[tuple[Any, int]]:
+    """`packets.decoded` of a file, from the start again where that has to do without leaps."""
+    for leaps in (True, False):
+        with open_media(path, limits.max_stall_s) as container:
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            context.thread_count = 1  # one worker a core already: more threads would only add delay
+            if reduced and reduction(context.width, context.height):
+                context.options = {"skip_loop_filter": "noref"}
+            try:
+                yield from decoded(container, stream, wanted, leaps)
+                return
+            except LeapFailed:
+                log.info("%s: no key picture to start from, so all is decoded again from the start", path.name)
 
 
 def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int16]:

@@ -17,42 +17,113 @@ _AHEAD = 32
 TIE_S = 1e-6
 """A picture that is not nearer to a tick than the next one by so much leaves it to that one: 30 pictures a second have
 such a tie every fifth time."""
+_LEAP_S = 2.0
+"""So long before and after a key picture nothing may be asked for if what lies before it is to be left out: pictures
+that are shown before it may come after it."""
+_MOST_HELD = 32 << 20
+"""Bytes that wait at most for the next key picture."""
 _ROUNDING = 1e-7
 """Ticks by which a middle may be off, as it is a float."""
 
 
-def decoded(container: Any, stream: Any, wanted: NDArray[np.bool_] | None) -> Iterator[tuple[Any, int]]:
+class LeapFailed(Exception):
+    """What the file calls a key picture is none to start from: it has to be decoded without leaps."""
+
+
+def decoded(
+    container: Any, stream: Any, wanted: NDArray[np.bool_] | None, leaps: bool = True
+) -> Iterator[tuple[Any, int]]:
     """(decoded frame, packets left out since the frame before) in order.
 
     A picture stands for the ticks of the clock (24 a second from the first picture) that are nearer to it than to its
     neighbours. Where none of them is asked for, it is left out if its codec says that no other picture refers to it. No
-    other tick's nearest picture changes by that: the middle between its two neighbours lies between its own two.
+    other tick's nearest picture changes by that: the middle between its two neighbours lies between its own two. And
+    all is left out between two key pictures around which nothing is asked for.
 
     Args:
         container: the opened file.
         stream: its video.
         wanted: ticks that are asked for [ticks], none beyond; None = all.
+        leaps: leave out what lies between key pictures.
+
+    Raises:
+        LeapFailed: a leap did not land where it should have.
     """
     context, skips = stream.codec_context, False
-    zero_s: float | None = None
-    left_out = 0
-    for packet, span in _with_spans(container.demux(stream)):
-        idle = span is not None and zero_s is not None and not _asked_for(span, zero_s, wanted)
+    clock = _Clock(wanted)
+    left_out, landing = 0, None
+    for packet, idle, leapt in _with_leaps(_with_spans(container.demux(stream)), clock, leaps):
+        if leapt:
+            for frame in context.decode(None):
+                yield frame, left_out
+                left_out = 0
+            context.flush_buffers()
+            left_out, landing = left_out + leapt, packet.pts
         if idle != skips:
             context.skip_frame, skips = ("NONREF" if idle else "DEFAULT"), idle
         frames = packet.decode()
         left_out += idle and not frames
         for frame in frames:
-            zero_s = frame.time if zero_s is None else zero_s
+            if landing is not None and (frame.pts != landing or frame.is_corrupt):
+                raise LeapFailed
+            landing = None
+            clock.start(frame)
             yield frame, left_out
             left_out = 0
+    if landing is not None:
+        raise LeapFailed
 
 
-def _asked_for(span: tuple[float, float], zero_s: float, wanted: NDArray[np.bool_] | None) -> bool:
-    """Whether a tick that is asked for may lie in a span of seconds of the file's clock."""
-    low, high = ((edge_s - TIE_S - zero_s) * VIDEO_FPS for edge_s in span)
-    first, after = max(math.ceil(low - _ROUNDING), 0), max(math.ceil(high + _ROUNDING), 0)
-    return first < after if wanted is None else bool(wanted[first:after].any())
+class _Clock:
+    """The ticks that are asked for, on the file's own time."""
+
+    def __init__(self, wanted: NDArray[np.bool_] | None) -> None:
+        self._wanted = wanted
+        self._ticks = None if wanted is None else np.flatnonzero(wanted)
+        self._zero_s: float | None = None
+
+    def start(self, frame: Any) -> None:
+        """Time begins with the first picture."""
+        self._zero_s = frame.time if self._zero_s is None else self._zero_s
+
+    def idle(self, span_s: tuple[float, float] | None) -> bool:
+        """Whether no tick that is asked for lies in a span, for certain."""
+        if span_s is None or self._zero_s is None:
+            return False
+        low, high = ((edge_s - TIE_S - self._zero_s) * VIDEO_FPS for edge_s in span_s)
+        first, after = max(math.ceil(low - _ROUNDING), 0), max(math.ceil(high + _ROUNDING), 0)
+        return first >= after if self._wanted is None else not self._wanted[first:after].any()
+
+    def alone(self, packet: Any, reach_s: float) -> bool:
+        """Whether nothing is asked for within so long before and after a packet's picture, for certain."""
+        if packet.pts is None or self._zero_s is None or self._ticks is None:
+            return False
+        at_s = float(packet.pts * packet.time_base) - self._zero_s
+        first, after = (math.floor((at_s + side * reach_s) * VIDEO_FPS) + (side > 0) for side in (-1, 1))
+        return not np.any((self._ticks >= first) & (self._ticks <= after))
+
+
+def _with_leaps(
+    packets: Iterator[tuple[Any, tuple[float, float] | None]], clock: _Clock, leaps: bool
+) -> Iterator[tuple[Any, bool, int]]:
+    """(packet, whether its picture is not asked for, packets left out before it); after some it is a key picture."""
+    held: list[tuple[Any, bool]] = []
+    held_bytes = dropped = 0
+    for packet, span_s in packets:
+        idle = clock.idle(span_s)
+        if leaps and idle and packet.is_keyframe and clock.alone(packet, _LEAP_S):
+            held, held_bytes, dropped = [], 0, dropped + len(held)
+        elif not held:
+            yield packet, idle, 0
+            continue
+        held.append((packet, idle))
+        held_bytes += packet.size
+        if idle and held_bytes < _MOST_HELD and clock.alone(packet, _LEAP_S / 2):
+            continue
+        for one, asked_for_none in held:
+            yield one, asked_for_none, dropped
+            dropped = 0
+        held, held_bytes = [], 0
 
 
 def _with_spans(packets: Iterator[Any]) -> Iterator[tuple[Any, tuple[float, float] | None]]:

@@ -35,7 +35,7 @@ def film(path: Path, stamps: list[int], codec: dict[str, str]) -> Path:
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         stream.codec_context.time_base = BASE
         for number, stamp in enumerate(stamps):
-            frame = av.VideoFrame.from_ndarray(large[:96, 2 * number : 2 * number + 128].copy(), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(large[:96, (at := 2 * number % 512) : at + 128].copy(), format="rgb24")
             frame.pts, frame.time_base = int(stamp), BASE
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
@@ -82,3 +82,31 @@ def test_what_is_not_shown_is_not_decoded(tmp_path: Path, rate: str, most: float
     nothing, _ = counts(np.zeros(72, bool))
     assert of == len(RATES[rate])
     assert nothing < shown < most * of
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "says"),
+    [
+        ("closed", "film.mp4", 0),
+        ("closed", "film.mkv", 0),
+        ("closed", "film.ts", 0),
+        ("open", "film.mp4", 0),
+        ("refreshed", "film.mp4", 1),
+    ],
+)
+def test_what_lies_between_key_pictures_is_left_out(
+    tmp_path: Path, codec: str, name: str, says: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    refreshed = {"intra-refresh": "1", "bframes": "0", "keyint": "40"}
+    path = film(tmp_path / name, [n * 40 for n in range(400)], CODECS.get(codec, refreshed))
+    want = nearest(path)
+    wanted = np.zeros(310, bool)
+    wanted[[3, *range(150, 155), 309]] = True
+    with caplog.at_level("INFO"):
+        got = {number: picture.rgb for number, picture, _ in video_frames(path, SourceLimits(), wanted=wanted)}
+    assert list(got) == list(np.flatnonzero(wanted))
+    assert all(np.array_equal(one, want[number]) for number, one in got.items())
+    assert len(caplog.records) == says
+    if not says:
+        with av.open(str(path)) as container:
+            assert sum(1 for _ in decoded(container, container.streams.video[0], wanted)) < 200
