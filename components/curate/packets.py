@@ -100,7 +100,8 @@ class _Clock:
             return False
         at_s = float(packet.pts * packet.time_base) - self._zero_s
         first, after = (math.floor((at_s + side * reach_s) * VIDEO_FPS) + (side > 0) for side in (-1, 1))
-        return not np.any((self._ticks >= first) & (self._ticks <= after))
+        following = int(np.searchsorted(self._ticks, first))
+        return bool(following == len(self._ticks) or self._ticks[following] > after)
 
 
 def _with_leaps(
