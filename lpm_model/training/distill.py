@@ -33,7 +33,7 @@ from lpm_model.training.loop import RECENT, Again, LossHistory, StateFile, Track
 from lpm_model.training.players import OffPolicy, OnPolicy, Player
 from lpm_model.training.stages import DmdModule, OdeModule, Stage
 from lpm_model.training.stream import Streaming
-from lpm_model.training.trajectories import TrajectoryShards, sample_teacher
+from lpm_model.training.trajectories import TrajectoryShards, sample_teacher, shards_key
 
 log = logging.getLogger(__name__)
 NAMES = {
@@ -76,11 +76,8 @@ class Work:
     mesh: Mesh
     progress: Track | None
     logger: Any
-
-    @property
-    def shards(self) -> TrajectoryShards:
-        """The teacher's trajectories."""
-        return TrajectoryShards(self.folder / "trajectories", self.settings)
+    shards: TrajectoryShards
+    """The teacher's trajectories."""
 
     def batches(self, steps: range, latents: int, offset: int) -> ClipBatches:
         """This process's clips of each step; `offset` is added to the seed."""
@@ -133,6 +130,7 @@ def distill_online(
     progress: Track | None = None,
     *,
     logger: Any = False,
+    trajectories: Path | None = None,
 ) -> dict[str, float]:
     """Distil a Base LPM folder into an Online LPM folder; a killed run goes on from its last saved state.
 
@@ -143,6 +141,8 @@ def distill_online(
         settings: of all stages.
         progress: shows the steps.
         logger: Lightning logger(s).
+        trajectories: folder that keeps the teacher's trajectories for other distillations that need the same ones;
+            without it they go at the end.
 
     Returns:
         Metrics of each stage: its last loss, the step that was kept, and its distance to the truth.
@@ -153,12 +153,13 @@ def distill_online(
     with joined(settings.scale) as mesh:
         if not mesh.first:
             progress, logger = None, False
-        return _distill(base, dataset, folder, settings, progress, logger, mesh)
+        return _distill(base, dataset, folder, settings, progress, logger, mesh, trajectories)
 
 
 def _distill(
-    base: Path, dataset: Path, folder: Path, settings: Distillation, progress: Track | None, logger: Any, mesh: Mesh
-) -> dict[str, float]:
+    base: Path, dataset: Path, folder: Path, settings: Distillation, progress: Track | None, logger: Any, mesh: Mesh,
+    trajectories: Path | None,
+) -> dict[str, float]:  # fmt: skip
     torch.manual_seed(settings.seed)
     config, encoder = read_model_config(base), load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, encoder.digest)
@@ -171,12 +172,15 @@ def _distill(
         part.to(mesh.device)  # the encoders stay where the batches are made
     clips, held_out = _split(read_clips(dataset), settings)
     cast = Cast(online, settings.lora)
-    work = Work(cast, clips, _watched(held_out, cast, settings), folder, settings, mesh, progress, logger)
+    parent = model_digest(base)
+    kept = trajectories / shards_key(settings, parent, about["digest"]) if trajectories else folder / "trajectories"
+    shards = TrajectoryShards(kept, settings)
+    work = Work(cast, clips, _watched(held_out, cast, settings), folder, settings, mesh, progress, logger, shards)
     metrics = _stages(work) | {"trajectories": float(settings.trajectories)}
     if not mesh.first:
         return metrics
     shape = {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px}
-    origin = {"dataset_digest": about["digest"], "parent": model_digest(base), "settings": to_mapping(settings)}
+    origin = {"dataset_digest": about["digest"], "parent": parent, "settings": to_mapping(settings)}
     weights = {"model": cast.state("student")}
     if online.refiner is not None:
         weights["refiner"] = cast.state("refiner")

@@ -121,8 +121,8 @@ def launch(work: Callable[..., T], scale: Scale, *arguments: Any) -> T:
         return work(*arguments)
     if scale.nodes > 1:
         raise ValueError(
-            f"scale.nodes is {scale.nodes}: start every machine with `torchrun -m components.train.worker` (or "
-            "components.distill.worker), or write a TrainJob with `lpm trainjob`"
+            f"scale.nodes is {scale.nodes}: start every machine with `torchrun -m components.rank STEP` (train or "
+            "distill), or write a TrainJob with `lpm trainjob`"
         )
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

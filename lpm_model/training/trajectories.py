@@ -3,6 +3,7 @@
 B rows, K noise levels at which states are kept, F latent frames.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,6 +70,16 @@ def sample_teacher(teacher: DiffusionTransformer, batch: Batch, settings: Distil
     positions = batch.conditions.reference_positions
     assert positions is not None
     return stored | {"positions": positions.expand(len(clean), -1).contiguous()}
+
+
+def shards_key(settings: Distillation, teacher_digest: str, dataset_digest: str) -> str:
+    """What decides what the shards hold, in 16 letters; two distillations with one key can share them."""
+    split = settings.guard.held_out_share if settings.guard.every_steps else 0.0
+    decides = (
+        teacher_digest, dataset_digest, levels_of(settings), settings.teacher_steps, settings.guidance,
+        settings.audio_guidance, settings.batch, settings.clip_latents, settings.disturbance, settings.seed, split,
+    )  # fmt: skip
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
 
 class TrajectoryShards:

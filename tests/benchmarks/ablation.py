@@ -3,7 +3,8 @@
 `python -m tests.benchmarks.ablation [--base DIR] [--dataset DIR] [--seeds 3] [--scale 1] [--json]`. Variants: the whole
 distillation, each stage left out, the cache's sink off, the noisy history off. Sync, listening, identity and drift are
 LPM-Bench's (1 is the truth, 0 another person's); mean and standard deviation over seeds. A variant and seed that is
-done is not done again: its figures are kept in `--out`, beside its model.
+done is not done again: its figures are kept in `--out`, beside its model. Variants of one seed share the teacher's
+trajectories, which stay there as well.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "key.txt").write_text(key)
     began = time.perf_counter()
-    metrics = distill_online(base, dataset, folder, variant, progress)
+    metrics = distill_online(base, dataset, folder, variant, progress, trajectories=out / "trajectories")
     measured = bench.online(folder, variant.seed)
     scores = measured.scores
     write_json(done, {"key": key, "scores": scores, "metrics": metrics, "seconds": time.perf_counter() - began})

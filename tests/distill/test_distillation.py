@@ -77,6 +77,20 @@ def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
     ).read_bytes()
 
 
+def test_distillations_share_what_the_teacher_has_played(
+    whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "trajectories"
+    ode_alone = replace(UNWATCHED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
+    distill_online(base, dataset, tmp_path / "one", ode_alone, trajectories=kept)
+    with monkeypatch.context() as patch:
+        patch.setattr("lpm_model.training.distill.sample_teacher", None)
+        distill_online(base, dataset, tmp_path / "other", UNWATCHED, trajectories=kept)
+        assert same(tmp_path / "other", whole)
+        with pytest.raises(TypeError):
+            distill_online(base, dataset, tmp_path / "more", replace(UNWATCHED, teacher_steps=5), trajectories=kept)
+
+
 @pytest.mark.parametrize("key", STAGES)
 def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tmp_path: Path) -> None:
     none = {name: replace(getattr(UNWATCHED, name), steps=0) for name in STAGES}
