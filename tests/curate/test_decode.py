@@ -79,7 +79,7 @@ def test_a_hard_cut_is_found() -> None:
     red, blue = noise.integers(0, 90, (64, 96, 3), np.uint8), noise.integers(150, 255, (64, 96, 3), np.uint8)
     finder = ShotFinder(3.0)
     for number in range(80):
-        finder.push(reduced(number, as_picture(red if number < 40 else blue), True))
+        finder.push(reduced(number, as_picture(red if number < 40 else blue)))
     assert finder.shots() == [(0, 40), (40, 80)]
     assert finder.transitions() == [(40, 40, "cut")]
 
@@ -91,7 +91,7 @@ def test_a_dissolve_is_no_part_of_a_shot() -> None:
     finder = ShotFinder(3.0)
     for number in range(90):
         share = min(max((number - 40) / 20, 0.0), 1.0)
-        finder.push(reduced(number, as_picture(((1 - share) * first + share * second).astype(np.uint8)), True))
+        finder.push(reduced(number, as_picture(((1 - share) * first + share * second).astype(np.uint8))))
     ((start, stop, kind),) = finder.transitions()
     assert kind == "dissolve"
     assert abs(start - 40) <= 3

@@ -152,7 +152,7 @@ def test_the_camera_moves_and_the_subject_does_not_count() -> None:
         for watcher, at in ((still, 12), (shaken, offset)):
             picture = np.repeat(big[at : at + 288, at : at + 288, None], 3, axis=2).copy()
             picture[150:260, 90 + number : 190 + number] = 20  # somebody walks through the lower half
-            watcher.push(reduced(number, as_picture(picture), True))
+            watcher.push(reduced(number, as_picture(picture)))
     assert np.nanmax(np.abs(still.trace()[1:, 1:])) < 0.2
     assert np.nanmedian(np.abs(shaken.trace()[1:, 1])) > 1.0
 
