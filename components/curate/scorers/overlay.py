@@ -70,7 +70,7 @@ class _Windows(Watcher):
             return
         if not self._kept:
             self._first = frame.number
-        picture = frame.shown.small(min(_SIDE_PX, max(frame.shown.shape)))
+        picture = frame.shown.small(_SIDE_PX) if max(frame.shown.shape) > _SIDE_PX else frame.picture
         if self._kept and self._kept[0].shape != picture.shape:
             self._kept = []
         self._kept.append(picture)
