@@ -124,6 +124,8 @@ def _rss_mb(pid: int) -> float:
 
 def _serve(pipe: Connection) -> None:
     """The worker's life: jobs in, outcomes out, until the other end is gone. Ctrl-C is the parent's to handle."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"  # before the libraries that read it are loaded
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

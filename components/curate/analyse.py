@@ -17,7 +17,7 @@ from components.curate.manifest import Source
 from components.curate.picture import Picture
 from components.curate.probe import Probe, SourceRejected, probe
 from components.curate.scorers import make_scorers, watchers
-from components.curate.scorers.base import Frame, reduced
+from components.curate.scorers.base import Frame, Reduced, reduced
 from components.curate.shots import ShotFinder
 from components.curate.speech import loudness_db, speech_probability
 
@@ -117,15 +117,16 @@ class _Watcher:
         self.hashes: list[int] = []
         self.frames = 0
         self._found: list[tuple[int, list[NDArray[np.float32]]]] = []
-        self._last: NDArray[np.uint8] | None = None
+        self._last: Reduced | None = None
 
     def push(self, number: int, picture: Picture, new: bool) -> None:
         self.frames = number + 1
         self._unseen |= new
         with cost.part("reduced pictures"):
-            frame = reduced(number, picture, new)
+            frame = reduced(number, picture, None if new else self._last)
             self.luminance.append(float(frame.grey.mean()))
             self.change.append(self._changed(frame))
+            self._last = frame.small, frame.grey
             if number % EVERY == 0:
                 self.hashes.append(picture_hash(frame.grey))
         with cost.part("shots"):
@@ -149,8 +150,9 @@ class _Watcher:
         """Mean absolute change from the frame before; NaN for the first one and for one that is shown again."""
         import cv2
 
-        last, self._last = self._last, frame.grey
-        return float(cv2.absdiff(frame.grey, last).mean()) if frame.new and last is not None else float("nan")
+        if not frame.new or self._last is None:
+            return float("nan")
+        return float(cv2.absdiff(frame.grey, self._last[1]).mean())
 
     def finish(self) -> None:
         """Cut the found faces at the shots (known only afterwards) and join them into people."""

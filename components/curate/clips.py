@@ -106,11 +106,12 @@ def _second_pass(
     pictures: Pictures = {}
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
-    last = max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))])
-    frames = cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits))
-    for number, picture, _ in heartbeat.counted(frames, last):
-        if number >= last:
-            break
+    needed = np.zeros(max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))]), bool)
+    needed[[*wanted, *known]] = True
+    for plan in plans:
+        needed[plan.start : plan.stop] = True
+    frames = cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits, wanted=needed))
+    for number, picture, _ in heartbeat.counted(frames, int(needed.sum())):
         while waiting and waiting[-1].start <= number:
             live.append(waiting.pop())
         for plan in live:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
 from components.curate.faces import POINTS, Track
-from components.curate.picture import Picture, shrunk
+from components.curate.picture import Picture
 
 _FACE_HEIGHT_IN_CROP = 0.46
 """The face's centre is put a little above the middle: shoulders below."""
@@ -30,11 +30,11 @@ class Crop:
         """The crop of a picture as RGB [size_px, size_px, 3]; untouched pixels where the sizes agree."""
         import cv2
 
+        if self.side > size_px:
+            return picture.square(self.x, self.y, self.side, size_px)
         part = picture.part(self.x, self.y, self.side, self.side)
-        if part.shape[0] == size_px:
+        if self.side == size_px:
             return np.ascontiguousarray(part)
-        if part.shape[0] > size_px:
-            return shrunk(part, size_px, size_px)
         return np.asarray(cv2.resize(part, (size_px, size_px), interpolation=cv2.INTER_CUBIC), np.uint8)
 
     def moved(self, row: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
@@ -98,13 +98,12 @@ def plan_crop(
 
 
 def _place(seen: NDArray[np.float32], side: float, size: tuple[int, int]) -> Crop:
-    """Put a square around the middle of the person's places, inside the picture."""
-    pixels = max(int(side), 2)
+    """Put a square around the middle of the person's places, inside the picture, between even pixels as colours are."""
+    pixels = max(int(side) // 2 * 2, 2)
     x = float(np.median(seen[:, 0] + seen[:, 2])) / 2 - pixels / 2
     y = float(np.median(seen[:, 1] + seen[:, 3])) / 2 - pixels * _FACE_HEIGHT_IN_CROP
-    return Crop(
-        x=int(np.clip(round(x), 0, size[0] - pixels)), y=int(np.clip(round(y), 0, size[1] - pixels)), side=pixels
-    )
+    left, top = (int(np.clip(round(at), 0, most - pixels)) // 2 * 2 for at, most in zip((x, y), size, strict=True))
+    return Crop(x=left, y=top, side=pixels)
 
 
 def others_in(tracks: list[Track], index: int, start: int, stop: int) -> list[NDArray[np.float32]]:

@@ -1,5 +1,6 @@
 """Decode a source onto the platform's clock: 24 frames a second by time stamp, 24 kHz mono sound from the same zero."""
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import SourceLimits
-from components.curate.picture import Picture, Scalers
+from components.curate.packets import TIE_S, LeapFailed, decoded
+from components.curate.picture import Picture, Scalers, reduction
 from components.curate.probe import SourceRejected, open_media
 from components.worker import alarm
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -49,16 +53,21 @@ class Stopwatch:
         return item
 
 
-def video_frames(path: Path, limits: SourceLimits, *, reduced: bool = False) -> Iterator[tuple[int, Picture, bool]]:
+def video_frames(
+    path: Path, limits: SourceLimits, *, reduced: bool = False, wanted: NDArray[np.bool_] | None = None
+) -> Iterator[tuple[int, Picture, bool]]:
     """Yield (frame number, picture, is new) at 24 fps, streaming.
 
-    Each output frame is the source picture nearest in time, so variable and odd frame rates keep their speed.
-    "is new" is False where a slow source's picture is shown again. Only what is asked for is converted.
+    Each output frame is the source picture nearest in time (of two, the later), so variable and odd rates keep their
+    speed. "is new" is False where a slow source's picture is shown again. Only what is asked for is converted, and
+    what is neither asked for nor needed for other pictures is not decoded.
 
     Args:
         path: the file.
         limits: what it may be.
-        reduced: halve large pictures (see `picture.reduction`): all that looks at them has less to do.
+        reduced: halve large pictures (see `picture.reduction`): all that looks at them has less to do. Those of them
+            that no other picture builds on keep the edges of their blocks, which halving hides.
+        wanted: frames to yield [frames], none beyond; None = all.
 
     Raises:
         SourceRejected: damaged data, decoding without end, or a video longer than its header and the limits allow.
@@ -66,33 +75,38 @@ def video_frames(path: Path, limits: SourceLimits, *, reduced: bool = False) -> 
     limit = int(limits.max_duration_s * VIDEO_FPS) + VIDEO_FPS
     scalers = Scalers()
     shown = 0
-    previous: tuple[float, Any] | None = None
-    for time_s, frame in _pictures(path, limits):
-        if previous is None:
-            previous = (time_s, frame)
-            continue
-        if time_s - previous[0] > limits.max_hold_s:
-            detail = f"one picture stands for {time_s - previous[0]:.0f} s, limit {limits.max_hold_s:g}"
-            raise SourceRejected(path.name, "standing_picture", detail)
-        middle_s = (previous[0] + time_s) / 2
-        picture = None
-        while shown / VIDEO_FPS < middle_s:
-            new = picture is None
-            picture = scalers.picture(previous[1], reduced) if picture is None else picture
-            yield shown, picture, new
+    for until_s, frame in _held(path, limits, reduced, wanted):
+        picture, new = scalers.picture(frame, reduced), True
+        while shown / VIDEO_FPS < until_s - TIE_S:
+            if wanted is not None and shown >= len(wanted):
+                return
+            if wanted is None or wanted[shown]:
+                yield shown, picture, new
+                new = False
             shown += 1
             if shown > limit:
                 raise SourceRejected(path.name, "too_long", f"more than {limits.max_duration_s:g} s of pictures")
+
+
+def _held(
+    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
+) -> Iterator[tuple[float, Any]]:
+    """(seconds since the first picture up to which it is shown, decoded frame) in order."""
+    previous: tuple[float, Any] | None = None
+    for time_s, frame in _pictures(path, limits, reduced, wanted):
+        if previous is not None:
+            if wanted is None and time_s - previous[0] > limits.max_hold_s:
+                detail = f"one picture stands for {time_s - previous[0]:.0f} s, limit {limits.max_hold_s:g}"
+                raise SourceRejected(path.name, "standing_picture", detail)
+            yield (previous[0] + time_s) / 2, previous[1]
         previous = (time_s, frame)
-    picture = None
-    while previous is not None and shown / VIDEO_FPS < previous[0] + 0.499 / VIDEO_FPS:
-        new = picture is None
-        picture = scalers.picture(previous[1], reduced) if picture is None else picture
-        yield shown, picture, new
-        shown += 1
+    if previous is not None:
+        yield previous[0] + 0.499 / VIDEO_FPS, previous[1]
 
 
-def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, Any]]:
+def _pictures(
+    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
+) -> Iterator[tuple[float, Any]]:
     """(seconds since the first picture, decoded frame) in order; counts damaged pictures."""
     import av
 
@@ -100,27 +114,43 @@ def _pictures(path: Path, limits: SourceLimits) -> Iterator[tuple[float, Any]]:
     zero: float | None = None
     last_s = -1.0
     watch = Stopwatch(path.name, limits.max_stall_s, limits.max_slowness)
-    with open_media(path, limits.max_stall_s) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # one worker a core already: more threads would only add delay
-        frames = container.decode(stream)
-        try:
-            while (frame := watch.next(frames, last_s)) is not None:
-                count += 1
-                damaged += bool(frame.is_corrupt)
-                time_s = frame.time if frame.time is not None else last_s + 1 / VIDEO_FPS + (zero or 0.0)
-                zero = time_s if zero is None else zero
-                if time_s - zero > last_s:
-                    last_s = time_s - zero
-                    yield last_s, frame
-        except SourceRejected:
-            raise
-        except (av.error.FFmpegError, ValueError) as error:
-            raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
+    frames = _frames(path, limits, reduced, wanted)
+    try:
+        while (found := watch.next(frames, last_s)) is not None:
+            frame, left_out = found
+            count += 1 + left_out
+            damaged += bool(frame.is_corrupt)
+            time_s = frame.time if frame.time is not None else last_s + 1 / VIDEO_FPS + (zero or 0.0)
+            zero = time_s if zero is None else zero
+            if time_s - zero > last_s:
+                last_s = time_s - zero
+                yield last_s, frame
+    except SourceRejected:
+        raise
+    except (av.error.FFmpegError, ValueError) as error:
+        raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
     if count == 0:
         raise SourceRejected(path.name, "corrupt", "no picture could be decoded")
     if damaged > limits.max_corrupt_ratio * count:
         raise SourceRejected(path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
+
+
+def _frames(
+    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
+) -> Iterator[tuple[Any, int]]:
+    """`packets.decoded` of a file, from the start again where that has to do without leaps."""
+    for leaps in (True, False):
+        with open_media(path, limits.max_stall_s) as container:
+            stream = container.streams.video[0]
+            context = stream.codec_context
+            context.thread_count = 1  # one worker a core already: more threads would only add delay
+            if reduced and reduction(context.width, context.height):
+                context.options = {"skip_loop_filter": "noref"}
+            try:
+                yield from decoded(container, stream, wanted, leaps)
+                return
+            except LeapFailed:
+                log.info("%s: no key picture to start from, so all is decoded again from the start", path.name)
 
 
 def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int16]:

@@ -96,8 +96,12 @@ class Executor:
             self._started_ray = True
         # One block a job: each outcome streams back when it is there, and no more than `workers` are under way.
         rows = ray.data.from_items([{"number": n} for n in range(len(jobs))], override_num_blocks=len(jobs))
-        # A cluster may have fewer free cores than workers were asked for: it begins with what there is.
-        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=self._count)
+        # All workers start at once, but no more than the cluster has cores for; where it has fewer, it may grow. With
+        # all of them there, no job queues behind another while a worker is free; a growing pool is told by its queues.
+        workers = min(self._count, len(jobs))
+        there = min(workers, max(int(ray.cluster_resources().get("CPU", 1)), 1))
+        queue = 1 if there == workers else None
+        pool = ray.data.ActorPoolStrategy(min_size=there, max_size=workers, max_tasks_in_flight_per_actor=queue)
         done = rows.map(_RayWorker, fn_constructor_args=(task, jobs), compute=pool, num_cpus=1)
         for row in done.iter_rows():
             yield int(row["number"]), json.loads(row["outcome"])

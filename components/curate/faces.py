@@ -31,6 +31,8 @@ POINTS = slice(10, 10 + 2 * len(_CORNERS))
 LOOK_EVERY = 12
 """Frames (half a second) between two looks for new faces."""
 _MESH_SIDE_PX = 640
+_POINT = np.dtype([("begin", "V3"), ("x", "<f4"), ("_", "V1"), ("y", "<f4"), ("__", "V1"), ("z", "<f4")])
+"""A point of a mesh within its message (protobuf: tags of one byte, and floats)."""
 _MIN_OVERLAP = 0.25
 _MAX_GAP = 12
 """Frames (half a second) over which a lost face is still the same person."""
@@ -144,7 +146,9 @@ def landmarks(face: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The mesh of one found face in pixels of a picture [H, W, 3]: float32 [478, 3]."""
     height, width = picture.shape[:2]
     size = np.array([width, height, width], np.float32)
-    return np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * size
+    # Read from its message as a whole: to ask for 1434 numbers one by one takes ten times as long.
+    points = np.frombuffer(face.SerializeToString(), _POINT)
+    return np.stack([points["x"], points["y"], points["z"]], axis=1) * size
 
 
 def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:

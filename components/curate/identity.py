@@ -13,13 +13,16 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.faces import POINTS, Track
 from components.packaged import PackagedWeights
+
+if TYPE_CHECKING:
+    from components.curate.face_network import FaceNetwork
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ _PADDING = 0.25
 
 
 @functools.cache
-def _network() -> Any | None:
+def _network() -> "FaceNetwork | None":
     """The network, None where its packages are missing."""
     if not _WEIGHTS.installed or importlib.util.find_spec("dlib") is None:
         log.warning(
@@ -69,9 +72,9 @@ def _network() -> Any | None:
             _WEIGHTS.requirement,
         )
         return None
-    import dlib
+    from components.curate.face_network import FaceNetwork
 
-    return dlib.face_recognition_model_v1(str(_WEIGHTS.path()))
+    return FaceNetwork(_WEIGHTS.path())
 
 
 def available() -> bool:
@@ -102,12 +105,13 @@ def embed(picture: NDArray[np.uint8], row: NDArray[np.float32]) -> NDArray[np.fl
         return None
     import dlib
 
+    from components.curate.face_network import SIDE_PX
+
     corners = row[POINTS].reshape(-1, 2)
     points = [dlib.point(int(round(float(x))), int(round(float(y)))) for x, y in corners]
     height, width = picture.shape[:2]
     face = dlib.full_object_detection(dlib.rectangle(0, 0, width, height), points)
-    found = network.compute_face_descriptor(np.ascontiguousarray(picture), face, 0, _PADDING)
-    return np.array(found, np.float32)
+    return network(dlib.get_face_chip(np.ascontiguousarray(picture), face, size=SIDE_PX, padding=_PADDING))
 
 
 def frames_by_number(tracks: list[Track], wanted: set[int], count: int) -> dict[int, list[int]]:

@@ -51,12 +51,9 @@ class Picture:
 
     def small(self, side_px: int) -> NDArray[np.uint8]:
         """A reduced copy whose longer side is `side_px`: uint8 [h, w, 3]."""
-        if not self._planar:
-            scale = side_px / max(self.rgb.shape[:2])
-            return np.asarray(cv2.resize(self.rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-        scale = side_px / max(self._source.width, self._source.height)
-        size = round(self._source.width * scale), round(self._source.height * scale)
-        return self._turned(self._scalers.rgb(_scaled(self._source, *size, full_colour=True)))
+        scale = side_px / max(self._frame.width, self._frame.height)
+        size = max(round(self._frame.width * scale), 2), max(round(self._frame.height * scale), 2)
+        return self._turned(self._scalers.rgb(self._frame, size))
 
     def part(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """The pixels rgb[y : y + height, x : x + width] without the conversion of the others."""
@@ -70,6 +67,16 @@ class Picture:
         piece = self._scalers.rgb(_piece(self._frame, left, top, right - left, bottom - top))
         return piece[y - top : y - top + height, x - left : x - left + width]
 
+    def square(self, x: int, y: int, side: int, size_px: int) -> NDArray[np.uint8]:
+        """The pixels rgb[y : y + side, x : x + side] reduced to means over areas: [size_px, size_px, 3].
+
+        From twice the size on, the reduction is part of the conversion of a square between even pixels: less work.
+        """
+        odd = x % 2 or y % 2 or side % 2
+        if side < 2 * size_px or odd or self._turns or not self._planar or self._halvings:
+            return shrunk(self.part(x, y, side, side), size_px, size_px)
+        return self._scalers.rgb(_piece(self._frame, x, y, side, side), (size_px, size_px))
+
     def _turned(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.rot90(picture, self._turns) if self._turns else picture
 
@@ -78,7 +85,7 @@ class Scalers:
     """Converters to RGB that keep their tables, one for each size of picture; frame.to_ndarray would not."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[int, int], Any] = {}
+        self._kept: dict[tuple[int, ...], Any] = {}
         self._size: tuple[int, int] | None = None
 
     def picture(self, frame: Any, reduced: bool) -> Picture:
@@ -88,26 +95,33 @@ class Scalers:
             frame = self._of(frame).reformat(frame, width=self._size[0], height=self._size[1], threads=1)
         return Picture(frame, self, reduction(*self._size) if reduced else 0)
 
-    def rgb(self, frame: Any) -> NDArray[np.uint8]:
-        """A whole frame, uint8 [H, W, 3]."""
-        picture: NDArray[np.uint8] = self._of(frame).reformat(frame, format="rgb24", threads=1).to_ndarray()
+    def rgb(self, frame: Any, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """A whole frame, uint8 [H, W, 3], or reduced to means over areas of a size (width, height)."""
+        from av.video.reformatter import Interpolation
+
+        given: dict[str, Any] = {}
+        if size is not None:
+            exact = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+            given = {"width": size[0], "height": size[1], "interpolation": exact}
+        picture: NDArray[np.uint8] = (
+            self._of(frame, size).reformat(frame, format="rgb24", threads=1, **given).to_ndarray()
+        )
         return picture
 
-    def _of(self, frame: Any) -> Any:
+    def _of(self, frame: Any, to: tuple[int, int] | None = None) -> Any:
         import av
 
-        size = (frame.width, frame.height)
-        if size not in self._kept:
+        sizes = (frame.width, frame.height, *(to or ()))
+        if sizes not in self._kept:
             if len(self._kept) >= _MOST_SCALERS:
                 self._kept.pop(next(iter(self._kept)))
-            self._kept[size] = av.video.reformatter.VideoReformatter()
-        return self._kept[size]
+            self._kept[sizes] = av.video.reformatter.VideoReformatter()
+        return self._kept[sizes]
 
 
-def _scaled(frame: Any, width: int, height: int, *, full_colour: bool = False) -> Any:
-    """A 4:2:0 frame at a smaller size, with a colour for every pixel where that is wanted."""
-    name = frame.format.name.replace("420", "444") if full_colour else frame.format.name
-    small = _blank(frame, max(width, 2), max(height, 2), name)
+def _scaled(frame: Any, width: int, height: int) -> Any:
+    """A 4:2:0 frame at a smaller size."""
+    small = _blank(frame, max(width, 2), max(height, 2), frame.format.name)
     for plane, target in zip(frame.planes, small.planes, strict=True):
         _view(target)[:] = shrunk(_view(plane), target.width, target.height)
     return small

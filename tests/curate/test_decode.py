@@ -79,7 +79,7 @@ def test_a_hard_cut_is_found() -> None:
     red, blue = noise.integers(0, 90, (64, 96, 3), np.uint8), noise.integers(150, 255, (64, 96, 3), np.uint8)
     finder = ShotFinder(3.0)
     for number in range(80):
-        finder.push(reduced(number, as_picture(red if number < 40 else blue), True))
+        finder.push(reduced(number, as_picture(red if number < 40 else blue)))
     assert finder.shots() == [(0, 40), (40, 80)]
     assert finder.transitions() == [(40, 40, "cut")]
 
@@ -91,7 +91,7 @@ def test_a_dissolve_is_no_part_of_a_shot() -> None:
     finder = ShotFinder(3.0)
     for number in range(90):
         share = min(max((number - 40) / 20, 0.0), 1.0)
-        finder.push(reduced(number, as_picture(((1 - share) * first + share * second).astype(np.uint8)), True))
+        finder.push(reduced(number, as_picture(((1 - share) * first + share * second).astype(np.uint8))))
     ((start, stop, kind),) = finder.transitions()
     assert kind == "dissolve"
     assert abs(start - 40) <= 3
@@ -125,6 +125,20 @@ def test_a_part_of_a_picture_has_the_pixels_of_the_whole() -> None:
     for x, y, width, height in ((0, 0, 400, 238), (31, 17, 101, 77), (299, 137, 101, 101), (2, 3, 8, 1)):
         part = Picture(frame, scalers).part(x, y, width, height)
         assert np.array_equal(part, whole[y : y + height, x : x + width])
+
+
+@pytest.mark.parametrize("side", [150, 256, 301])
+def test_a_reduced_square_is_that_of_the_converted_picture(side: int) -> None:
+    rng = np.random.default_rng(7)
+    rgb = cv2.resize(rng.integers(60, 195, (24, 40, 3)).astype(np.uint8), (640, 384), interpolation=cv2.INTER_LINEAR)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")
+    scalers = Scalers()
+    for x, y in ((0, 0), (32, 18), (33, 18), (640 - side, 384 - side)):
+        part = Picture(frame, scalers).rgb[y : y + side, x : x + side]
+        means = cv2.resize(part, (100, 100), interpolation=cv2.INTER_AREA)
+        found = Picture(frame, scalers).square(x, y, side, 100)
+        assert found.shape == (100, 100, 3)
+        assert np.abs(found.astype(float) - means).mean() < 2.0
 
 
 def test_a_reduced_picture_is_the_mean_over_areas() -> None:

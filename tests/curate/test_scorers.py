@@ -13,7 +13,7 @@ from components.curate.quality import decide, inside_bars, static_ratio
 from components.curate.scorers import COLUMNS, SCORERS, make_scorers, passports
 from components.curate.scorers.base import reduced
 from components.curate.scorers.camera import Camera
-from components.curate.scorers.overlay import insets, marks
+from components.curate.scorers.overlay import _steep, in_order, insets, marks, spread_of
 from components.curate.scorers.sound import music_ratio
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
 from components.curate.scorers.sync import correlations
@@ -84,15 +84,28 @@ def test_a_mark_in_a_corner_is_boxed_and_the_same_in_the_middle_is_not() -> None
 
 
 def test_an_inset_is_a_moving_picture_in_a_still_frame() -> None:
-    outer = np.stack([wall(1)] * 8)
+    outer = np.stack([wall(1)] * 8).astype(np.uint8)
     poster, film = outer.copy(), outer.copy()
     for number in range(8):
         poster[number, 110:, 108:] = 40
         film[number, 110:, 108:] = wall(20 + number)[110:, 108:] - 70
-    ((x0, y0, x1, y1),) = insets(film, film.std(axis=0).max(axis=2))
+    ((x0, y0, x1, y1),) = insets(film, spread_of(film))
     np.testing.assert_allclose([x0, y0, x1, y1], [108 / 160, 110 / 160, 1, 1], atol=0.02)
-    assert insets(poster, poster.std(axis=0).max(axis=2)) == []
-    assert insets(outer, outer.std(axis=0).max(axis=2)) == []
+    assert insets(poster, spread_of(poster)) == []
+    assert insets(outer, spread_of(outer)) == []
+
+
+@pytest.mark.parametrize("count", [4, 5, 8])
+def test_statistics_over_time_are_those_of_numpy(count: int) -> None:
+    film = np.random.default_rng(count).integers(0, 256, (count, 20, 30, 3), np.uint8)
+    film[:, 10:] //= 24
+    assert np.array_equal(in_order(film), np.sort(film, axis=0))
+    np.testing.assert_allclose(spread_of(film), film.astype(np.float64).std(axis=0).max(axis=2), rtol=1e-5)
+    for axis in (0, 1):
+        slopes = np.abs(np.gradient(film.astype(np.float64), axis=1 + axis)).max(axis=3)
+        steep = np.percentile(slopes, 25, axis=0) > 2.5
+        assert 0.1 < steep.mean() < 0.95
+        assert np.array_equal(_steep(film, axis), steep)
 
 
 def test_held_tones_are_music_and_noise_and_glides_are_not() -> None:
@@ -139,7 +152,7 @@ def test_the_camera_moves_and_the_subject_does_not_count() -> None:
         for watcher, at in ((still, 12), (shaken, offset)):
             picture = np.repeat(big[at : at + 288, at : at + 288, None], 3, axis=2).copy()
             picture[150:260, 90 + number : 190 + number] = 20  # somebody walks through the lower half
-            watcher.push(reduced(number, as_picture(picture), True))
+            watcher.push(reduced(number, as_picture(picture)))
     assert np.nanmax(np.abs(still.trace()[1:, 1:])) < 0.2
     assert np.nanmedian(np.abs(shaken.trace()[1:, 1])) > 1.0
 

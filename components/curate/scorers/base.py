@@ -46,13 +46,17 @@ class Frame:
         return self.shown.rgb
 
 
-def reduced(number: int, shown: "Picture", new: bool) -> Frame:
-    """A frame with its reduced picture, made once for all that watch."""
+Reduced = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""The reduced picture of a frame and its grey values."""
+
+
+def reduced(number: int, shown: "Picture", again: Reduced | None = None) -> Frame:
+    """A frame with its reduced picture, made once for all that watch; `again` is that of a picture shown once more."""
     import cv2
 
-    small = shown.small(SMALL_PX)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    return Frame(number=number, shown=shown, small=small, grey=grey, new=new)
+    small = shown.small(SMALL_PX) if again is None else again[0]
+    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8) if again is None else again[1]
+    return Frame(number=number, shown=shown, small=small, grey=grey, new=again is None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Whether the camera moves, told from the upper corners of the picture, where people seldom are."""
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,5 +76,6 @@ def _agreed(before: list[NDArray[np.float32]], after: list[NDArray[np.float32]])
     return (x0 + x1) / 2, (y0 + y1) / 2
 
 
+@functools.cache
 def _window(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.outer(np.hanning(shape[0]), np.hanning(shape[1])).astype(np.float32)

@@ -20,12 +20,16 @@ class Light(Scorer):
     columns = ("luminance", "white_ratio", "black_ratio", "flicker_ratio", "colour_cast")
 
     def score(self, clip: Clip) -> Scores:
-        brightest, level = clip.sampled.max(axis=3), clip.own.luminance[clip.span].astype(np.float64)
+        import cv2
+
+        red, green, blue = np.moveaxis(clip.sampled, 3, 0)
+        brightest, darkest = (of(of(red, green), blue) for of in (np.maximum, np.minimum))
+        level = clip.own.luminance[clip.span].astype(np.float64)
         # Against its two neighbours: movement changes the mean light slowly, flicker does not.
         beat = level[1:-1] - (level[:-2] + level[2:]) / 2
         return {
-            "luminance": float(clip.pictures.mean()),
-            "white_ratio": float((clip.sampled.min(axis=3) >= _WHITE).mean()),
+            "luminance": float(np.mean(cv2.mean(clip.pictures.reshape(-1, clip.pictures.shape[2], 3))[:3])),
+            "white_ratio": float((darkest >= _WHITE).mean()),
             "black_ratio": float((brightest <= _BLACK).mean()),
             "flicker_ratio": float(np.sqrt((beat**2).mean()) / max(level.mean(), 1.0)),
             "colour_cast": _skin_distance(clip),

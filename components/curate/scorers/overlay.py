@@ -1,5 +1,7 @@
 """What an editor laid over the picture: marks in a corner, and another picture inside the picture."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ Box = tuple[float, float, float, float]
 class Overlay(Scorer):
     """Area of marks (small still shapes, alone in a corner) and of an inset (a moving picture with a still frame)."""
 
-    name, version = "overlay", "5"
+    name, version = "overlay", "6"
     columns = ("logo_ratio", "inset_ratio")
 
     def watch(self) -> Watcher:
@@ -64,14 +66,11 @@ class _Windows(Watcher):
         self._first = 0
 
     def push(self, frame: Frame) -> None:
-        import cv2
-
         if frame.number % _EVERY:
             return
         if not self._kept:
             self._first = frame.number
-        scale = min(_SIDE_PX / max(frame.picture.shape[:2]), 1.0)
-        picture = cv2.resize(frame.picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        picture = frame.shown.small(_SIDE_PX) if max(frame.shown.shape) > _SIDE_PX else frame.picture
         if self._kept and self._kept[0].shape != picture.shape:
             self._kept = []
         self._kept.append(picture)
@@ -84,12 +83,57 @@ class _Windows(Watcher):
         return np.array(self._rows, np.float32).reshape(-1, 6)
 
     def _look(self) -> None:
-        pictures = np.stack(self._kept).astype(np.float32)
-        spread = pictures.std(axis=0).max(axis=2)
-        found = [(self._first, _MARK, *box) for box in marks(np.median(pictures, axis=0), spread)]
+        pictures = np.stack(self._kept)
+        ordered, spread = in_order(pictures), spread_of(pictures)
+        middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1].mean(axis=0).astype(np.float32)
+        found = [(self._first, _MARK, *box) for box in marks(middle, spread)]
         found += [(self._first, _INSET, *box) for box in insets(pictures, spread)]
         self._rows += found or [(self._first, *[np.nan] * 5)]
         self._kept = []
+
+
+def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same values [n, ...] sorted along the first axis, by whole arrays: a few of them are faster so than by pixel.
+
+    Odd-even transposition sort (Habermann 1972): n rounds of comparing neighbours sort n values.
+    """
+    rows = list(values)
+    for turn in range(len(rows)):
+        for at in range(turn % 2, len(rows) - 1, 2):
+            rows[at : at + 2] = np.minimum(*rows[at : at + 2]), np.maximum(*rows[at : at + 2])
+    return np.stack(rows)
+
+
+def spread_of(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Standard deviation over time of the colour that varies most: [n, H, W, 3] to [H, W]."""
+    count, wide = len(pictures), pictures.astype(np.int32)
+    total = wide.sum(axis=0)
+    # The variance times n squared: whole numbers, so that nothing cancels.
+    varies = count * np.einsum("nhwc,nhwc->hwc", wide, wide) - total * total
+    return np.asarray(np.sqrt(_most(varies)) / count, np.float32)
+
+
+def _most(picture: NDArray[Any]) -> NDArray[Any]:
+    """The largest value over the colours: [H, W, 3] to [H, W]."""
+    return np.asarray(np.maximum(np.maximum(picture[..., 0], picture[..., 1]), picture[..., 2]))
+
+
+def _steep(pictures: NDArray[np.uint8], axis: int) -> NDArray[np.bool_]:
+    """Where three in four of the pictures [n, H, W, 3] have the edge of an inset along an axis: [H, W]."""
+    import cv2
+
+    slopes = []
+    for picture in pictures:
+        padded = cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        before, after = (padded[:-2], padded[2:]) if axis == 0 else (padded[:, :-2], padded[:, 2:])
+        twice = cv2.absdiff(before, after)  # at the picture's edges it is the change to the only neighbour
+        ends = slice(None, None, len(twice) - 1) if axis == 0 else (slice(None), slice(None, None, twice.shape[1] - 1))
+        twice[ends] = np.minimum(twice[ends], 127) * 2
+        slopes.append(_most(twice[:, 1:-1] if axis == 0 else twice[1:-1]))
+    place, share = divmod((len(slopes) - 1) / 4, 1)
+    low, high = in_order(np.stack(slopes))[int(place) : int(place) + 2].astype(np.float32)
+    steep = (1 - share) * low + share * high > 2 * _INSET_EDGE
+    return np.asarray(steep)
 
 
 def _slope(picture: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
@@ -155,15 +199,14 @@ def _alone(lines: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return lines - beside
 
 
-def insets(pictures: NDArray[np.float32], spread: NDArray[np.float32]) -> list[Box]:
+def insets(pictures: NDArray[np.uint8], spread: NDArray[np.float32]) -> list[Box]:
     """The box of a moving picture in a still frame in one of the corners, if there is any.
 
     Args:
         pictures: some pictures [n, H, W, 3].
         spread: standard deviation over time [H, W].
     """
-    upright = np.percentile([_slope(picture, 1) for picture in pictures], 25, axis=0) > _INSET_EDGE
-    level = np.percentile([_slope(picture, 0) for picture in pictures], 25, axis=0) > _INSET_EDGE
+    upright, level = _steep(pictures, 1), _steep(pictures, 0)
     height, width = spread.shape
     moves = max(_MOVES, _STANDS_OUT * float(np.median(spread)))
     tall = slice(*(round(share * height) for share in _INSET_SIDE))
