@@ -13,16 +13,13 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.faces import POINTS, Track
 from components.packaged import PackagedWeights
-
-if TYPE_CHECKING:
-    from components.curate.face_network import FaceNetwork
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ _PADDING = 0.25
 
 
 @functools.cache
-def _network() -> "FaceNetwork | None":
+def _network() -> Any | None:
     """The network, None where its packages are missing."""
     if not _WEIGHTS.installed or importlib.util.find_spec("dlib") is None:
         log.warning(
@@ -72,9 +69,9 @@ def _network() -> "FaceNetwork | None":
             _WEIGHTS.requirement,
         )
         return None
-    from components.curate.face_network import FaceNetwork
+    import dlib
 
-    return FaceNetwork(_WEIGHTS.path())
+    return dlib.face_recognition_model_v1(str(_WEIGHTS.path()))
 
 
 def available() -> bool:
@@ -105,13 +102,12 @@ def embed(picture: NDArray[np.uint8], row: NDArray[np.float32]) -> NDArray[np.fl
         return None
     import dlib
 
-    from components.curate.face_network import SIDE_PX
-
     corners = row[POINTS].reshape(-1, 2)
     points = [dlib.point(int(round(float(x))), int(round(float(y)))) for x, y in corners]
     height, width = picture.shape[:2]
     face = dlib.full_object_detection(dlib.rectangle(0, 0, width, height), points)
-    return network(dlib.get_face_chip(np.ascontiguousarray(picture), face, size=SIDE_PX, padding=_PADDING))
+    found = network.compute_face_descriptor(np.ascontiguousarray(picture), face, 0, _PADDING)
+    return np.array(found, np.float32)
 
 
 def frames_by_number(tracks: list[Track], wanted: set[int], count: int) -> dict[int, list[int]]:

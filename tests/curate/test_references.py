@@ -9,7 +9,7 @@ import pytest
 
 from components.common import NoProgress
 from components.curate import identity
-from components.curate.config import CurationConfig, StateConfig
+from components.curate.config import CurationConfig, IdentityConfig, StateConfig
 from components.curate.decode import video_frames
 from components.curate.faces import FEATURES, Track
 from components.curate.likeness import copy_distance, thumbnail
@@ -202,6 +202,7 @@ def test_shots_of_one_person_lend_each_other_references(
         require_audio=False,
         states=StateConfig(min_discard_s=100.0),  # the film is silent, and mouths move
         thresholds={"min_confidence": None, "max_inset_ratio": None},
+        identity=IdentityConfig(max_rendered_distance=0.4),  # faces of so few pixels are about 0.3 from themselves
     )
     curate(make_raw(tmp_path / "raw", [film]), tmp_path / "dataset", lenient, NoProgress())
     rows = {row["track"]: row for row in read_rows(tmp_path / "dataset" / "manifest.parquet")}
@@ -210,7 +211,7 @@ def test_shots_of_one_person_lend_each_other_references(
     for track, other in ((0, 2), (2, 0)):
         assert {reference["track"] for reference in rows[track]["references"]} == {other}
         assert rows[track]["references"][0]["kind"] == "global"
-        assert rows[track]["references"][0]["identity_distance"] < 0.34
+        assert rows[track]["references"][0]["identity_distance"] < 0.4
 
 
 @pytest.mark.parametrize("values", [{"max_views": 5}, {"min_distance": 2.0}, {"candidates": 0}])
