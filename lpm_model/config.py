@@ -244,7 +244,8 @@ class OnlineConfig:
             raise ValueError(f"chunk_latents is {self.chunk_latents}; choose 1, 3 or 6")
         if self.sink_latents < 0 or self.window_latents < self.chunk_latents:
             raise ValueError("sink_latents must not be negative and window_latents at least one chunk")
-        if self.backbone_sigmas[0] != 1.0 or sorted(self.backbone_sigmas, reverse=True) != list(self.backbone_sigmas):
+        falling = sorted(self.backbone_sigmas, reverse=True) == list(self.backbone_sigmas)
+        if self.backbone_sigmas[:1] != (1.0,) or not falling:
             raise ValueError(f"backbone_sigmas {self.backbone_sigmas} must fall from 1.0")
         if not 0 <= self.refiner_sigma < 1 or not 0 <= self.colour_guard <= 1:
             raise ValueError("refiner_sigma must lie in [0, 1) and colour_guard in [0, 1]")

@@ -56,14 +56,16 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         raise SystemExit(2) from error
     except (KeyboardInterrupt, click.Abort) as error:
-        ERR.print("[yellow]interrupted[/]: the same command goes on from what was done")
+        # click hands an interrupt on as its own; a command that cannot go on has said what is left.
+        left = next((str(one) for one in (error, error.__cause__) if one is not None and str(one)), "")
+        ERR.print(f"[yellow]interrupted[/]: {escape(left) or 'the same command goes on from what was done'}")
         raise SystemExit(130) from error
     except ImportError as error:
         if "--debug" in arguments:
             raise
         ERR.print(f"[red]error[/]: {escape(str(error))}: `lpm doctor` says what to install", soft_wrap=True)
         raise SystemExit(2) from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if "--debug" in arguments:
             raise
         line = str(error).replace(":\n", ": ").replace("\n", "; ")
@@ -176,12 +178,15 @@ def serve(model: Path, host: str, port: int, float8: bool, fused: bool) -> None:
     from serving.server import serve_app
 
     config = ServingConfig(float8=float8, fused=fused)
-    serve_app(model, host, port, config=config, on_ready=lambda url: OUT.print(f"open {url}", soft_wrap=True))
+    try:
+        serve_app(model, host, port, config=config, on_ready=lambda url: OUT.print(f"open {url}", soft_wrap=True))
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the server has ended") from error
 
 
 @cli.command()
 @click.option("--speak", type=FILE, required=True, help="Sound file of what the character says.")
-@click.option("--listen", type=FILE, required=True, help="Sound file of what the character hears.")
+@click.option("--listen", type=FILE, required=True, help="Sound file of what it hears; a silent one will do.")
 @click.option("--image", type=FILE, required=True, help="Picture of the character.")
 @click.option("--model", type=FOLDER, default=Path("runs/latest/release"), show_default=True, help="Model folder.")
 @click.option("--out", type=FILE, default=Path("talk.mp4"), show_default=True, help="MP4 to write.")
@@ -330,7 +335,8 @@ def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None
     load = passes * floor / chunk_seconds(online)
     verdict = f"live leaves {1 - load:.0%} of the device free" if load <= 1 else f"{load:.1f} times too slow to be live"
     OUT.print(
-        f"one pass takes at least {1000 * floor:,.3f} ms; the {passes} passes of a chunk (steps and history) "
+        f"on a device of {tflops:g} TFLOP/s and {tb:g} TB/s (--tflops, --tb) one pass takes at least "
+        f"{1000 * floor:,.3f} ms; the {passes} passes of a chunk (steps and history) "
         f"{1000 * passes * floor:,.3f} ms of the {1000 * chunk_seconds(online):,.0f} ms that it lasts: {verdict}",
         soft_wrap=True,
     )

@@ -37,7 +37,10 @@ class Mp4Writer:
     Use it as a context manager. Memory does not grow with the length of the video.
     """
 
-    def __init__(self, path: Path, *, height_px: int, width_px: int, crf: int = 18, fps: int = VIDEO_FPS) -> None:
+    def __init__(
+        self, path: Path, *, height_px: int, width_px: int, crf: int = 18, fps: int = VIDEO_FPS,
+        keep_interrupted: bool = False,
+    ) -> None:  # fmt: skip
         """Open the file.
 
         Args:
@@ -46,11 +49,20 @@ class Mp4Writer:
             width_px: columns of every frame, even.
             crf: H.264 quality, lower is better.
             fps: frames a second.
+            keep_interrupted: after Ctrl-C the file holds what was written until then; else it goes.
+
+        Raises:
+            ValueError: the sides are odd, or nothing can be written there.
         """
         if height_px % 2 or width_px % 2:
             raise ValueError(f"frames of {width_px}x{height_px} px do not fit H.264: make both sides even")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._partial = path, path.with_name(f".{path.stem}.partial.mp4")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.touch()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written ({error.strerror}): choose another place") from error
+        self._keep_interrupted = keep_interrupted
         self._shape = (height_px, width_px, 3)
         self._container: Any = av.open(str(self._partial), "w", options={"movflags": FRAGMENTED})
         self._video: Any = self._container.add_stream("libx264", rate=fps)
@@ -86,7 +98,8 @@ class Mp4Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        wanted = self._keep_interrupted and kind is KeyboardInterrupt and self.frames_written > 0
+        if kind is None or wanted:
             self._container.mux(self._video.encode(None))
             self._container.mux(self._audio.encode(None))
             self._container.close()
@@ -110,7 +123,7 @@ class SoundReader:
         try:
             self._container: Any = av.open(str(path))
         except (av.error.FFmpegError, OSError) as error:
-            raise ValueError(f"{path} is not a readable sound file ({error}): convert it to WAV") from error
+            raise ValueError(f"{path} is not a readable sound file: convert it to WAV") from error
         if not self._container.streams.audio:
             self._container.close()
             raise ValueError(f"{path} carries no sound: give a file with an audio track")

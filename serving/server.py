@@ -123,9 +123,10 @@ def serve_app(
         on_ready: called with the page's address once the engine is warm and the port answers.
 
     Raises:
-        ValueError: the folder or the engine's name is wrong.
+        ValueError: the folder or the engine's name is wrong, or nothing can listen there.
     """
     config = config or ServingConfig()
+    _may_listen(host, port)
     token = token or secrets.token_urlsafe(16)
     service = build_service(make_engine(engine, model_dir, config), config)
 
@@ -135,6 +136,23 @@ def serve_app(
             on_ready(page_url(host, bound_port, token))
 
     DrainingServer(uvicorn_config(create_app(service, token), host, port, config), service, on_ready=announce).run()
+
+
+def _may_listen(host: str, port: int) -> None:
+    """Find out before a model is loaded whether a port can be had.
+
+    Raises:
+        ValueError: it is no port, is taken, or the address is not this machine's.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port} does not exist: choose one from 1 to 65535, or 0 for a free one")
+    family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another port") from error
 
 
 def _speak(text: str, voice: str) -> Pcm:

@@ -184,10 +184,19 @@ def mix(speak: Samples, listen: Samples) -> Samples:
 
 
 def write_chunks(chunks: Iterable[Chunk], out: Path, *, size_px: int) -> TalkReport:
-    """Write chunks as they come into an MP4 whose sound is the mix of both voices."""
-    with Mp4Writer(out, height_px=size_px, width_px=size_px) as writer:
-        for chunk in chunks:
-            writer.write(chunk.frames, mix(chunk.speak, chunk.listen))
+    """Write chunks as they come into an MP4 whose sound is the mix of both voices.
+
+    Raises:
+        KeyboardInterrupt: with what the file holds, which is kept.
+    """
+    writer = Mp4Writer(out, height_px=size_px, width_px=size_px, keep_interrupted=True)
+    try:
+        with writer:
+            for chunk in chunks:
+                writer.write(chunk.frames, mix(chunk.speak, chunk.listen))
+    except KeyboardInterrupt as error:
+        held = f"{out} holds the {writer.frames_written / VIDEO_FPS:.1f} s until then"
+        raise KeyboardInterrupt(held if writer.frames_written else "nothing was written") from error
     frames = writer.frames_written
     return TalkReport(frames=frames, seconds=frames / VIDEO_FPS, path=out)
 

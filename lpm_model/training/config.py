@@ -225,6 +225,10 @@ class OdeStage:
     """Decay of the weight average that is kept and that consistency takes its targets from; 0 is the weights as they
     are."""
 
+    def __post_init__(self) -> None:
+        if self.steps < 0 or not 0 <= self.ema_decay < 1:
+            raise ValueError("the ODE stage needs steps of at least 0 and ema_decay in [0, 1)")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DmdStage:

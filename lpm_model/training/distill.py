@@ -223,6 +223,8 @@ def _watched(clips: Clips, cast: Cast, settings: Distillation) -> HeldOut | None
 def _stages(work: Work) -> dict[str, float]:
     """All stages in their order, in place."""
     settings, cast = work.settings, work.cast
+    if not any(getattr(settings, key).steps for key in ("ode", *NAMES)):
+        log.warning("all stages have 0 steps: the Online LPM has the weights of its Base, which was never causal")
     length, metrics = settings.clip_latents, dict[str, float]()
     if settings.ode.steps or settings.off_policy.steps:
         _make_trajectories(work)
@@ -238,6 +240,8 @@ def _stages(work: Work) -> dict[str, float]:
         metrics |= _match(work, "on_policy", settings.on_policy, player, lambda s: work.batches(s, latents, 2))
     if cast.online.refiner is not None:
         cast.start("refiner", "student")
+        if not settings.refiner.steps:
+            log.warning("refiner.steps is 0: the refiner is a copy of the backbone that was never trained to refine")
     if settings.refiner.steps:
         player, latents = OnPolicy(cast, settings, "refiner"), settings.refiner.roll_out_latents or length
         metrics |= _match(work, "refiner", settings.refiner, player, lambda s: work.batches(s, latents, 3))
@@ -272,12 +276,16 @@ def _trajectories(work: Work) -> Callable[[range], Again]:
 def _make_trajectories(work: Work) -> None:
     """Sample the teacher shard by shard; those that an earlier run has left are taken as they are."""
     shards, settings, mesh = work.shards, work.settings, work.mesh
-    mine = shards.missing(range(mesh.data_rank, shards.count, mesh.data))
+    mine = range(mesh.data_rank, shards.count, mesh.data)
+    missing = shards.missing(mine)
     source = ClipBatches(
         work.clips, work.cast.online, latents=settings.clip_latents, batch=settings.batch, steps=range(shards.count),
         seed=settings.seed + 1, draw=Draw(disturbance=settings.disturbance),
     )  # fmt: skip
+    bar: Iterable[int] = missing
+    if work.progress is not None and missing:
+        bar = work.progress.track(missing, "teacher trajectories", len(mine), len(mine) - len(missing))
     with work.cast.playing("teacher") as teacher:
-        for number in mine if work.progress is None else work.progress.track(mine, "teacher trajectories", len(mine)):
+        for number in bar:
             shards.write(number, sample_teacher(teacher, source.make(number).to(work.cast.device), settings))
     mesh.wait()

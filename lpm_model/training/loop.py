@@ -34,8 +34,8 @@ RECENT = 50
 class Track(Protocol):
     """How a training says how far it is."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield the items while showing a bar with the time left."""
+    def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
+        """Yield the items while showing a bar with the time left; `done` of `total` were done before."""
         ...
 
 
@@ -253,8 +253,9 @@ def run(
     if left > 0:
         # Lightning wants the same kind of batches in every process, also where one alone shows a bar.
         plain = progress is None and not mesh.several
+        tracked = _Tracked(batches, progress, description, left, steps // mesh.data)
         try:
-            trainer.fit(module, batches if plain else _Tracked(batches, progress, description, left))
+            trainer.fit(module, batches if plain else tracked)
         except SystemExit as end:  # Lightning's answer to Ctrl-C and SIGTERM, which would end without a word
             raise KeyboardInterrupt from end
         module.to(mesh.device)  # Lightning takes it off the device at the end
@@ -277,13 +278,15 @@ class Again:
 class _Tracked:
     """Batches that move a progress bar; Lightning asks for a new iterator once an epoch."""
 
-    def __init__(self, batches: Iterable[Any], progress: Track | None, description: str, total: int) -> None:
-        self.batches, self.progress, self.description, self.total = batches, progress, description, total
+    def __init__(self, batches: Iterable[Any], progress: Track | None, description: str, left: int, total: int) -> None:
+        self.batches, self.progress, self.description, self.left, self.total = (
+            batches, progress, description, left, total,
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[Any]:
         if self.progress is None:
             return iter(self.batches)
-        return self.progress.track(self.batches, self.description, self.total)
+        return self.progress.track(self.batches, self.description, self.total, self.total - self.left)
 
     def __len__(self) -> int:
-        return self.total
+        return self.left

@@ -67,7 +67,7 @@ def turn(dataset: Path, state: Path) -> dict[str, float]:
     ends: list[float] = []
 
     class Timed:
-        def track(self, items, _about, _total=None):  # type: ignore[no-untyped-def]
+        def track(self, items, _about, _total=None, _done=0):  # type: ignore[no-untyped-def]
             for item in items:
                 yield item
                 ends.append(time.perf_counter())

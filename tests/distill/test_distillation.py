@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lpm_model.checkpoint import read_weights
-from lpm_model.config import Lora
+from lpm_model.config import Lora, OnlineConfig
 from lpm_model.online import load_online
 from lpm_model.training.config import Distillation, DmdStage, OdeStage, OffPolicyStage, OnPolicyStage, Scale
 from lpm_model.training.distill import distill_online
@@ -149,6 +149,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
         Distillation(scale=Scale(processes=3))
     with pytest.raises(ValueError, match="critic_steps of at least 1"):
         DmdStage(critic_steps=0)
+    with pytest.raises(ValueError, match="steps of at least 0 and ema_decay"):
+        OdeStage(steps=-1)
+    with pytest.raises(ValueError, match=r"must fall from 1\.0"):
+        OnlineConfig(backbone_sigmas=())
 
 
 def test_two_processes_stay_in_step(base: Path, dataset: Path, tmp_path: Path) -> None:

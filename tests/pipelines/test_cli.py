@@ -54,6 +54,7 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
         (("data", "forget", "nothing", "--identity", "Ada"), "run `lpm curate` first"),
         (("talk", "--speak", "a", "--listen", "b", "--image", "c", "--out", "x.txt"), "a name that ends in .mp4"),
         (("ingest", "--params", "none.yaml"), "none.yaml is missing"),
+        (("distill", "distill.online.backbone_sigmas=[]"), "must fall from 1.0"),
     ],
 )
 def test_errors_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:

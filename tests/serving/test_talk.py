@@ -200,6 +200,28 @@ def test_a_failed_rendering_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupted_talk_keeps_what_it_has_written(tmp_path):
+    def interrupted(chunks):
+        for _ in range(chunks):
+            voice = np.zeros(4000, np.int16)
+            yield talk.Chunk(frames=np.zeros((4, 16, 16, 3), np.uint8), speak=voice, listen=voice)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"o\.mp4 holds the 2\.0 s until then"):
+        talk.write_chunks(interrupted(12), tmp_path / "o.mp4", size_px=16)
+    video, _, _ = read_mp4(tmp_path / "o.mp4")
+    assert len(video) == 48
+    with pytest.raises(KeyboardInterrupt, match="nothing was written"):
+        talk.write_chunks(interrupted(0), tmp_path / "none.mp4", size_px=16)
+    assert [path.name for path in tmp_path.iterdir()] == ["o.mp4"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"o\.mp4 cannot be written \(.*\): choose another place"):
+        Mp4Writer(tmp_path / "file" / "o.mp4", height_px=16, width_px=16)
+
+
 def test_no_table_of_the_file_grows_with_its_length(tmp_path):
     """The boxes of samples lie in fragments, which are written and forgotten; the whole still says how long it is."""
     path = tmp_path / "o.mp4"

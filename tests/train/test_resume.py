@@ -93,7 +93,7 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
 class _Stopped:
     """A bar whose user presses Ctrl-C."""
 
-    def track(self, items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+    def track(self, items: Iterable[Any], description: str, total: int | None = None, done: int = 0) -> Iterator[Any]:
         for number, item in enumerate(items):
             if number == 1:
                 raise KeyboardInterrupt
