@@ -16,7 +16,7 @@ from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import _steep, in_order, insets, marks, spread_of
 from components.curate.scorers.sound import music_ratio
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
-from components.curate.scorers.sync import correlations
+from components.curate.scorers.sync import correlations, place_of
 from components.curate.speech import loudness_db
 from components.packaged import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE
@@ -233,3 +233,20 @@ def test_a_threshold_of_ones_own_lies_over_the_profile() -> None:
     assert own.active_thresholds == dataclasses.replace(sft, max_letterbox_ratio=0.3, min_confidence=None)
     with pytest.raises(ValueError, match="did you mean max_letterbox_ratio"):
         CurationConfig(thresholds={"max_letterbx": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("peaks", "place"),
+    [
+        ({0: 0.8}, 0.0),
+        ({11: 0.7}, 11.0),
+        ({-17: 0.7, 0: 0.62}, 0.0),  # the same syllables come again: what fits in place is in place
+        ({-17: 0.7, 0: 0.5}, -17.0),
+        ({5: 0.9}, 5.0),  # its slope within 3 frames is no peak there
+        ({1: 0.5}, None),
+    ],
+)
+def test_a_sound_is_late_only_where_it_does_not_fit_in_place(peaks: dict[int, float], place: float | None) -> None:
+    shifts = np.arange(-18, 19)
+    by_shift = np.max([height - 0.1 * np.abs(shifts - at) for at, height in peaks.items()], axis=0)
+    assert place_of(by_shift) == place

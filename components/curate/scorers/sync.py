@@ -16,6 +16,7 @@ from lpm_model.config import SAMPLES_PER_FRAME, STATES
 _REACH = 18
 """Frames, in both directions, over which sound and lips are shifted."""
 _TOGETHER = 3
+_IN_PLACE = slice(_REACH - _TOGETHER, _REACH + _TOGETHER + 1)
 _MIN_SPEAKING = 24
 _TRUSTED = 0.6
 """Correlation that the best shift needs for its place to mean anything."""
@@ -27,7 +28,7 @@ class Sync(Scorer):
     av_offset_frames > 0: the sound comes late.
     """
 
-    name, version = "sync", "3"
+    name, version = "sync", "4"
     columns = ("sync", "av_sync", "av_offset_frames")
 
     @classmethod
@@ -43,12 +44,20 @@ class Sync(Scorer):
         span = slice(clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME)
         gap = clip.track.column("gap")[clip.start - clip.track.start :][: clip.frames]
         by_shift = agreement(lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=float(np.nanmean(gap))))
-        best = int(by_shift.argmax())
-        return {
-            **scores,
-            "av_sync": float(by_shift[_REACH - _TOGETHER : _REACH + _TOGETHER + 1].max()),
-            "av_offset_frames": float(best - _REACH) if by_shift[best] >= _TRUSTED else None,
-        }
+        return {**scores, "av_sync": float(by_shift[_IN_PLACE].max()), "av_offset_frames": place_of(by_shift)}
+
+
+def place_of(by_shift: NDArray[np.float64]) -> float | None:
+    """Frames by which the sound is late where that can be told, from agreements [37] by shift.
+
+    A peak at the sound's own place is believed before a higher one elsewhere: the same syllables come again.
+    """
+    near = by_shift[_IN_PLACE]
+    peak = int(near.argmax())
+    if 0 < peak < len(near) - 1 and near[peak] >= _TRUSTED:
+        return float(peak - _TOGETHER)
+    best = int(by_shift.argmax())
+    return float(best - _REACH) if by_shift[best] >= _TRUSTED else None
 
 
 @once_a_track
