@@ -236,8 +236,7 @@ def run(
     warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     history = LossHistory(state.losses())
-    left = (steps - state.step()) // mesh.data
-    devices: dict[str, Any] = {"devices": 1}
+    left, devices = (steps - state.step()) // mesh.data, dict[str, Any](devices=1)
     if mesh.several:
         scale = mesh.scale
         strategy = ModelParallelStrategy(mesh.data, scale.sequence_parallel)
@@ -252,10 +251,10 @@ def run(
     )  # fmt: skip
     if left > 0:
         # Lightning wants the same kind of batches in every process, also where one alone shows a bar.
-        plain = progress is None and not mesh.several
-        tracked = _Tracked(batches, progress, description, left, steps // mesh.data)
+        if progress is not None or mesh.several:
+            batches = _Tracked(batches, progress, description, left, steps // mesh.data)
         try:
-            trainer.fit(module, batches if plain else tracked)
+            trainer.fit(module, batches)
         except SystemExit as end:  # Lightning's answer to Ctrl-C and SIGTERM, which would end without a word
             raise KeyboardInterrupt from end
         module.to(mesh.device)  # Lightning takes it off the device at the end

@@ -84,24 +84,12 @@ class _Windows(Watcher):
 
     def _look(self) -> None:
         pictures = np.stack(self._kept)
-        ordered, spread = in_order(pictures), spread_of(pictures)
+        ordered, spread = np.sort(pictures, axis=0), spread_of(pictures)
         middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1].mean(axis=0).astype(np.float32)
         found = [(self._first, _MARK, *box) for box in marks(middle, spread)]
         found += [(self._first, _INSET, *box) for box in insets(pictures, spread)]
         self._rows += found or [(self._first, *[np.nan] * 5)]
         self._kept = []
-
-
-def in_order(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same values [n, ...] sorted along the first axis, by whole arrays: a few of them are faster so than by pixel.
-
-    Odd-even transposition sort (Habermann 1972): n rounds of comparing neighbours sort n values.
-    """
-    rows = list(values)
-    for turn in range(len(rows)):
-        for at in range(turn % 2, len(rows) - 1, 2):
-            rows[at : at + 2] = np.minimum(*rows[at : at + 2]), np.maximum(*rows[at : at + 2])
-    return np.stack(rows)
 
 
 def spread_of(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -131,7 +119,7 @@ def _steep(pictures: NDArray[np.uint8], axis: int) -> NDArray[np.bool_]:
         twice[ends] = np.minimum(twice[ends], 127) * 2
         slopes.append(_most(twice[:, 1:-1] if axis == 0 else twice[1:-1]))
     place, share = divmod((len(slopes) - 1) / 4, 1)
-    low, high = in_order(np.stack(slopes))[int(place) : int(place) + 2].astype(np.float32)
+    low, high = np.sort(slopes, axis=0)[int(place) : int(place) + 2].astype(np.float32)
     steep = (1 - share) * low + share * high > 2 * _INSET_EDGE
     return np.asarray(steep)
 
