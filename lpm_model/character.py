@@ -183,6 +183,18 @@ def read_model_config(folder: Path, remedy: str = "give the folder that train or
     return loaded
 
 
+def read_base_config(folder: Path) -> dict[str, Any]:
+    """config.json of the folder of a Base LPM.
+
+    Raises:
+        ValueError: it is missing, or an Online LPM's.
+    """
+    config = read_model_config(folder)
+    if "online" in config:
+        raise ValueError(f"{folder} is an Online LPM, which only looks back: give the folder that train wrote")
+    return config
+
+
 def inference_device(name: str | None) -> torch.device:
     """The device of that name; None takes a GPU where there is one."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

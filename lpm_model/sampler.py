@@ -12,7 +12,7 @@ from torch import Tensor
 from lpm_model import flow
 from lpm_model.anchor import from_anchor, to_anchor
 from lpm_model.autoencoder import VideoAutoencoder, load_autoencoder
-from lpm_model.character import Character, CharacterModel, inference_device, read_model_config, to_frames
+from lpm_model.character import Character, CharacterModel, inference_device, read_base_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
@@ -208,9 +208,7 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
     Raises:
         ValueError: not a model folder, or weights that do not fit.
     """
-    config = read_model_config(folder)
-    if "online" in config:
-        raise ValueError(f"{folder} is an Online LPM, which only looks back: give the folder that train wrote")
+    config = read_base_config(folder)
     base = BaseModel(
         from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
         encoders_of(folder), device="meta",

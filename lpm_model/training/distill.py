@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
-from lpm_model.character import read_model_config
+from lpm_model.character import read_base_config
 from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.digests import model_digest
@@ -161,7 +161,7 @@ def _distill(
     trajectories: Path | None,
 ) -> dict[str, float]:  # fmt: skip
     torch.manual_seed(settings.seed)
-    config, encoder = read_model_config(base), load_autoencoder(base / "autoencoder")
+    config, encoder = read_base_config(base), load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, encoder.digest)
     online = OnlineModel(
         from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"], encoders_of(base)

@@ -155,6 +155,11 @@ def test_settings_that_cannot_be_are_refused() -> None:
         OnlineConfig(backbone_sigmas=())
 
 
+def test_an_online_model_is_no_teacher(whole: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is an Online LPM, which only looks back"):
+        distill_online(whole, dataset, tmp_path, UNWATCHED)
+
+
 def test_two_processes_stay_in_step(base: Path, dataset: Path, tmp_path: Path) -> None:
     settings = replace(ALL_STAGES, scale=Scale(processes=2))
     metrics = launch(distill_and_note, settings.scale, base, dataset, tmp_path, settings)
