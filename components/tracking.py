@@ -31,6 +31,7 @@ def client(uri: str = "") -> Any:
     """An MlflowClient; its registry is the tracking server's own."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
     place = tracking_uri(uri)
