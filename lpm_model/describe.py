@@ -5,10 +5,12 @@ counts 2 m k n FLOPs; norms, rotations and activations count nothing.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from lpm_model.config import LATENT_FPS, ModelConfig, OnlineConfig
+from lpm_model.character import read_model_config
+from lpm_model.config import LATENT_FPS, ModelConfig, OnlineConfig, from_mapping
 from lpm_model.dit import DiffusionTransformer
 
 BYTES = 2
@@ -104,6 +106,17 @@ def describe(config: ModelConfig, setting: Setting) -> Cost:
         activation_bytes=inside,
         training_bytes=config.layers * video * c * BYTES + 2 * inside,
     )
+
+
+def shape_of(folder: Path, online: OnlineConfig) -> tuple[ModelConfig, OnlineConfig, int]:
+    """What the folder of a model says of itself: its shape, how it streams (a Base LPM: as given), its side (px).
+
+    Raises:
+        ValueError: it is no model folder.
+    """
+    config = read_model_config(folder)
+    streams = from_mapping(OnlineConfig, config["online"]) if "online" in config else online
+    return from_mapping(ModelConfig, config["model"]), streams, int(config["size_px"])
 
 
 def chunk_setting(online: OnlineConfig, size_px: int, references: int = 1) -> Setting:

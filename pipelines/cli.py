@@ -316,20 +316,23 @@ def model() -> None:
 
 @model.command("describe")
 @OVERRIDES
+@click.option("--model", "folder", type=FOLDER, help="Folder of a model to describe instead of the config's.")
 @click.option("--tflops", default=400.0, show_default=True, help="Products that the device does (TFLOP/s).")
 @click.option("--tb", default=3.0, show_default=True, help="Memory that the device reads (TB/s).")
-def model_describe(overrides: tuple[str, ...], tflops: float, tb: float) -> None:
+def model_describe(overrides: tuple[str, ...], folder: Path | None, tflops: float, tb: float) -> None:
     """Print parameters, FLOPs, bytes and the least time of one live chunk, by part, without building the model.
 
-    lpm model describe profile=17b
+    lpm model describe profile=17b, or lpm model describe --model runs/latest/online
     """
-    from lpm_model.describe import chunk_seconds, chunk_setting, describe
+    from lpm_model.describe import chunk_seconds, chunk_setting, describe, shape_of
     from pipelines.config import load_config
     from pipelines.display import cost_table
 
     config = load_config(overrides)
-    online = config.distill.online
-    cost = describe(config.train.model, chunk_setting(online, config.curate.size_px))
+    shape, online, size_px = config.train.model, config.distill.online, config.curate.size_px
+    if folder is not None:
+        shape, online, size_px = shape_of(folder, online)
+    cost = describe(shape, chunk_setting(online, size_px))
     OUT.print(cost_table(cost))
     floor, passes = cost.floor_s(tflops, tb), online.passes
     load = passes * floor / chunk_seconds(online)

@@ -1,6 +1,8 @@
 """What a model costs: the formula against a counter, sizes against what is known of them."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpm_model.config import ModelConfig, OnlineConfig
-from lpm_model.describe import Setting, chunk_seconds, chunk_setting, describe, tokens_of
+from lpm_model.describe import Setting, chunk_seconds, chunk_setting, describe, shape_of, tokens_of
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.online import OnlineModel
 from pipelines.cli import cli
@@ -84,3 +86,15 @@ def test_the_command_prints_every_part() -> None:
         "ms of the 500",
     ):
         assert part in result.output
+
+
+def test_the_command_describes_a_folder(tmp_path: Path) -> None:
+    config = {"model": {"width": 64, "layers": 3, "heads": 2}, "online": {"chunk_latents": 6}, "size_px": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape, online, size_px = shape_of(tmp_path, OnlineConfig())
+    assert (shape.width, shape.layers, online.chunk_latents, size_px) == (64, 3, 6, 64)
+    result = CliRunner().invoke(cli, ["model", "describe", "--model", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "ms of the 1,000 ms" in result.output
+    with pytest.raises(ValueError, match="is no model folder"):
+        shape_of(tmp_path / "none", OnlineConfig())
