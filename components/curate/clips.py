@@ -1,5 +1,6 @@
 """Second pass over one source: cut, crop, score, decide, encode. Gives manifest rows and the members of its shards."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from components.curate.store import ClipStore
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
+_SHARED_REFERENCES = 128
+"""References whose latents are kept for the next clips."""
 
 Pictures = dict[tuple[int, int], Candidate]
 """Candidates of references by (track, frame)."""
@@ -79,6 +82,7 @@ def make_clips(inputs: Inputs, store: ClipStore) -> SourceClips:
     people = identity.mean_embeddings(faces, len(own.tracks))
     plans = [plan for plan in plans if plan.row]
     _settle(plans, pictures, people, inputs, store)
+    store.drop_candidates()
     return SourceClips(
         rows=[plan.row for plan in plans],
         track_reasons=track_reasons,
@@ -127,7 +131,7 @@ def _second_pass(
             crop = crops.of(index, number, number + 1)
             row = rows_of(own.tracks[index], number, number + 1)[0]
             pictures[index, number] = Candidate(
-                picture=crop.cut(picture, config.size_px),
+                picture=store.candidate(crop.cut(picture, config.size_px)),
                 row=crop.moved(row, config.size_px),
                 sharpness=quality.sharpness(picture, row),
             )
@@ -188,17 +192,15 @@ def _settle(
 
 
 class _References:
-    """Latents of reference pictures; clips of one person share many of them."""
+    """Latents of reference pictures; clips of one person, which follow each other, share many of them."""
 
     def __init__(self, pictures: Pictures, encoder: LatentEncoder) -> None:
         self._pictures, self._encoder = pictures, encoder
-        self._known: dict[tuple[int, int], NDArray[np.float16]] = {}
+        self.latents = functools.lru_cache(_SHARED_REFERENCES)(self._latents)
 
-    def latents(self, place: tuple[int, int]) -> NDArray[np.float16]:
+    def _latents(self, place: tuple[int, int]) -> NDArray[np.float16]:
         """Latents [C, h, w] of the candidate at (track, frame)."""
-        if place not in self._known:
-            self._known[place] = self._encoder.encode(self._pictures[place].picture[None])[:, 0]
-        return self._known[place]
+        return self._encoder.encode(self._pictures[place].picture()[None])[:, 0]
 
 
 def _members(

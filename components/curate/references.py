@@ -62,8 +62,8 @@ class Choice:
 class Candidate:
     """One candidate's picture."""
 
-    picture: Picture
-    """RGB, square, as clips are cut."""
+    picture: Callable[[], Picture]
+    """Reads it: RGB, square, as clips are cut. A long film has more of them than memory should hold."""
     row: NDArray[np.float32]
     """The face's features (see faces.FEATURES), box and points in the picture's pixels."""
     sharpness: float
@@ -307,7 +307,7 @@ class Picker:
         }
         for frame in sorted(worth, key=lambda one: (-worth[one], one)):
             candidate = pictures[choice.track, frame]
-            distance = copy_distance(candidate.picture, thumbnails)
+            distance = copy_distance(candidate.picture(), thumbnails)
             if distance < self._config.references.min_distance:
                 continue
             found = self._identity_distance(track, (choice.track, frame), candidate)
@@ -320,6 +320,6 @@ class Picker:
         if np.isnan(self._people[track, 0]):
             return None
         if place not in self._known:
-            self._known[place] = self._embed(candidate.picture, candidate.row)
+            self._known[place] = self._embed(candidate.picture(), candidate.row)
         face = self._known[place]
         return None if face is None else float(np.linalg.norm(face - self._people[track]))

@@ -1,5 +1,7 @@
 """Where the second pass puts what a source gives, clip by clip: hours of it would not fit into memory."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,26 @@ from components.curate.shards import MEMBERS
 
 
 class ClipStore:
-    """A folder of finished clips and of those that wait for their references."""
+    """A folder of finished clips, of those that wait for their references, and of pictures that may become some."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._candidates = folder / "candidates.raw"
+
+    def candidate(self, picture: NDArray[np.uint8]) -> Callable[[], NDArray[np.uint8]]:
+        """Put aside a picture; what is given back reads it."""
+        with self._candidates.open("ab") as file:
+            start = file.tell()
+            file.write(picture.tobytes())
+        return functools.partial(self._read, start, picture.shape)
+
+    def _read(self, start: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        values = np.fromfile(self._candidates, np.uint8, int(np.prod(shape)), offset=start)
+        return values.reshape(shape)
+
+    def drop_candidates(self) -> None:
+        """All references have been taken."""
+        self._candidates.unlink(missing_ok=True)
 
     def wait(self, clip_id: str, **arrays: NDArray[Any]) -> None:
         """Put aside what will be asked for again."""

@@ -17,6 +17,7 @@ from components.curate.manifest import IDLE, read_rows
 from components.curate.options import ReferenceConfig
 from components.curate.references import EXPRESSIONS, VIEWS, Candidate, Choice, Picker, choose_references, nearby, rank
 from components.curate.step import curate
+from components.curate.store import ClipStore
 from lpm_model.config import REFERENCE_KINDS
 from tests.curate.corpus import make_raw, write_video
 
@@ -113,7 +114,7 @@ PERSON, SOMEBODY = np.zeros(128, np.float32), np.full(128, 0.05, np.float32)
 
 
 def candidate(seed: int, sharpness: float) -> Candidate:
-    return Candidate(picture=noise(seed), row=ROW, sharpness=sharpness)
+    return Candidate(picture=lambda: noise(seed), row=ROW, sharpness=sharpness)
 
 
 def pick(
@@ -124,8 +125,8 @@ def pick(
     people: tuple[np.ndarray, ...] = (PERSON,),
 ) -> int | None:
     """The frame that is taken of candidates 1, 2, 3, offered by each of some tracks."""
-    known = {id(one.picture): (faces or {}).get(frame) for frame, one in pictures.items()}
-    taker = Picker(CONFIG, np.array(people), 0.28, lambda picture, row: known[id(picture)])
+    known = {one.picture().tobytes(): (faces or {}).get(frame) for frame, one in pictures.items()}
+    taker = Picker(CONFIG, np.array(people), 0.28, lambda picture, row: known[picture.tobytes()])
     choices = [
         Choice(kind="global", shows="global", track=track, frames=list(pictures), openness=[1.0] * len(pictures))
         for track in tracks
@@ -218,3 +219,13 @@ def test_shots_of_one_person_lend_each_other_references(
 def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="references wants"):
         ReferenceConfig(**values)
+
+
+def test_candidates_lie_on_disk_until_they_are_taken(tmp_path: Path) -> None:
+    store = ClipStore(tmp_path)
+    given = [noise(seed)[: 20 + seed] for seed in range(5)]
+    kept = [store.candidate(picture) for picture in given]
+    for at in (3, 0, 4, 0):
+        assert np.array_equal(kept[at](), given[at])
+    store.drop_candidates()
+    assert list(tmp_path.iterdir()) == []
