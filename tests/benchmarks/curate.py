@@ -23,7 +23,7 @@ from tests.benchmarks._film import films
 from tests.curate.corpus import make_raw
 
 PROCESSES = 2
-LONG_S, LONG_STRIDE = 7200.0, 12
+LONG_S, LONG_STRIDE = 7200.0, 6
 """The long film, and every how many frames faces are looked for in it: memory does not depend on that, time does."""
 WARM_S, WARM_FILMS = 4.0, 2
 """Length of the film with which each worker is warmed, and how often it is."""
