@@ -2,7 +2,8 @@
 
 Two 720p films of real talking people, in two processes. The peer is decoding alone: the same files, as many processes,
 no conversion. What two Ray workers gain over one is to be read against `decode_two_over_one`, what two processes that
-decode gain over one: the machine's own limit. `--long` measures the first pass over a film of two hours.
+decode gain over one: the machine's own limit. `--long` measures the memory of both passes over a film of two hours, and
+nothing else.
 """
 
 import argparse
