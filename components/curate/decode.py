@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,7 +76,7 @@ def video_frames(
     limit = int(limits.max_duration_s * VIDEO_FPS) + VIDEO_FPS
     scalers = Scalers()
     shown = 0
-    for until_s, frame in _held(path, limits, reduced, wanted):
+    for until_s, frame in _held(_Asked(path, limits, reduced, wanted)):
         picture, new = scalers.picture(frame, reduced), True
         while shown / VIDEO_FPS < until_s - TIE_S:
             if wanted is not None and shown >= len(wanted):
@@ -88,33 +89,39 @@ def video_frames(
                 raise SourceRejected(path.name, "too_long", f"more than {limits.max_duration_s:g} s of pictures")
 
 
-def _held(
-    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
-) -> Iterator[tuple[float, Any]]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What `video_frames` was asked for."""
+
+    path: Path
+    limits: SourceLimits
+    reduced: bool
+    wanted: NDArray[np.bool_] | None
+
+
+def _held(asked: _Asked) -> Iterator[tuple[float, Any]]:
     """(seconds since the first picture up to which it is shown, decoded frame) in order."""
     previous: tuple[float, Any] | None = None
-    for time_s, frame in _pictures(path, limits, reduced, wanted):
+    for time_s, frame in _pictures(asked):
         if previous is not None:
-            if wanted is None and time_s - previous[0] > limits.max_hold_s:
-                detail = f"one picture stands for {time_s - previous[0]:.0f} s, limit {limits.max_hold_s:g}"
-                raise SourceRejected(path.name, "standing_picture", detail)
+            if asked.wanted is None and time_s - previous[0] > asked.limits.max_hold_s:
+                detail = f"one picture stands for {time_s - previous[0]:.0f} s, limit {asked.limits.max_hold_s:g}"
+                raise SourceRejected(asked.path.name, "standing_picture", detail)
             yield (previous[0] + time_s) / 2, previous[1]
         previous = (time_s, frame)
     if previous is not None:
         yield previous[0] + 0.499 / VIDEO_FPS, previous[1]
 
 
-def _pictures(
-    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
-) -> Iterator[tuple[float, Any]]:
+def _pictures(asked: _Asked) -> Iterator[tuple[float, Any]]:
     """(seconds since the first picture, decoded frame) in order; counts damaged pictures."""
     import av
 
     count = damaged = 0
     zero: float | None = None
     last_s = -1.0
-    watch = Stopwatch(path.name, limits.max_stall_s, limits.max_slowness)
-    frames = _frames(path, limits, reduced, wanted)
+    watch = Stopwatch(asked.path.name, asked.limits.max_stall_s, asked.limits.max_slowness)
+    frames = _frames(asked)
     try:
         while (found := watch.next(frames, last_s)) is not None:
             frame, left_out = found
@@ -128,29 +135,29 @@ def _pictures(
     except SourceRejected:
         raise
     except (av.error.FFmpegError, ValueError) as error:
-        raise SourceRejected(path.name, "corrupt", f"decoding stopped after {count} pictures ({error})") from error
+        raise SourceRejected(
+            asked.path.name, "corrupt", f"decoding stopped after {count} pictures ({error})"
+        ) from error
     if count == 0:
-        raise SourceRejected(path.name, "corrupt", "no picture could be decoded")
-    if damaged > limits.max_corrupt_ratio * count:
-        raise SourceRejected(path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
+        raise SourceRejected(asked.path.name, "corrupt", "no picture could be decoded")
+    if damaged > asked.limits.max_corrupt_ratio * count:
+        raise SourceRejected(asked.path.name, "corrupt", f"{damaged} of {count} pictures are damaged")
 
 
-def _frames(
-    path: Path, limits: SourceLimits, reduced: bool, wanted: NDArray[np.bool_] | None
-) -> Iterator[tuple[Any, int]]:
+def _frames(asked: _Asked) -> Iterator[tuple[Any, int]]:
     """`packets.decoded` of a file, from the start again where that has to do without leaps."""
     for leaps in (True, False):
-        with open_media(path, limits.max_stall_s) as container:
+        with open_media(asked.path, asked.limits.max_stall_s) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
             context.thread_count = 1  # one worker a core already: more threads would only add delay
-            if reduced and reduction(context.width, context.height):
+            if asked.reduced and reduction(context.width, context.height):
                 context.options = {"skip_loop_filter": "noref"}
             try:
-                yield from decoded(container, stream, wanted, leaps)
+                yield from decoded(container, stream, asked.wanted, leaps)
                 return
             except LeapFailed:
-                log.info("%s: no key picture to start from, so all is decoded again from the start", path.name)
+                log.info("%s: no key picture to start from, so all is decoded again from the start", asked.path.name)
 
 
 def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int16]:

@@ -341,7 +341,7 @@ class Distillation:
     """Extra loss weight of latent cells that move quickly, in stage 1."""
     clip_norm: float = 1.0
     """Gradient norm limit."""
-    checkpoint_steps: int = 20
+    checkpoint_steps: int = 5
     """Steps between saved states, from which a killed run resumes."""
     seed: int = 0
     """Seed of data order and noise."""

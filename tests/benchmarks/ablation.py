@@ -79,8 +79,8 @@ def run(
     """The scores of a variant, distilled and measured if that has not been done."""
     key = config_digest(
         {
-            "settings": to_mapping(variant), "bench": to_mapping(bench.config), "base": model_digest(base),
-            "dataset": dataset_digest(dataset),
+            "settings": to_mapping(variant), "bench": to_mapping(replace(bench.config, cache="")),
+            "base": model_digest(base), "dataset": dataset_digest(dataset),
         }
     )  # fmt: skip
     folder = out / f"{name.replace(' ', '-')}-{variant.seed}"
