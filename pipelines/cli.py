@@ -185,16 +185,18 @@ def serve(model: Path, host: str, port: int, float8: bool, fused: bool) -> None:
 
 
 @cli.command()
-@click.option("--speak", type=FILE, required=True, help="Sound file of what the character says.")
-@click.option("--listen", type=FILE, required=True, help="Sound file of what it hears; a silent one will do.")
+@click.option("--speak", type=FILE, help="Sound file of what the character says; silence without it.")
+@click.option("--listen", type=FILE, help="Sound file of what it hears; silence without it.")
 @click.option("--image", type=FILE, required=True, help="Picture of the character.")
 @click.option("--model", type=FOLDER, default=Path("runs/latest/release"), show_default=True, help="Model folder.")
 @click.option("--out", type=FILE, default=Path("talk.mp4"), show_default=True, help="MP4 to write.")
 @click.option("--text", default="", help="What the character should do, in words.")
 @click.option("--online/--base", default=True, help="Stream at any length, or look both ways with a Base LPM.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the model's noise.")
-def talk(speak: Path, listen: Path, image: Path, model: Path, out: Path, text: str, online: bool, seed: int) -> None:
-    """Render a conversation to an MP4 with sound: two sound files and a picture in.
+def talk(
+    speak: Path | None, listen: Path | None, image: Path, model: Path, out: Path, text: str, online: bool, seed: int
+) -> None:
+    """Render a conversation to an MP4 with sound: one or two sound files and a picture in.
 
     An Online LPM streams: memory stays the same at any length, and the file grows as it goes. --base takes the folder
     of a Base LPM instead (--model runs/latest/base), which sees all at once and needs memory for all of it.

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_NOTHING: Samples = np.zeros(0, np.int16)
+
 
 class Progress(Protocol):
     """Anything that shows how far a loop is."""
@@ -34,8 +36,17 @@ class Progress(Protocol):
 class Source(Protocol):
     """Gives samples piece by piece; silence past its end."""
 
+    @property
+    def expected_samples(self) -> int:
+        """How long it says it is."""
+        ...
+
     def read(self, count: int) -> tuple[Samples, int]:
         """Int16 [count] and how many of them are true ones."""
+        ...
+
+    def everything(self) -> Samples:
+        """All that is left, int16."""
         ...
 
 
@@ -59,11 +70,15 @@ class ArraySource:
 
     def __init__(self, samples: Samples) -> None:
         self._samples, self._at = samples, 0
+        self.expected_samples = samples.size
 
     def read(self, count: int) -> tuple[Samples, int]:
         piece = self._samples[self._at : self._at + count]
         self._at += piece.size
         return np.pad(piece, (0, count - piece.size)), piece.size
+
+    def everything(self) -> Samples:
+        return self._samples[self._at :]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +165,7 @@ def _shown(frames: Any, speak: Samples, listen: Samples) -> Chunk:
 
 
 def offline(
-    base: Any, character: Any, speak: SoundReader, listen: SoundReader, *, text: str = "", seed: int = 0
+    base: Any, character: Any, speak: Source, listen: Source, *, text: str = "", seed: int = 0
 ) -> Iterator[Chunk]:
     """Run a Base LPM over two whole sounds; one chunk with everything, or none where both are empty."""
     from lpm_model.sampler import sample_base
@@ -204,8 +219,8 @@ def write_chunks(chunks: Iterable[Chunk], out: Path, *, size_px: int) -> TalkRep
 def render_conversation(
     model_dir: Path,
     image: Path | Frames,
-    speak_wav: Path,
-    listen_wav: Path,
+    speak_wav: Path | None,
+    listen_wav: Path | None,
     out: Path,
     text: str = "",
     *,
@@ -218,8 +233,8 @@ def render_conversation(
     Args:
         model_dir: folder of an Online LPM, or of a Base LPM.
         image: the character: a picture file or uint8 [H, W, 3]; its centre square is used.
-        speak_wav: what the character says; any sound file, any rate, any length.
-        listen_wav: what the character hears; the shorter of the two is followed by silence.
+        speak_wav: what the character says; any sound file, any rate, any length. None is silence.
+        listen_wav: what the character hears, likewise; the shorter of the two is followed by silence.
         out: the MP4 to write (H.264 + AAC).
         text: what the character should do, in words.
         online: stream, at any length in constant memory; False looks both ways over the whole, which is all kept.
@@ -229,7 +244,10 @@ def render_conversation(
     Raises:
         ValueError: a file is missing, carries no sound, or the picture is unreadable or too large.
     """
-    speak, listen = SoundReader(speak_wav), SoundReader(listen_wav)
+    given = [str(sound) for sound in (speak_wav, listen_wav) if sound]
+    if not given:
+        raise ValueError("there is nothing to say or to hear: give at least one sound file, to speak or to listen to")
+    speak, listen = (SoundReader(sound) if sound else ArraySource(_NOTHING) for sound in (speak_wav, listen_wav))
     longest = max(speak.expected_samples, listen.expected_samples)
     model: Any
     if online:
@@ -245,7 +263,7 @@ def render_conversation(
         chunks, steps = offline(model, _character(model, image), speak, listen, text=text, seed=seed), 1
     first = next(chunks, None)
     if first is None:
-        raise ValueError(f"{speak_wav} and {listen_wav} are both empty: give at least one frame (1/24 s) of sound")
+        raise ValueError(f"{' and '.join(given)} hold no sound: give at least one frame (1/24 s) to say or to hear")
     everything: Iterable[Chunk] = itertools.chain([first], chunks)
     if progress is not None:
         everything = progress.track(everything, "talk", max(1, steps))

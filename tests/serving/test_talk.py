@@ -162,8 +162,22 @@ def test_unusable_sounds_are_refused_with_the_remedy(tmp_path, model, make, mess
 
 def test_two_empty_sounds_are_refused(tmp_path, model):
     empty = write_wav(tmp_path / "e.wav", np.zeros(0, np.int16))
-    with pytest.raises(ValueError, match="empty"):
-        talk.render_conversation(tmp_path, np.zeros((8, 8, 3), np.uint8), empty, empty, tmp_path / "o.mp4")
+    for sounds in ((empty, empty), (empty, None)):
+        with pytest.raises(ValueError, match="hold no sound"):
+            talk.render_conversation(tmp_path, np.zeros((8, 8, 3), np.uint8), *sounds, tmp_path / "o.mp4")
+    with pytest.raises(ValueError, match="give at least one sound file"):
+        talk.render_conversation(tmp_path, np.zeros((8, 8, 3), np.uint8), None, None, tmp_path / "o.mp4")
+
+
+def test_a_sound_that_is_left_out_is_silence(tmp_path, model):
+    spoken = write_wav(tmp_path / "s.wav", tone(0.5, level=20_000))
+    image = np.zeros((32, 32, 3), np.uint8)
+    for number, sounds in enumerate(((spoken, None), (None, spoken))):
+        talk.render_conversation(tmp_path, image, *sounds, tmp_path / f"{number}.mp4")
+    (speaks, heard, _), (listens, heard_too, _) = (read_mp4(tmp_path / f"{number}.mp4") for number in range(2))
+    assert len(speaks) == len(listens) == 12
+    assert speaks.mean() > listens.mean() + 10
+    assert np.allclose(heard, heard_too)
 
 
 def test_pictures_are_read_squared_and_refused(tmp_path, monkeypatch):
