@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import importlib
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -73,9 +75,10 @@ def _solutions() -> Any:
     # The bindings ask for this method, which protobuf 5 removed, and print an error where it is missing.
     factory: Any = message_factory.MessageFactory
     factory.GetPrototype = lambda _, descriptor: message_factory.GetMessageClass(descriptor)
-    import mediapipe
-
-    return mediapipe.solutions
+    # Its module for microphones keeps the error of a missing library for ever, and with it whatever the callers of this
+    # import hold: the sound of the first source. A thread of its own has no callers.
+    with ThreadPoolExecutor(1) as alone:
+        return alone.submit(importlib.import_module, "mediapipe").result().solutions
 
 
 @contextlib.contextmanager

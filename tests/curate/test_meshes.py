@@ -11,17 +11,24 @@ from components.curate.meshes import _without_chatter
 
 ROOT = Path(__file__).parents[2]
 FIND = """
-import sys, numpy as np
+import gc, sys, weakref, numpy as np
 from components.curate.faces import FaceFinder
-finder = FaceFinder(2)
-for count in (1, 2, 1):
-    finder._follow(count)
-finder.find(np.zeros((128, 128, 3), np.uint8))
-print("done", file=sys.stderr)
+
+def look():
+    picture = np.zeros((128, 128, 3), np.uint8)
+    finder = FaceFinder(2)
+    finder.find(picture)
+    for count in (1, 2, 1):
+        finder._follow(count)
+    return weakref.ref(picture)
+
+seen = look()
+gc.collect()
+print("done" if seen() is None else "the caller's picture is kept", file=sys.stderr)
 """
 
 
-def test_networks_start_and_start_anew_in_silence() -> None:
+def test_networks_start_and_start_anew_in_silence_and_keep_nothing_of_their_callers() -> None:
     found = subprocess.run([sys.executable, "-c", FIND], cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "done\n")
 
