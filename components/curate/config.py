@@ -118,10 +118,10 @@ class Thresholds:
     """Median pitch of the voices (Hz): children seldom reach it; more is played too fast."""
     min_speech_mos: float | None = None
     """Opinion of the speech, 1..5 (DNSMOS), where that scorer runs; nobody publishes a value."""
-    min_av_sync: float | None = 0.3
-    """How much higher the agreement (correlation) of the lips with what the sound suggests is within 3 frames of its
-    place than elsewhere, where somebody speaks: above 0.3 for 98 % of rendered people with their own voice, above 0.4
-    for real ones; not SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
+    min_av_sync: float | None = 0.35
+    """Agreement (correlation) of the lips with what the sound suggests within 3 frames of its place, where somebody
+    speaks: above 0.6 for rendered people and their own voice, above 0.37 for real ones, whom its weights do not know;
+    not SyncNet's confidence, of which 3 and 5 are asked elsewhere."""
     min_av_offset_frames: float | None = -3.0
     """Frames by which the sound may come early."""
     max_av_offset_frames: float | None = 3.0

@@ -16,7 +16,7 @@ from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import _steep, insets, marks, spread_of
 from components.curate.scorers.sound import music_ratio
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
-from components.curate.scorers.sync import belonging, correlations, place_of
+from components.curate.scorers.sync import correlations, place_of
 from components.curate.speech import loudness_db
 from components.packaged import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE
@@ -249,11 +249,3 @@ def test_a_sound_is_late_only_where_it_does_not_fit_in_place(peaks: dict[int, fl
     shifts = np.arange(-18, 19)
     by_shift = np.max([height - 0.1 * np.abs(shifts - at) for at, height in peaks.items()], axis=0)
     assert place_of(by_shift) == place
-
-
-def test_lips_belong_to_a_sound_by_what_is_special_about_its_own_place() -> None:
-    shifts = np.arange(-18, 19)
-    everywhere = np.full(37, 0.45)
-    assert belonging(everywhere) == pytest.approx(0)
-    assert belonging(np.where(shifts == 2, 0.45, 0.0)) == pytest.approx(0.45)
-    assert belonging(np.where(shifts == 9, 0.9, 0.0)) == pytest.approx(-0.9 / 24)

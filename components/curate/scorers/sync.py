@@ -17,20 +17,18 @@ _REACH = 18
 """Frames, in both directions, over which sound and lips are shifted."""
 _TOGETHER = 3
 _IN_PLACE = slice(_REACH - _TOGETHER, _REACH + _TOGETHER + 1)
-_APART = 6
-"""Frames by which a shift that says nothing about the sound's own place is larger."""
 _MIN_SPEAKING = 24
 _TRUSTED = 0.6
 """Correlation that the best shift needs for its place to mean anything."""
 
 
 class Sync(Scorer):
-    """How much better the lips suit the sound in its own place than elsewhere, and the shift that suits both best.
+    """Correlation of the lips that are seen with those that the sound suggests, and the shift that suits both best.
 
     av_offset_frames > 0: the sound comes late.
     """
 
-    name, version = "sync", "5"
+    name, version = "sync", "4"
     columns = ("sync", "av_sync", "av_offset_frames")
 
     @classmethod
@@ -46,16 +44,7 @@ class Sync(Scorer):
         span = slice(clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME)
         gap = clip.track.column("gap")[clip.start - clip.track.start :][: clip.frames]
         by_shift = agreement(lips.guess_opening(clip.own.track[span]), np.nan_to_num(gap, nan=float(np.nanmean(gap))))
-        return {**scores, "av_sync": belonging(by_shift), "av_offset_frames": place_of(by_shift)}
-
-
-def belonging(by_shift: NDArray[np.float64]) -> float:
-    """The highest agreement about the sound's own place above the mean of those elsewhere, from agreements [37].
-
-    Lips that move more and more while a voice grows louder agree with it at every shift, also with a stranger's.
-    """
-    elsewhere = np.abs(np.arange(-_REACH, _REACH + 1)) > _APART
-    return float(by_shift[_IN_PLACE].max() - by_shift[elsewhere].mean())
+        return {**scores, "av_sync": float(by_shift[_IN_PLACE].max()), "av_offset_frames": place_of(by_shift)}
 
 
 def place_of(by_shift: NDArray[np.float64]) -> float | None:
