@@ -248,8 +248,9 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
     seconds = _probe(real)
     digest = file_digest(real)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", file.relative_to(root).with_suffix("").as_posix()).strip("_")
-    if Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
-        raise _Refusal("removed on request (lpm data forget): it may not come back")
+    if match := Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
+        known_by = {"bytes": "bytes", "name": "person_hint"}[match]
+        raise _Refusal(f"removed on request (lpm data forget), known by its {known_by}: it may not come back")
     source_id = f"{stem[:_NAME_LETTERS] or 'video'}-{digest[:8]}"
     target = media / f"{source_id}{file.suffix.lower()}"
     link_file(real, target)
