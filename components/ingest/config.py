@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from components.ingest.endings import DEMUXERS
 from components.ingest.performer.config import PerformerConfig
 
 
@@ -15,8 +16,8 @@ class IngestConfig:
     """Files larger than this are refused."""
     max_files: int = 100_000
     """A source with more video files than this is an error: it is more likely a wrong path."""
-    extensions: tuple[str, ...] = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
-    """Names of video files end like this, in either case; everything else is ignored."""
+    extensions: tuple[str, ...] = tuple(DEMUXERS)
+    """Names of video files end like this, in either case; other video and sound is refused, all else is counted."""
     also: tuple[str, ...] = ()
     """Further folders that are collected beside the source, such as real clips beside the performer's."""
     tombstones: str = ".work/tombstones.json"
@@ -36,9 +37,3 @@ class IngestConfig:
         unknown = sorted(set(self.extensions) - set(DEMUXERS))
         if unknown or not self.extensions:
             raise ValueError(f"extensions is {self.extensions}: choose from {', '.join(DEMUXERS)}")
-
-
-DEMUXERS = {
-    ".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi",
-}  # fmt: skip
-"""How each kind of file is read. Named outright, so that a playlist in disguise can't make the reader follow it."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from components.ingest.config import DEMUXERS
+from components.ingest.endings import DEMUXERS
 
 
 def look_into(file: Path) -> dict[str, Any]:

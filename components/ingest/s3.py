@@ -7,13 +7,16 @@ from urllib.parse import urlsplit
 
 from components.common import StepProgress
 from components.ingest.config import IngestConfig
+from components.ingest.endings import why_not
 
 _DEFAULT_ENDPOINT: Final = "https://s3.amazonaws.com"
 _MB: Final = 1 << 20
 _SIDECAR_BYTES: Final = 65_536
 
 
-def download(address: str, folder: Path, config: IngestConfig, progress: StepProgress) -> list[tuple[str, str]]:
+def download(
+    address: str, folder: Path, config: IngestConfig, progress: StepProgress
+) -> tuple[list[tuple[str, str]], int]:
     """Copy videos and sidecars below a prefix into a folder; files already there with the same size and tag stay.
 
     Server and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and
@@ -26,7 +29,7 @@ def download(address: str, folder: Path, config: IngestConfig, progress: StepPro
         progress: shown while objects are fetched.
 
     Returns:
-        Objects that were not fetched, as (key, reason).
+        Videos and sidecars that were not fetched, and other media, as (key, reason); how many objects are neither.
 
     Raises:
         ValueError: the bucket can't be listed, or holds too many videos.
@@ -40,14 +43,14 @@ def download(address: str, folder: Path, config: IngestConfig, progress: StepPro
     folder.mkdir(parents=True, exist_ok=True)
     try:
         client = _client()
-        wanted, refused = _choose(
+        wanted, refused, others = _choose(
             client.list_objects(bucket_name=bucket, prefix=prefix, recursive=True), prefix, config
         )
         for entry, path in progress.track(wanted, "download"):
             _fetch(client, bucket, entry, folder / path)
     except (MinioException, HTTPError, OSError) as error:
         raise ValueError(f"cannot read {address} ({error}): check AWS_ENDPOINT_URL, the keys and the bucket") from error
-    return refused
+    return refused, others
 
 
 def _client() -> Any:
@@ -69,11 +72,11 @@ def _client() -> Any:
 
 def _choose(
     objects: Any, prefix: str, config: IngestConfig
-) -> tuple[list[tuple[Any, PurePosixPath]], list[tuple[str, str]]]:
-    """Objects worth fetching with the path each gets, and those that are refused."""
+) -> tuple[list[tuple[Any, PurePosixPath]], list[tuple[str, str]], int]:
+    """Objects worth fetching with the path each gets, those that are refused, and how many are neither."""
     wanted: list[tuple[Any, PurePosixPath]] = []
     refused: list[tuple[str, str]] = []
-    videos = 0
+    videos = others = 0
     below = prefix if not prefix or prefix.endswith("/") else prefix + "/"
     for entry in objects:
         key = str(entry.object_name)
@@ -82,6 +85,9 @@ def _choose(
         name = key[len(below) :]
         suffix = PurePosixPath(name).suffix.lower()
         if suffix not in (*config.extensions, ".yaml"):
+            reason = why_not(name, config.extensions)
+            refused += [(key, reason)] if reason else []
+            others += not reason
             continue
         if not name or any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")) or "\\" in name:
             refused.append((key, "the key is not a plain relative path: rename the object"))
@@ -92,7 +98,7 @@ def _choose(
             videos += suffix != ".yaml"
         if videos > config.max_files:
             raise ValueError(f"more than {config.max_files} videos below {prefix!r}: raise max_files if that is meant")
-    return wanted, refused
+    return wanted, refused, others
 
 
 def _fetch(client: Any, bucket: str, entry: Any, target: Path) -> None:

@@ -64,20 +64,37 @@ def _folder_wide(file: Path, root: Path) -> Path | None:
 
 
 def _read(path: Path, root: Path) -> dict[str, str]:
+    name = path.relative_to(root).as_posix()
     if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"sidecar {path.name} is a link out of the source folder: put a real file there")
+        raise ValueError(f"sidecar {name} is a link out of the source folder: put a real file there")
     if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"sidecar {path.name} is larger than {_MAX_BYTES} bytes: keep only {', '.join(_KEYS)}")
+        raise ValueError(f"sidecar {name} is larger than {_MAX_BYTES} bytes: keep only {', '.join(_KEYS)}")
+    data = path.read_bytes()
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"sidecar {path.name} is not valid YAML: {str(error).splitlines()[0]}") from error
+        values = yaml.safe_load(data.decode())
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"sidecar {name} is not UTF-8 text: line {line} holds other bytes") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"sidecar {name} is not valid YAML: {_what_and_where(error, data.decode())}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"sidecar {path.name} must be a mapping with licence and consent_ref")
+        raise ValueError(f"sidecar {name} must be a mapping with licence and consent_ref")
     unknown = sorted(str(key) for key in values if key not in _KEYS)
     if unknown:
-        raise ValueError(f"sidecar {path.name} has an unknown key {unknown[0]}: valid keys are {', '.join(_KEYS)}")
+        raise ValueError(f"sidecar {name} has an unknown key {unknown[0]}: valid keys are {', '.join(_KEYS)}")
     texts = {key: str(value).strip() for key, value in values.items() if value is not None}
     if texts.get("camera", "a") not in _CAMERAS:
-        raise ValueError(f"sidecar {path.name} has camera {texts['camera']!r}: choose one of {', '.join(_CAMERAS)}")
+        raise ValueError(f"sidecar {name} has camera {texts['camera']!r}: choose one of {', '.join(_CAMERAS)}")
     return texts
+
+
+def _what_and_where(error: yaml.YAMLError, text: str) -> str:
+    """What breaks the YAML, with line and column, both counted from 1."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark, problem = error.problem_mark, f"{error.context or ''} {error.problem or ''}".strip()
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text[: error.position]
+        column = len(before) - before.rfind("\n")
+        return f"line {before.count(chr(10)) + 1}, column {column}: a control character"
+    return str(error).splitlines()[0]

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from components.common import StepProgress, link_file, locked, staged, write_json
 from components.ingest.config import IngestConfig
+from components.ingest.endings import why_not
 from components.ingest.look import look_into
 from components.ingest.names import source_id_of
 from components.ingest.sidecar import Sidecar, sidecar_of
@@ -85,6 +86,8 @@ class IngestReport:
     """Recordings under each licence."""
     rejected: tuple[Rejection, ...]
     """Files that were refused, by name."""
+    others: int
+    """Files that are neither video nor sound nor YAML, by the end of their names; nobody looked at them."""
 
 
 class _Refusal(Exception):
@@ -102,6 +105,19 @@ class _Copy(_Refusal):
         self.same_as = source_id
 
 
+@dataclass(slots=True)
+class _LeftOut:
+    """What does not come in."""
+
+    rejected: list[Rejection] = field(default_factory=list)
+    others: int = 0
+
+    def refuse(self, file: str, reason: str, same_as: str = "") -> None:
+        """Name a file with the reason."""
+        log.warning("%s is left out: %s", file, reason)
+        self.rejected.append(Rejection(file=file, reason=reason, same_as=same_as))
+
+
 def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress) -> IngestReport:
     """Collect raw media: `raw/media/*`, `raw/sources.jsonl`, `raw/ingest.json`.
 
@@ -117,7 +133,7 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress)
         ValueError: the source doesn't exist or can't be reached, or nothing in it could be used.
     """
     with staged(raw, resume=True) as work:
-        rejected: list[Rejection] = []
+        left = _LeftOut()
         if source == "performer":
             origin: Origin = "performer"
             root = _render(work / "performer", config, progress)
@@ -126,14 +142,15 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress)
 
             origin = "s3"
             root = work / "download"
-            rejected += [Rejection(file=name, reason=why) for name, why in download(source, root, config, progress)]
+            refused, left.others = download(source, root, config, progress)
+            left.rejected += [Rejection(file=name, reason=why) for name, why in refused]
         elif "://" in source:
             raise ValueError(f"source {source!r} is an address: give performer, a folder or s3://bucket/prefix")
         else:
             origin = "folder"
             root = _folder(source)
         others: list[tuple[Origin, Path]] = [("folder", _folder(name)) for name in config.also]
-        report = _collect(source, [(origin, root), *others], work, config, progress, rejected)
+        report = _collect(source, [(origin, root), *others], work, config, progress, left)
         for fetched in ("download", "performer"):
             shutil.rmtree(work / fetched, ignore_errors=True)
     return report
@@ -142,6 +159,8 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress)
 def _folder(name: str) -> Path:
     """A source folder that exists."""
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise ValueError(f"source {name} is a file: give the folder that holds the videos, such as {folder.parent}")
     if not folder.is_dir():
         raise ValueError(f"source folder {name} does not exist: give performer, a folder or s3://bucket/prefix")
     return folder
@@ -170,14 +189,14 @@ def _collect(
     work: Path,
     config: IngestConfig,
     progress: StepProgress,
-    rejected: list[Rejection],
+    left: _LeftOut,
 ) -> IngestReport:
     """Let every usable file under the roots in and write the two reports."""
     media = work / "media"
     media.mkdir(exist_ok=True)
     taken: dict[str, Source] = {}
     seconds = 0.0
-    files = [(origin, root, file) for origin, root in roots for file in _videos(root, config)]
+    files = [(origin, root, file) for origin, root in roots for file in _videos(root, config, left)]
     for origin, root, file in progress.track(files, "ingest"):
         name = file.relative_to(root).as_posix()
         try:
@@ -185,15 +204,13 @@ def _collect(
             if entry.sha256 in taken:
                 raise _Copy(taken[entry.sha256].source_id)
         except _Refusal as refusal:
-            log.warning("%s is left out: %s", name, refusal)
-            rejected.append(Rejection(file=name, reason=str(refusal), same_as=refusal.same_as))
+            left.refuse(name, str(refusal), refusal.same_as)
             continue
         taken[entry.sha256] = entry
         seconds += length_s
     sources = sorted(taken.values(), key=lambda one: one.source_id)
     if not sources:
-        reasons = "; ".join(f"{one.file}: {one.reason}" for one in rejected[:3])
-        raise ValueError(f"nothing in {source} could be used: {reasons or 'no video files found'}")
+        raise ValueError(f"nothing in {source} could be used: {_reasons(left, config)}")
     for stray in set(media.iterdir()) - {work / one.file for one in sources}:
         stray.unlink()
     lines = "".join(json.dumps(asdict(one), sort_keys=True) + "\n" for one in sources)
@@ -206,22 +223,32 @@ def _collect(
         bytes=sum(one.bytes for one in sources),
         seconds=round(seconds, 3),
         licences={licence: licences.count(licence) for licence in sorted(set(licences))},
-        rejected=tuple(sorted(rejected, key=lambda one: one.file)),
+        rejected=tuple(sorted(left.rejected, key=lambda one: one.file)),
+        others=left.others,
     )
     write_json(work / "ingest.json", report)
     return report
 
 
-def _videos(root: Path, config: IngestConfig) -> list[Path]:
+def _reasons(left: _LeftOut, config: IngestConfig) -> str:
+    """Why there is nothing."""
+    reasons = "; ".join(f"{one.file}: {one.reason}" for one in left.rejected[:3])
+    others = f"; files of other kinds: {left.others}" if left.others else ""
+    return reasons or f"no video files found, which end in {', '.join(config.extensions)}{others}"
+
+
+def _videos(root: Path, config: IngestConfig, left: _LeftOut) -> list[Path]:
     """Video files below a folder in a fixed order; hidden ones are not looked at, linked folders not entered."""
     found = []
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(folder) / name
-            for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in config.extensions
-        ]
+        for file in (Path(folder) / name for name in sorted(names) if not name.startswith(".")):
+            if file.suffix.lower() in config.extensions:
+                found.append(file)
+            elif reason := why_not(file.name, config.extensions):
+                left.refuse(file.relative_to(root).as_posix(), reason)
+            else:
+                left.others += file.suffix.lower() != ".yaml"
         if len(found) > config.max_files:
             raise ValueError(f"{root} holds more than {config.max_files} videos: raise max_files if that is meant")
     return found

@@ -114,10 +114,12 @@ def test_consent_can_be_waived_and_size_limited(folder: Path, tmp_path: Path) ->
 
 def test_unusable_sources_say_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("no video")
     for source, message in (
         (str(tmp_path / "missing"), "does not exist"),
         ("https://example.org/a.mp4", "is an address"),
-        (str(tmp_path / "none"), "no video files"),
+        (str(tmp_path / "none"), r"no video files found, which end in \.mp4, .*\.mpg.*; files of other kinds: 1"),
+        (str(tmp_path / "none" / "notes.txt"), f"is a file: give the folder .*{tmp_path / 'none'}"),
         ("s3://", "names no bucket"),
     ):
         with pytest.raises(ValueError, match=message):
