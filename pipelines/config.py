@@ -1,8 +1,10 @@
 """The root config: Hydra composes the YAML under conf/, overrides are laid on top, one strict loader types it all."""
 
+import dataclasses
 import difflib
 import json
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from components.curate.config import CurationConfig
+from components.curate.config import CurationConfig, Thresholds
 from components.deploy.config import DeployConfig
 from components.distill.config import DistillConfig
 from components.evaluate.config import EvaluateConfig
@@ -101,8 +103,10 @@ def load_config(overrides: Sequence[str] = (), values: Path | None = None) -> Ro
         values: take this YAML file (such as DVC's params.yaml) instead of composing conf/; overrides still apply.
 
     Raises:
-        ValueError: an unknown key (the nearest valid one is named) or a value that does not fit.
+        ValueError: an unknown key (those that end alike are named, else the nearest) or a value that does not fit.
     """
+    for override in overrides:
+        _refuse_half_a_path(override.partition("=")[0])
     if values is None:
         return from_mapping(RootConfig, compose_values(overrides))
     from omegaconf import OmegaConf
@@ -138,6 +142,33 @@ def to_plain(config: RootConfig) -> dict[str, Any]:
 def typed(cls: type[T], overrides: Sequence[str]) -> T:
     """One config dataclass from `key=value` overrides of its defaults."""
     return from_mapping(cls, _merged({}, overrides))
+
+
+def _refuse_half_a_path(key: str) -> None:
+    """Name the settings that a key is the end of, or that its end is the end of, where it is none itself."""
+    known = _paths()
+    if key in known or key in groups():
+        return
+    tail = key
+    while tail:
+        if found := [path for path in known if path.endswith(f".{tail}")]:
+            raise ValueError(f"unknown config key {key}: did you mean {' or '.join(found)}?")
+        tail = tail.partition(".")[2]
+
+
+@cache
+def _paths() -> tuple[str, ...]:
+    """Every setting and every group of them, by its full path."""
+
+    def below(cls: type[Any], prefix: str) -> Iterator[str]:
+        hints = typing.get_type_hints(cls)
+        for item in dataclasses.fields(cls):
+            yield f"{prefix}{item.name}"
+            if dataclasses.is_dataclass(hints[item.name]):
+                yield from below(hints[item.name], f"{prefix}{item.name}.")
+
+    thresholds = (f"curate.thresholds.{item.name}" for item in dataclasses.fields(Thresholds))
+    return (*below(RootConfig, ""), *thresholds)
 
 
 def _choice(group: str, value: str) -> str:

@@ -1,5 +1,6 @@
 """`lpm data`: look at datasets, check them, and take people out of them."""
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
     from components.curate.target import Kind
 
 OUT = Console()
@@ -66,25 +69,40 @@ def preview_command(overrides: tuple[str, ...], dataset: Path, out: Path, batche
 @data.command("browse")
 @click.argument("dataset", type=FOLDER)
 @click.option("--serve", is_flag=True, help="Serve the page on 127.0.0.1, where clips can be played.")
-@click.option("--port", default=8010, show_default=True, help="Port of --serve.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8010, show_default=True, help="Port of --serve; 0 = a free one."
+)
 @click.option("--autoencoder", type=FOLDER, help="The one that DATASET was encoded with; the shipped one if left out.")
 def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | None) -> None:
     """Say where the page of DATASET is: funnel, kept and dropped clips with their tracks, thresholds to play with.
 
     The page opens from disk. With --serve it also plays clips, decoded from their latents.
     """
-    from components.curate.browse import page_of, server
+    from components.curate.browse import page_of
 
     page = page_of(dataset)
     if not serve:
         OUT.print(f"open {escape(page.as_uri())}", soft_wrap=True)
         return
-    with server(dataset, port, autoencoder) as running:
+    with _server(dataset, port, autoencoder) as running:
         OUT.print(f"open http://127.0.0.1:{running.server_port}/ (Ctrl-C ends it)", soft_wrap=True)
         try:
             running.serve_forever()
         except KeyboardInterrupt:
             OUT.print("stopped")
+
+
+def _server(dataset: Path, port: int, autoencoder: Path | None) -> "ThreadingHTTPServer":
+    from components.curate.browse import server
+
+    try:
+        return server(dataset, port, autoencoder)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ValueError(
+            f"127.0.0.1:{port} cannot be listened on ({error.strerror}): choose another with --port (0: a free one)"
+        ) from error
 
 
 @data.command("thresholds")

@@ -347,8 +347,9 @@ class CurationConfig:
             raise ValueError(f"no 4k+1 frames lie in {self.min_clip_s}..{self.max_clip_s} s: raise max_clip_s")
         if not 0 < self.stride <= 1:
             raise ValueError(f"stride is {self.stride}: use a value in (0, 1]")
-        if self.mesh_stride < 1 or self.workers < 1 or self.max_faces < 1 or self.max_references < 1:
-            raise ValueError("mesh_stride, workers, max_faces and max_references must be at least 1")
+        for name in ("mesh_stride", "workers", "max_faces", "max_references"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.keep_looks_gb < 0:
             raise ValueError(f"keep_looks_gb is {self.keep_looks_gb}: give 0 or more")
         if not 0 <= self.min_retention <= self.max_retention <= 1:

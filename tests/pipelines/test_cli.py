@@ -1,5 +1,6 @@
 """The lpm command: help that helps, errors on one line."""
 
+import socket
 from pathlib import Path
 
 import click
@@ -7,6 +8,7 @@ import pytest
 
 from components.curate.config import Thresholds
 from pipelines.cli import cli, main
+from pipelines.data import _counted
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -43,6 +45,11 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
     ("arguments", "message"),
     [
         (("run", "curate.sise_px=64"), "did you mean curate.size_px?"),
+        (("run", "thresholds.max_yaw_deg=30"), "did you mean curate.thresholds.max_yaw_deg?"),
+        (("run", "curate.max_yaw_deg=30"), "did you mean curate.thresholds.max_yaw_deg?"),
+        (("run", "max_clip_s=30"), "unknown config key max_clip_s: did you mean curate.max_clip_s?"),
+        (("run", "workers=2"), "did you mean ingest.performer.workers or curate.workers"),
+        (("run", "curate.workers=0"), "error: workers is 0: give at least 1"),
         (("run", "profile=huge"), "no profile 'huge'"),
         (("run", "data.source"), "has no '='"),
         (("curate",), "curate needs raw: workspace/raw does not exist"),
@@ -62,6 +69,27 @@ def test_errors_are_one_line(arguments: tuple[str, ...], message: str, capsys: p
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_taken_port_is_named_with_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "curation.html").write_text("a page")
+    monkeypatch.setattr("components.curate.browse.Clips", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, _, err = outcome(capsys, "data", "browse", str(tmp_path), "--serve", "--port", port)
+    assert code == 2
+    assert f"127.0.0.1:{port} cannot be listened on" in err
+    assert "choose another with --port" in err
+
+
+def test_a_removal_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = outcome(capsys, "data", "forget", "--help")
+    assert "person_hint" in out
+    assert [_counted(1, "json"), _counted(3, "json")] == ["1 clip description", "3 clip descriptions"]
+    assert [_counted(1, "recordings"), _counted(0, "recordings")] == ["1 recording", "0 recordings"]
+    assert _counted(1, "kept first passes") == "1 kept first pass"
 
 
 def test_debug_shows_the_traceback() -> None:
