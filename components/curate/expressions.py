@@ -24,8 +24,6 @@ _TURNED_RAD = 0.3
 _WIDE = 0.1
 """How much further than usual wide eyes are open."""
 
-_EXPLAINED = ("smile", "brow_inner", "brow_outer")
-"""Features that turns of the head and talk change without any expression."""
 _ROUNDS, _FAR = 5, 2.0
 """Times that a fit is repeated without the frames that lie further from it than so many standard deviations."""
 _ENOUGH = 48
@@ -52,8 +50,13 @@ def usual_face(track: Track, states: NDArray[np.uint8]) -> NDArray[np.float32]:
         return usual
     pitch, yaw = (track.column(name).astype(np.float64) - middle[FEATURES.index(name)] for name in ("pitch", "yaw"))
     causes = np.stack([np.ones(len(yaw)), pitch, yaw, np.abs(yaw), states == SPEAK], axis=1)
-    for name in _EXPLAINED:
-        usual[:, FEATURES.index(name)] = np.nan_to_num(_explained(track.column(name), causes, track.seen))
+    opened = np.maximum(track.column("gap") - middle[FEATURES.index("gap")], 0.0)
+    for name, values in {
+        "smile": track.column("smile") - _JAW_PULL * opened,  # as `strengths` measures it
+        "brow_inner": track.column("brow_inner"),
+        "brow_outer": track.column("brow_outer"),
+    }.items():
+        usual[:, FEATURES.index(name)] = np.nan_to_num(_explained(values, causes, track.seen))
     return usual
 
 
