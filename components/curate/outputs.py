@@ -83,7 +83,7 @@ def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources
         given: the dataset before.
         folder: the dataset after; has manifest, shards and previews.
         rows: the rows that are left.
-        files: paths of the removed sources.
+        files: paths of the removed sources, and of copies of them that ingest refused.
         sources: how many were removed.
 
     Returns:
@@ -111,6 +111,7 @@ def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources
         "retention": round(described["seconds"] / seen_s, 4),
         "funnel": [fresh.get(stage["stage"], stage) for stage in funnel],
         "rejected": rejected,
+        "refused_by_ingest": [item for item in old["refused_by_ingest"] if item["file"] not in gone],
     }
     write_json(folder / "dataset.json", described)
     write_json(folder / "curation.json", report)
