@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, read_json, staged, write_json
+from components.common import StepProgress, read_json, staged, working_folder, write_json
 from components.curate import heartbeat, kept, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
@@ -25,7 +26,7 @@ from components.curate.gate import validate
 from components.curate.identity import Person, name_people
 from components.curate.kept import KeptLooks
 from components.curate.manifest import Source, read_rows, write_rows
-from components.curate.outputs import contents, page, totals
+from components.curate.outputs import contents, page, passing, totals
 from components.curate.references import REFERENCE_REASONS
 from components.curate.scorers import passports
 from components.curate.shards import write_shards
@@ -67,6 +68,8 @@ class CurationReport:
     """Every stage with unit, in, out and reasons."""
     rejected: list[dict[str, str]]
     """Sources left out: file, reason, detail."""
+    to_try_again: int
+    """How many of them were left out for a reason that may not hold another time: the same run tries them again."""
     refused_by_ingest: list[dict[str, str]]
     """Files that never became sources, from the raw folder's ingest.json: file, reason."""
 
@@ -78,7 +81,8 @@ def curate(
 
     Args:
         raw: folder with sources.jsonl and media/, as ingest writes it.
-        dataset: output folder, replaced as a whole when the step succeeds; a killed run is resumed.
+        dataset: output folder, replaced as a whole when the step succeeds; a killed run is resumed, and so is one
+            that left sources out for reasons that may not hold another time.
         config: what to do.
         progress: bars.
         looks: folder where first passes are found and kept for other runs (see `kept`); None = nowhere.
@@ -123,7 +127,11 @@ def curate(
         if config.validate:
             validate(rows, folder, config.clip_frames)
         page(folder, rows, dataclasses.asdict(report), described)
-        shutil.rmtree(folder / "parts")
+        if not report.to_try_again:
+            shutil.rmtree(folder / "parts")
+    if report.to_try_again:  # what is done stays for the next try, where a killed run leaves it
+        left = parts.restart(working_folder(dataset))
+        os.replace(dataset / "parts", left / "parts")
     return report
 
 
@@ -277,7 +285,8 @@ def _tell(jobs: list[work.Job], outcomes: Outcomes) -> None:
     for job in jobs:
         outcome = outcomes.get(job.source.source_id, {"ok": True})
         if not outcome["ok"]:
-            log.warning("%s is left out: %s: %s", job.source.file, outcome["reason"], outcome["detail"])
+            again = "; the same command tries it again" if outcome["reason"] in parts.PASSING else ""
+            log.warning("%s is left out: %s: %s%s", job.source.file, outcome["reason"], outcome["detail"], again)
 
 
 def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
@@ -394,6 +403,7 @@ def _report(
     retention: float,
 ) -> CurationReport:
     kept = [row for row in rows if row["kept"]]
+    left_out = [{k: str(item[k]) for k in ("file", "reason", "detail")} for _, item in sorted(rejected.items())]
     before = read_json(raw / "ingest.json")["rejected"] if (raw / "ingest.json").is_file() else []
     return CurationReport(
         dataset_digest=dataset_digest(folder),
@@ -404,7 +414,8 @@ def _report(
         **totals(rows),
         retention=round(retention, 4),
         funnel=[item.as_dict() for item in stages],
-        rejected=[{k: str(item[k]) for k in ("file", "reason", "detail")} for _, item in sorted(rejected.items())],
+        rejected=left_out,
+        to_try_again=passing(left_out),
         refused_by_ingest=[{k: str(item[k]) for k in ("file", "reason")} for item in before],
     )
 

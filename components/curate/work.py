@@ -189,7 +189,7 @@ def _settled(job: Job, stage: str, function: Callable[[Job], dict[str, Any]]) ->
 
 
 def died(job: Job, reason: str, detail: str) -> dict[str, Any]:
-    """Outcome of a source that takes its worker process down, or is too slow or too large; a rerun tries it again."""
+    """Outcome of a source that takes its worker process down, or is too slow or too large; the same run tries it again."""
     return {"ok": False, "file": job.source.file, "reason": reason, "detail": detail}
 
 
