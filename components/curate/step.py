@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from components.curate.kept import KeptLooks
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, passing, totals
 from components.curate.references import REFERENCE_REASONS
-from components.curate.scorers import passports
+from components.curate.scorers import passports, try_extra
 from components.curate.shards import write_shards
 from components.curate.store import read_members
 from components.tombstones import TOMBSTONES, Tombstones
@@ -94,6 +95,7 @@ def curate(
         ValueError: raw is no corpus, nothing is left, retention is out of bounds or the manifest fails its gate.
     """
     sources = read_sources(raw)
+    try_extra(config.scorers)
     digest = load_encoder(config.autoencoder).digest
     with staged(dataset, resume=True) as folder:
         base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
@@ -119,14 +121,9 @@ def curate(
         kept_s = sum(row["seconds"] for row in rows if row["kept"])
         check(stages, kept_s, person_s, (config.min_retention, config.max_retention))
         report = _report(raw, folder, sources, rows, stages, rejected, digest, kept_s / person_s)
-        described = _described(folder, config, report, rows)
-        write_json(folder / "dataset.json", described)
-        write_json(folder / "curation.json", report)
         if stones.all:
             stones.write(folder / TOMBSTONES)
-        if config.validate:
-            validate(rows, folder, config.clip_frames)
-        page(folder, rows, dataclasses.asdict(report), described)
+        _describe(folder, config, report, rows, progress)
         if not report.to_try_again:
             shutil.rmtree(folder / "parts")
     if report.to_try_again:  # what is done stays for the next try, where a killed run leaves it
@@ -334,9 +331,8 @@ def _assemble(
     for name in ("shards", "previews"):
         parts.restart(folder / name)
     clips = ((clip_id, _members(homes[clip_id], clip_id, names[clip_id])) for clip_id in kept)
-    shards = write_shards(
-        folder / "shards", progress.track(clips, "writing shards", total=len(kept)), config.clips_per_shard
-    )
+    told = progress.track(clips, "writing shards", total=len(kept)) if kept else clips
+    shards = write_shards(folder / "shards", told, config.clips_per_shard)
     for row in rows:
         row["shard"] = shards.get(row["clip_id"], "")
         shutil.copyfile(homes[row["clip_id"]] / f"{row['clip_id']}.jpg", folder / "previews" / f"{row['clip_id']}.jpg")
@@ -420,11 +416,11 @@ def _report(
     )
 
 
-def _described(
-    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What dataset.json says."""
-    return {
+def _describe(
+    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]], progress: StepProgress
+) -> None:
+    """Write dataset.json and curation.json, check all that lies in the folder, draw the page over it."""
+    described = {
         "size_px": config.size_px,
         "fps": VIDEO_FPS,
         "autoencoder_digest": report.autoencoder_digest,
@@ -433,3 +429,10 @@ def _described(
         **contents(folder, rows),
         "scorers": passports(config.scorers),
     }
+    write_json(folder / "dataset.json", described)
+    write_json(folder / "curation.json", report)
+    tasks = [partial(page, folder, rows, dataclasses.asdict(report), described)]
+    if config.validate:
+        tasks.insert(0, partial(validate, rows, folder, config.clip_frames))
+    for task in progress.track(tasks, "checks and page"):
+        task()

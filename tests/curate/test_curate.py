@@ -46,8 +46,23 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
 def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
     timing = json.loads((dataset / "timing.json").read_text())
     for name, parts in (
-        ("look", ("decoding", "faces", "watch: text")),
-        ("clips", ("decoding", "score: sync", "latents")),
+        ("look", ("starting networks", "decoding", "faces", "watch: text", "writing")),
+        (
+            "clips",
+            (
+                "starting networks",
+                "decoding",
+                "pictures for references",
+                "score: sync",
+                "latents",
+                "latents of references",
+                "sounds",
+                "thumbnails",
+                "previews",
+                "manifest rows",
+                "writing",
+            ),
+        ),
     ):
         figures = timing[name]
         assert figures["video_s"] == 24.0
@@ -276,8 +291,10 @@ def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dat
 def test_nothing_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
     strict = dataclasses.replace(config, thresholds={"min_face_px": 1000.0})
     raw = make_raw(tmp_path / "raw", sides[:1])
+    bars = mock.Mock(wraps=NoProgress())
     with pytest.raises(ValueError, match=r"no clip is left(.|\n)*face_px_below_min"):
-        curate(raw, tmp_path / "dataset", strict, NoProgress())
+        curate(raw, tmp_path / "dataset", strict, bars)
+    assert {call.args[1] for call in bars.track.call_args_list} == {"looking at sources", "making clips"}
     bounded = dataclasses.replace(config, max_retention=0.1)
     with pytest.raises(ValueError, match=r"outside 0\.02\.\.0\.1"):
         curate(raw, tmp_path / "dataset", bounded, NoProgress())
