@@ -147,7 +147,7 @@ def typed(cls: type[T], overrides: Sequence[str]) -> T:
 def _refuse_half_a_path(key: str) -> None:
     """Name the settings that a key is the end of, or that its end is the end of, where it is none itself."""
     known = _paths()
-    if key in known or key in groups():
+    if key in known or key in groups() or any(known.get(key[:at]) for at, mark in enumerate(key) if mark == "."):
         return
     tail = key
     while tail:
@@ -157,18 +157,18 @@ def _refuse_half_a_path(key: str) -> None:
 
 
 @cache
-def _paths() -> tuple[str, ...]:
-    """Every setting and every group of them, by its full path."""
+def _paths() -> dict[str, bool]:
+    """Every setting and every group of them, by its full path, and whether it takes keys of any name."""
 
-    def below(cls: type[Any], prefix: str) -> Iterator[str]:
+    def below(cls: type[Any], prefix: str) -> Iterator[tuple[str, bool]]:
         hints = typing.get_type_hints(cls)
         for item in dataclasses.fields(cls):
-            yield f"{prefix}{item.name}"
+            yield f"{prefix}{item.name}", typing.get_origin(hints[item.name]) is dict
             if dataclasses.is_dataclass(hints[item.name]):
                 yield from below(hints[item.name], f"{prefix}{item.name}.")
 
-    thresholds = (f"curate.thresholds.{item.name}" for item in dataclasses.fields(Thresholds))
-    return (*below(RootConfig, ""), *thresholds)
+    thresholds = {f"curate.thresholds.{item.name}": False for item in dataclasses.fields(Thresholds)}
+    return dict(below(RootConfig, "")) | thresholds
 
 
 def _choice(group: str, value: str) -> str:

@@ -103,6 +103,12 @@ def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "curat" in err
 
 
+def test_keys_of_any_name_are_not_taken_for_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = outcome(capsys, "config", "deploy.gate.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30")
+    assert code == 0
+    assert "workers: 0.5" in out
+
+
 def test_config_prints_what_is_composed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = outcome(capsys, "config", "data.source=here")
     assert code == 0
