@@ -87,7 +87,7 @@ def test_a_person_goes_whole_and_alone(copy: Path, sides: list[Path], config: Cu
     assert [stage["stage"] for stage in funnel if stage.get("before_removal")] == ["people", "cut"]
     page = (dataset / "curation.html").read_text()
     assert page.count(", before removal</text>") == 2
-    assert "What the stages people and cut count includes them still" in page
+    assert "The stages people and cut, the retention and the cost still count them" in page
 
     # It can't come back: neither under another name, nor as the same person in another file.
     again = tmp_path / "again"
