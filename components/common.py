@@ -58,11 +58,15 @@ class NoProgress:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time for a file or a folder, which need not exist; the lock is a hidden file beside it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """One process at a time for a file or a folder, which need not exist; the lock is a hidden file beside it.
+
+    Raises:
+        BlockingIOError: another has it, and this one is not to wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 
 

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 KEPT_ENTRIES = 4
 """Cached results kept for each verb; older ones are deleted."""
 _ENTRY = "step.json"
+_UNFINISHED_S = 7 * 24 * 3600.0
+"""Time since the last call after which an unfinished result is deleted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,14 +101,14 @@ def run_step(
         entry = cache / "steps" / step.verb / key
         with locked(entry):  # a second identical run waits and then reuses the result
             entry.mkdir(parents=True, exist_ok=True)
+            os.utime(entry)
             kept = _reuse(entry, step.output)
             target = entry / step.output
             record = kept or _work(step, inputs, target, config, progress, digests, settings, code, shared)
-            if kept is None:
+            if not record.report.get("to_try_again"):  # else the same call may give more another time
                 write_json(entry / _ENTRY, record)
                 _prune(entry.parent)
             link_tree(target, output)
-        os.utime(entry / _ENTRY)
         return dataclasses.replace(
             record, cached=kept is not None, seconds=_since(started), peak_rss_mb=memory.peak_mb()
         )
@@ -183,7 +185,15 @@ def _reuse(entry: Path, output: str) -> StepRecord | None:
 
 
 def _prune(verb_folder: Path) -> None:
-    """Delete the oldest complete entries; an unfinished one may still be resumed."""
+    """Delete the oldest complete entries; an unfinished one may still be resumed, for a week."""
+    for entry in [entry for entry in verb_folder.iterdir() if entry.is_dir() and not (entry / _ENTRY).exists()]:
+        if time.time() - entry.stat().st_mtime > _UNFINISHED_S:
+            try:
+                with locked(entry, wait=False):
+                    log.warning("%s is deleted: unfinished, and nobody went on with it for a week", entry)
+                    shutil.rmtree(entry)
+            except BlockingIOError:
+                log.info("%s is being worked on", entry)
     complete = [entry.parent for entry in verb_folder.glob(f"*/{_ENTRY}")]
     complete.sort(key=lambda entry: (entry / _ENTRY).stat().st_mtime, reverse=True)
     for entry in complete[KEPT_ENTRIES:]:

@@ -6,16 +6,20 @@
 import dataclasses
 import datetime
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.common import read_json, write_json
 from lpm_model.config import from_mapping
 
 TOMBSTONES = "tombstones.json"
 """Name of the file in a dataset folder."""
+
+Match = Literal["bytes", "name"]
+"""By what a recording is known to be forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,14 +39,34 @@ class Tombstone:
     forgotten_on: str = ""
     """Date (UTC)."""
 
-    def covers(self, sha256: str, *names: str | None) -> bool:
-        """Whether a recording, by its bytes, its name or its people's names, is what was removed."""
-        return sha256 in self.sources or any(name_digest(name) in self.names for name in names if name)
+    def covers(self, sha256: str, *names: str | None) -> Match | None:
+        """By what a recording (its bytes; its name or its people's names) is what was removed; None = it is not."""
+        if sha256 in self.sources:
+            return "bytes"
+        return "name" if any(not self._digests(name).isdisjoint(self.names) for name in names if name) else None
+
+    def answers(self, request: str) -> bool:
+        """Whether it is what a request (kind and name) led to."""
+        return self.asked in self._digests(request)
+
+    @staticmethod
+    def _digests(name: str) -> set[str]:
+        """Of a name, and of this very spelling, as a tombstone may hold just that."""
+        return {name_digest(name), _digest(name)}
+
+
+def plain(name: str) -> str:
+    """A name as names are compared: Unicode's NFKC, case-folded, with single spaces and none around it."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
 
 
 def name_digest(name: str) -> str:
-    """Digest of a person's or a recording's name."""
-    return hashlib.sha256(f"name\0{name}".encode()).hexdigest()
+    """Digest of a person's or a recording's name, the same for every spelling that is `plain`'s."""
+    return _digest(plain(name))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(f"name\0{text}".encode()).hexdigest()
 
 
 def today() -> str:
@@ -59,9 +83,9 @@ class Tombstones:
             if file.is_file():
                 self.all += [one for one in _read(file) if one not in self.all]
 
-    def forbids(self, sha256: str, *names: str | None) -> bool:
-        """Whether a recording, by its bytes, its name or its people's names, was forgotten."""
-        return any(one.covers(sha256, *names) for one in self.all)
+    def forbids(self, sha256: str, *names: str | None) -> Match | None:
+        """By what a recording (its bytes; its name or its people's names) was forgotten; None = it was not."""
+        return next((match for one in self.all if (match := one.covers(sha256, *names))), None)
 
     def write(self, file: Path) -> None:
         """Write them all to one file."""

@@ -1,16 +1,30 @@
 """`lpm data`: look at datasets, check them, and take people out of them."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
+if TYPE_CHECKING:
+    from components.curate.target import Kind
+
 OUT = Console()
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 WORKSPACE, CACHE = Path("workspace"), Path(".work")
+WORDS = {
+    "json": ("clip description", "clip descriptions"),
+    "latents": ("encoded clip", "encoded clips"),
+    "listen": ("sound that a person hears", "sounds that a person hears"),
+    "speak": ("sound that a person makes", "sounds that a person makes"),
+    "references": ("set of reference pictures", "sets of reference pictures"),
+    "previews": ("preview picture", "preview pictures"),
+    "kept first passes": ("kept first pass", "kept first passes"),
+}
+"""What is counted, in plain words, one and many; all else is a plural in s."""
 
 
 ABOUT = """Look at datasets, check them, and remove people or recordings from them.
@@ -112,8 +126,17 @@ def check_command(dataset: Path) -> None:
 
 @data.command("forget")
 @click.argument("dataset", type=FOLDER)
-@click.option("--identity", default="", help="A person, by the manifest's person_id.")
-@click.option("--source", default="", help="A recording, by source id, file name, or SHA-256 (8 digits do).")
+@click.option(
+    "--identity",
+    default="",
+    help="A person: a person_id of the manifest, or a sidecar's person_hint; in any case and spacing.",
+)
+@click.option(
+    "--source",
+    default="",
+    help="A recording: the name of its file (with the folders below data.source), the path of a file with its bytes, "
+    "its SHA-256 (8 digits do), or its source id.",
+)
 @click.option("--raw", type=FOLDER, help="Raw folder whose recordings go too; the one beside DATASET if left out.")
 @click.option("--keep-raw", is_flag=True, help="Leave the raw folder as it is.")
 @click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Kept results that hold it go too.")
@@ -136,7 +159,9 @@ def forget_command(
     """Remove a person or a recording from DATASET for good, and prove it by digest.
 
     Every clip that shows them or lets them be heard goes, with its latents, references, sounds, preview and pictures
-    in the report. A tombstone (digests only) keeps ingest and curate from letting them in again, under any file name.
+    in the report. A person takes along every recording that shows them or whose person_hint names them, whole: clips
+    of others in it go too, and are named. A tombstone (digests only) keeps ingest and curate from letting them in
+    again, under any file name.
     Other copies (the source folder, DVC's cache, other runs) are yours to remove; models that learned from them are
     listed.
     """
@@ -144,26 +169,38 @@ def forget_command(
         raise ValueError("give either --identity or --source")
     from components.curate.forget import Places, foresee, forget, models_of, tracked_models
 
-    kind: Literal["identity", "source"] = "identity" if identity else "source"
+    kind: Kind = "identity" if identity else "source"
     place = None if keep_raw else raw or dataset.parent / "raw"
     if place is not None and dataset.is_dir() and not (place / "sources.jsonl").is_file():
         raise ValueError(f"{place} is no raw folder: give the one that the dataset was curated from, or --keep-raw")
     if dry_run:
-        for what, count in foresee(dataset, kind, identity or source, place).items():
-            OUT.print(f"would remove {count} {what}", soft_wrap=True)
+        seen = foresee(dataset, kind, identity or source, place)
+        _say(seen.notes)
+        heard = f" ({seen.heard} of them of others, as they let the forgotten be heard)" if seen.heard else ""
+        _say([f"would remove {_counted(seen.clips, 'clips')}{heard} and {_counted(seen.recordings, 'recordings')}"])
         return
     places = Places(raw=place, cache=cache, tombstones=cache / "tombstones.json")
     report = forget(dataset, kind, identity or source, places)
-    for what, count in report.removed.items():
-        OUT.print(f"removed {count} {what}", soft_wrap=True)
-    for digest in report.items if digests else ():
-        OUT.print(f"  {digest}", soft_wrap=True)
-    OUT.print(
-        f"proved: none of the {len(report.items)} removed digests is left in {report.checked_files} files and members "
-        f"of {', '.join(escape(str(folder)) for folder in report.folders)}; the dataset is now {report.after[:12]}",
-        soft_wrap=True,
+    _say(report.notes)
+    _say(f"removed {_counted(count, what)}" for what, count in report.removed.items())
+    _say(f"  {digest}" for digest in report.items if digests)
+    _say(
+        [
+            f"proved: of {_counted(len(report.items), 'removed digests')} none is left in {report.checked_files} files "
+            f"and members of {', '.join(map(str, report.folders))}; the dataset is now {report.after[:12]}"
+        ]
     )
     models = [*models_of(report.before, runs), *tracked_models(report.before, tracking_uri)]
-    OUT.print(f"{len(models)} models learned from the dataset that held it" + (":" if models else ""), soft_wrap=True)
-    for model in models:
-        OUT.print(f"  {escape(model)}", soft_wrap=True)
+    _say([f"{_counted(len(models), 'models')} learned from the dataset that held it" + (":" if models else "")])
+    _say(f"  {model}" for model in models)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        OUT.print(escape(line), soft_wrap=True)
+
+
+def _counted(count: int, what: str) -> str:
+    """A number of things in words."""
+    one, many = WORDS.get(what, (what.removesuffix("s"), what))
+    return f"{count} {one if count == 1 else many}"

@@ -104,14 +104,23 @@ def outcome_line(verb: str, report: Mapping[str, Any], output: Path) -> str:
         for stage in report["funnel"]:
             reasons.update(stage["reasons"] if stage["unit"] == "clip" else {})
         most = f", most of them: {reasons.most_common(1)[0][0]}" if reasons else ""
-        files = f"; {len(report['rejected'])} files left out" if report["rejected"] else ""
-        look = read_json(output / "timing.json")["look"]
-        known = f"; {look['reused']} of {look['sources']} sources reused, looked at before" if look["reused"] else ""
         return (
-            f"{clips} of {clips + lost} clips kept ({report['seconds']:.0f} s), {lost} dropped{most}{files}{known}: "
-            f"open {output / 'curation.html'}"
+            f"{clips} of {clips + lost} clips kept ({report['seconds']:.0f} s), {lost} dropped{most}"
+            f"{_sources_line(report, output)}: open {output / 'curation.html'}"
         )
     return decision_line(report) if verb == "deploy" else ""
+
+
+def _sources_line(report: Mapping[str, Any], output: Path) -> str:
+    """Files left out of all that there were, and sources that an earlier run has looked at, as parts of a sentence."""
+    before, left_out = len(report["refused_by_ingest"]), len(report["rejected"])
+    line = ""
+    if before or left_out:
+        line += f"; {before + left_out} of {before + report['sources']} files left out"
+        line += f" ({before} by ingest)" if before else ""
+        line += f" ({report['to_try_again']} to be tried again by the same command)" if report["to_try_again"] else ""
+    known = read_json(output / "timing.json")["look"]["reused"]
+    return line + (f"; {known} of {report['sources']} sources had been looked at before" if known else "")
 
 
 def rejected_sources(run_dir: Path) -> list[tuple[str, str]]:

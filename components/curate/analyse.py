@@ -21,6 +21,8 @@ from components.curate.scorers.base import Frame, Reduced, reduced
 from components.curate.shots import ShotFinder
 from components.curate.speech import loudness_db, speech_probability
 
+STARTING = "starting networks"
+"""Part of the cost that a worker process pays once."""
 SILENT_DB = -60.0
 """Sound that never gets louder is none."""
 
@@ -64,14 +66,17 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
         SourceRejected: it cannot be used; the reason is machine-readable.
     """
     path = raw / source.file
-    header = probe(path, config.limits)
+    with cost.part("header"):
+        header = probe(path, config.limits)
     if config.require_audio and not header.has_audio:
         raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
-    seen = _Watcher(config, header.width_px)
+    with cost.part(STARTING):
+        seen = _Watcher(config, header.width_px)
     frames = cost.waited("decoding", video_frames(path, config.limits, reduced=True))
     for number, picture, new in heartbeat.counted(frames, round(header.duration_s * 24)):
         seen.push(number, picture, new)
-    seen.finish()
+    with cost.part("people"):
+        seen.finish()
     if seen.frames < config.limits.min_duration_s * 24:
         raise SourceRejected(path.name, "too_short", f"{seen.frames} frames at 24 fps")
     if not seen.tracker.done:

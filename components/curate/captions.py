@@ -24,13 +24,13 @@ from lpm_model.config import SAMPLES_PER_FRAME
 
 Modality = Literal["video", "audio", "audio+video", "text"]
 _MERGED_IDLE = 12
-"""Idle runs up to half a second belong to the segment before."""
+"""Idle runs up to half a second belong to the segment before, the first one to that after it."""
 _PAUSE = 8
 """Frames without speech (a third of a second) that end a sentence."""
 _SHORTEST = 12
 """Frames of the shortest segment."""
-_SHOWN_PERCENT = 65
-"""An expression is named when it is shown in more than a third of the frames: real faces show some in passing."""
+_SHOWN_PERCENT, _NAMED = 50, 1.5
+"""An expression is named when half of the frames show it so strongly: talking faces show some in passing."""
 _WORDS = {"smile": "smiling", "surprise": "surprise", "sad": "sadness", "frown": "frowning"}
 """Words of the vocabulary for what landmarks tell (expressions.py)."""
 _STATES = {SPEAK: "speaking", LISTEN: "listening", IDLE: "idle"}
@@ -97,8 +97,8 @@ class Seen:
     """The recording's sound, [T * 1000] at 24 kHz."""
     features: NDArray[np.float32]
     """Face features [T, F] by faces.FEATURES."""
-    resting: NDArray[np.float32]
-    """The person's usual features [F] over the whole source."""
+    usual: NDArray[np.float32]
+    """What the features are as long as the face shows nothing [T, F] (expressions.usual_face)."""
     face_share: float
     """Face height over the height of the clip's pictures."""
     pictures: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
@@ -106,7 +106,7 @@ class Seen:
 
     def part(self, start: int, stop: int) -> "Seen":
         """The same of some frames."""
-        tracks = ("states", "speech", "loudness_db", "features", "pictures")
+        tracks = ("states", "speech", "loudness_db", "features", "usual", "pictures")
         cut = {name: getattr(self, name)[start:stop] for name in tracks}
         sound = self.sound[start * SAMPLES_PER_FRAME : stop * SAMPLES_PER_FRAME]
         return dataclasses.replace(self, sound=sound, **cut)
@@ -127,12 +127,12 @@ class MeasuredCaptioner:
     """The default: says what landmarks, head pose and prosody measure; the same clip always gives the same words."""
 
     name = "measured"
-    version = "2"
+    version = "3"
 
     def caption(self, seen: Seen) -> Caption:
         """The caption of a clip and of its segments."""
-        fields = measured_fields(seen)
         spans = [(start, stop, measured_fields(seen.part(start, stop))) for start, stop in cut_segments(seen)]
+        fields = measured_fields(seen, _longest_shown(seen, spans))
         return Caption(
             text=sentence(fields),
             fields=fields,
@@ -142,8 +142,22 @@ class MeasuredCaptioner:
         )
 
 
-def measured_fields(seen: Seen) -> Fields:
-    """All fields of a span; what changes in time comes from frames that may be described."""
+def _longest_shown(seen: Seen, spans: Sequence[tuple[int, int, Fields]]) -> str | None:
+    """The expression of most of the frames that may be described, as the segments name it: all captions agree."""
+    free, frames = described_frames(seen.states), dict[str, int]()
+    for start, stop, said in spans:
+        for word in said["expression"].value if "expression" in said else ():
+            frames[word] = frames.get(word, 0) + int(free[start:stop].sum())
+    return max(frames, key=lambda word: frames[word]) if frames else None
+
+
+def measured_fields(seen: Seen, face: str | None = None) -> Fields:
+    """All fields of a span; what changes in time comes from frames that may be described.
+
+    Args:
+        seen: the span.
+        face: its expression, where that is known.
+    """
     free = described_frames(seen.states)
     fields = {
         "action": _field(_actions(seen.states), "audio+video", "states"),
@@ -151,16 +165,16 @@ def measured_fields(seen: Seen) -> Fields:
     }
     if not free.any():
         return fields
-    face = [_expression(seen.features[free], seen.resting)]
-    fields["expression"] = _field(face, "video", "landmarks")
-    moves = motion_terms(seen.features, seen.resting, free)
+    face = face or _expression(seen.features[free], seen.usual[free])
+    fields["expression"] = _field([face], "video", "landmarks")
+    moves = motion_terms(seen.features, seen.usual, free)
     if moves:
         fields["motion"] = _field(moves, "video", "landmarks")
     spoken = seen.states == SPEAK
     heard = prosody(seen.sound, seen.loudness_db, spoken) if spoken.any() else None
     if heard is not None:
         fields |= {name: _field([word], "audio", "prosody") for name, word in _voice(heard).items()}
-    emotion = _emotion(face[0], {name: said.value[0] for name, said in fields.items()})
+    emotion = _emotion(face, {name: said.value[0] for name, said in fields.items()})
     fields["emotion"] = _field([emotion], "audio+video" if heard else "video", "landmarks+prosody")
     return fields
 
@@ -197,6 +211,9 @@ def cut_segments(seen: Seen) -> list[tuple[int, int]]:
         else:
             spans.append([at, at + frames, state])
         at += frames
+    if len(spans) > 1 and spans[0][2] == IDLE and spans[0][1] <= _MERGED_IDLE:
+        del spans[0]
+        spans[0][0] = 0
     found: list[tuple[int, int]] = []
     for start, stop, state in spans:
         cuts = _pauses(seen.speech[start:stop]) if state == SPEAK else []
@@ -234,14 +251,14 @@ def _shot(face_share: float) -> str:
     return vocabulary.SHOTS[sum(face_share < edge for edge in edges)]
 
 
-def _expression(features: NDArray[np.float32], resting: NDArray[np.float32]) -> str:
+def _expression(features: NDArray[np.float32], usual: NDArray[np.float32]) -> str:
     """The base expression that the landmarks can tell, from how far the face goes from its usual form."""
-    shown = strengths(features, resting)
+    shown = strengths(features, usual)
     if np.all(np.isnan(shown["smile"])):
         return "neutral"
     level = {name: float(np.nanpercentile(shown[name], _SHOWN_PERCENT)) for name in _WORDS}
     best = max(level, key=lambda name: level[name])
-    if level[best] < 1.0:
+    if level[best] < _NAMED:
         return "neutral"
     gap = features[:, FEATURES.index("gap")]
     if best == "smile" and float(np.nanmedian(gap[shown["smile"] >= 1.0])) > OPEN_GAP:

@@ -25,6 +25,8 @@ from components.curate.store import ClipStore
 from lpm_model.config import VIDEO_FPS
 
 _SHARPNESS_EVERY = 6
+_ROWS = "manifest rows"
+"""Part of the cost."""
 _SHARED_REFERENCES = 128
 """References whose latents are kept for the next clips."""
 
@@ -76,7 +78,8 @@ def make_clips(inputs: Inputs, store: ClipStore) -> SourceClips:
     """Cut one source into clips and encode those that pass every threshold."""
     own = inputs.own
     crops = Crops(own, inputs.config)
-    plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config, crops)
+    with cost.part("plans"):
+        plans, track_reasons, frame_reasons = plan_clips(own, inputs.labelled, inputs.config, crops)
     faces: dict[int, list[NDArray[np.float32]]] = {}
     pictures = _second_pass(plans, inputs, crops, store, faces)
     people = identity.mean_embeddings(faces, len(own.tracks))
@@ -122,19 +125,22 @@ def _second_pass(
             with cost.part("crops"):
                 plan.pictures.append(plan.crop.cut(picture, config.size_px))
             if (number - plan.start) % _SHARPNESS_EVERY == 0:
-                plan.sharp.append(quality.sharpness(picture, rows_of(own.tracks[plan.track], number, number + 1)[0]))
+                with cost.part("sharpness"):
+                    row = rows_of(own.tracks[plan.track], number, number + 1)[0]
+                    plan.sharp.append(quality.sharpness(picture, row))
         for index in known.get(number, ()):
             with cost.part("identity"):
                 face = identity.embed(picture.rgb, rows_of(own.tracks[index], number, number + 1)[0])
             faces.setdefault(index, []).extend([] if face is None else [face])
         for index in sorted(wanted.get(number, ())):
-            crop = crops.of(index, number, number + 1)
-            row = rows_of(own.tracks[index], number, number + 1)[0]
-            pictures[index, number] = Candidate(
-                picture=store.candidate(crop.cut(picture, config.size_px)),
-                row=crop.moved(row, config.size_px),
-                sharpness=quality.sharpness(picture, row),
-            )
+            with cost.part("pictures for references"):
+                crop = crops.of(index, number, number + 1)
+                row = rows_of(own.tracks[index], number, number + 1)[0]
+                pictures[index, number] = Candidate(
+                    picture=store.candidate(crop.cut(picture, config.size_px)),
+                    row=crop.moved(row, config.size_px),
+                    sharpness=quality.sharpness(picture, row),
+                )
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)
             _finish(plan, inputs, store)
@@ -144,19 +150,22 @@ def _second_pass(
 def _finish(plan: Plan, inputs: Inputs, store: ClipStore) -> None:
     """Score a clip whose frames are complete, decide, and encode it when it is kept."""
     own, labelled, config = inputs.own, inputs.labelled, inputs.config
-    clip = np.stack(plan.pictures)
+    with cost.part("crops"):
+        clip = np.stack(plan.pictures)
     plan.pictures = []
-    scores = score_clip(inputs.scorers, clip_view(plan, clip, own, labelled, inputs.copied, config))
+    with cost.part(_ROWS):
+        view = clip_view(plan, clip, own, labelled, inputs.copied, config)
+    scores = score_clip(inputs.scorers, view)
     reasons = quality.decide(scores, config.active_thresholds)
     if not reasons and config.require_reference and not plan.choices:
         reasons = [NO_REFERENCE]
     captioner = MeasuredCaptioner() if reasons else inputs.captioner
     with cost.part("captions"):
         said = captioner.caption(seen_of(plan, clip, own, labelled))
-    facts = clip_facts(plan, own, labelled, inputs.partner, config)
+    with cost.part(_ROWS):
+        facts = {**clip_facts(plan, own, labelled, inputs.partner, config), **clip_tracks(plan, own)}
     plan.row = {
         **facts,
-        **clip_tracks(plan, own),
         **scores,
         "caption": said.text,
         "caption_fields": said.as_json(),
@@ -164,11 +173,15 @@ def _finish(plan: Plan, inputs: Inputs, store: ClipStore) -> None:
         "reason": (reasons or [""])[0],
         "reasons": reasons,
     }
-    store.preview(plan.clip_id, np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1))
+    with cost.part("previews"):
+        store.preview(plan.clip_id, np.concatenate([clip[int(at)] for at in np.linspace(0, len(clip) - 1, 4)], axis=1))
     if not reasons:
         with cost.part("latents"):
             latents = inputs.encoder.encode(clip)
-        store.wait(plan.clip_id, latents=latents, thumbnails=np.stack([thumbnail(picture) for picture in clip]))
+        with cost.part("thumbnails"):
+            thumbnails = np.stack([thumbnail(picture) for picture in clip])
+        with cost.part("writing"):
+            store.wait(plan.clip_id, latents=latents, thumbnails=thumbnails)
         plan.waits = True
 
 
@@ -181,14 +194,17 @@ def _settle(
     for plan in plans:
         if not plan.waits:
             continue
-        clip = store.waiting(plan.clip_id)
+        with cost.part("writing"):
+            clip = store.waiting(plan.clip_id)
         with cost.part("references"):
             picked = taker.pick(plan.track, plan.choices, pictures, clip["thumbnails"])
         if inputs.config.require_reference and not picked:
             reason = NEAR_COPY if any(choice.track == plan.track for choice in plan.choices) else NO_REFERENCE
             plan.row |= {"kept": False, "reason": reason, "reasons": [reason]}
             continue
-        store.members(plan.clip_id, _members(plan, clip["latents"], picked, references, inputs))
+        members = _members(plan, clip["latents"], picked, references, inputs)
+        with cost.part("writing"):
+            store.members(plan.clip_id, members)
 
 
 class _References:
@@ -200,7 +216,8 @@ class _References:
 
     def _latents(self, place: tuple[int, int]) -> NDArray[np.float16]:
         """Latents [C, h, w] of the candidate at (track, frame)."""
-        return self._encoder.encode(self._pictures[place].picture()[None])[:, 0]
+        with cost.part("latents of references"):
+            return self._encoder.encode(self._pictures[place].picture()[None])[:, 0]
 
 
 def _members(
@@ -220,7 +237,8 @@ def _members(
         }
         for one in picked
     ]
-    speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
+    with cost.part("sounds"):
+        speak, listen = clip_sounds(plan, inputs.own, inputs.labelled, inputs.partner, config)
     channels, _, height, width = latents.shape
     references = [known.latents((one.choice.track, one.frame)) for one in picked]
     return {

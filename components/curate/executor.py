@@ -92,7 +92,15 @@ class Executor:
             return
         if not ray.is_initialized():
             cpus = None if "RAY_ADDRESS" in os.environ else self._count
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+            try:
+                ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+            except Exception as error:  # Ray raises bare exceptions, and of many kinds
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+                where = f"joined at {os.environ['RAY_ADDRESS']}" if cpus is None else "started here"
+                raise ValueError(
+                    f"Ray cannot be {where} ({why}): mend that, or take curate.executor=process; either way the same "
+                    "command goes on from what is done"
+                ) from error
             self._started_ray = True
         # One block a job: each outcome streams back when it is there, and no more than `workers` are under way.
         rows = ray.data.from_items([{"number": n} for n in range(len(jobs))], override_num_blocks=len(jobs))

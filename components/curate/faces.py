@@ -81,12 +81,6 @@ def once_a_track(measure: Callable[Concatenate[Track, P], T]) -> Callable[Concat
     return remembered
 
 
-@once_a_track
-def resting(track: Track) -> NDArray[np.float32]:
-    """A person's usual features [F]."""
-    return np.asarray(np.nanmedian(track.values, axis=0))
-
-
 class FaceFinder:
     """Landmarks of every face of a picture, with the network's own tracking between pictures.
 

@@ -6,16 +6,14 @@ where a killed one stopped.
 """
 
 import dataclasses
-import difflib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from components.common import read_json, working_folder, write_json
 from components.curate import kept
@@ -23,6 +21,7 @@ from components.curate.manifest import read_rows, write_rows
 from components.curate.outputs import refresh
 from components.curate.proof import content_digests, holders
 from components.curate.shards import copy_shard
+from components.curate.target import Kind, Target, find, listing, meant, refused
 from components.steps import STEPS
 from components.tombstones import TOMBSTONES, Tombstone, Tombstones, add, name_digest, today
 from lpm_model.digests import RUN_MANIFEST, dataset_digest
@@ -30,8 +29,6 @@ from lpm_model.digests import RUN_MANIFEST, dataset_digest
 log = logging.getLogger(__name__)
 
 _REWRITTEN = {"manifest.parquet", "dataset.json", "curation.json", "curation.html", TOMBSTONES, RUN_MANIFEST}
-_PREFIX = 8
-"""Digits of a digest that are enough to name a recording."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,25 +61,31 @@ class ForgetReport:
     """Files that were searched for the removed digests at the end, shard members and embedded pictures counted."""
     folders: tuple[Path, ...]
     """Where they were searched."""
+    notes: tuple[str, ...]
+    """What the name meant and what went beyond it, in sentences."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Target:
-    """What has to go."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Foreseen:
+    """What a removal would remove."""
 
-    sources: dict[str, str] = field(default_factory=dict)
-    """Digest by source id."""
-    names: set[str] = field(default_factory=set)
-    files: set[str] = field(default_factory=set)
+    clips: int
+    """Clips of the manifest, kept and dropped."""
+    heard: int
+    """Those of them that are cut from other recordings and let the forgotten ones be heard."""
+    recordings: int
+    """Files of the raw folder."""
+    notes: tuple[str, ...]
+    """What the name means and what goes beyond it, in sentences."""
 
 
-def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places: Places) -> ForgetReport:
+def forget(dataset: Path, kind: Kind, name: str, places: Places) -> ForgetReport:
     """Remove everything that comes from a person or a recording.
 
     Args:
         dataset: folder that curate wrote.
         kind: what `name` names.
-        name: a person_id of the manifest; or a source id, a file name, or a SHA-256 (its first 8 digits do).
+        name: see `target.find`.
         places: where else to remove it.
 
     Raises:
@@ -90,17 +93,18 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
             something of it was found afterwards.
     """
     _settle(dataset)
-    asked = name_digest(f"{kind} {name}")
     rows = read_rows(dataset / "manifest.parquet")
     _own_raw(rows, places.raw)
-    stone = next((one for one in Tombstones(dataset / TOMBSTONES).all if one.asked == asked), None)
+    stone = _earlier(dataset, rows, kind, name, places.raw)
     removed: dict[str, int] = {}
+    notes: list[str] = []
     if stone is None:
         target = find(rows, kind, name, places.raw)
         gone = [row for row in rows if _touches(row, target)]
         items, removed = _items(dataset, gone)
+        notes = target.notes
         stone = Tombstone(
-            asked=asked, sources=tuple(sorted(set(target.sources.values()) - {""})),
+            asked=name_digest(f"{kind} {name}"), sources=tuple(sorted(set(target.sources.values()) - {""})),
             names=tuple(sorted(name_digest(one) for one in target.names)), items=tuple(sorted(items)),
             datasets=(dataset_digest(dataset),), forgotten_on=today(),
         )  # fmt: skip
@@ -111,12 +115,12 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
         removed = {"clips": len(gone), **removed}
     else:
         log.warning("%s was forgotten on %s: only what may be left elsewhere is removed", kind, stone.forgotten_on)
-        more = {line["sha256"] for line in _listing(places.raw) if _is_of(line, stone)} - {*stone.sources, ""}
+        more = {line["sha256"] for line in listing(places.raw) if _is_of(line, stone)} - {*stone.sources, ""}
         stone = _with_looks(dataclasses.replace(stone, sources=tuple(sorted({*stone.sources, *more}))), places.cache)
         if places.tombstones is not None:
             add(places.tombstones, [stone])
     folders = [dataset]
-    if any(name_digest(part.name) in stone.names for part in working_folder(dataset).glob("parts/*")):
+    if any(stone.covers("", part.name) for part in working_folder(dataset).glob("parts/*")):
         shutil.rmtree(working_folder(dataset))
         removed["unfinished runs"] = 1
     if places.raw is not None and (places.raw / "sources.jsonl").is_file():
@@ -129,7 +133,18 @@ def forget(dataset: Path, kind: Literal["identity", "source"], name: str, places
     return ForgetReport(
         clips=removed.get("clips", 0), removed=removed, items=stone.items, before=stone.datasets,
         after=dataset_digest(dataset), checked_files=prove(folders, stone), folders=tuple(folders),
+        notes=tuple(notes),
     )  # fmt: skip
+
+
+def _earlier(dataset: Path, rows: list[dict[str, Any]], kind: Kind, name: str, raw: Path | None) -> Tombstone | None:
+    """The latest removal that the same words led to, unless a file's name by now means a recording that came since."""
+    found = [one for one in Tombstones(dataset / TOMBSTONES).all if one.answers(f"{kind} {name}")]
+    if not found:
+        return None
+    if kind == "source" and any(not found[-1].covers(sha, one) for one, sha in meant(rows, name, raw).items()):
+        return None
+    return found[-1]
 
 
 def _looks(cache: Path) -> Path:
@@ -144,8 +159,8 @@ def _with_looks(stone: Tombstone, cache: Path | None) -> Tombstone:
     return dataclasses.replace(stone, items=tuple(sorted({*stone.items, *kept.contents(_looks(cache), stone)})))
 
 
-def foresee(dataset: Path, kind: Literal["identity", "source"], name: str, raw: Path | None) -> dict[str, int]:
-    """What `forget` would remove, without touching anything: clips, those of them that show others, recordings.
+def foresee(dataset: Path, kind: Kind, name: str, raw: Path | None) -> Foreseen:
+    """What `forget` would remove, without touching anything.
 
     Raises:
         ValueError: as forget.
@@ -154,76 +169,31 @@ def foresee(dataset: Path, kind: Literal["identity", "source"], name: str, raw: 
     _own_raw(rows, raw)
     target = find(rows, kind, name, raw)
     gone = [row for row in rows if _touches(row, target)]
-    others = [row for row in gone if row["source_sha256"] not in target.sources.values()]
-    listed = [line for line in _listing(raw) if line["source_id"] in target.sources]
-    return {
-        "clips": len(gone),
-        "of them clips of others that let them be heard": len(others),
-        "recordings": len(listed),
-    }
+    return Foreseen(
+        clips=len(gone),
+        heard=sum(row["source_sha256"] not in target.sources.values() for row in gone),
+        recordings=sum(line["source_id"] in target.sources for line in listing(raw)),
+        notes=tuple(target.notes),
+    )
 
 
 def _own_raw(rows: list[dict[str, Any]], raw: Path | None) -> None:
     """Refuse a raw folder that the dataset was not made of."""
-    listed = {line["sha256"] for line in _listing(raw)}
+    listed = {line["sha256"] for line in listing(raw)}
     strange = sorted({row["file"] for row in rows if row["source_sha256"] and row["source_sha256"] not in listed})
     if listed and strange:
         raise ValueError(
-            f"{raw} lacks {len(strange)} recordings of the dataset, such as {strange[0]}: give the folder that it was "
-            "curated from with --raw, or --keep-raw"
+            f"{raw} lacks {len(strange)} of the dataset's recordings, such as {strange[0]}: give the folder that it "
+            "was curated from with --raw, or --keep-raw"
         )
 
 
 def _is_of(line: dict[str, Any], stone: Tombstone) -> bool:
     """Whether a line of sources.jsonl is a forgotten recording, or shows a forgotten person."""
-    return stone.covers(line["sha256"], line["source_id"], line.get("person_hint"))
+    return stone.covers(line["sha256"], line["source_id"], line.get("person_hint")) is not None
 
 
-def find(rows: list[dict[str, Any]], kind: str, name: str, raw: Path | None) -> _Target:
-    """The recordings that a name means.
-
-    Raises:
-        ValueError: none; the nearest known names are listed.
-    """
-    known = {row["source_id"]: (row["source_sha256"], row["file"]) for row in rows}
-    people: dict[str, set[str]] = {}
-    for row in rows:
-        people.setdefault(row["person_id"], set()).add(row["source_id"])
-    for line in _listing(raw):
-        known.setdefault(line["source_id"], (line["sha256"], line["file"]))
-        if line.get("person_hint"):
-            people.setdefault(line["person_hint"], set()).add(line["source_id"])
-    if kind == "identity":
-        found = people.get(name, set())
-        choices = list(people)
-    else:
-        found = {one for one, (sha, file) in known.items() if _named(name, one, sha, file)}
-        choices = [*known, *(Path(file).name for _, file in known.values())]
-    if not found:
-        near = difflib.get_close_matches(name, choices, n=5, cutoff=0.0)
-        raise ValueError(f"no {kind} {name!r} in this dataset: the nearest are {', '.join(near) or 'none'}")
-    target = _Target(names={name} if kind == "identity" else set())
-    for one in sorted(found):
-        target.sources[one] = known[one][0]
-        target.files.add(known[one][1])
-        target.names.add(one)
-    return target
-
-
-def _named(name: str, source_id: str, sha256: str, file: str) -> bool:
-    path = Path(file)
-    by_digest = re.fullmatch(r"[0-9a-f]+", name) is not None and len(name) >= _PREFIX and sha256.startswith(name)
-    return name in (source_id, file, path.name, path.stem) or by_digest
-
-
-def _listing(raw: Path | None) -> list[dict[str, Any]]:
-    path = raw / "sources.jsonl" if raw is not None else None
-    if path is None or not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-
-
-def _touches(row: dict[str, Any], target: _Target) -> bool:
+def _touches(row: dict[str, Any], target: Target) -> bool:
     """Whether a clip shows, lets hear, or was labelled with the help of a forgotten recording."""
     places = ("source_id", "speak_from", "listen_from", "partner_source_id")
     return row["source_sha256"] in target.sources.values() or any(row[place] in target.sources for place in places)
@@ -264,7 +234,7 @@ def _settle(dataset: Path) -> None:
 
 
 def _replace(
-    dataset: Path, rows: list[dict[str, Any]], gone: list[dict[str, Any]], target: _Target, stone: Tombstone
+    dataset: Path, rows: list[dict[str, Any]], gone: list[dict[str, Any]], target: Target, stone: Tombstone
 ) -> None:
     """Make the dataset without the clips, prove it, and put it in the old one's place."""
     work, old = _beside(dataset, "forgetting"), _beside(dataset, "forgotten")
@@ -306,8 +276,13 @@ def _lineage(given: Path, path: Path, stone: Tombstone, renamed: dict[str, str])
 
 def _clean_raw(raw: Path, stone: Tombstone) -> int:
     """Delete the recordings of a raw folder; the listing goes first, so that no step finds a name without its file."""
-    lines = _listing(raw)
+    lines = listing(raw)
     gone = [line for line in lines if _is_of(line, stone)]
+    copies = [item for item in refused(raw) if item.get("same_as") in {line["source_id"] for line in gone}]
+    if copies:  # their names may be those of people
+        report = read_json(raw / "ingest.json")
+        report["rejected"] = [item for item in report["rejected"] if item not in copies]
+        write_json(raw / "ingest.json", report)
     text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines if line not in gone)
     partial = raw / ".sources.jsonl.partial"
     partial.write_text(text, encoding="utf-8")
@@ -335,7 +310,7 @@ def _mentions(entry: Path, stone: Tombstone) -> bool:
             if any(digest in path.read_text() for digest in stone.sources):
                 return True
     unfinished = entry.glob(".*.partial/parts/*")
-    return any(name_digest(part.name) in stone.names for part in unfinished)
+    return any(stone.covers("", part.name) for part in unfinished)
 
 
 def prove(folders: list[Path], stone: Tombstone) -> int:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 _SOURCE = "source.json"
 """The line of sources.jsonl whose first pass it is."""
-_PASSING = {"failed", "too_slow", "too_much_memory", "worker_died"}
-"""Refusals that may not hold another time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class KeptLooks:
 
     def keep(self, job: "Job", outcome: dict[str, Any]) -> None:
         """Take in a first pass that was just done; one without a digest of its file could not be told from others."""
-        if not job.source.sha256 or outcome.get("reason") in _PASSING:
+        if not job.source.sha256 or outcome.get("reason") in parts.PASSING:
             return
         entry = self.folder / job.key
         with locked(self.folder):

@@ -17,17 +17,17 @@ _BLINKS_PER_MIN = 30
 _MOST = 4
 
 
-def motion_terms(features: NDArray[np.float32], resting: NDArray[np.float32], free: NDArray[np.bool_]) -> list[str]:
+def motion_terms(features: NDArray[np.float32], usual: NDArray[np.float32], free: NDArray[np.bool_]) -> list[str]:
     """Motion terms of the vocabulary.
 
     Args:
         features: face features [T, F] by FEATURES.
-        resting: the person's usual features [F].
+        usual: the features of the person's face as long as it does nothing [T, F].
         free: the frames that may be described, bool [T]; the others are looked away from.
     """
     if not free.any():
         return []
-    yaw, pitch, roll, eyes = (_track(features, resting, free, name) for name in ("yaw", "pitch", "roll", "eyes"))
+    yaw, pitch, roll, eyes = (_track(features, usual, free, name) for name in ("yaw", "pitch", "roll", "eyes"))
     when: dict[str, int] = {}
     nods = _swings(pitch, free)
     if nods:
@@ -46,8 +46,7 @@ def motion_terms(features: NDArray[np.float32], resting: NDArray[np.float32], fr
         first = _first_run(held & free, _HELD)
         if first is not None:
             when[name] = first
-    usual = float(resting[FEATURES.index("eyes")])
-    blinks = _rises(free & (eyes < -0.45 * usual))
+    blinks = _rises(free & (eyes < -0.45 * usual[:, FEATURES.index("eyes")]))
     if len(blinks) >= 2 and len(blinks) * 60 * VIDEO_FPS > _BLINKS_PER_MIN * int(free.sum()):
         when["blinks often"] = blinks[0]
     terms = sorted(when, key=lambda name: (when[name], name))[:_MOST]
@@ -55,11 +54,11 @@ def motion_terms(features: NDArray[np.float32], resting: NDArray[np.float32], fr
 
 
 def _track(
-    features: NDArray[np.float32], resting: NDArray[np.float32], free: NDArray[np.bool_], name: str
+    features: NDArray[np.float32], usual: NDArray[np.float32], free: NDArray[np.bool_], name: str
 ) -> NDArray[np.float64]:
     """One feature relative to the person's usual value; 0 where it is unknown or not to be described."""
     column = FEATURES.index(name)
-    return np.where(free, np.nan_to_num(features[:, column].astype(np.float64) - float(resting[column])), 0.0)
+    return np.where(free, np.nan_to_num(features[:, column].astype(np.float64) - usual[:, column]), 0.0)
 
 
 def _course(track: NDArray[np.float64]) -> NDArray[np.float64]:

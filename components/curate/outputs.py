@@ -9,6 +9,7 @@ from components.common import read_json, write_json
 from components.curate import cost
 from components.curate.gate import validate
 from components.curate.manifest import STATE_NAMES
+from components.curate.parts import PASSING
 from components.curate.references import REFERENCE_REASONS
 from components.curate.report import write_page
 from lpm_model.config import VIDEO_FPS
@@ -43,6 +44,11 @@ def contents(folder: Path, rows: Rows) -> dict[str, Any]:
         "source_digests": sorted({row["source_sha256"] for row in kept}),
         "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
     }
+
+
+def passing(rejected: Iterable[Mapping[str, Any]]) -> int:
+    """How many sources were left out for reasons that may not hold another time."""
+    return sum(item["reason"] in PASSING for item in rejected)
 
 
 def clip_stages(rows: Rows) -> list[dict[str, Any]]:
@@ -91,7 +97,7 @@ def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources
         given: the dataset before.
         folder: the dataset after; has manifest, shards and previews.
         rows: the rows that are left.
-        files: paths of the removed sources.
+        files: paths of the removed sources, and of copies of them that ingest refused.
         sources: how many were removed.
 
     Returns:
@@ -121,6 +127,8 @@ def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources
         "retention": round(described["seconds"] / seen_s, 4),
         "funnel": [fresh.get(stage["stage"], stage) for stage in funnel],
         "rejected": rejected,
+        "refused_by_ingest": [item for item in old["refused_by_ingest"] if item["file"] not in gone],
+        "to_try_again": passing(rejected),
     }
     write_json(folder / "dataset.json", described)
     write_json(folder / "curation.json", report)

@@ -25,6 +25,8 @@ LOOK, CLIPS = "look", "clips"
 """The stages kept per source."""
 ANALYSIS = "look.npz"
 """File of what the first pass over a source found."""
+PASSING = frozenset({"failed", "too_slow", "too_much_memory", "worker_died"})
+"""Refusals that may not hold another time: no run takes one from an earlier run, the source is tried again."""
 _ARRAYS = ("track", "speech", "loudness", "luminance", "change", "hashes")
 
 
@@ -100,12 +102,13 @@ def load_recording(path: Path) -> Recording | None:
 
 
 def finished(folder: Path, stage: str, key: str) -> dict[str, Any] | None:
-    """The outcome of a stage that is done under this key, None where it has to be done."""
+    """The outcome of a stage that is done under this key, None where it has to be done (again)."""
     marker = folder / f"{stage}.json"
     if not marker.exists():
         return None
     kept: dict[str, Any] = read_json(marker)
-    return kept["outcome"] if kept["key"] == key else None
+    outcome: dict[str, Any] = kept["outcome"]
+    return outcome if kept["key"] == key and outcome.get("reason") not in PASSING else None
 
 
 def finish(folder: Path, stage: str, key: str, outcome: Mapping[str, Any]) -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from components.curate import identity
 from components.curate.config import CurationConfig
-from components.curate.expressions import OPEN_GAP, strengths
-from components.curate.faces import Track, resting
+from components.curate.expressions import OPEN_GAP, strengths, usual_face
+from components.curate.faces import Track
 from components.curate.likeness import copy_distance
 from components.curate.manifest import DISCARD, SPEAK
 from lpm_model.config import VIDEO_FPS
@@ -188,7 +188,8 @@ Wanted = tuple[str, NDArray[np.bool_], NDArray[Any], NDArray[Any]]
 def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) -> Iterator[Wanted]:
     """(what it shows, frames that do, cost, openness) in order of worth."""
     yaw, eyes, pitch = (track.column(name) for name in ("yaw", "eyes", "pitch"))
-    shown = {name: np.nan_to_num(values) for name, values in strengths(track.values, resting(track)).items()}
+    found = strengths(track.values, usual_face(track, states))
+    shown = {name: np.nan_to_num(values) for name, values in found.items()}
     open_eyes = np.clip(np.nan_to_num(eyes, nan=0.0) / max(float(np.nanmedian(eyes)), 1e-6), 0.0, 2.0)
     awake = free & (open_eyes > 0.75)
     openness = np.minimum(open_eyes, 1.0)

@@ -10,7 +10,8 @@ from components.curate.captions import Seen
 from components.curate.config import CurationConfig
 from components.curate.conversation import conversation_facts, strange_voice
 from components.curate.crops import others_in
-from components.curate.faces import FEATURES, resting
+from components.curate.expressions import usual_face
+from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
 from components.curate.pairing import Labelled
 from components.curate.plan import Plan, rows_of
@@ -97,14 +98,15 @@ def clip_facts(
 def seen_of(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labelled) -> Seen:
     """What a captioner gets to see of a clip."""
     track, span = own.tracks[plan.track], slice(plan.start, plan.stop)
-    rows = rows_of(track, plan.start, plan.stop)
+    rows, states = rows_of(track, plan.start, plan.stop), labelled.labels[plan.track].states
+    part = slice(plan.start - track.start, plan.stop - track.start)
     return Seen(
-        states=labelled.labels[plan.track].states[plan.start - track.start : plan.stop - track.start],
+        states=states[part],
         speech=own.speech[span],
         loudness_db=own.loudness[span],
         sound=own.track[plan.start * SAMPLES_PER_FRAME : plan.stop * SAMPLES_PER_FRAME],
         features=rows,
-        resting=resting(track),
+        usual=usual_face(track, states)[part],
         face_share=float(np.nanmedian(rows[:, 3] - rows[:, 1])) / plan.crop.side,
         pictures=clip,
     )

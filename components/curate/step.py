@@ -3,17 +3,19 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, read_json, staged, write_json
+from components.common import StepProgress, read_json, staged, working_folder, write_json
 from components.curate import heartbeat, kept, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
@@ -25,9 +27,9 @@ from components.curate.gate import validate
 from components.curate.identity import Person, name_people
 from components.curate.kept import KeptLooks
 from components.curate.manifest import Source, read_rows, write_rows
-from components.curate.outputs import contents, page, totals
+from components.curate.outputs import contents, page, passing, totals
 from components.curate.references import REFERENCE_REASONS
-from components.curate.scorers import passports
+from components.curate.scorers import passports, try_extra
 from components.curate.shards import write_shards
 from components.curate.store import read_members
 from components.tombstones import TOMBSTONES, Tombstones
@@ -67,6 +69,8 @@ class CurationReport:
     """Every stage with unit, in, out and reasons."""
     rejected: list[dict[str, str]]
     """Sources left out: file, reason, detail."""
+    to_try_again: int
+    """How many of them were left out for a reason that may not hold another time: the same run tries them again."""
     refused_by_ingest: list[dict[str, str]]
     """Files that never became sources, from the raw folder's ingest.json: file, reason."""
 
@@ -78,7 +82,8 @@ def curate(
 
     Args:
         raw: folder with sources.jsonl and media/, as ingest writes it.
-        dataset: output folder, replaced as a whole when the step succeeds; a killed run is resumed.
+        dataset: output folder, replaced as a whole when the step succeeds; a killed run is resumed, and so is one
+            that left sources out for reasons that may not hold another time.
         config: what to do.
         progress: bars.
         looks: folder where first passes are found and kept for other runs (see `kept`); None = nowhere.
@@ -90,6 +95,7 @@ def curate(
         ValueError: raw is no corpus, nothing is left, retention is out of bounds or the manifest fails its gate.
     """
     sources = read_sources(raw)
+    try_extra(config.scorers)
     digest = load_encoder(config.autoencoder).digest
     with staged(dataset, resume=True) as folder:
         base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
@@ -115,15 +121,14 @@ def curate(
         kept_s = sum(row["seconds"] for row in rows if row["kept"])
         check(stages, kept_s, person_s, (config.min_retention, config.max_retention))
         report = _report(raw, folder, sources, rows, stages, rejected, digest, kept_s / person_s)
-        described = _described(folder, config, report, rows)
-        write_json(folder / "dataset.json", described)
-        write_json(folder / "curation.json", report)
         if stones.all:
             stones.write(folder / TOMBSTONES)
-        if config.validate:
-            validate(rows, folder, config.clip_frames)
-        page(folder, rows, dataclasses.asdict(report), described)
-        shutil.rmtree(folder / "parts")
+        _describe(folder, config, report, rows, progress)
+        if not report.to_try_again:
+            shutil.rmtree(folder / "parts")
+    if report.to_try_again:  # what is done stays for the next try, where a killed run leaves it
+        left = parts.restart(working_folder(dataset))
+        os.replace(dataset / "parts", left / "parts")
     return report
 
 
@@ -277,7 +282,8 @@ def _tell(jobs: list[work.Job], outcomes: Outcomes) -> None:
     for job in jobs:
         outcome = outcomes.get(job.source.source_id, {"ok": True})
         if not outcome["ok"]:
-            log.warning("%s is left out: %s: %s", job.source.file, outcome["reason"], outcome["detail"])
+            again = "; the same command tries it again" if outcome["reason"] in parts.PASSING else ""
+            log.warning("%s is left out: %s: %s%s", job.source.file, outcome["reason"], outcome["detail"], again)
 
 
 def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
@@ -325,9 +331,8 @@ def _assemble(
     for name in ("shards", "previews"):
         parts.restart(folder / name)
     clips = ((clip_id, _members(homes[clip_id], clip_id, names[clip_id])) for clip_id in kept)
-    shards = write_shards(
-        folder / "shards", progress.track(clips, "writing shards", total=len(kept)), config.clips_per_shard
-    )
+    told = progress.track(clips, "writing shards", total=len(kept)) if kept else clips
+    shards = write_shards(folder / "shards", told, config.clips_per_shard)
     for row in rows:
         row["shard"] = shards.get(row["clip_id"], "")
         shutil.copyfile(homes[row["clip_id"]] / f"{row['clip_id']}.jpg", folder / "previews" / f"{row['clip_id']}.jpg")
@@ -394,6 +399,7 @@ def _report(
     retention: float,
 ) -> CurationReport:
     kept = [row for row in rows if row["kept"]]
+    left_out = [{k: str(item[k]) for k in ("file", "reason", "detail")} for _, item in sorted(rejected.items())]
     before = read_json(raw / "ingest.json")["rejected"] if (raw / "ingest.json").is_file() else []
     return CurationReport(
         dataset_digest=dataset_digest(folder),
@@ -404,16 +410,17 @@ def _report(
         **totals(rows),
         retention=round(retention, 4),
         funnel=[item.as_dict() for item in stages],
-        rejected=[{k: str(item[k]) for k in ("file", "reason", "detail")} for _, item in sorted(rejected.items())],
+        rejected=left_out,
+        to_try_again=passing(left_out),
         refused_by_ingest=[{k: str(item[k]) for k in ("file", "reason")} for item in before],
     )
 
 
-def _described(
-    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """What dataset.json says."""
-    return {
+def _describe(
+    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]], progress: StepProgress
+) -> None:
+    """Write dataset.json and curation.json, check all that lies in the folder, draw the page over it."""
+    described = {
         "size_px": config.size_px,
         "fps": VIDEO_FPS,
         "autoencoder_digest": report.autoencoder_digest,
@@ -422,3 +429,10 @@ def _described(
         **contents(folder, rows),
         "scorers": passports(config.scorers),
     }
+    write_json(folder / "dataset.json", described)
+    write_json(folder / "curation.json", report)
+    tasks = [partial(page, folder, rows, dataclasses.asdict(report), described)]
+    if config.validate:
+        tasks.insert(0, partial(validate, rows, folder, config.clip_frames))
+    for task in progress.track(tasks, "checks and page"):
+        task()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from components.curate import cost, heartbeat, parts
-from components.curate.analyse import Analysis, analyse
+from components.curate.analyse import STARTING, Analysis, analyse
 from components.curate.cameras import Recording
 from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
@@ -91,7 +91,8 @@ def look(job: Job) -> dict[str, Any]:
 
 def _look(job: Job) -> dict[str, Any]:
     analysis = analyse(job.raw, job.source, job.config)
-    parts.save_analysis(job.folder / parts.ANALYSIS, analysis)
+    with cost.part("writing"):
+        parts.save_analysis(job.folder / parts.ANALYSIS, analysis)
     return {"frames": analysis.frames, "people": len(analysis.tracks)}
 
 
@@ -111,10 +112,14 @@ def clips(job: Job) -> dict[str, Any]:
 
 
 def _clips(job: Job) -> dict[str, Any]:
-    own = parts.load_analysis(job.folder / parts.ANALYSIS)
     partner: Analysis | None = None
-    if job.partner_id is not None:
-        partner = parts.load_analysis(job.parts / job.partner_id / parts.ANALYSIS)
+    with cost.part("reading the first pass"):
+        own = parts.load_analysis(job.folder / parts.ANALYSIS)
+        if job.partner_id is not None:
+            partner = parts.load_analysis(job.parts / job.partner_id / parts.ANALYSIS)
+    with cost.part(STARTING):
+        encoder, captioner = load_encoder(job.config.autoencoder), build_captioner(job.config.captions)
+        scorers = make_scorers(job.config.scorers)
     with cost.part("offset of the sound"):
         own, av_offset = in_sync(own, job.config.states)
     with cost.part("labels"):
@@ -127,16 +132,17 @@ def _clips(job: Job) -> dict[str, Any]:
             labelled=labelled,
             partner=partner if labelled.partner is not None else None,
             config=job.config,
-            encoder=load_encoder(job.config.autoencoder),
-            captioner=build_captioner(job.config.captions),
-            scorers=make_scorers(job.config.scorers),
+            encoder=encoder,
+            captioner=captioner,
+            scorers=scorers,
             copied=frames_in(job.copied, own.frames),
         ),
         ClipStore(folder),
     )
-    write_rows(folder / "rows.parquet", found.rows)
-    spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
-    np.savez(folder / PEOPLE, embeddings=found.embeddings, spans=spans)
+    with cost.part("writing"):
+        write_rows(folder / "rows.parquet", found.rows)
+        spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
+        np.savez(folder / PEOPLE, embeddings=found.embeddings, spans=spans)
     return {
         "frames": own.frames,
         "people": len(own.tracks),

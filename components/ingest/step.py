@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final, Literal
 from components.common import StepProgress, link_file, locked, staged, write_json
 from components.ingest.config import IngestConfig
 from components.ingest.look import look_into
+from components.ingest.names import source_id_of
 from components.ingest.sidecar import Sidecar, sidecar_of
 from components.tombstones import Tombstones
 from components.worker import Budget, Worker, first_done
@@ -22,7 +22,6 @@ from lpm_model.digests import file_digest
 log = logging.getLogger(__name__)
 
 Origin = Literal["performer", "folder", "s3"]
-_NAME_LETTERS: Final = 60
 _MB: Final = 1 << 20
 _PROBE_S: Final = 8.0
 """Longest look into one file (s)."""
@@ -64,6 +63,8 @@ class Rejection:
     """Its path in the source."""
     reason: str
     """Why, and what would help."""
+    same_as: str = ""
+    """Name of the recording whose content it has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +89,17 @@ class IngestReport:
 
 class _Refusal(Exception):
     """A file is not let in; the message is the reason."""
+
+    same_as = ""
+    """Name of the recording whose content it has."""
+
+
+class _Copy(_Refusal):
+    """Another file of the same content was let in."""
+
+    def __init__(self, source_id: str) -> None:
+        super().__init__(f"same content as {source_id}")
+        self.same_as = source_id
 
 
 def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress) -> IngestReport:
@@ -171,10 +183,10 @@ def _collect(
         try:
             entry, length_s = _admit(file, root, media, origin, config)
             if entry.sha256 in taken:
-                raise _Refusal(f"same content as {taken[entry.sha256].source_id}")
+                raise _Copy(taken[entry.sha256].source_id)
         except _Refusal as refusal:
             log.warning("%s is left out: %s", name, refusal)
-            rejected.append(Rejection(file=name, reason=str(refusal)))
+            rejected.append(Rejection(file=name, reason=str(refusal), same_as=refusal.same_as))
             continue
         taken[entry.sha256] = entry
         seconds += length_s
@@ -247,10 +259,10 @@ def _admit(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
         sidecar = Sidecar()
     seconds = _probe(real)
     digest = file_digest(real)
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", file.relative_to(root).with_suffix("").as_posix()).strip("_")
-    if Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
-        raise _Refusal("removed on request (lpm data forget): it may not come back")
-    source_id = f"{stem[:_NAME_LETTERS] or 'video'}-{digest[:8]}"
+    if match := Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
+        known_by = {"bytes": "bytes", "name": "person_hint"}[match]
+        raise _Refusal(f"removed on request (lpm data forget), known by its {known_by}: it may not come back")
+    source_id = source_id_of(file.relative_to(root).as_posix(), digest)
     target = media / f"{source_id}{file.suffix.lower()}"
     link_file(real, target)
     entry = Source(

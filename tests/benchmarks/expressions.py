@@ -1,26 +1,38 @@
-"""How right expressions and references' faces are: `python -m tests.benchmarks.expressions [--people N] [--json]`.
+"""How right expressions and references' faces are: `python -m tests.benchmarks.expressions [--people N] [--json]
+[--conversations N]`.
 
 Performers are rendered with one expression each, at 0.4 to 1.4 of the strength with which conversations use it, half of
 the pictures with an open jaw; turned heads and open mouths show none. A word is right when it names what was rendered.
+In conversations a segment's caption is right when it names the emotion that its person performs in most of it.
 Faces: how far a single one lies from the mean of its own person and of the others. The people are held-out ones; none
 of them was used to choose a limit.
 """
 
 import argparse
 import json
-from typing import Any
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.config import IdentityConfig
-from components.curate.expressions import strengths
+from components.common import NoProgress
+from components.curate.analyse import analyse
+from components.curate.captions import Seen, cut_segments, described_frames, measured_fields
+from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
+from components.curate.expressions import strengths, usual_face
 from components.curate.faces import FEATURES, FaceFinder
 from components.curate.identity import ONE_FACE_DISTANCE, embed
-from components.ingest.performer.compose import HELDOUT_PEOPLE
+from components.curate.pairing import label_source
+from components.curate.scorers import SCORERS
+from components.ingest.performer.compose import HELDOUT_PEOPLE, render_corpus
+from components.ingest.performer.config import PerformerConfig
 from components.ingest.performer.identity import Identity
 from components.ingest.performer.renderer import Renderer
 from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
+from tests.benchmarks.defects import source_of
 
 SHOWN: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -33,6 +45,12 @@ SHOWN: dict[str, dict[str, float]] = {
 }
 """Shapes of each expression at strength 1, of both sides where there are two."""
 WORDS = ("smile", "sad", "surprise", "frown")
+PERFORMED = {
+    "neutral": ("neutral",), "happy": ("smiling", "laughing"), "sad": ("sadness",), "surprised": ("surprise",),
+    "angry": ("frowning",),
+}  # fmt: skip
+"""Words that are right for each emotion of a conversation; what a thoughtful face shows has no word of its own."""
+_TALK_S, _TALK_SEED, _CLIP_FRAMES, _MOST = 20.0, 47, 97, 0.7
 _EACH = 6
 _SIZE_PX = 128
 _MEAN_OF = 3
@@ -115,20 +133,72 @@ def measure(people: int, bank: str) -> dict[str, Any]:
     }
 
 
+def _segments(recording: Path, truth: Path) -> Iterator[tuple[str, str]]:
+    """What is performed in each segment of a recording's clips, and what its caption says."""
+    config = CurationConfig(scorers=ScorerConfig(off=tuple(scorer.name for scorer in SCORERS)))
+    own = analyse(recording.parent, source_of(recording), config)
+    emotions = np.load(truth)["emotion"]
+    for track, labels in zip(own.tracks, label_source(own, None, config.states).labels, strict=True):
+        span = slice(track.start, track.stop)
+        whole = Seen(
+            states=labels.states, speech=own.speech[span], loudness_db=own.loudness[span],
+            sound=own.track[1000 * track.start : 1000 * track.stop], features=track.values,
+            usual=usual_face(track, labels.states), face_share=0.5,
+        )  # fmt: skip
+        for start in range(0, len(track.values) - _CLIP_FRAMES, _CLIP_FRAMES):
+            clip = whole.part(start, start + _CLIP_FRAMES)
+            for first, stop in cut_segments(clip):
+                part = clip.part(first, stop)
+                at = track.start + start
+                shown, counts = np.unique(
+                    emotions[at + first : at + stop][described_frames(part.states)], return_counts=True
+                )
+                said = measured_fields(part)
+                if "expression" in said and counts.max() > _MOST * counts.sum():
+                    yield str(shown[counts.argmax()]), said["expression"].value[0]
+
+
+def in_conversations(conversations: int, bank: Literal["heldout", "train"]) -> dict[str, float]:
+    """How often captions of people who talk and listen name what they show."""
+    config = PerformerConfig(
+        conversations=conversations, seconds_per_conversation=_TALK_S, two_shots=False, size_px=_SIZE_PX,
+        seed=_TALK_SEED, bank=bank,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as home:
+        made = render_corpus(Path(home) / "media", config, NoProgress(), Path(home) / "truth")
+        found = [
+            pair for one in made for pair in _segments(one.file, Path(home) / "truth" / f"{one.file.stem}.npz")
+            if pair[0] in PERFORMED
+        ]  # fmt: skip
+    right = np.array([word in PERFORMED[shown] for shown, word in found])
+    calm, named = np.array([shown == "neutral" for shown, _ in found]), np.array([w != "neutral" for _, w in found])
+    return {
+        "segments": len(found),
+        "calm_right": float(right[calm].mean()),
+        "named_right": float(right[named].sum() / max(named.sum(), 1)),
+        "shown_named": float(right[~calm].sum() / max((~calm).sum(), 1)),
+    }
+
+
 def main() -> None:
     """Print a table, or one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=8)
+    parser.add_argument("--conversations", type=int, default=4, help="of 20 s, two people each; 0 leaves them out")
     parser.add_argument("--bank", choices=("heldout", "train"), default="heldout")
     parser.add_argument("--json", action="store_true", help="the line of JSON alone")
     options = parser.parse_args()
     found = measure(options.people, options.bank)
+    if options.conversations:
+        found["conversations"] = in_conversations(options.conversations, options.bank)
     if not options.json:
         for word, rates in found["words"].items():
             print(f"{word:10s} precision {rates['precision']:.2f}  recall {rates['recall']:.2f}")
         for name in ("none_named_right", "own_faces_kept_straight", "own_faces_kept_turned", "other_faces_kept"):
             if name in found:
                 print(f"{name:26s} {found[name]:.3f}")
+        for name, value in found.get("conversations", {}).items():
+            print(f"conversations: {name:11s} {value:.2f}")
     print(json.dumps(found))
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from components.curate import vocabulary
 from components.curate.captions import Caption, MeasuredCaptioner, Seen, cut_segments
-from components.curate.faces import FEATURES
+from components.curate.expressions import strengths, usual_face
+from components.curate.faces import FEATURES, Track
 from components.curate.manifest import IDLE, LISTEN, SPEAK
 from components.curate.options import CaptionConfig, VlmConfig
 from components.curate.prosody import pitch_hz, syllables
@@ -38,7 +39,7 @@ def seen(states: np.ndarray, **changes: Any) -> Seen:
         "loudness_db": np.full(len(states), -24, np.float32),
         "sound": tone(110, len(states)),
         "features": features,
-        "resting": RESTING,
+        "usual": np.tile(RESTING, (len(states), 1)),
         "face_share": 0.45,
         **changes,
     }
@@ -111,6 +112,12 @@ def test_segments_end_at_pauses_and_turns() -> None:
     given = seen(runs((SPEAK, 60), (IDLE, 8), (LISTEN, 29)))
     given.speech[25:35] = 0.0
     assert cut_segments(given) == [(0, 30), (30, 68), (68, 97)]
+
+
+def test_no_segment_is_a_moment_of_idleness_at_the_clips_beginning() -> None:
+    assert cut_segments(seen(runs((IDLE, 3), (SPEAK, 94)))) == [(0, 97)]
+    assert cut_segments(seen(runs((IDLE, 30), (SPEAK, 67)))) == [(0, 30), (30, 97)]
+    assert cut_segments(seen(runs((IDLE, 5)))) == [(0, 5)]
 
 
 def test_every_measured_word_is_in_the_vocabulary() -> None:
@@ -278,12 +285,49 @@ def test_settings_that_cannot_work_are_refused() -> None:
         ({"brow_outer": -0.02, "yaw": 0.5}, "neutral", "neutral"),
     ],
 )
-def test_the_face_that_a_third_of_the_frames_show_is_named(changes: dict[str, float], word: str, emotion: str) -> None:
+def test_the_face_that_half_of_the_frames_show_is_named(changes: dict[str, float], word: str, emotion: str) -> None:
     states = runs((IDLE, FRAMES))
     made = seen(states, sound=np.zeros(FRAMES * 1000, np.int16))
     for name, value in changes.items():
-        made.features[30:70, FEATURES.index(name)] += value
+        made.features[20:80, FEATURES.index(name)] += value
     fields = MeasuredCaptioner().caption(made).fields
     assert (fields["expression"].value, fields["emotion"].value) == ((word,), (emotion,))
-    made.features[30:50] = made.resting  # what is left lasts a fifth of the time
+    made.features[20:50] = made.usual[20:50]  # what is left lasts less than a third of the time
     assert MeasuredCaptioner().caption(made).fields["expression"].value == ("neutral",)
+
+
+def test_a_clips_expression_is_that_of_the_segments_that_last_longest() -> None:
+    states = runs((SPEAK, 30), (IDLE, 40), (SPEAK, 27))
+    made = seen(states)
+    made.features[30:70, FEATURES.index("smile")] = 0.08  # most frames of no segment but the middle one
+    said = MeasuredCaptioner().caption(made)
+    assert [segment.fields["expression"].value for segment in said.segments] == [
+        ("neutral",),
+        ("smiling",),
+        ("neutral",),
+    ]
+    assert said.fields["expression"].value == ("neutral",)
+
+
+def test_a_face_is_compared_with_what_it_does_without_an_expression() -> None:
+    """Brows that follow the head's nods and go up with each word show nothing; those that go up further do."""
+    random, frames = np.random.default_rng(5), 480
+    values = np.zeros((frames, len(FEATURES)), np.float32)
+    states = np.where(np.arange(frames) % 120 < 50, SPEAK, LISTEN).astype(np.uint8)
+    pitch = random.normal(0.1, 0.1, frames)
+    values[:, FEATURES.index("pitch")] = pitch
+    nothing = 0.2 + 0.15 * pitch + 0.03 * (states == SPEAK)
+    values[:, FEATURES.index("brow_outer")] = nothing + random.normal(0, 0.001, frames)
+    values[100:180, FEATURES.index("brow_outer")] += 0.036
+    track = Track(start=0, shot=0, values=values)
+    usual = usual_face(track, states)
+    np.testing.assert_allclose(usual[:, FEATURES.index("brow_outer")], nothing, atol=0.002)
+    surprise = strengths(values, usual)["surprise"]
+    assert np.abs(surprise[100:180] - 2.0).max() < 0.4
+    assert np.abs(np.delete(surprise, np.s_[100:180])).max() < 0.4
+
+
+def test_a_track_too_short_to_tell_anything_apart_is_compared_with_its_medians() -> None:
+    values = np.random.default_rng(6).normal(0, 1, (40, len(FEATURES))).astype(np.float32)
+    usual = usual_face(Track(start=0, shot=0, values=values), np.full(40, SPEAK, np.uint8))
+    np.testing.assert_allclose(usual, np.tile(np.median(values, axis=0), (40, 1)), rtol=1e-6)

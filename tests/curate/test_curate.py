@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ import webdataset
 
 from components.common import NoProgress
 from components.curate import cost, work
-from components.curate.config import CurationConfig
+from components.curate.config import CurationConfig, StateConfig
 from components.curate.manifest import SCORES, decode_states, read_rows, schema
 from components.curate.step import curate
+from components.runner import StepRecord, run_step
+from components.steps import STEPS
 from lpm_model.config import REFERENCE_KINDS
 from lpm_model.digests import dataset_digest, folder_digest, output_digest
 from tests.curate.corpus import make_raw, refused_files, without_sound
@@ -43,8 +46,23 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
 def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
     timing = json.loads((dataset / "timing.json").read_text())
     for name, parts in (
-        ("look", ("decoding", "faces", "watch: text")),
-        ("clips", ("decoding", "score: sync", "latents")),
+        ("look", ("starting networks", "decoding", "faces", "watch: text", "writing")),
+        (
+            "clips",
+            (
+                "starting networks",
+                "decoding",
+                "pictures for references",
+                "score: sync",
+                "latents",
+                "latents of references",
+                "sounds",
+                "thumbnails",
+                "previews",
+                "manifest rows",
+                "writing",
+            ),
+        ),
     ):
         figures = timing[name]
         assert figures["video_s"] == 24.0
@@ -200,6 +218,53 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert folder_digest(tmp_path / "resumed") == folder_digest(tmp_path / "whole")
 
 
+def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
+    sides: list[Path],
+    config: CurationConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """First the whole run fails, then one source is lost, then the same command gets it and does nothing twice."""
+    raw = make_raw(tmp_path / "raw", sides, conversation_id=None, camera=None)
+    quick = dataclasses.replace(config, states=StateConfig(match_cameras_max=0), mesh_stride=6, min_retention=0.0)
+    curate(raw, tmp_path / "whole", quick, NoProgress())
+    real, looked = work.analyse, []
+    lost = {source.stem for source in sides}
+
+    def analyse(raw: Path, source: Any, config: CurationConfig) -> Any:
+        looked.append(source.source_id)
+        if source.source_id in lost:
+            raise MemoryError("somebody else took it")
+        return real(raw, source, config)
+
+    monkeypatch.setattr(work, "analyse", analyse)
+
+    def run() -> StepRecord:
+        return run_step(STEPS["curate"], {"raw": raw}, tmp_path / "out", quick, NoProgress(), cache=tmp_path / "cache")
+
+    with pytest.raises(ValueError, match=r"no clip is left(.|\n)*failed 2"):
+        run()
+    lost.remove(sides[0].stem)
+    assert run().report["to_try_again"] == 1
+    assert (
+        f"{sides[1].name} is left out: failed: MemoryError: somebody else took it; the same command tries it again"
+        in (caplog.text)
+    )
+    assert sorted(looked) == sorted([*(side.stem for side in sides)] * 2)
+    lost.clear()
+    looked.clear()
+    made = mock.Mock(wraps=work.make_clips)
+    monkeypatch.setattr(work, "make_clips", made)
+    record = run()
+    assert (record.cached, record.report["rejected"], record.report["to_try_again"]) == (False, [], 0)
+    assert looked == [sides[1].stem]
+    assert [call.args[0].own.source.source_id for call in made.call_args_list] == [sides[1].stem]
+    assert record.report["dataset_digest"] == dataset_digest(tmp_path / "whole")
+    assert run().cached
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+
+
 def test_processes_give_the_same_bytes(
     sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path
 ) -> None:
@@ -226,8 +291,10 @@ def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dat
 def test_nothing_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
     strict = dataclasses.replace(config, thresholds={"min_face_px": 1000.0})
     raw = make_raw(tmp_path / "raw", sides[:1])
+    bars = mock.Mock(wraps=NoProgress())
     with pytest.raises(ValueError, match=r"no clip is left(.|\n)*face_px_below_min"):
-        curate(raw, tmp_path / "dataset", strict, NoProgress())
+        curate(raw, tmp_path / "dataset", strict, bars)
+    assert {call.args[1] for call in bars.track.call_args_list} == {"looking at sources", "making clips"}
     bounded = dataclasses.replace(config, max_retention=0.1)
     with pytest.raises(ValueError, match=r"outside 0\.02\.\.0\.1"):
         curate(raw, tmp_path / "dataset", bounded, NoProgress())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers import make_scorers, passports
+from components.curate.scorers import make_scorers, passports, try_extra
 from components.curate.scorers.dover import Dover, detail_view, whole_view
 from lpm_model.digests import file_digest
 
@@ -97,5 +97,9 @@ def test_a_missing_and_another_network_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file: give DOVER as ONNX"):
         passports(ScorerConfig(extra=("dover",)))
     other = network(tmp_path / "other.onnx", inputs=("x", "y"))
-    with pytest.raises(ValueError, match="is not DOVER"):
+    with pytest.raises(ValueError, match="is not DOVER: give DOVER as ONNX"):
         make_scorers(ScorerConfig(extra=("dover",), dover=str(other)))
+    film = tmp_path / "some.mp4"
+    film.write_bytes(bytes(100))
+    with pytest.raises(ValueError, match=r"scorers\.dover is '.*some\.mp4', which is no ONNX file.*: give DOVER"):
+        try_extra(ScorerConfig(extra=("dover",), dover=str(film)))

@@ -1,5 +1,7 @@
 """A job that crashes, hangs or eats the memory costs only itself, wherever it runs."""
 
+from unittest import mock
+
 import pytest
 
 from components.curate.executor import Executor, Task
@@ -20,6 +22,23 @@ def test_a_job_that_misbehaves_costs_only_itself() -> None:
         again = dict(executor.map(task, ["fine"]))
     assert {JOBS[number]: outcome.get("reason") for number, outcome in done.items()} == ENDS
     assert again == {0: {"job": "fine"}}
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (None, "cannot be started here .no room for it"),
+        ("10.0.0.1:1", "cannot be joined at 10.0.0.1:1 .no room for it"),
+    ],
+)
+def test_ray_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, said: str) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "init", mock.Mock(side_effect=RuntimeError("no room for it\nand many more lines")))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with Executor("ray", 1) as executor, pytest.raises(ValueError, match=rf"{said}.*executor=process.*goes on"):
+        next(executor.map(Task(misbehave, lost), ["fine"]))
 
 
 @pytest.mark.slow

@@ -12,12 +12,13 @@ import pytest
 from components.common import NoProgress, write_json
 from components.curate import forget as module
 from components.curate.config import CurationConfig, StateConfig
-from components.curate.forget import Places, find, foresee, forget, models_of, tracked_models
+from components.curate.forget import Places, foresee, forget, models_of, tracked_models
 from components.curate.gate import validate
 from components.curate.manifest import read_rows
 from components.curate.proof import content_digests, holders
 from components.curate.shards import read_shard
 from components.curate.step import curate
+from components.curate.target import find
 from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 from components.tombstones import TOMBSTONES, Tombstones
@@ -143,7 +144,7 @@ def test_clips_that_let_the_person_be_heard_go_too(dataset: Path, tmp_path: Path
 def test_the_raw_folder_of_another_dataset_is_refused(copy: Path, sides: list[Path], tmp_path: Path) -> None:
     other = make_raw(tmp_path / "other", sides[:1], conversation_id=None, camera=None)
     untouched = holders([copy, other], set())
-    with pytest.raises(ValueError, match="lacks 1 recordings of the dataset.*--raw"):
+    with pytest.raises(ValueError, match="lacks 1 of the dataset's recordings.*--raw"):
         forget(copy / "dataset", "identity", "Ada", Places(raw=other))
     assert holders([copy, other], set()) == untouched
 
@@ -166,7 +167,35 @@ def test_what_would_go_is_said_before(copy: Path) -> None:
     found = foresee(copy / "dataset", "identity", "Ada", copy / "raw")
     assert holders([copy], set()) == untouched
     report = forget(copy / "dataset", "identity", "Ada", Places(raw=copy / "raw"))
-    assert list(found.values()) == [report.clips, 0, report.removed["recordings"]]
+    assert (found.clips, found.heard, found.recordings) == (report.clips, 0, report.removed["recordings"])
+    assert found.notes == report.notes == ()
+
+
+def test_the_names_of_refused_copies_go_too(copy: Path, sides: list[Path]) -> None:
+    dataset, raw = copy / "dataset", copy / "raw"
+    refused = [{"file": f"{name}.mp4", "reason": "same content", "same_as": side.stem} for name, side in
+               zip(("ada_again", "bob_again"), sides, strict=True)]  # fmt: skip
+    write_json(raw / "ingest.json", {"rejected": refused})
+    report = json.loads((dataset / "curation.json").read_text())
+    write_json(dataset / "curation.json", {**report, "refused_by_ingest": refused})
+    forget(dataset, "identity", "ada", Places(raw=raw))
+    assert json.loads((raw / "ingest.json").read_text())["rejected"] == refused[1:]
+    assert json.loads((dataset / "curation.json").read_text())["refused_by_ingest"] == refused[1:]
+    assert [path for path in copy.rglob("*") if path.is_file() and b"ada_again" in path.read_bytes()] == []
+
+
+def test_a_name_that_means_another_file_by_now_forgets_that_one(copy: Path) -> None:
+    dataset, listing = copy / "dataset", copy / "raw" / "sources.jsonl"
+    others = listing.read_text()
+    for number, sha in enumerate(("5" * 64, "6" * 64), 1):
+        film = {"source_id": f"film-{sha[:8]}", "file": f"media/film-{sha[:8]}.mp4", "sha256": sha, "person_hint": None}
+        listing.write_text(others + json.dumps(film) + "\n")
+        (copy / "raw" / film["file"]).write_bytes(b"a recording")
+        for recordings in (1, 0):  # the second time, the same words mean what was just removed
+            report = forget(dataset, "source", "film.mp4", Places(raw=copy / "raw"))
+            assert report.removed["recordings"] == recordings
+            assert len(Tombstones(dataset / TOMBSTONES).all) == number
+        assert not (copy / "raw" / film["file"]).exists()
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])

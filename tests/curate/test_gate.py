@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -39,6 +40,13 @@ def odd_columns(folder: Path) -> set[str]:
 def test_a_good_dataset_holds(dataset: Path) -> None:
     assert odd_columns(dataset) == set()
     assert all(fact["recorded"] and fact["unchanged"] for fact in file_facts(dataset))
+
+
+def test_the_checker_keeps_its_notes_to_itself(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip_frames = json.loads((copy / "dataset.json").read_text())["clip_frames"]
+    with caplog.at_level(logging.INFO):
+        validate(read_rows(copy / "manifest.parquet"), copy, tuple(clip_frames))
+    assert not [record for record in caplog.records if record.name.startswith("great_expectations")]
 
 
 def test_broken_members_are_named(copy: Path) -> None:

@@ -83,6 +83,7 @@ def test_other_thresholds_need_no_second_look(
     bars = Bars()
     curate(raw, tmp_path / "again", other(quick), bars, looks)
     assert (bars.seen["looking at sources"], bars.seen["making clips"]) == ((3, 3), (0, 2))
+    assert list(bars.seen)[-1] == "checks and page"
     assert read_json(tmp_path / "again" / "timing.json")["look"]["reused"] == 3
     assert settled(tmp_path / "again") == settled(tmp_path / "scratch")
 

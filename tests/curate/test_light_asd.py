@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from components.curate.config import ScorerConfig
 from components.curate.crops import Crop
 from components.curate.faces import FEATURES, Track
-from components.curate.scorers import make_scorers, passports
+from components.curate.scorers import make_scorers, passports, try_extra
 from components.curate.scorers.base import Clip
 from components.curate.scorers.light_asd import LightAsd, mouth_pictures, speaking_scores
 from components.curate.scorers.light_asd_net import LightAsdNet, load, mfcc
@@ -126,6 +126,8 @@ def test_missing_and_wrong_weights_are_explained(weights: Path, tmp_path: Path) 
     torch.save({"a": torch.zeros(1)}, pickled)
     with pytest.raises(ValueError, match="no readable safetensors file"):
         load(pickled)
+    with pytest.raises(ValueError, match=r"scorers\.light_asd is .*: give Light-ASD's weights as safetensors"):
+        try_extra(ScorerConfig(extra=("light_asd",), light_asd=str(pickled)))
     other = tmp_path / "other.safetensors"
     save_file({"lossAV.FC.bias": torch.zeros(3)}, other)
     with pytest.raises(ValueError, match="does not hold the weights of Light-ASD"):

@@ -1,14 +1,16 @@
 """A step runs again when its inputs, its config or its code change, and only then."""
 
 import dataclasses
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components import runner
-from components.common import NoProgress, read_json
+from components.common import NoProgress, locked, read_json
 from components.fingerprint import code_digest, input_digest
 from components.lineage import chain_of, read_links
 from components.runner import StepRecord, run_step
@@ -17,6 +19,13 @@ from lpm_model.digests import RUN_MANIFEST
 from tests.pipelines.conftest import Calls, CountConfig
 
 DEFAULT = CountConfig()
+
+
+@dataclasses.dataclass
+class Unsettled:
+    """Report of a step that may give more another time."""
+
+    to_try_again: int
 
 
 @pytest.fixture
@@ -77,6 +86,30 @@ def test_only_a_few_results_are_kept(go, tmp_path: Path, monkeypatch: pytest.Mon
         go(CountConfig(factor=factor))
     assert len(list((tmp_path / "cache" / "steps" / "count").glob("*/step.json"))) == 2
     assert go(CountConfig(factor=5)).cached
+
+
+def test_a_result_that_may_get_better_is_not_reused(go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step says that it left something out which another try may take in; then that it did not."""
+    module = sys.modules["components.count.step"]
+    plain, left = module.count, [1, 0]
+
+    def count(**given: Any) -> Any:
+        plain(**given)
+        return Unsettled(to_try_again=left.pop(0))
+
+    monkeypatch.setattr(module, "count", count)
+    assert [go().cached for _ in range(3)] == [False, False, True]
+
+
+def test_unfinished_results_go_when_nobody_comes_back(go, tmp_path: Path) -> None:
+    steps = tmp_path / "cache" / "steps" / "count"
+    for name, age_s in (("left", 8 * 24 * 3600), ("busy", 8 * 24 * 3600), ("fresh", 3600)):
+        (steps / name / ".dataset.partial").mkdir(parents=True)
+        os.utime(steps / name, (time.time() - age_s,) * 2)
+    with locked(steps / "busy"):
+        go()
+    assert {path.name for path in steps.iterdir() if path.is_dir()} >= {"busy", "fresh"}
+    assert not (steps / "left").exists()
 
 
 def test_what_other_calls_can_use_lies_in_the_cache(

@@ -93,11 +93,16 @@ def test_a_step_says_what_it_gave(tmp_path: Path) -> None:
     assert outcome_line("ingest", taken, tmp_path) == f"5 recordings taken, 1 refused: {tmp_path / 'ingest.json'}"
     reasons = {"frame": {"no_face": 9}, "clip": {"blur": 1, "text": 2, "no_reference": 1}}
     stages = [{"unit": unit, "reasons": found} for unit, found in reasons.items()]
-    report = {"clips": 6, "clips_dropped": 4, "seconds": 21.4, "funnel": stages, "rejected": [{}]}
-    for reused, known in ((0, ""), (2, "; 2 of 3 sources reused, looked at before")):
-        write_json(tmp_path / "timing.json", {"look": {"sources": 3, "reused": reused}})
-        assert outcome_line("curate", report, tmp_path) == (
-            f"6 of 10 clips kept (21 s), 4 dropped, most of them: text; 1 files left out{known}: "
-            f"open {tmp_path / 'curation.html'}"
-        )
+    whole = {"clips": 6, "clips_dropped": 4, "seconds": 21.4, "funnel": stages, "sources": 3}
+    for rejected, refused, again, reused, said in (
+        (0, 0, 0, 0, ""),
+        (0, 0, 0, 2, "; 2 of 3 sources had been looked at before"),
+        (1, 0, 1, 2, "; 1 of 3 files left out (1 to be tried again by the same command); 2 of 3 sources had been looked"
+         " at before"),
+        (1, 2, 0, 0, "; 3 of 5 files left out (2 by ingest)"),
+    ):  # fmt: skip
+        report = {**whole, "rejected": [{}] * rejected, "refused_by_ingest": [{}] * refused, "to_try_again": again}
+        write_json(tmp_path / "timing.json", {"look": {"sources": 3 - rejected, "reused": reused}})
+        line = f"6 of 10 clips kept (21 s), 4 dropped, most of them: text{said}: open {tmp_path / 'curation.html'}"
+        assert outcome_line("curate", report, tmp_path) == line
     assert outcome_line("train", {}, tmp_path) == ""

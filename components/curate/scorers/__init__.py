@@ -55,6 +55,17 @@ def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
     return tuple(scorer.make(config) for scorer in chosen(config))
 
 
+def try_extra(config: ScorerConfig) -> None:
+    """Start the scorers that `scorers.extra` names once, so that weights which are none cost no source.
+
+    Raises:
+        ValueError: weights that are missing, or a file that does not hold them.
+    """
+    for scorer in chosen(config):
+        if scorer in HEAVY:
+            scorer.make(config)
+
+
 @functools.cache
 def passports(config: ScorerConfig) -> tuple[dict[str, Any], ...]:
     """Name, version, licence, weights and columns of each of them, once a process; starts no network.

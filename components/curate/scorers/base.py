@@ -141,7 +141,11 @@ class Watcher(ABC):
         """What was kept, float32 [rows, columns]; column 0 is the frame."""
 
 
-def given_file(scorer: str, given: str, wanted: str) -> Path:
+_WANTED = {"dover": "DOVER as ONNX", "light_asd": "Light-ASD's weights as safetensors"}
+"""What the user gives a plug-in."""
+
+
+def given_file(scorer: str, given: str) -> Path:
     """The file that the config gives a plug-in.
 
     Raises:
@@ -149,11 +153,16 @@ def given_file(scorer: str, given: str, wanted: str) -> Path:
     """
     path = Path(given)
     if not path.is_file():
-        raise ValueError(
-            f"scorers.{scorer} is {given!r}, which is no file: give {wanted} (the README of curate says how), or take "
-            f"{scorer} out of scorers.extra"
-        )
+        raise wrong_file(scorer, given, "is no file")
     return path
+
+
+def wrong_file(scorer: str, given: Path | str, why: str) -> ValueError:
+    """The error of a file that the config gives a plug-in, such as "is no file", with what to do."""
+    return ValueError(
+        f"scorers.{scorer} is {str(given)!r}, which {why}: give {_WANTED[scorer]} (the README of curate says how), or "
+        f"take {scorer} out of scorers.extra"
+    )
 
 
 class Scorer(ABC):
@@ -175,7 +184,7 @@ class Scorer(ABC):
         """The scorer as a config wants it; starts its network.
 
         Raises:
-            ValueError: its weights are missing.
+            ValueError: its weights are missing, or are none.
         """
         return cls()
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers.base import Clip, Scorer, Scores, given_file
+from components.curate.scorers.base import Clip, Scorer, Scores, given_file, wrong_file
 from components.packaged import onnx_session
 from lpm_model.digests import file_digest
 
@@ -38,9 +38,12 @@ class Dover(Scorer):
 
     @classmethod
     def make(cls, config: ScorerConfig) -> Self:
-        session = onnx_session(_network(config))
+        try:
+            session = onnx_session(_network(config))
+        except Exception as error:  # the runtime's errors have no kind in common
+            raise wrong_file("dover", config.dover, f"is no ONNX file ({error})") from error
         if {one.name for one in session.get_inputs()} != set(_INPUTS) or len(session.get_outputs()) != 2:
-            raise ValueError(f"{config.dover} is not DOVER: export it as the README of curate says")
+            raise wrong_file("dover", config.dover, "is not DOVER")
         return cls(session)
 
     @classmethod
@@ -58,7 +61,7 @@ class Dover(Scorer):
 
 
 def _network(config: ScorerConfig) -> Path:
-    return given_file("dover", config.dover, "DOVER as ONNX")
+    return given_file("dover", config.dover)
 
 
 def whole_view(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:

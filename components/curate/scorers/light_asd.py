@@ -59,7 +59,7 @@ class LightAsd(Scorer):
 
 
 def _weights(config: ScorerConfig) -> Path:
-    return given_file("light_asd", config.light_asd, "Light-ASD's weights as safetensors")
+    return given_file("light_asd", config.light_asd)
 
 
 def speaking_scores(net: "LightAsdNet", clip: Clip) -> NDArray[np.float32]:

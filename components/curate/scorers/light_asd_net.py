@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from components.curate.scorers.base import wrong_file
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -114,16 +116,14 @@ def load(path: Path) -> LightAsdNet:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} is no readable safetensors file ({error}): convert the weights as the README of curate says"
-        ) from error
+        raise wrong_file("light_asd", path, f"is no readable safetensors file ({error})") from error
     net = LightAsdNet()
     own = {name: tensor for name, tensor in state.items() if not name.startswith("lossV.")}  # training's second head
     try:
         net.load_state_dict(own)
     except RuntimeError as error:
         line = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} does not hold the weights of Light-ASD: {line}") from error
+        raise wrong_file("light_asd", path, f"does not hold the weights of Light-ASD ({line})") from error
     return net.eval()
 
 
