@@ -90,8 +90,8 @@ def _rounded(seconds: float) -> str:
 def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources: int) -> str:
     """Write everything beside manifest and shards anew, after rows and sources were removed.
 
-    The funnel's stages over people and frames stay as they were, and say so (`before_removal`): to count them anew, both
-    passes would have to run again.
+    The funnel's stages over people and frames stay as they were, and say so (`before_removal`): to count them anew,
+    both passes would have to run again.
 
     Args:
         given: the dataset before.
