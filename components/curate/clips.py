@@ -180,7 +180,7 @@ def _finish(plan: Plan, inputs: Inputs, store: ClipStore) -> None:
             latents = inputs.encoder.encode(clip)
         with cost.part("thumbnails"):
             thumbnails = np.stack([thumbnail(picture) for picture in clip])
-        with cost.part("writing"):
+        with cost.part("writing clips"):
             store.wait(plan.clip_id, latents=latents, thumbnails=thumbnails)
         plan.waits = True
 
@@ -194,7 +194,7 @@ def _settle(
     for plan in plans:
         if not plan.waits:
             continue
-        with cost.part("writing"):
+        with cost.part("writing clips"):
             clip = store.waiting(plan.clip_id)
         with cost.part("references"):
             picked = taker.pick(plan.track, plan.choices, pictures, clip["thumbnails"])
@@ -203,7 +203,7 @@ def _settle(
             plan.row |= {"kept": False, "reason": reason, "reasons": [reason]}
             continue
         members = _members(plan, clip["latents"], picked, references, inputs)
-        with cost.part("writing"):
+        with cost.part("writing clips"):
             store.members(plan.clip_id, members)
 
 

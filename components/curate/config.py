@@ -59,8 +59,8 @@ class Thresholds:
     """Encoded bits per pixel and frame of the source: a floor for the file, where SpeakerVid-5M drops the 5 % of a
     source's clips with the lowest bit rate per pixel."""
     max_copied_ratio: float | None = 0.3
-    """Share of frames that an earlier source shows as well: the same recording, not merely a look-alike, as the cosine
-    of embeddings elsewhere."""
+    """Share of the clip's frames that are a copy: another source, earlier by name, is the same recording, with the same
+    movement and sound from frame to frame. One that only looks alike, such as another take, is no copy."""
     min_luminance: float | None = 20.0
     """Mean grey value, 0..255."""
     max_luminance: float | None = 225.0

@@ -43,8 +43,8 @@ def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
-    # It lets its own notes through whatever the program's level is; ours are about the dataset.
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second has its own level
+        logging.getLogger(name).setLevel(logging.WARNING)
     docs = folder / "validation"
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}

@@ -72,9 +72,9 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
     """Write curation.html over what lies in the folder."""
     facts = {
         "clips": report["clips"],
-        "seconds": report["seconds"],
-        **{f"seconds {name}": value for name, value in report["state_seconds"].items()},
-        "sources used": f"{report['sources_used']} of {report['sources']}",
+        "seconds": _rounded(report["seconds"]),
+        **{f"seconds {name}": _rounded(value) for name, value in report["state_seconds"].items()},
+        "sources with a kept clip": f"{report['sources_used']} of {report['sources']}",
         "retention": f"{100 * report['retention']:.1f} %",
     }
     rejected = report["rejected"] + [{**item, "detail": "by ingest"} for item in report["refused_by_ingest"]]
@@ -82,8 +82,16 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
     write_page(folder, report["funnel"], rows, rejected, facts, described["thresholds"], costs)
 
 
+def _rounded(seconds: float) -> str:
+    """Seconds as a person reads them: tenths below 100."""
+    return f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"
+
+
 def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources: int) -> str:
     """Write everything beside manifest and shards anew, after rows and sources were removed.
+
+    The funnel's stages over people and frames stay as they were, and say so (`before_removal`): to count them anew,
+    both passes would have to run again.
 
     Args:
         given: the dataset before.
@@ -105,6 +113,8 @@ def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources
         if stage["stage"] == "sources":
             reasons = {**stage["reasons"], "forgotten": stage["reasons"].get("forgotten", 0) + used}
             stage = {**stage, "out": stage["out"] - used, "reasons": reasons}
+        elif stage["unit"] != "clip":
+            stage = {**stage, "before_removal": True}
         funnel.append(stage)
     fresh = {stage["stage"]: stage for stage in clip_stages(rows)}
     seen_s = old["seconds"] / old["retention"] if old["retention"] else 1.0

@@ -38,6 +38,14 @@ REASONS = {
     "forgotten": "removed on request",
 }
 """What reasons mean that are no threshold's, and the setting that decides."""
+GOES_ON = {
+    "sources": "recordings that can be used, whether or not a clip of them is kept in the end",
+    "people": "people followed through a shot of whom a clip can be cut",
+    "cut": "frames of these people that lie in a clip",
+    "quality": "clips that every threshold lets through",
+    "references": "clips that also have a picture of their person from elsewhere: those that are kept",
+}
+"""What each stage of the funnel counts."""
 _COLOURS = {0: "#c9ccd1", 1: "#d9603b", 2: "#3b7dd9", 255: "#000000"}
 _LINES = (("speech_track", "#2e7d32"), ("mouth_track", "#d9603b"), ("loudness_track", "#8b9099"))
 _POINTS = 60
@@ -82,6 +90,7 @@ def write_page(
             docs=(folder / "validation" / "index.html").is_file(),
             data=what_if(rows, thresholds),
             meaning=meaning_of,
+            goes_on=GOES_ON,
             clips=len(rows),
         )
         if len(text.encode()) <= BUDGET_BYTES or cards == 0:
@@ -176,23 +185,24 @@ def meaning_of(reason: str) -> str:
     return f"{meanings()[name]} curate.thresholds.{name}" if name else REASONS.get(reason, "")
 
 
-def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[str]:
-    """What a clip failed by: score, limit and which side of it is wrong."""
+def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[dict[str, str]]:
+    """What a clip failed by: score, limit and which side of it is wrong, and what that means."""
     lines = []
     for reason in row["reasons"]:
         name = threshold_of(reason)
         limit, score = thresholds.get(name), row.get(name.partition("_")[2])
         if limit is None or score is None:
-            lines.append(reason)
+            text = reason
         else:
-            lines.append(f"{name.partition('_')[2]} {score:.4g} {'<' if name.startswith('min') else '>'} {limit:.4g}")
+            text = f"{name.partition('_')[2]} {score:.4g} {'<' if name.startswith('min') else '>'} {limit:.4g}"
+        lines.append({"text": text, "meaning": meaning_of(reason)})
     return lines
 
 
 def _card(row: Row, previews: Path, thresholds: Mapping[str, float | None]) -> dict[str, Any]:
     """One clip with its strip, tracks and numbers."""
     strip = previews / f"{row['clip_id']}.jpg"
-    shown = {name: row[name] for name in ("sync", "av_offset_frames") if row.get(name) is not None}
+    shown = {name: row[name] for name in ("av_sync", "av_offset_frames") if row.get(name) is not None}
     partner = row["partner_source_id"] or row["partner_person"]
     return {
         "id": row["clip_id"],

@@ -70,7 +70,7 @@ class CurationReport:
     rejected: list[dict[str, str]]
     """Sources left out: file, reason, detail."""
     to_try_again: int
-    """How many of them were left out for a reason that may not hold another time: the same run tries them again."""
+    """How many of them were left out for a reason that may not hold another time; the same command tries them again."""
     refused_by_ingest: list[dict[str, str]]
     """Files that never became sources, from the raw folder's ingest.json: file, reason."""
 

@@ -91,7 +91,7 @@ def look(job: Job) -> dict[str, Any]:
 
 def _look(job: Job) -> dict[str, Any]:
     analysis = analyse(job.raw, job.source, job.config)
-    with cost.part("writing"):
+    with cost.part("writing the first pass"):
         parts.save_analysis(job.folder / parts.ANALYSIS, analysis)
     return {"frames": analysis.frames, "people": len(analysis.tracks)}
 
@@ -139,7 +139,7 @@ def _clips(job: Job) -> dict[str, Any]:
         ),
         ClipStore(folder),
     )
-    with cost.part("writing"):
+    with cost.part("writing rows"):
         write_rows(folder / "rows.parquet", found.rows)
         spans = np.array([(track.start, track.stop) for track in own.tracks], np.int64)
         np.savez(folder / PEOPLE, embeddings=found.embeddings, spans=spans)

@@ -46,7 +46,7 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
 def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
     timing = json.loads((dataset / "timing.json").read_text())
     for name, parts in (
-        ("look", ("starting networks", "decoding", "faces", "watch: text", "writing")),
+        ("look", ("starting networks", "decoding", "faces", "watch: text", "writing the first pass")),
         (
             "clips",
             (
@@ -60,7 +60,8 @@ def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
                 "thumbnails",
                 "previews",
                 "manifest rows",
-                "writing",
+                "writing clips",
+                "writing rows",
             ),
         ),
     ):

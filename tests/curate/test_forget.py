@@ -83,6 +83,12 @@ def test_a_person_goes_whole_and_alone(copy: Path, sides: list[Path], config: Cu
         files = [path for path in copy.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
         assert files == []
     validate(rows, dataset, tuple(described["clip_frames"]))
+    # What can't be counted anew is said to be of before.
+    funnel = json.loads((dataset / "curation.json").read_text())["funnel"]
+    assert [stage["stage"] for stage in funnel if stage.get("before_removal")] == ["people", "cut"]
+    page = (dataset / "curation.html").read_text()
+    assert page.count(", before removal</text>") == 2
+    assert "The stages people and cut, the retention and the cost still count them" in page
 
     # It can't come back: neither under another name, nor as the same person in another file.
     again = tmp_path / "again"
