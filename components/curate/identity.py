@@ -177,6 +177,25 @@ def name_people(people: list[Person], threshold: float) -> Mapping[Key, str]:
     }
 
 
+def hinted(names: Mapping[Key, str], hints: Mapping[str, str | None]) -> dict[Key, str]:
+    """The names with the owner's word for people who turn out to be the only one of a source with cuts.
+
+    Args:
+        names: as `name_people` gives them.
+        hints: who the owner says a source shows, by source id.
+    """
+    found = dict(names)
+    for source, hint in hints.items():
+        called = {name for (one, _), name in found.items() if one == source}
+        if not hint or not called or hint in called:
+            continue
+        if len(called) > 1 or called & set(hints.values()):
+            log.warning("%s: its person_hint %s names nobody, as it may show several people", source, hint)
+            continue
+        found = {key: hint if name in called else name for key, name in found.items()}
+    return found
+
+
 def _never_one(one: Person, other: Person) -> bool:
     """Whether two tracks show different people for certain: in one picture at once, or by what the owner says."""
     beside = one.key[0] == other.key[0] and max(one.span[0], other.span[0]) < min(one.span[1], other.span[1])

@@ -24,7 +24,7 @@ from components.curate.encode import load_encoder
 from components.curate.executor import Executor
 from components.curate.funnel import Stage, check, stage
 from components.curate.gate import validate
-from components.curate.identity import Person, name_people
+from components.curate.identity import Person, hinted, name_people
 from components.curate.kept import KeptLooks
 from components.curate.manifest import Source, read_rows, write_rows
 from components.curate.outputs import contents, page, passing, totals
@@ -163,8 +163,9 @@ def _leave_out(sources: list[Source], config: CurationConfig, stones: Tombstones
     out: Outcomes = {}
     first: dict[str, str] = {}
     for source in sources:
-        if stones.forbids(source.sha256, source.source_id, source.person_hint):
-            out[source.source_id] = _refusal(source, "forgotten", "removed on request (lpm data forget)")
+        if known := stones.forbids(source.sha256, source.source_id, source.person_hint):
+            detail = f"removed on request (lpm data forget), known by its {known}"
+            out[source.source_id] = _refusal(source, "forgotten", detail)
             continue
         if source.sha256 and source.sha256 in first:
             out[source.source_id] = _refusal(source, "duplicate", f"same bytes as {first[source.sha256]}")
@@ -357,6 +358,7 @@ def _name_people(
             )
             kinds.setdefault(config.identity.limit(row["origin"]), []).append(people[key])
     names = {key: name for limit, alike in kinds.items() for key, name in name_people(alike, limit).items()}
+    names = hinted(names, hints)
     renamed = {people[key].name: name for key, name in names.items()}
     for row in rows:
         row["person_id"] = names[row["source_id"], row["track"]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.curate.config import IntervalConfig, StateConfig
-from components.curate.identity import Person, group, name_people
+from components.curate.identity import Person, group, hinted, name_people
 from components.curate.intervals import find_intervals, runs
 from components.curate.manifest import LISTEN, SPEAK
 from components.curate.offset import UNKNOWN, find_offset, shift_sound, sound_bands
@@ -144,3 +144,15 @@ def test_an_identity_bears_the_owners_name_and_people_in_one_picture_stay_two() 
     beside = [person("x", 0, None, (0, 50)), person("x", 1, None, (20, 90))]
     assert len(set(name_people(beside, 0.28).values())) == 2
     assert name_people([], 0.28) == {}
+
+
+def test_the_owners_name_holds_for_a_source_with_cuts_but_not_for_one_with_two_people(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    alone = {("x", 0): "x.p0", ("x", 1): "x.p0", ("y", 0): "x.p0", ("z", 0): "z.p0"}
+    assert hinted(alone, {"x": "Ann", "y": None, "z": None}) == {**dict.fromkeys(alone, "Ann"), ("z", 0): "z.p0"}
+    assert not caplog.records
+    two = {("x", 0): "x.p0", ("x", 1): "x.p1"}
+    assert hinted(two, {"x": "Ann"}) == two
+    assert "names nobody" in caplog.text
+    assert hinted({("x", 0): "Bob"}, {"x": "Ann", "w": "Bob"}) == {("x", 0): "Bob"}
