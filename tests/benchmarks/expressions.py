@@ -3,10 +3,12 @@
 
 Performers are rendered with one expression each, at 0.4 to 1.4 of the strength with which conversations use it, half of
 the pictures with an open jaw; turned heads and open mouths show none. A word is right when it names what was rendered.
-In conversations a segment's caption is right when it names the emotion that its person performs in most of it.
-How strongly and for how long a face has to show something to be named was chosen on conversations of seeds 41 to 44.
 Faces: how far a single one lies from the mean of its own person and of the others. The people are held-out ones; none
 of them was used to choose a limit.
+
+In conversations a segment's caption is right when it names the emotion that its person performs in most of it. How
+strongly and for how long a face has to show something to be named was chosen on conversations of seeds 41 to 44; what
+is told comes from another seed.
 """
 
 import argparse
