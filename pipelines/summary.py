@@ -116,9 +116,10 @@ def _sources_line(report: Mapping[str, Any], output: Path) -> str:
     before, left_out = len(report["refused_by_ingest"]), len(report["rejected"])
     line = ""
     if before or left_out:
+        again = report["to_try_again"]
+        told = [f"{before} by ingest"] * bool(before) + [f"{again} to be tried again by the same command"] * bool(again)
         line += f"; {before + left_out} of {before + report['sources']} files left out"
-        line += f" ({before} by ingest)" if before else ""
-        line += f" ({report['to_try_again']} to be tried again by the same command)" if report["to_try_again"] else ""
+        line += f" ({', '.join(told)})" if told else ""
     known = read_json(output / "timing.json")["look"]["reused"]
     return line + (f"; {known} of {report['sources']} sources had been looked at before" if known else "")
 
