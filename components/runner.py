@@ -105,7 +105,9 @@ def run_step(
             kept = _reuse(entry, step.output)
             target = entry / step.output
             record = kept or _work(step, inputs, target, config, progress, digests, settings, code, shared)
-            if not record.report.get("to_try_again"):  # else the same call may give more another time
+            if kept is not None:
+                os.utime(entry / _ENTRY)
+            elif not record.report.get("to_try_again"):  # else the same call may give more another time
                 write_json(entry / _ENTRY, record)
                 _prune(entry.parent)
             link_tree(target, output)
