@@ -49,6 +49,10 @@ class Plan:
         """Frame after the last."""
         return self.start + self.frames
 
+    def within(self, track: Track) -> slice:
+        """The clip's frames in its person's track."""
+        return slice(self.start - track.start, self.stop - track.start)
+
 
 def clip_key(source_id: str, track: int, start: int) -> str:
     """Name of a clip; tar members may hold no dot before their extension."""

@@ -11,10 +11,9 @@ from components.curate.config import CurationConfig
 from components.curate.conversation import conversation_facts, strange_voice
 from components.curate.crops import others_in
 from components.curate.expressions import usual_face
-from components.curate.faces import FEATURES
 from components.curate.manifest import DISCARD, IDLE, LISTEN, SPEAK, encode_states
 from components.curate.pairing import Labelled
-from components.curate.plan import Plan, rows_of
+from components.curate.plan import Plan
 from components.curate.scorers.base import Clip
 from components.curate.states import gate
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
@@ -39,7 +38,7 @@ def clip_view(
         config: settings.
     """
     track, labels = own.tracks[plan.track], labelled.labels[plan.track]
-    part = slice(plan.start - track.start, plan.stop - track.start)
+    part = plan.within(track)
     return Clip(
         own=own,
         start=plan.start,
@@ -60,9 +59,9 @@ def clip_facts(
 ) -> dict[str, Any]:
     """All manifest columns that are not scores, tracks or captions."""
     source, track = own.source, own.tracks[plan.track]
-    part = slice(plan.start - track.start, plan.stop - track.start)
+    part = plan.within(track)
     states = labelled.labels[plan.track].states[part]
-    rows = rows_of(track, plan.start, plan.stop)
+    rows = track.values[part]
     person = source.person_hint if source.person_hint and len(own.tracks) == 1 else f"{source.source_id}.p{plan.track}"
     return {
         **{name: getattr(source, name) for name in ("source_id", "file", "origin", "licence", "consent_ref")},
@@ -98,8 +97,8 @@ def clip_facts(
 def seen_of(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labelled) -> Seen:
     """What a captioner gets to see of a clip."""
     track, span = own.tracks[plan.track], slice(plan.start, plan.stop)
-    rows, states = rows_of(track, plan.start, plan.stop), labelled.labels[plan.track].states
-    part = slice(plan.start - track.start, plan.stop - track.start)
+    part, states = plan.within(track), labelled.labels[plan.track].states
+    rows = track.values[part]
     return Seen(
         states=states[part],
         speech=own.speech[span],
@@ -114,7 +113,8 @@ def seen_of(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labell
 
 def clip_tracks(plan: Plan, own: Analysis) -> dict[str, list[int]]:
     """Tracks for people to look at, one byte a frame: speech 0..1, mouth gap 0..0.5 eye distances, -60..0 dB."""
-    gap = rows_of(own.tracks[plan.track], plan.start, plan.stop)[:, FEATURES.index("gap")]
+    track = own.tracks[plan.track]
+    gap = track.column("gap")[plan.within(track)]
     span = slice(plan.start, plan.stop)
     shares = {
         "speech_track": own.speech[span],

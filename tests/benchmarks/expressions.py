@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 
 from components.common import NoProgress
 from components.curate.analyse import analyse
-from components.curate.captions import Seen, cut_segments, described_frames, measured_fields
+from components.curate.captions import MeasuredCaptioner, described_frames
 from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
-from components.curate.expressions import strengths, usual_face
+from components.curate.crops import Crop
+from components.curate.expressions import strengths
 from components.curate.faces import FEATURES, FaceFinder
 from components.curate.identity import ONE_FACE_DISTANCE, embed
 from components.curate.pairing import label_source
+from components.curate.plan import Plan
+from components.curate.rows import seen_of
 from components.curate.scorers import SCORERS
 from components.ingest.performer.compose import HELDOUT_PEOPLE, render_corpus
 from components.ingest.performer.config import PerformerConfig
@@ -141,24 +144,19 @@ def _segments(recording: Path, truth: Path) -> Iterator[tuple[str, str]]:
     config = CurationConfig(scorers=ScorerConfig(off=tuple(scorer.name for scorer in SCORERS)))
     own = analyse(recording.parent, source_of(recording), config)
     emotions = np.load(truth)["emotion"]
-    for track, labels in zip(own.tracks, label_source(own, None, config.states).labels, strict=True):
-        span = slice(track.start, track.stop)
-        whole = Seen(
-            states=labels.states, speech=own.speech[span], loudness_db=own.loudness[span],
-            sound=own.track[1000 * track.start : 1000 * track.stop], features=track.values,
-            usual=usual_face(track, labels.states), face_share=0.5,
-        )  # fmt: skip
-        for start in range(0, len(track.values) - _CLIP_FRAMES, _CLIP_FRAMES):
-            clip = whole.part(start, start + _CLIP_FRAMES)
-            for first, stop in cut_segments(clip):
-                part = clip.part(first, stop)
-                at = track.start + start
+    labelled, unseen = label_source(own, None, config.states), np.zeros((0, 0, 0, 3), np.uint8)
+    whole = Crop(x=0, y=0, side=_SIZE_PX)
+    for number, track in enumerate(own.tracks):
+        for start in range(track.start, track.stop - _CLIP_FRAMES, _CLIP_FRAMES):
+            plan = Plan(clip_id="", track=number, start=start, frames=_CLIP_FRAMES, crop=whole, choices=[])
+            seen = seen_of(plan, unseen, own, labelled)
+            for segment in MeasuredCaptioner().caption(seen).segments:
+                span = slice(segment.start, segment.stop)
                 shown, counts = np.unique(
-                    emotions[at + first : at + stop][described_frames(part.states)], return_counts=True
+                    emotions[start : plan.stop][span][described_frames(seen.states[span])], return_counts=True
                 )
-                said = measured_fields(part)
-                if "expression" in said and counts.max() > _MOST * counts.sum():
-                    yield str(shown[counts.argmax()]), said["expression"].value[0]
+                if "expression" in segment.fields and counts.max() > _MOST * counts.sum():
+                    yield str(shown[counts.argmax()]), segment.fields["expression"].value[0]
 
 
 def in_conversations(conversations: int, bank: Literal["heldout", "train"]) -> dict[str, float]:
