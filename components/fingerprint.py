@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("lpm_model", "serving", "components")
 """Packages whose sources a step can reach."""
 _SKIPPED = {"__pycache__", "node_modules"}
-_WITHOUT_EFFECT = {"tracking", "scale", "keep_looks_gb"}
+_WITHOUT_EFFECT = {"tracking", "scale", "keep_looks_gb", "keep_pictures_gb"}
 
 
 @cache

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from components.curate import cost, heartbeat
 from components.curate.config import CurationConfig
+from components.curate.cutouts import CutoutWriter
 from components.curate.decode import audio_track, video_frames
 from components.curate.duplicates import EVERY, picture_hash
 from components.curate.faces import LOOK_EVERY, FaceFinder, Track, Tracker
@@ -59,8 +60,14 @@ class Analysis:
     """What the scorers' watchers kept, by scorer: [rows, columns], column 0 is the frame."""
 
 
-def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
+def analyse(raw: Path, source: Source, config: CurationConfig, cutouts: CutoutWriter | None = None) -> Analysis:
     """Decode a source once and measure it.
+
+    Args:
+        raw: corpus folder.
+        source: the source.
+        config: settings.
+        cutouts: takes in what the second pass will need of its pictures.
 
     Raises:
         SourceRejected: it cannot be used; the reason is machine-readable.
@@ -71,10 +78,13 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
     if config.require_audio and not header.has_audio:
         raise SourceRejected(path.name, "no_audio", "no sound track and require_audio is on")
     with cost.part(STARTING):
-        seen = _Watcher(config, header.width_px)
+        seen = _Watcher(config)
     frames = cost.waited("decoding", video_frames(path, config.limits, reduced=True))
     for number, picture, new in heartbeat.counted(frames, round(header.duration_s * 24)):
         seen.push(number, picture, new)
+        if cutouts is not None:
+            with cost.part("keeping pictures"):
+                cutouts.push(number, picture, seen.faces)
     with cost.part("people"):
         seen.finish()
     if seen.frames < config.limits.min_duration_s * 24:
@@ -109,11 +119,10 @@ def analyse(raw: Path, source: Source, config: CurationConfig) -> Analysis:
 class _Watcher:
     """Everything that watches the frames stream by; each frame is reduced once for all of them."""
 
-    def __init__(self, config: CurationConfig, width_px: int) -> None:
-        self._width_px = width_px
+    def __init__(self, config: CurationConfig) -> None:
         self._stride = config.mesh_stride
         self._unseen = True
-        self._faces = FaceFinder(config.max_faces)
+        self._finder = FaceFinder(config.max_faces)
         self.tracker = Tracker(config.mesh_stride)
         self.shots = ShotFinder(config.shot_threshold)
         self.watchers = watchers(make_scorers(config.scorers))
@@ -123,6 +132,11 @@ class _Watcher:
         self.frames = 0
         self._found: list[tuple[int, list[NDArray[np.float32]]]] = []
         self._last: Reduced | None = None
+
+    @property
+    def faces(self) -> list[NDArray[np.float32]]:
+        """Features of the faces of the last measured frame."""
+        return self._found[-1][1]
 
     def push(self, number: int, picture: Picture, new: bool) -> None:
         self.frames = number + 1
@@ -141,12 +155,11 @@ class _Watcher:
                 watcher.push(frame)
         if number % self._stride == 0:
             if self.change[-1] > 15:  # most likely a cut: the network must look for faces anew
-                self._faces.reset()
+                self._finder.reset()
             if self._unseen or not self._found:
                 with cost.part("faces"):
-                    scale = self._width_px / frame.picture.shape[1]  # it may be reduced, boxes are in source pixels
-                    faces = self._faces.find(frame.picture, anew=number % LOOK_EVERY < self._stride)
-                self._found.append((number, [_enlarged(face, scale) for face in faces]))
+                    faces = self._finder.find(picture, anew=number % LOOK_EVERY < self._stride)
+                self._found.append((number, faces))
             else:  # the same picture again has the same faces
                 self._found.append((number, self._found[-1][1]))
             self._unseen = False
@@ -161,14 +174,9 @@ class _Watcher:
 
     def finish(self) -> None:
         """Cut the found faces at the shots (known only afterwards) and join them into people."""
-        self._faces.close()
+        self._finder.close()
         numbers = [number for number, _ in self._found]
         for shot, (start, stop) in enumerate(self.shots.shots()):
             for number, faces in self._found[bisect_left(numbers, start) : bisect_left(numbers, stop)]:
                 self.tracker.push(number, faces)
             self.tracker.end_shot(shot, stop)
-
-
-def _enlarged(face: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-    """A face's features with its box (the first four) in larger pixels."""
-    return np.concatenate([face[:4] * np.float32(scale), face[4:]])

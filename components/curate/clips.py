@@ -12,8 +12,9 @@ from components.curate import cost, heartbeat, identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
-from components.curate.decode import video_frames
+from components.curate.cutouts import Cutouts
 from components.curate.encode import LatentEncoder
+from components.curate.footage import footage, needs
 from components.curate.likeness import thumbnail
 from components.curate.pairing import Labelled
 from components.curate.plan import Crops, Plan, plan_clips, rows_of
@@ -24,7 +25,6 @@ from components.curate.scorers.base import Scorer
 from components.curate.store import ClipStore
 from lpm_model.config import VIDEO_FPS
 
-_SHARPNESS_EVERY = 6
 _ROWS = "manifest rows"
 """Part of the cost."""
 _SHARED_REFERENCES = 128
@@ -54,6 +54,8 @@ class Inputs:
     """Says what kept clips show."""
     scorers: tuple[Scorer, ...]
     """What measures the clips."""
+    cutouts: Cutouts
+    """Pictures that the first pass kept."""
     copied: NDArray[np.bool_]
     """Frames of the source that an earlier source shows as well [frames]."""
 
@@ -103,43 +105,27 @@ def _second_pass(
     `faces` takes in the embeddings of each track's best frames.
     """
     own, config = inputs.own, inputs.config
-    wanted: dict[int, set[int]] = {}
-    for plan in plans:
-        for choice in plan.choices:
-            for frame in choice.frames:
-                wanted.setdefault(frame, set()).add(choice.track)
-    people = {plan.track for plan in plans} | {choice.track for plan in plans for choice in plan.choices}
-    known = identity.frames_by_number(own.tracks, people, config.identity.frames)
+    asked = needs(plans, own, crops, config)
     pictures: Pictures = {}
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
-    needed = np.zeros(max([0, *(plan.stop for plan in plans), *(frame + 1 for frame in (*wanted, *known))]), bool)
-    needed[[*wanted, *known]] = True
-    for plan in plans:
-        needed[plan.start : plan.stop] = True
-    frames = cost.waited("decoding", video_frames(inputs.raw / own.source.file, config.limits, wanted=needed))
-    for number, picture, _ in heartbeat.counted(frames, int(needed.sum())):
+    frames = footage(inputs.raw / own.source.file, config.limits, asked, inputs.cutouts, config.size_px)
+    for number, picture in heartbeat.counted(frames, int(asked.frames().sum())):
         while waiting and waiting[-1].start <= number:
             live.append(waiting.pop())
         for plan in live:
             with cost.part("crops"):
                 plan.pictures.append(plan.crop.cut(picture, config.size_px))
-            if (number - plan.start) % _SHARPNESS_EVERY == 0:
-                with cost.part("sharpness"):
-                    row = rows_of(own.tracks[plan.track], number, number + 1)[0]
-                    plan.sharp.append(quality.sharpness(picture, row))
-        for index in known.get(number, ()):
+        for index, square in asked.faces.get(number, ()):
             with cost.part("identity"):
-                face = identity.embed(picture.rgb, rows_of(own.tracks[index], number, number + 1)[0])
+                row = rows_of(own.tracks[index], number, number + 1)[0]
+                face = identity.recognise(picture, square, row)
             faces.setdefault(index, []).extend([] if face is None else [face])
-        for index in sorted(wanted.get(number, ())):
+        for index, crop in asked.references.get(number, ()):
             with cost.part("pictures for references"):
-                crop = crops.of(index, number, number + 1)
                 row = rows_of(own.tracks[index], number, number + 1)[0]
                 pictures[index, number] = Candidate(
-                    picture=store.candidate(crop.cut(picture, config.size_px)),
-                    row=crop.moved(row, config.size_px),
-                    sharpness=quality.sharpness(picture, row),
+                    picture=store.candidate(crop.cut(picture, config.size_px)), row=crop.moved(row, config.size_px)
                 )
         for plan in [plan for plan in live if plan.stop == number + 1]:
             live.remove(plan)

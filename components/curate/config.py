@@ -329,6 +329,10 @@ class CurationConfig:
     keep_looks_gb: float = 20.0
     """Room in the cache for first passes that a run with other settings of the second can use (GB, about 5 hours of
     video each); 0 = none are kept."""
+    keep_pictures_gb: float = 8.0
+    """Room beside the work in progress for pictures of the first pass, so that the second need not decode them again
+    (GB, 6 to 10 minutes of HD video each; at most half of what is free; none is left when a run has ended); 0 = all is
+    decoded twice."""
     autoencoder: str = ""
     """Folder of the autoencoder whose latents are written; empty = the shipped tiny one."""
     validate: bool = True
@@ -350,8 +354,9 @@ class CurationConfig:
         for name in ("mesh_stride", "workers", "max_faces", "max_references"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
-        if self.keep_looks_gb < 0:
-            raise ValueError(f"keep_looks_gb is {self.keep_looks_gb}: give 0 or more")
+        for name in ("keep_looks_gb", "keep_pictures_gb"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give 0 or more")
         if not 0 <= self.min_retention <= self.max_retention <= 1:
             raise ValueError(f"retention {self.min_retention}..{self.max_retention}: give 0 <= min <= max <= 1")
 

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
 from components.curate.faces import POINTS, Track
-from components.curate.picture import Picture
+from components.curate.picture import Pixels, halvings_to
 
 _FACE_HEIGHT_IN_CROP = 0.46
 """The face's centre is put a little above the middle: shoulders below."""
-_SMALLEST = 1.4
+SMALLEST = 1.4
 """A crop is never tighter than so many face heights."""
 
 
@@ -26,7 +26,12 @@ class Crop:
     side: int
     """Width and height."""
 
-    def cut(self, picture: Picture, size_px: int) -> NDArray[np.uint8]:
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """x, y and side."""
+        return self.x, self.y, self.side
+
+    def cut(self, picture: Pixels, size_px: int) -> NDArray[np.uint8]:
         """The crop of a picture as RGB [size_px, size_px, 3]; untouched pixels where the sizes agree."""
         import cv2
 
@@ -89,21 +94,33 @@ def plan_crop(
         if low <= face / height <= high and whole.holds(seen).mean() > 0.98:
             return whole
     side = min(config.crop_faces * face, float(min(size)))
-    smallest = min(_SMALLEST * face, side)
-    crop = _place(seen, side, size)
+    smallest = min(SMALLEST * face, side)
+    middle = float(np.median(seen[:, 0] + seen[:, 2])) / 2, float(np.median(seen[:, 1] + seen[:, 3])) / 2
+    crop = _place(middle, side, size, config.size_px)
     while side > smallest and any(crop.shows(box).mean() > 0.02 for box in others):
         side = max(side * 0.93, smallest)
-        crop = _place(seen, side, size)
+        crop = _place(middle, side, size, config.size_px)
     return crop
 
 
-def _place(seen: NDArray[np.float32], side: float, size: tuple[int, int]) -> Crop:
-    """Put a square around the middle of the person's places, inside the picture, between even pixels as colours are."""
-    pixels = max(int(side) // 2 * 2, 2)
-    x = float(np.median(seen[:, 0] + seen[:, 2])) / 2 - pixels / 2
-    y = float(np.median(seen[:, 1] + seen[:, 3])) / 2 - pixels * _FACE_HEIGHT_IN_CROP
-    left, top = (int(np.clip(round(at), 0, most - pixels)) // 2 * 2 for at, most in zip((x, y), size, strict=True))
+def _place(middle: tuple[float, float], side: float, size: tuple[int, int], size_px: int) -> Crop:
+    """Put a square around the middle (x, y) of a face, inside the picture of a size (width, height).
+
+    It lies between pixels that stay whole, colours included, when it is halved on its way to `size_px`.
+    """
+    grid = 2 << halvings_to(side, size_px)
+    pixels = max(int(side) // grid * grid, 2)
+    corner = middle[0] - pixels / 2, middle[1] - pixels * _FACE_HEIGHT_IN_CROP
+    left, top = (
+        min(max(round(at / grid), 0), (most - pixels) // grid) * grid for at, most in zip(corner, size, strict=True)
+    )
     return Crop(x=left, y=top, side=pixels)
+
+
+def square_around(row: NDArray[np.float32], faces: float, size: tuple[int, int], size_px: int) -> Crop:
+    """The square of so many face heights around one face with features (see faces.FEATURES)."""
+    x0, y0, x1, y1 = map(float, row[:4])
+    return _place(((x0 + x1) / 2, (y0 + y1) / 2), min(faces * (y1 - y0), *map(float, size)), size, size_px)
 
 
 def others_in(tracks: list[Track], index: int, start: int, stop: int) -> list[NDArray[np.float32]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from components.curate.config import SourceLimits
 from components.curate.packets import TIE_S, LeapFailed, decoded
-from components.curate.picture import Picture, Scalers, reduction
+from components.curate.picture import Picture, Scalers
 from components.curate.probe import SourceRejected, open_media
 from components.worker import alarm
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
@@ -66,8 +66,7 @@ def video_frames(
     Args:
         path: the file.
         limits: what it may be.
-        reduced: halve large pictures (see `picture.reduction`): all that looks at them has less to do. Those of them
-            that no other picture builds on keep the edges of their blocks, which halving hides.
+        reduced: halve large pictures (see `picture.reduction`): all that looks at them has less to do.
         wanted: frames to yield [frames], none beyond; None = all.
 
     Raises:
@@ -76,7 +75,7 @@ def video_frames(
     limit = int(limits.max_duration_s * VIDEO_FPS) + VIDEO_FPS
     scalers = Scalers()
     shown = 0
-    for until_s, frame in _held(_Asked(path, limits, reduced, wanted)):
+    for until_s, frame in _held(_Asked(path, limits, wanted)):
         picture, new = scalers.picture(frame, reduced), True
         while shown / VIDEO_FPS < until_s - TIE_S:
             if wanted is not None and shown >= len(wanted):
@@ -95,7 +94,6 @@ class _Asked:
 
     path: Path
     limits: SourceLimits
-    reduced: bool
     wanted: NDArray[np.bool_] | None
 
 
@@ -149,10 +147,7 @@ def _frames(asked: _Asked) -> Iterator[tuple[Any, int]]:
     for leaps in (True, False):
         with open_media(asked.path, asked.limits.max_stall_s) as container:
             stream = container.streams.video[0]
-            context = stream.codec_context
-            context.thread_count = 1  # one worker a core already: more threads would only add delay
-            if asked.reduced and reduction(context.width, context.height):
-                context.options = {"skip_loop_filter": "noref"}
+            stream.codec_context.thread_count = 1  # one worker a core already: more threads would only add delay
             try:
                 yield from decoded(container, stream, asked.wanted, leaps)
                 return

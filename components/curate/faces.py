@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate import meshes
+from components.curate.picture import Picture
+from components.curate.quality import sharpness
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,11 +22,11 @@ _OUTER_EYES, _INNER_EYES = (33, 263), (133, 362)
 _INNER_BROWS, _OUTER_BROWS = (55, 285, 107, 336), (70, 300, 105, 334)
 FEATURES = (
     "x0", "y0", "x1", "y1", "gap", "eyes", "yaw", "pitch", "roll", "smile",
-    *(f"{name}_{axis}" for name in _CORNERS for axis in "xy"), "brow_inner", "brow_outer",
+    *(f"{name}_{axis}" for name in _CORNERS for axis in "xy"), "brow_inner", "brow_outer", "sharpness",
 )  # fmt: skip
 """Columns of a track: face box in pixels; mouth gap, eye opening and smile in eye distances; head angles in radians
 (yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise); five points in pixels; heights
-of the brows' inner and outer ends above the eyes' corners in eye distances."""
+of the brows' inner and outer ends above the eyes' corners in eye distances; see `quality.sharpness`."""
 POINTS = slice(10, 10 + 2 * len(_CORNERS))
 """The five points' columns: x, y of each."""
 
@@ -34,7 +36,7 @@ _MESH_SIDE_PX = 640
 _POINT = np.dtype([("begin", "V3"), ("x", "<f4"), ("_", "V1"), ("y", "<f4"), ("__", "V1"), ("z", "<f4")])
 """A point of a mesh within its message (protobuf: tags of one byte, and floats)."""
 _MIN_OVERLAP = 0.25
-_MAX_GAP = 12
+MAX_GAP = 12
 """Frames (half a second) over which a lost face is still the same person."""
 
 
@@ -47,7 +49,7 @@ class Track:
     shot: int
     """Number of the shot."""
     values: NDArray[np.float32]
-    """[frames, 22] by FEATURES; NaN rows where the face is not seen."""
+    """[frames, 23] by FEATURES; NaN rows where the face is not seen."""
 
     @property
     def stop(self) -> int:
@@ -105,26 +107,23 @@ class FaceFinder:
         self._meshes = {}
         self.reset()
 
-    def find(self, picture: NDArray[np.uint8], anew: bool = True) -> list[NDArray[np.float32]]:
-        """Features [22] (see FEATURES) of every face in an RGB picture [H, W, 3].
+    def find(self, shown: Picture, anew: bool = True) -> list[NDArray[np.float32]]:
+        """Features [23] (see FEATURES) of every face in a picture, in pixels of the source.
 
         Args:
-            picture: the next one of the shot.
+            shown: the next one of the shot.
             anew: look for faces that were not there before; else those of the picture before are followed, if any.
         """
-        import cv2
-
-        scale = _MESH_SIDE_PX / max(picture.shape[:2])
-        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
-        small = np.ascontiguousarray(small)
+        picture = np.ascontiguousarray(shown.within(_MESH_SIDE_PX))
         if anew or not self._found:
-            there = len(meshes.face_detector().process(small).detections or [])
+            there = len(meshes.face_detector().process(picture).detections or [])
             self._follow(max(min(there, self._max_faces), self._found))
         if not self._follows:
             return []
-        found = meshes.faces_in(self._meshes[self._follows], small)
+        found = meshes.faces_in(self._meshes[self._follows], picture)
         self._found = len(found)
-        return [measure(landmarks(face, picture)) for face in found]
+        meshed = [landmarks(face, shown.size) for face in found]
+        return [measure(points, sharpness(shown, box_of(points))) for points in meshed]
 
     def _follow(self, count: int) -> None:
         """Follow so many faces from now on."""
@@ -136,23 +135,27 @@ class FaceFinder:
         self._follows = count
 
 
-def landmarks(face: Any, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The mesh of one found face in pixels of a picture [H, W, 3]: float32 [478, 3]."""
-    height, width = picture.shape[:2]
-    size = np.array([width, height, width], np.float32)
+def landmarks(face: Any, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The mesh of one found face in pixels of a picture of a size (width, height): float32 [478, 3]."""
     # Read from its message as a whole: to ask for 1434 numbers one by one takes ten times as long.
     points = np.frombuffer(face.SerializeToString(), _POINT)
-    return np.stack([points["x"], points["y"], points["z"]], axis=1) * size
+    return np.stack([points["x"], points["y"], points["z"]], axis=1) * np.array([*size, size[0]], np.float32)
 
 
-def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
+def box_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The box (x0, y0, x1, y1) around landmarks [478, 3]."""
+    return np.concatenate([points[:, :2].min(axis=0), points[:, :2].max(axis=0)])
+
+
+def measure(points: NDArray[np.float32], sharp: float) -> NDArray[np.float32]:
     """Features of one face.
 
     Args:
         points: landmarks [478, 3] in pixels (x right, y down, z away from the camera).
+        sharp: the face's sharpness.
 
     Returns:
-        float32 [22] by FEATURES.
+        float32 [23] by FEATURES.
     """
     across, down = points[263] - points[33], points[152] - points[10]
     eye_distance = float(np.linalg.norm(across)) + 1e-6
@@ -169,13 +172,9 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
     eyes = points[list(_OUTER_EYES)].mean(axis=0)
     inner = (eyes + points[list(_INNER_EYES)].mean(axis=0)) / 2 - points[list(_INNER_BROWS)].mean(axis=0)
     outer = eyes - points[list(_OUTER_BROWS)].mean(axis=0)
-    low, high = points.min(axis=0), points.max(axis=0)
     return np.array(
         [
-            low[0],
-            low[1],
-            high[0],
-            high[1],
+            *box_of(points),
             np.linalg.norm(points[13] - points[14]) / eye_distance,
             np.mean(opening),
             np.arctan2(x_axis[2], x_axis[0]),
@@ -185,6 +184,7 @@ def measure(points: NDArray[np.float32]) -> NDArray[np.float32]:
             *points[list(_CORNERS.values()), :2].ravel(),
             inner @ y_axis / eye_distance,
             outer @ y_axis / eye_distance,
+            sharp,
         ],
         np.float32,
     )
@@ -209,7 +209,7 @@ class Tracker:
     def push(self, frame: int, faces: list[NDArray[np.float32]]) -> None:
         """Take the faces of one measured frame: the best overlaps are joined first."""
         self._open.sort(key=lambda track: track.frames[0])
-        live = [track for track in self._open if frame - track.frames[-1] <= _MAX_GAP]
+        live = [track for track in self._open if frame - track.frames[-1] <= MAX_GAP]
         pairs = sorted(
             ((overlap(track.rows[-1], face), i, j) for i, track in enumerate(live) for j, face in enumerate(faces)),
             key=lambda item: (-item[0], item[1], item[2]),
@@ -243,7 +243,7 @@ def close(frames: list[int], rows: list[NDArray[np.float32]], stride: int, shot:
     table = np.stack(rows)
     values = np.stack([np.interp(at, frames, table[:, c]) for c in range(table.shape[1])], axis=1).astype(np.float32)
     for a, b in zip(frames[:-1], frames[1:], strict=True):
-        if b - a > _MAX_GAP // 2:
+        if b - a > MAX_GAP // 2:
             values[a + 1 - frames[0] : b - frames[0]] = np.nan
     return Track(start=frames[0], shot=shot, values=values)
 

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.curate.crops import Crop, square_around
 from components.curate.faces import POINTS, Track
+from components.curate.picture import Pixels
 from components.packaged import PackagedWeights
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,12 @@ _WEIGHTS = PackagedWeights(
     sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
 )
 _PADDING = 0.25
+_AROUND = 2.0
+"""Side of what is looked at in heights of the face: enough for any turn of the head."""
+FACE_PX = 256
+"""Larger ones are reduced to this: the network sees 150 pixels, a quarter less around the face."""
+FACE_EVERY = 6
+"""Frames between those by which people are recognised, where there is a choice."""
 
 
 @functools.cache
@@ -80,14 +88,30 @@ def available() -> bool:
 
 
 def frames_to_embed(track: Track, count: int) -> list[int]:
-    """Frames of the source on which a person is best recognised: the straightest face of each of `count` spans."""
+    """Frames of the source on which a person is best recognised: the straightest face of each of `count` spans.
+
+    Of the frames of which whole faces are kept (see cutouts.py), where a span has any with the face.
+    """
     turned = np.hypot(track.column("yaw"), track.column("pitch"))
     chosen = []
     for part in np.array_split(np.arange(len(turned)), min(count, len(turned))):
         seen = part[~np.isnan(turned[part])]
-        if len(seen):
-            chosen.append(track.start + int(seen[turned[seen].argmin()]))
+        kept = seen[(track.start + seen) % FACE_EVERY == 0]
+        among = kept if len(kept) else seen
+        if len(among):
+            chosen.append(track.start + int(among[turned[among].argmin()]))
     return chosen
+
+
+def face_square(row: NDArray[np.float32], size: tuple[int, int]) -> Crop:
+    """The square of a picture of a size (width, height) that holds all that is looked at of a face with features."""
+    return square_around(row, _AROUND, size, FACE_PX)
+
+
+def recognise(picture: Pixels, square: Crop, row: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Embedding of the face with features in a frame, whose `face_square` is given."""
+    side = min(square.side, FACE_PX)
+    return embed(square.cut(picture, side), square.moved(row, side))
 
 
 def embed(picture: NDArray[np.uint8], row: NDArray[np.float32]) -> NDArray[np.float32] | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.common import link_file, locked, read_json, write_json
 from components.curate import parts
+from components.curate.cutouts import discard
 from components.tombstones import Tombstone
 from lpm_model.digests import file_digest
 
@@ -42,6 +43,7 @@ class KeptLooks:
             if outcome is None:
                 return
             os.utime(entry)
+            discard(job.folder)  # if there is anything, another file's first pass has left it
             if outcome["ok"]:
                 job.folder.mkdir(parents=True, exist_ok=True)
                 link_file(entry / parts.ANALYSIS, job.folder / parts.ANALYSIS)

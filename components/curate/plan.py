@@ -37,8 +37,6 @@ class Plan:
     """References and the frames they may come from."""
     pictures: list[NDArray[np.uint8]] = field(default_factory=list)
     """Frames cut so far."""
-    sharp: list[float] = field(default_factory=list)
-    """Sharpness of the face on some frames."""
     row: dict[str, Any] = field(default_factory=dict)
     """Manifest row, once the clip is complete."""
     waits: bool = False

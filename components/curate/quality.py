@@ -10,6 +10,7 @@ from components.curate.picture import Picture
 
 _FROZEN_CHANGE = 0.02
 _BLACK = 18
+_FACE_PX = 128
 
 
 def sharpness(picture: Picture, box: NDArray[np.float32]) -> float:
@@ -17,18 +18,18 @@ def sharpness(picture: Picture, box: NDArray[np.float32]) -> float:
 
     Args:
         picture: what shows it.
-        box: face box (x0, y0, x1, y1) in its pixels.
+        box: face box (x0, y0, x1, y1) in the source's pixels.
     """
     import cv2
 
-    height, width = picture.shape
+    width, height = picture.size
     x0, y0 = max(int(box[0]), 0), max(int(box[1]), 0)
     x1, y1 = min(int(box[2]) + 1, width), min(int(box[3]) + 1, height)
     if x1 - x0 < 4 or y1 - y0 < 4:
         return 0.0
-    face = cv2.cvtColor(picture.part(x0, y0, x1 - x0, y1 - y0), cv2.COLOR_RGB2GRAY)
-    face = cv2.resize(face, (128, 128), interpolation=cv2.INTER_AREA if y1 - y0 > 128 else cv2.INTER_LINEAR)
-    return float(cv2.Laplacian(face.astype(np.float32) / 255, cv2.CV_32F).var())
+    face = picture.grey(x0, y0, x1 - x0, y1 - y0, _FACE_PX)
+    _, spread = cv2.meanStdDev(cv2.Laplacian(face, cv2.CV_16S))
+    return float(spread[0, 0] / 255) ** 2
 
 
 def letterbox_ratio(clip: NDArray[np.uint8]) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.curate import identity
 from components.curate.config import CurationConfig
 from components.curate.expressions import OPEN_GAP, strengths, usual_face
-from components.curate.faces import Track
+from components.curate.faces import FEATURES, Track
 from components.curate.likeness import copy_distance
 from components.curate.manifest import DISCARD, SPEAK
 from lpm_model.config import VIDEO_FPS
@@ -34,6 +34,7 @@ NEAR_COPY = "references_are_copies"
 REFERENCE_REASONS = (NO_REFERENCE, NEAR_COPY)
 """Reasons for which a clip is dropped after its quality was found good."""
 _APART_FRAMES = 6
+_SHARPNESS = FEATURES.index("sharpness")
 _NEARBY, _LONG_ENOUGH = 6, 24
 """Tracks in other shots that are looked through for what the clip's own does not offer, and their fewest frames."""
 _TURN_RAD, _FRONT_RAD = 0.30, 0.15
@@ -66,8 +67,6 @@ class Candidate:
     """Reads it: RGB, square, as clips are cut. A long film has more of them than memory should hold."""
     row: NDArray[np.float32]
     """The face's features (see faces.FEATURES), box and points in the picture's pixels."""
-    sharpness: float
-    """Of the face."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -302,7 +301,7 @@ class Picker:
     ) -> Picked | None:
         """The sharpest, most open candidate that is no copy and shows the same person."""
         worth = {
-            frame: pictures[choice.track, frame].sharpness * openness
+            frame: float(pictures[choice.track, frame].row[_SHARPNESS]) * openness
             for frame, openness in zip(choice.frames, choice.openness, strict=True)
             if frame not in used and (choice.track, frame) in pictures
         }

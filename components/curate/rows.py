@@ -48,7 +48,6 @@ def clip_view(
         others=others_in(own.tracks, plan.track, plan.start, plan.stop),
         states=labels.states[part],
         confidence=labels.confidence[part],
-        sharpness=plan.sharp,
         copied=copied[plan.start : plan.stop],
         strange=strange_voice(plan.track, own, labelled, config.intervals)[plan.start : plan.stop],
     )

@@ -182,8 +182,18 @@ def _refusal(source: Source, reason: str, detail: str) -> dict[str, Any]:
 
 
 def _look_jobs(base: work.Job, sources: list[Source]) -> list[work.Job]:
-    """First pass over all sources."""
-    return [dataclasses.replace(base, source=source, key=work.look_key(source, base.config)) for source in sources]
+    """First pass over all sources, each with a share of the room for pictures by its file's size."""
+    room = min(base.config.keep_pictures_gb * 1e9, shutil.disk_usage(base.parts.parent).free / 2)
+    each_byte = room / max(sum(source.bytes for source in sources), 1)
+    return [
+        dataclasses.replace(
+            base,
+            source=source,
+            key=work.look_key(source, base.config),
+            cutout_bytes=each_byte * source.bytes,
+        )
+        for source in sources
+    ]
 
 
 def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: str) -> list[work.Job]:

@@ -15,6 +15,7 @@ from components.curate.analyse import STARTING, Analysis, analyse
 from components.curate.cameras import Recording
 from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
+from components.curate.cutouts import Cutouts, CutoutWriter, discard
 from components.curate.duplicates import Print, frames_in
 from components.curate.encode import load_encoder
 from components.curate.executor import Task
@@ -53,6 +54,8 @@ class Job:
     """Source of the conversation partner's camera."""
     key: str = ""
     """What the result depends on."""
+    cutout_bytes: float = 0.0
+    """Room for pictures that the first pass keeps for the second."""
 
     @property
     def folder(self) -> Path:
@@ -79,6 +82,7 @@ def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
         "validate",
         "clips_per_shard",
         "keep_looks_gb",
+        "keep_pictures_gb",
     ):
         del config[name]
     return parts.key_of(look_key(job.source, job.config), partner_key, config, encoder_digest, job.copied)
@@ -90,7 +94,8 @@ def look(job: Job) -> dict[str, Any]:
 
 
 def _look(job: Job) -> dict[str, Any]:
-    analysis = analyse(job.raw, job.source, job.config)
+    with CutoutWriter(job.folder, job.config, job.cutout_bytes) as cutouts:
+        analysis = analyse(job.raw, job.source, job.config, cutouts)
     with cost.part("writing the first pass"):
         parts.save_analysis(job.folder / parts.ANALYSIS, analysis)
     return {"frames": analysis.frames, "people": len(analysis.tracks)}
@@ -108,7 +113,9 @@ def recording(job: Job) -> Recording | None:
 
 def clips(job: Job) -> dict[str, Any]:
     """Second pass; the outcome holds the counts of the funnel."""
-    return _settled(job, parts.CLIPS, _clips)
+    outcome = _settled(job, parts.CLIPS, _clips)
+    discard(job.folder)
+    return outcome
 
 
 def _clips(job: Job) -> dict[str, Any]:
@@ -135,6 +142,7 @@ def _clips(job: Job) -> dict[str, Any]:
             encoder=encoder,
             captioner=captioner,
             scorers=scorers,
+            cutouts=Cutouts(job.folder, own.frames),
             copied=frames_in(job.copied, own.frames),
         ),
         ClipStore(folder),

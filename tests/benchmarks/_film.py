@@ -1,4 +1,4 @@
-"""Films for the curation benchmark: real talking people at 720p and 30 fps, of any length, made once into a cache."""
+"""Films for the curation benchmark: real talking people at 30 fps, of any size and length, made once into a cache."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from components.ingest.real_clips import fetch_real_clips
 
 CACHE = Path(".work/benchmark-films")
-SIZE_PX = (1280, 720)
 FPS = 30
 _NOISE = 2.0
 """Spread of the grain that is added (grey values): enlarged pictures are too smooth to cost what a camera's cost."""
 
 
-def films(seconds: float, cache: Path = CACHE) -> list[Path]:
-    """One film of about so many seconds for each talking head with sound that packages carry.
+def films(seconds: float, height_px: int = 720, cache: Path = CACHE) -> list[Path]:
+    """One film of about so many seconds and of this height, 16:9, for each talking head with sound that packages carry.
 
     Raises:
         ValueError: no real clip can be had.
@@ -30,7 +29,8 @@ def films(seconds: float, cache: Path = CACHE) -> list[Path]:
     found = [clip for clip in fetch_real_clips() if clip.stem in ("testMovie", "jwpIntro")]
     if not found:
         raise ValueError("the talking heads of psychopy are missing: check the connection to a package index")
-    return [_looped(_enlarged(clip, cache / f"{clip.stem}-720p.mp4"), seconds, cache) for clip in found]
+    large = [_enlarged(clip, height_px, cache / f"{clip.stem}-{height_px}p.mp4") for clip in found]
+    return [_looped(clip, seconds, cache) for clip in large]
 
 
 @contextlib.contextmanager
@@ -42,21 +42,22 @@ def _writing(path: Path) -> Iterator[Any]:
     partial.replace(path)
 
 
-def _enlarged(clip: Path, path: Path) -> Path:
-    """The clip once at 720p in H.264 with its sound."""
+def _enlarged(clip: Path, height_px: int, path: Path) -> Path:
+    """The clip once, enlarged, in H.264 with its sound."""
     if path.exists():
         return path
     grain = np.random.default_rng(0)
     with av.open(str(clip)) as given, _writing(path) as out:
         picture = out.add_stream("libx264", rate=FPS, options={"crf": "20", "preset": "fast", "threads": "1"})
-        picture.width, picture.height = SIZE_PX
+        picture.width, picture.height = height_px * 16 // 9, height_px
         picture.pix_fmt = "yuv420p"
         sound = out.add_stream("aac", rate=48_000, layout="mono")
         resampler = av.AudioResampler(format="fltp", layout="mono", rate=48_000, frame_size=1024)
         shown = 0
         for frame in given.decode(video=0):
             while shown / FPS <= frame.time:
-                noisy = av.VideoFrame.from_ndarray(_wide(frame.to_ndarray(format="rgb24"), grain), format="rgb24")
+                large = _wide(frame.to_ndarray(format="rgb24"), height_px, grain)
+                noisy = av.VideoFrame.from_ndarray(large, format="rgb24")
                 noisy.pts, noisy.time_base = shown, Fraction(1, FPS)
                 out.mux(picture.encode(noisy))
                 shown += 1
@@ -69,13 +70,13 @@ def _enlarged(clip: Path, path: Path) -> Path:
     return path
 
 
-def _wide(picture: NDArray[np.uint8], grain: np.random.Generator) -> NDArray[np.uint8]:
+def _wide(picture: NDArray[np.uint8], height_px: int, grain: np.random.Generator) -> NDArray[np.uint8]:
     """The middle of a picture, 16:9, enlarged and with grain."""
     height, width = picture.shape[:2]
     part = round(width * 9 / 16)
     top = (height - part) // 3
-    large = cv2.resize(picture[top : top + part], SIZE_PX, interpolation=cv2.INTER_CUBIC)
-    noise = grain.standard_normal((SIZE_PX[1], SIZE_PX[0], 1), np.float32) * _NOISE
+    large = cv2.resize(picture[top : top + part], (height_px * 16 // 9, height_px), interpolation=cv2.INTER_CUBIC)
+    noise = grain.standard_normal((*large.shape[:2], 1), np.float32) * _NOISE
     return np.clip(large + noise, 0, 255).astype(np.uint8)
 
 

@@ -13,6 +13,7 @@ from components.ingest.performer.compose import HELDOUT_PEOPLE
 from components.ingest.performer.identity import Identity
 from components.ingest.performer.renderer import Renderer
 from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
+from tests.curate.corpus import as_picture
 
 FRAMES = 6
 _TURN = 0.6
@@ -73,7 +74,7 @@ def _shot(renderer: Renderer, first: int, person: int, shot: int) -> tuple[NDArr
     faces: list[NDArray[np.float32]] = []
     errors: list[float] = []
     for picture, turn in zip(renderer.render(who, tracks), tracks.rotation[:, 1], strict=True):
-        rows = finder.find(picture)
+        rows = finder.find(as_picture(picture))
         errors.append(float(np.degrees(abs(rows[0][6] - turn))) if rows else np.nan)
         if rows and len(faces) < _EMBEDDED:
             face = embed(picture, rows[0])

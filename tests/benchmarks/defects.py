@@ -32,6 +32,7 @@ from components.curate.analyse import analyse
 from components.curate.captions import MeasuredCaptioner
 from components.curate.clips import Inputs, make_clips
 from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
+from components.curate.cutouts import Cutouts
 from components.curate.duplicates import Print, find_copies, frames_in
 from components.curate.manifest import Source
 from components.curate.pairing import label_source
@@ -130,11 +131,12 @@ def judge(file: Path, copied: tuple[tuple[int, int], ...] = ()) -> Verdict:
     except SourceRejected as error:
         return Verdict(reasons=[error.reason], kept=False, scores=[], detail=error.detail)
     labelled = dataclasses.replace(label_source(own, None, config.states), av_offset=av_offset)
-    inputs = Inputs(
-        raw=file.parent, own=own, labelled=labelled, partner=None, config=config, encoder=_NoEncoder(),
-        captioner=MeasuredCaptioner(), scorers=make_scorers(config.scorers), copied=frames_in(copied, own.frames),
-    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        inputs = Inputs(
+            raw=file.parent, own=own, labelled=labelled, partner=None, config=config, encoder=_NoEncoder(),
+            captioner=MeasuredCaptioner(), scorers=make_scorers(config.scorers),
+            cutouts=Cutouts(Path(folder), own.frames), copied=frames_in(copied, own.frames),
+        )  # fmt: skip
         found = make_clips(inputs, ClipStore(Path(folder)))
     reasons = [reason for row in found.rows for reason in row["reasons"]] + list(found.track_reasons)
     columns = [column for scorer in inputs.scorers for column in scorer.columns]

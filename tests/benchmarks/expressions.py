@@ -39,6 +39,7 @@ from components.ingest.performer.identity import Identity
 from components.ingest.performer.renderer import Renderer
 from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
 from tests.benchmarks.defects import source_of
+from tests.curate.corpus import as_picture
 
 SHOWN: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -87,7 +88,7 @@ def _person(renderer: Renderer, seed: int) -> tuple[NDArray[np.str_], NDArray[np
     rows, faces = [], []
     for picture, kind in zip(renderer.render(Identity.from_seed(seed), tracks), kinds, strict=True):
         finder = FaceFinder(1)
-        found = finder.find(picture)
+        found = finder.find(as_picture(picture))
         finder.reset()
         rows.append(found[0] if found else np.full(len(FEATURES), np.nan, np.float32))
         face = embed(picture, rows[-1]) if kind in ("neutral", "smile", "turn") else None

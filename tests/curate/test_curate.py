@@ -51,7 +51,7 @@ def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
             "clips",
             (
                 "starting networks",
-                "decoding",
+                "crops",
                 "pictures for references",
                 "score: sync",
                 "latents",
@@ -233,11 +233,11 @@ def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
     real, looked = work.analyse, []
     lost = {source.stem for source in sides}
 
-    def analyse(raw: Path, source: Any, config: CurationConfig) -> Any:
+    def analyse(raw: Path, source: Any, config: CurationConfig, cutouts: Any) -> Any:
         looked.append(source.source_id)
         if source.source_id in lost:
             raise MemoryError("somebody else took it")
-        return real(raw, source, config)
+        return real(raw, source, config, cutouts)
 
     monkeypatch.setattr(work, "analyse", analyse)
 

@@ -15,7 +15,7 @@ from components.curate import work
 from components.curate.config import CurationConfig
 from components.curate.forget import Places, forget
 from components.curate.kept import KeptLooks, of_forgotten
-from components.curate.step import curate
+from components.curate.step import curate, read_sources
 from components.tombstones import TOMBSTONES, Tombstones
 from lpm_model.digests import folder_digest
 from tests.curate.corpus import make_raw, write_video
@@ -88,6 +88,19 @@ def test_other_thresholds_need_no_second_look(
     assert settled(tmp_path / "again") == settled(tmp_path / "scratch")
 
 
+def test_a_kept_first_pass_comes_without_the_pictures_of_another(
+    raw: Path, looks: Path, quick: CurationConfig, tmp_path: Path
+) -> None:
+    """A run was killed after it had looked at a file that was then replaced by one whose first pass is kept."""
+    source = read_sources(raw)[0]
+    job = work.Job(raw=raw, parts=tmp_path, source=source, config=quick, key=work.look_key(source, quick))
+    job.folder.mkdir()
+    for name in ("cutouts.yuv", "cutouts.npz"):
+        (job.folder / name).write_bytes(b"other people")
+    KeptLooks(looks, 1e9).give(job)
+    assert {path.name for path in job.folder.iterdir()} == {"look.json", "look.npz"}
+
+
 @pytest.mark.parametrize("change", ["setting", "file", "code"])
 def test_what_the_first_pass_depends_on_is_looked_at_again(
     raw: Path, looks: Path, quick: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
@@ -95,9 +108,9 @@ def test_what_the_first_pass_depends_on_is_looked_at_again(
     looked: list[str] = []
     real = work.analyse
 
-    def analyse(raw: Path, source: Any, config: CurationConfig) -> Any:
+    def analyse(raw: Path, source: Any, config: CurationConfig, cutouts: Any) -> Any:
         looked.append(source.source_id)
-        return real(raw, source, config)
+        return real(raw, source, config, cutouts)
 
     monkeypatch.setattr(work, "analyse", analyse)
     names = {path.stem for path in (raw / "media").iterdir()}

@@ -43,7 +43,7 @@ def clip(face: tuple[float, float, float, float] = (40, 20, 80, 80), **changes: 
     given = {
         "own": own, "start": 0, "pictures": np.full((FRAMES, 128, 128, 3), 90, np.uint8),
         "crop": Crop(x=64, y=32, side=192), "track": Track(start=0, shot=0, values=values), "others": [],
-        "states": np.zeros(FRAMES, np.uint8), "confidence": np.ones(FRAMES, np.float32), "sharpness": [],
+        "states": np.zeros(FRAMES, np.uint8), "confidence": np.ones(FRAMES, np.float32),
         "copied": np.zeros(FRAMES, bool), "strange": np.zeros(FRAMES, bool),
     }  # fmt: skip
     return Clip(**{**given, **changes})

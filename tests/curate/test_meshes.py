@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 FIND = """
 import gc, sys, weakref, numpy as np
 from components.curate.faces import FaceFinder
+from tests.curate.corpus import as_picture
 
 def look():
-    picture = np.zeros((128, 128, 3), np.uint8)
+    picture = as_picture(np.zeros((128, 128, 3), np.uint8))
     finder = FaceFinder(2)
     finder.find(picture)
     for count in (1, 2, 1):

@@ -114,7 +114,9 @@ PERSON, SOMEBODY = np.zeros(128, np.float32), np.full(128, 0.05, np.float32)
 
 
 def candidate(seed: int, sharpness: float) -> Candidate:
-    return Candidate(picture=lambda: noise(seed), row=ROW, sharpness=sharpness)
+    row = ROW.copy()
+    row[FEATURES.index("sharpness")] = sharpness
+    return Candidate(picture=lambda: noise(seed), row=row)
 
 
 def pick(

@@ -79,8 +79,6 @@ class Clip:
     """0 idle, 1 speak, 2 listen by frame [T]."""
     confidence: NDArray[np.float32]
     """Probability of the state by frame [T]."""
-    sharpness: list[float]
-    """Sharpness of the face on some frames (quality.sharpness)."""
     copied: NDArray[np.bool_]
     """Frames [T] that an earlier source shows as well."""
     strange: NDArray[np.bool_]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from components.curate import quality
+from components.curate.faces import FEATURES
 from components.curate.scorers.base import Clip, Scorer, Scores
 
 _INSIDE = 0.35
@@ -28,7 +29,7 @@ class Container(Scorer):
 class Person(Scorer):
     """The face's size, place and sharpness, and how the head turns (MediaPipe's landmarks)."""
 
-    name, version = "person", "2"
+    name, version = "person", "3"
     columns = ("face_px", "sharpness", "face_in_frame_ratio", "one_face_ratio", "yaw_deg", "head_motion_deg")
 
     def score(self, clip: Clip) -> Scores:
@@ -39,7 +40,7 @@ class Person(Scorer):
         yaw_deg, motion_deg = quality.angles_deg(clip.rows[:, 6], clip.rows[:, 7])
         return {
             "face_px": float(np.median(boxes[:, 3] - boxes[:, 1])),
-            "sharpness": float(np.median(clip.sharpness)),
+            "sharpness": float(np.median(clip.rows[:, FEATURES.index("sharpness")])),
             "face_in_frame_ratio": float(clip.crop.holds(boxes).mean()),
             "one_face_ratio": float((count == 1).mean()),
             "yaw_deg": yaw_deg,
