@@ -121,7 +121,7 @@ class CutoutWriter:
         # Where others are inside, a clip's square is tighter (see crops.plan_crop).
         room = [config.crop_faces if square.shows(boxes).sum() <= 1 else SMALLEST for square in squares]
         tightest = float(np.min((boxes[:, 3] - boxes[:, 1]) * room))
-        halvings = halvings_to(_NEARER * tightest, config.size_px)
+        halvings = halvings_to(_NEARER * min(tightest, *size), config.size_px)
         if len(faces) == 1 and size[0] == size[1]:
             squares = [Crop(x=0, y=0, side=size[0])]  # it may be used whole
         hull = (

@@ -93,6 +93,15 @@ def test_what_is_kept_has_the_pixels_of_the_source(
             far.cut(kept.picture(1), size_px)
 
 
+def test_of_a_face_that_fills_the_picture_the_largest_square_is_kept(tmp_path: Path) -> None:
+    size, rows = (640, 480), [face(320, 200, 300)]
+    with CutoutWriter(tmp_path, CurationConfig(), 1e9) as writer:
+        writer.push(0, planar(size, 0), rows)
+    crop = plan_crop(rows[0][None, :4], [], size, CurationConfig())
+    assert crop.side == 480
+    assert Cutouts(tmp_path, 1).hold_all(crop, 0, 1, 128).all()
+
+
 def test_nothing_is_kept_of_a_face_long_gone_nor_of_other_formats(tmp_path: Path) -> None:
     rows = [face(320, 180, 100)]
     with CutoutWriter(tmp_path, CurationConfig(), 1e9) as writer:
