@@ -5,7 +5,10 @@ clip of each face would be now, halved as often as that square would be; and fou
 people are recognised. What a clip needs beyond that is decoded again, and both give the same bytes.
 """
 
+import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +34,8 @@ from components.curate.picture import (
     view,
 )
 
+log = logging.getLogger(__name__)
+
 _PIXELS, _INDEX = "cutouts.yuv", "cutouts.npz"
 _ROOM = 0.25
 """Room on each side of a piece, as a share of what it has to hold."""
@@ -55,7 +60,7 @@ class _Kind:
 
 
 class CutoutWriter:
-    """Takes in the frames of one source; one that is left by an error leaves no file."""
+    """Takes in the frames of one source; one that is left by an error, or can't write, leaves no file."""
 
     def __init__(self, folder: Path, config: CurationConfig, most_bytes: float) -> None:
         self._folder, self._config, self._most_bytes = folder, config, most_bytes
@@ -75,13 +80,14 @@ class CutoutWriter:
         return self
 
     def __exit__(self, failed: object, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        if failed or self._kind is None:
-            discard(self._folder)
-            return
-        facts = np.frombuffer(json.dumps(asdict(self._kind)).encode(), np.uint8)
-        np.savez(self._folder / _INDEX, rows=np.array(self._rows, _ROW), kind=facts)
+        with self._while_disk_lasts():
+            if self._file is not None:
+                self._file.close()
+                if self._kind is not None and not failed:
+                    facts = np.frombuffer(json.dumps(asdict(self._kind)).encode(), np.uint8)
+                    np.savez(self._folder / _INDEX, rows=np.array(self._rows, _ROW), kind=facts)
+                    return
+        discard(self._folder)
 
     def push(self, number: int, picture: Picture, faces: list[NDArray[np.float32]]) -> None:
         """Keep what may be needed of a frame.
@@ -105,13 +111,26 @@ class CutoutWriter:
         elif number - self._seen > MAX_GAP:
             self._region = None
         self._faces = faces
-        if self._region is not None:
-            self._write(number, picture.planes(self._region[1]), *self._region)
-        if number % FACE_EVERY == 0:
-            for face in faces:
+        with self._while_disk_lasts():
+            if self._region is not None:
+                self._write(number, picture.planes(self._region[1]), *self._region)
+            for face in faces if number % FACE_EVERY == 0 else ():
                 square = face_square(face, picture.size)
                 reads, halvings = square_reads(*square.place, min(square.side, FACE_PX), picture.size)
                 self._write(number, picture.planes(halvings), reads, halvings, face=True)
+
+    @contextlib.contextmanager
+    def _while_disk_lasts(self) -> Iterator[None]:
+        """A full disk must not cost the source: its pictures can be decoded again, and their room is given back."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("%s: no pictures are kept for the second pass: %s", self._folder.name, error)
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # what is still buffered has no room either
+                    self._file.close()
+            self._file = None
+            discard(self._folder)
 
     def _follow(self, faces: list[NDArray[np.float32]], size: tuple[int, int]) -> None:
         """Take another piece where the faces leave the one so far, or where a coarser or a finer one is due."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 from pathlib import Path
 
 import av
@@ -133,6 +134,23 @@ def test_an_error_leaves_no_file_and_little_room_the_beginning(tmp_path: Path) -
     held = Cutouts(tmp_path, 40).hold_all(crop, 0, 40, 128)
     assert held[: held.sum()].all()
     assert 0 < held.sum() < 40
+
+
+@pytest.mark.parametrize(("height", "frames"), [(40, 20), (10, 1)])
+def test_a_full_disk_costs_what_was_kept_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, height: float, frames: int
+) -> None:
+    """It is noticed when a frame is written; of very little, when the file is closed."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with CutoutWriter(tmp_path / "film", CurationConfig(), 1e9) as writer:
+            for number in range(frames):
+                writer.push(number, planar((320, 240), 0), [face(160, 120, height)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "film").iterdir())
+    assert caplog.text.count("film: no pictures are kept") == 1
 
 
 @pytest.mark.parametrize("enlarged", [False, True])
