@@ -143,6 +143,7 @@ class CutoutWriter:
         halvings = halvings_to(_NEARER * min(tightest, *size), config.size_px)
         if len(faces) == 1 and size[0] == size[1]:
             squares = [Crop(x=0, y=0, side=size[0])]  # it may be used whole
+            halvings = min(halvings, square_halvings(*squares[0].place, config.size_px))
         hull = (
             min(square.x for square in squares),
             min(square.y for square in squares),

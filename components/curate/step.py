@@ -19,6 +19,7 @@ from components.common import StepProgress, read_json, staged, working_folder, w
 from components.curate import heartbeat, kept, parts, work
 from components.curate.cameras import find_cameras
 from components.curate.config import CurationConfig
+from components.curate.cutouts import discard
 from components.curate.duplicates import find_copies
 from components.curate.encode import load_encoder
 from components.curate.executor import Executor
@@ -129,6 +130,8 @@ def curate(
     if report.to_try_again:  # what is done stays for the next try, where a killed run leaves it
         left = parts.restart(working_folder(dataset))
         os.replace(dataset / "parts", left / "parts")
+        for source in sources:  # nobody knows when that is: pictures of a killed worker must not lie there until then
+            discard(left / "parts" / source.source_id)
     return report
 
 

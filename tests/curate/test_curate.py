@@ -230,16 +230,18 @@ def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
     raw = make_raw(tmp_path / "raw", sides, conversation_id=None, camera=None)
     quick = dataclasses.replace(config, states=StateConfig(match_cameras_max=0), mesh_stride=6, min_retention=0.0)
     curate(raw, tmp_path / "whole", quick, NoProgress())
-    real, looked = work.analyse, []
+    real, looked = work._look, []
     lost = {source.stem for source in sides}
 
-    def analyse(raw: Path, source: Any, config: CurationConfig, cutouts: Any) -> Any:
-        looked.append(source.source_id)
-        if source.source_id in lost:
+    def look(job: work.Job) -> dict[str, Any]:
+        looked.append(job.source.source_id)
+        if job.source.source_id in lost:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            (job.folder / "cutouts.yuv").write_bytes(b"what a killed worker leaves")
             raise MemoryError("somebody else took it")
-        return real(raw, source, config, cutouts)
+        return real(job)
 
-    monkeypatch.setattr(work, "analyse", analyse)
+    monkeypatch.setattr(work, "_look", look)
 
     def run() -> StepRecord:
         return run_step(STEPS["curate"], {"raw": raw}, tmp_path / "out", quick, NoProgress(), cache=tmp_path / "cache")
@@ -248,6 +250,7 @@ def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
         run()
     lost.remove(sides[0].stem)
     assert run().report["to_try_again"] == 1
+    assert not list((tmp_path / "cache").rglob("cutouts.*"))
     assert (
         f"{sides[1].name} is left out: failed: MemoryError: somebody else took it; the same command tries it again"
         in (caplog.text)

@@ -94,13 +94,14 @@ def test_what_is_kept_has_the_pixels_of_the_source(
             far.cut(kept.picture(1), size_px)
 
 
-def test_of_a_face_that_fills_the_picture_the_largest_square_is_kept(tmp_path: Path) -> None:
-    size, rows = (640, 480), [face(320, 200, 300)]
-    with CutoutWriter(tmp_path, CurationConfig(), 1e9) as writer:
+@pytest.mark.parametrize("size", [(640, 480), (540, 540)])
+def test_of_a_large_face_the_largest_square_is_kept(tmp_path: Path, size: tuple[int, int]) -> None:
+    rows = [face(size[0] / 2, 240, 300)]
+    with CutoutWriter(tmp_path, CurationConfig(size_px=64), 1e9) as writer:
         writer.push(0, planar(size, 0), rows)
-    crop = plan_crop(rows[0][None, :4], [], size, CurationConfig())
-    assert crop.side == 480
-    assert Cutouts(tmp_path, 1).hold_all(crop, 0, 1, 128).all()
+    crop = plan_crop(rows[0][None, :4], [], size, CurationConfig(size_px=64))
+    assert crop.side == size[1]
+    assert Cutouts(tmp_path, 1).hold_all(crop, 0, 1, 64).all()
 
 
 def test_nothing_is_kept_of_a_face_long_gone_nor_of_other_formats(tmp_path: Path) -> None:
