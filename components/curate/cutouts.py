@@ -68,6 +68,8 @@ class CutoutWriter:
         self._kind: _Kind | None = None
         self._file: IO[bytes] | None = None
         self._offset = 0
+        self._picture: Picture | None = None
+        self._written: dict[tuple[Rect, int], int] = {}
         self._region: tuple[Rect, int] | None = None
         self._seen = -MAX_GAP
         self._faces: list[NDArray[np.float32]] = []
@@ -113,11 +115,11 @@ class CutoutWriter:
         self._faces = faces
         with self._while_disk_lasts():
             if self._region is not None:
-                self._write(number, picture.planes(self._region[1]), *self._region)
+                self._write(number, picture, *self._region)
             for face in faces if number % FACE_EVERY == 0 else ():
                 square = face_square(face, picture.size)
                 reads, halvings = square_reads(*square.place, min(square.side, FACE_PX), picture.size)
-                self._write(number, picture.planes(halvings), reads, halvings, face=True)
+                self._write(number, picture, reads, halvings, face=True)
 
     @contextlib.contextmanager
     def _while_disk_lasts(self) -> Iterator[None]:
@@ -156,11 +158,17 @@ class CutoutWriter:
                 return
         self._region = _with_room(hull, halvings, size), halvings
 
-    def _write(self, number: int, whole: Piece, rect: Rect, halvings: int, face: bool = False) -> None:
+    def _write(self, number: int, picture: Picture, rect: Rect, halvings: int, face: bool = False) -> None:
+        """Keep a piece of a frame; of a picture that a slow source shows again it is there already."""
         assert self._file is not None
-        self._rows.append((number, rect, halvings, face, self._offset))
-        for plane in whole.cut(rect, halvings).frame.planes:
-            self._offset += self._file.write(np.ascontiguousarray(view(plane)).data)
+        if picture is not self._picture:
+            self._picture, self._written = picture, {}
+        place = rect, halvings
+        if place not in self._written:
+            self._written[place] = self._offset
+            for plane in picture.planes(halvings).cut(rect, halvings).frame.planes:
+                self._offset += self._file.write(np.ascontiguousarray(view(plane)).data)
+        self._rows.append((number, rect, halvings, face, self._written[place]))
 
 
 def _with_room(hull: Rect, halvings: int, size: tuple[int, int]) -> Rect:

@@ -104,6 +104,20 @@ def test_of_a_large_face_the_largest_square_is_kept(tmp_path: Path, size: tuple[
     assert Cutouts(tmp_path, 1).hold_all(crop, 0, 1, 64).all()
 
 
+def test_a_picture_that_is_shown_again_takes_no_more_room(tmp_path: Path) -> None:
+    shown, rows = [planar((640, 360), seed) for seed in range(2)], [face(320, 180, 100)]
+    for repeats in (1, 5):
+        with CutoutWriter(tmp_path / str(repeats), CurationConfig(), 1e9) as writer:
+            for number in range(2 * repeats):
+                writer.push(6 * number, shown[number // repeats], rows)
+    once, often = ((tmp_path / name / "cutouts.yuv").read_bytes() for name in "15")
+    assert once == often
+    crop = plan_crop(rows[0][None, :4], [], (640, 360), CurationConfig())
+    kept = Cutouts(tmp_path / "5", 60)
+    for number in range(10):
+        assert np.array_equal(crop.cut(kept.picture(6 * number), 128), crop.cut(shown[number // 5], 128))
+
+
 def test_nothing_is_kept_of_a_face_long_gone_nor_of_other_formats(tmp_path: Path) -> None:
     rows = [face(320, 180, 100)]
     with CutoutWriter(tmp_path, CurationConfig(), 1e9) as writer:
