@@ -330,9 +330,9 @@ class CurationConfig:
     """Room in the cache for first passes that a run with other settings of the second can use (GB, about 5 hours of
     video each); 0 = none are kept."""
     keep_pictures_gb: float = 8.0
-    """Room beside the work in progress for pictures of the first pass, so that the second need not decode them again
-    (GB, 6 to 10 minutes of HD video each; at most half of what is free; none is left when a run has ended); 0 = all is
-    decoded twice."""
+    """Most room on the disk for pictures that the first pass keeps so that the second need not decode them again (GB;
+    one holds 6 to 10 minutes of HD video). Never more than half of what is free is taken, and none is left when a run
+    has ended; 0 = all is decoded twice."""
     autoencoder: str = ""
     """Folder of the autoencoder whose latents are written; empty = the shipped tiny one."""
     validate: bool = True

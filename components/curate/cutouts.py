@@ -1,8 +1,9 @@
 """The pixels around faces that the first pass saw, kept so that the second need not decode them again.
 
-Nobody knows yet where clips will lie. So what is kept of each frame is a piece with room around the square in which a
-clip of each face would be now, halved as often as that square would be; and four times a second the faces by which
-people are recognised. What a clip needs beyond that is decoded again, and both give the same bytes.
+Nobody knows yet where clips will lie. So what is kept of each frame is one piece: the squares that clips of its faces
+would have if they were cut from this frame alone, with room around them, its sides halved as often as theirs would be
+on the way to a clip's size. Four times a second there are also the squares by which people are recognised. What the
+second pass needs beyond that is decoded again, and both give the same bytes.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from components.curate.crops import SMALLEST, Crop, square_around
 from components.curate.faces import MAX_GAP
 from components.curate.identity import FACE_EVERY, FACE_PX, face_square
 from components.curate.picture import (
+    BLOCK_PX,
     Picture,
     Piece,
     Rect,
@@ -41,7 +43,6 @@ _ROOM = 0.25
 """Room on each side of a piece, as a share of what it has to hold."""
 _NEARER = 0.8
 """Faces grow and shrink: a piece is halved as suits a square of this share of the one that a clip would have now."""
-_BLOCK_PX = 8
 _ROW = np.dtype(
     [("frame", "<i4"), ("rect", "<i4", 4), ("halvings", "<i4"), ("face", "?"), ("offset", "<i8")],
 )
@@ -174,7 +175,7 @@ class CutoutWriter:
 def _with_room(hull: Rect, halvings: int, size: tuple[int, int]) -> Rect:
     """A larger rectangle inside a picture of a size (width, height), between pixels that stay whole when halved."""
     grid = 2 << halvings
-    block = max(grid, _BLOCK_PX)
+    block = max(grid, BLOCK_PX)
     sides = []
     for low, high, most in ((hull[0], hull[2], size[0]), (hull[1], hull[3], size[1])):
         room = round(_ROOM * (high - low))

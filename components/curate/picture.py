@@ -12,7 +12,7 @@ _MOST_SCALERS = 16
 """Sizes for which a converter is kept."""
 PLANAR = ("yuv420p", "yuvj420p")
 """Pixel formats whose planes are cut and halved before anything is converted."""
-_BLOCK_PX = 8
+BLOCK_PX = 8
 """The converter works on so many pixels at once."""
 _FULL_RANGE = 2
 """FFmpeg's colour range whose brightness fills 0..255; that of all others lies in 16..235."""
@@ -47,8 +47,7 @@ def square_halvings(x: int, y: int, side: int, size_px: int) -> int:
 def part_reads(x: int, y: int, width: int, height: int, size: tuple[int, int]) -> Rect:
     """The pixels that the conversion of a part reads, in a picture of a size (width, height)."""
     right, bottom = (
-        min(-(-(end + 1) // _BLOCK_PX) * _BLOCK_PX, most)
-        for end, most in zip((x + width, y + height), size, strict=True)
+        min(-(-(end + 1) // BLOCK_PX) * BLOCK_PX, most) for end, most in zip((x + width, y + height), size, strict=True)
     )
     return x // 2 * 2, y // 2 * 2, right, bottom
 
@@ -165,7 +164,10 @@ class Picture:
         return self._turned(self._scalers.rgb(self._frame)) if self._halvings else self.rgb
 
     def within(self, side_px: int) -> NDArray[np.uint8]:
-        """`rgb`, or less than half of it so that its longer side is `side_px`: means of neighbours will do for that."""
+        """`rgb`, its longer side at most `side_px`: RGB [h, w, 3].
+
+        Pixels between neighbours will do, as `rgb` of a reduced picture is less than twice as large.
+        """
         scale = side_px / max(self.shape)
         if scale >= 1:
             return self.rgb
