@@ -152,11 +152,11 @@ class Picture:
     @functools.cached_property
     def rgb(self) -> NDArray[np.uint8]:
         """All of it, reduced where that is wanted: uint8 [H, W, 3]."""
-        picture = self._scalers.rgb(self._source)
-        if self._halvings and not self._planar:
-            size = (max(self._frame.width >> self._halvings, 1), max(self._frame.height >> self._halvings, 1))
-            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return self._turned(picture)
+        if self._planar or not self._halvings:
+            return self._turned(self._scalers.rgb(self._source))
+        height, width = self.shape
+        size = max(width, 1), max(height, 1)
+        return np.asarray(cv2.resize(self._full, size, interpolation=cv2.INTER_AREA), np.uint8)
 
     @functools.cached_property
     def _full(self) -> NDArray[np.uint8]:

@@ -152,3 +152,15 @@ def test_a_reduced_picture_is_the_mean_over_areas() -> None:
         assert np.abs(reduced_to.astype(float) - means).mean() < 3.0
     assert picture.rgb.shape == (360, 640, 3)
     assert picture.small(96).shape == (54, 96, 3)
+
+
+def test_a_ten_bit_picture_is_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (72, 128, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+    frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p10le")
+    scalers, real, converted = Scalers(), Scalers.rgb, []
+    monkeypatch.setattr(Scalers, "rgb", lambda self, *given: converted.append(given) or real(self, *given))
+    picture = scalers.picture(frame, reduced=True)
+    part = picture.part(100, 40, 600, 400)
+    assert np.array_equal(picture.rgb, cv2.resize(real(Scalers(), frame), (640, 360), interpolation=cv2.INTER_AREA))
+    assert np.array_equal(part, real(Scalers(), frame)[40:440, 100:700])
+    assert len(converted) == 1
