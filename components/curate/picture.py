@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 _MOST_SCALERS = 16
 """Sizes for which a converter is kept."""
-PLANAR = ("yuv420p", "yuvj420p")
+_PLANAR = ("yuv420p", "yuvj420p")
 """Pixel formats whose planes are cut and halved before anything is converted."""
 BLOCK_PX = 8
 """The converter works on so many pixels at once."""
@@ -117,7 +117,7 @@ class Picture:
     def __init__(self, frame: Any, scalers: "Scalers", halvings: int = 0) -> None:
         self._frame, self._scalers, self._halvings = frame, scalers, halvings
         self._turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        self._planar = frame.format.name in PLANAR
+        self._planar = frame.format.name in _PLANAR
 
     @property
     def size(self) -> tuple[int, int]:
