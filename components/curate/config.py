@@ -9,6 +9,8 @@ from components.curate.options import CaptionConfig, ReferenceConfig
 from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
 
 Profile = Literal["tiny", "pretrain", "sft"]
+MOST_STRIDE = 6
+"""Most frames between two measurements of a face that is followed; longer without, it counts as not seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -354,6 +356,8 @@ class CurationConfig:
         for name in ("mesh_stride", "workers", "max_faces", "max_references"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+        if self.mesh_stride > MOST_STRIDE:
+            raise ValueError(f"mesh_stride is {self.mesh_stride}: give at most {MOST_STRIDE}, lest faces count as lost")
         for name in ("keep_looks_gb", "keep_pictures_gb"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give 0 or more")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate import meshes
+from components.curate.config import MOST_STRIDE
 from components.curate.picture import Picture
 from components.curate.quality import sharpness
 
@@ -243,7 +244,7 @@ def close(frames: list[int], rows: list[NDArray[np.float32]], stride: int, shot:
     table = np.stack(rows)
     values = np.stack([np.interp(at, frames, table[:, c]) for c in range(table.shape[1])], axis=1).astype(np.float32)
     for a, b in zip(frames[:-1], frames[1:], strict=True):
-        if b - a > MAX_GAP // 2:
+        if b - a > MOST_STRIDE:
             values[a + 1 - frames[0] : b - frames[0]] = np.nan
     return Track(start=frames[0], shot=shot, values=values)
 

@@ -14,6 +14,7 @@ _PLANAR = ("yuv420p", "yuvj420p")
 """Pixel formats whose planes are cut and halved before anything is converted."""
 BLOCK_PX = 8
 """The converter works on so many pixels at once."""
+_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 _FULL_RANGE = 2
 """FFmpeg's colour range whose brightness fills 0..255; that of all others lies in 16..235."""
 _FROM_LIMITED = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
@@ -114,9 +115,9 @@ class Picture:
     Only what is asked for is converted to RGB, and reduced before it is converted where that gives less to convert.
     """
 
-    def __init__(self, frame: Any, scalers: "Scalers", halvings: int = 0) -> None:
-        self._frame, self._scalers, self._halvings = frame, scalers, halvings
-        self._turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    def __init__(self, frame: Any, scalers: "Scalers", halvings: int = 0, turns: int = 0) -> None:
+        """A picture; `turns` is how many quarters it is turned against the clock before it is shown."""
+        self._frame, self._scalers, self._halvings, self._turns = frame, scalers, halvings, turns
         self._planar = frame.format.name in _PLANAR
 
     @property
@@ -222,10 +223,13 @@ class Scalers:
 
     def picture(self, frame: Any, reduced: bool) -> Picture:
         """A frame as it is shown, at the size of the first one."""
+        turns = round(frame.rotation / 90) % 4
         self._size = self._size or (frame.width, frame.height)
         if (frame.width, frame.height) != self._size:
             frame = self._of(frame).reformat(frame, width=self._size[0], height=self._size[1], threads=1)
-        return Picture(frame, self, reduction(*self._size) if reduced else 0)
+        if turns and frame.format.name in _PLANAR:
+            frame, turns = _turned(frame, turns), 0
+        return Picture(frame, self, reduction(*self._size) if reduced else 0, turns)
 
     def rgb(self, frame: Any, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """A whole frame, uint8 [H, W, 3], or reduced to means over areas of a size (width, height)."""
@@ -270,6 +274,14 @@ def shrunk(picture: NDArray[np.uint8], width: int, height: int, odd: int = cv2.I
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(cv2.resize(picture, (width, height), interpolation=odd), np.uint8)
+
+
+def _turned(frame: Any, turns: int) -> Any:
+    """A 4:2:0 frame turned against the clock by so many quarters."""
+    upright = _alike(frame, *(frame.height, frame.width)[:: 1 if turns % 2 else -1])
+    for plane, target in zip(frame.planes, upright.planes, strict=True):
+        view(target)[:] = cv2.rotate(view(plane), _TURNS[turns])
+    return upright
 
 
 def _cut(frame: Any, x: int, y: int, width: int, height: int) -> Any:

@@ -124,10 +124,12 @@ def two_films(path: Path) -> None:
             out.mux(stream.encode(None))
 
 
-def turned(path: Path, good: Path) -> None:
-    """The good film with a quarter turn in its track's matrix."""
+def turned(path: Path, good: Path, quarters: int = 1) -> None:
+    """The good film with so many quarter turns in its track's matrix."""
     upright = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    side = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    cosine, sine = {1: (0, 1), 2: (-1, 0), 3: (0, -1)}[quarters]
+    turn = (cosine * 65536, sine * 65536, 0, -sine * 65536, cosine * 65536, 0)
+    side = struct.pack(">9i", *turn, 0, 0, 1 << 30)
     data = good.read_bytes()
     at = data.index(upright, data.index(b"tkhd"))
     path.write_bytes(data[:at] + side + data[at + 36 :])

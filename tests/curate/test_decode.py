@@ -15,6 +15,7 @@ from components.curate.scorers.base import reduced
 from components.curate.shots import ShotFinder
 from components.curate.speech import SILENCE_DB, loudness_db, speech_probability
 from tests.curate.corpus import as_picture, write_video
+from tests.curate.hostile import turned
 
 LIMITS = SourceLimits()
 
@@ -36,6 +37,23 @@ def test_twelve_fps_shows_every_picture_twice(tmp_path: Path) -> None:
     assert max(values.count(v) for v in set(values)) <= 3
     new = [fresh for _, _, fresh in video_frames(path, LIMITS)]
     assert sum(new) == 12
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+@pytest.mark.parametrize("size", [(96, 64), (1280, 720)])
+def test_a_turned_film_is_shown_upright(tmp_path: Path, quarters: int, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(quarters)
+    coarse = rng.integers(0, 255, (6, 9, 3)).astype(np.uint8)
+    lying = write_video(tmp_path / "lying.mp4", [cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)] * 3)
+    turned(tmp_path / "turned.mp4", lying, quarters)
+    flat = next(picture for _, picture, _ in video_frames(lying, LIMITS))
+    found = next(picture for _, picture, _ in video_frames(tmp_path / "turned.mp4", LIMITS, reduced=True))
+    upright = np.rot90(flat.rgb, -quarters)
+    assert found.size == upright.shape[1::-1]
+    assert found.whole is not None
+    assert np.abs(found.part(10, 20, 40, 30).astype(float) - upright[20:50, 10:50]).mean() < 2
+    small = cv2.resize(upright, found.rgb.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(found.rgb.astype(float) - small).mean() < 3
 
 
 def test_forty_eight_fps_shows_every_second_picture(tmp_path: Path) -> None:
