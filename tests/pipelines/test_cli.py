@@ -50,6 +50,7 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
         (("run", "max_clip_s=30"), "unknown config key max_clip_s: did you mean curate.max_clip_s?"),
         (("run", "workers=2"), "did you mean ingest.performer.workers or curate.workers"),
         (("run", "curate.workers=0"), "error: workers is 0: give at least 1"),
+        (("run", "curate.mesh_stride=7"), "error: mesh_stride is 7: give at most 6, lest faces count as lost"),
         (("run", "profile=huge"), "no profile 'huge'"),
         (("run", "data.source"), "has no '='"),
         (("curate",), "curate needs raw: workspace/raw does not exist"),
