@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from components.curate import cost, heartbeat
 from components.curate.config import CurationConfig
-from components.curate.cutouts import CutoutWriter
+from components.curate.cutouts import WORTH_PX, CutoutWriter
 from components.curate.decode import audio_track, video_frames
 from components.curate.duplicates import EVERY, picture_hash
 from components.curate.faces import LOOK_EVERY, FaceFinder, Track, Tracker
@@ -82,7 +82,7 @@ def analyse(raw: Path, source: Source, config: CurationConfig, cutouts: CutoutWr
     frames = cost.waited("decoding", video_frames(path, config.limits, reduced=True))
     for number, picture, new in heartbeat.counted(frames, round(header.duration_s * 24)):
         seen.push(number, picture, new)
-        if cutouts is not None:
+        if cutouts is not None and max(picture.size) >= WORTH_PX:
             with cost.part("keeping pictures"):
                 cutouts.push(number, picture, seen.faces)
     with cost.part("people"):

@@ -39,6 +39,8 @@ from components.curate.picture import (
 log = logging.getLogger(__name__)
 
 _PIXELS, _INDEX = "cutouts.yuv", "cutouts.npz"
+WORTH_PX = 480
+"""Longer side of the smallest pictures that take longer to decode again than to keep."""
 _ROOM = 0.25
 """Room on each side of a piece, as a share of what it has to hold."""
 _NEARER = 0.8
