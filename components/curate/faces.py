@@ -123,8 +123,7 @@ class FaceFinder:
             return []
         found = meshes.faces_in(self._meshes[self._follows], picture)
         self._found = len(found)
-        meshed = [landmarks(face, shown.size) for face in found]
-        return [measure(points, sharpness(shown, box_of(points))) for points in meshed]
+        return [measure(landmarks(face, shown.size), shown) for face in found]
 
     def _follow(self, count: int) -> None:
         """Follow so many faces from now on."""
@@ -143,17 +142,12 @@ def landmarks(face: Any, size: tuple[int, int]) -> NDArray[np.float32]:
     return np.stack([points["x"], points["y"], points["z"]], axis=1) * np.array([*size, size[0]], np.float32)
 
 
-def box_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The box (x0, y0, x1, y1) around landmarks [478, 3]."""
-    return np.concatenate([points[:, :2].min(axis=0), points[:, :2].max(axis=0)])
-
-
-def measure(points: NDArray[np.float32], sharp: float) -> NDArray[np.float32]:
+def measure(points: NDArray[np.float32], shown: Picture) -> NDArray[np.float32]:
     """Features of one face.
 
     Args:
         points: landmarks [478, 3] in pixels (x right, y down, z away from the camera).
-        sharp: the face's sharpness.
+        shown: the picture that shows it.
 
     Returns:
         float32 [23] by FEATURES.
@@ -173,9 +167,10 @@ def measure(points: NDArray[np.float32], sharp: float) -> NDArray[np.float32]:
     eyes = points[list(_OUTER_EYES)].mean(axis=0)
     inner = (eyes + points[list(_INNER_EYES)].mean(axis=0)) / 2 - points[list(_INNER_BROWS)].mean(axis=0)
     outer = eyes - points[list(_OUTER_BROWS)].mean(axis=0)
+    box = np.concatenate([points[:, :2].min(axis=0), points[:, :2].max(axis=0)])
     return np.array(
         [
-            *box_of(points),
+            *box,
             np.linalg.norm(points[13] - points[14]) / eye_distance,
             np.mean(opening),
             np.arctan2(x_axis[2], x_axis[0]),
@@ -185,7 +180,7 @@ def measure(points: NDArray[np.float32], sharp: float) -> NDArray[np.float32]:
             *points[list(_CORNERS.values()), :2].ravel(),
             inner @ y_axis / eye_distance,
             outer @ y_axis / eye_distance,
-            sharp,
+            sharpness(shown, box),
         ],
         np.float32,
     )
