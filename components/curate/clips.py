@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import cost, heartbeat, identity, quality
+from components.curate import cost, identity, quality
 from components.curate.analyse import Analysis
 from components.curate.captions import Captioner, MeasuredCaptioner
 from components.curate.config import CurationConfig
@@ -110,7 +110,7 @@ def _second_pass(
     waiting = sorted(plans, key=lambda plan: plan.start, reverse=True)
     live: list[Plan] = []
     frames = footage(inputs.raw / own.source.file, config.limits, asked, inputs.cutouts, config.size_px)
-    for number, picture in heartbeat.counted(frames, int(asked.frames().sum())):
+    for number, picture in frames:
         while waiting and waiting[-1].start <= number:
             live.append(waiting.pop())
         for plan in live:

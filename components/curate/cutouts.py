@@ -229,7 +229,7 @@ class Cutouts:
 
     def hold(self, crop: Crop, number: int, size_px: int) -> bool:
         """Whether a square of a frame is there, to be cut to `size_px`."""
-        there = self._rows[slice(*self._of_frame[number : number + 2])]
+        there = self._of(number)
         if not len(there):
             return False
         return bool(_serve(there, *square_reads(*crop.place, size_px, self._size)).any())
@@ -238,13 +238,17 @@ class Cutouts:
         """What is there of a frame."""
         return KeptPicture(self, number)
 
+    def _of(self, number: int) -> NDArray[Any]:
+        """The pieces of a frame."""
+        return self._rows[slice(*self._of_frame[number : number + 2])]
+
     @property
     def _size(self) -> tuple[int, int]:
         return self._kind.width, self._kind.height
 
     def _piece(self, number: int, rect: Rect, halvings: int) -> Piece:
         """The first piece of a frame that holds a rectangle and is fine enough."""
-        there = self._rows[slice(*self._of_frame[number : number + 2])]
+        there = self._of(number)
         fits = np.flatnonzero(_serve(there, rect, halvings))
         if not len(fits):
             raise ValueError(f"frame {number} was not kept around {rect}: ask whether it is held first")

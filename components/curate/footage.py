@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate import cost, identity
+from components.curate import cost, heartbeat, identity
 from components.curate.analyse import Analysis
 from components.curate.config import CurationConfig, SourceLimits
 from components.curate.crops import Crop
@@ -39,9 +39,9 @@ class Needs:
             needed[plan.start : plan.stop] = True
         return needed
 
-    def kept(self, cutouts: Cutouts, size_px: int) -> NDArray[np.bool_]:
-        """Those of them of which all that is needed was kept, for squares of a size."""
-        kept = self.frames()
+    def kept(self, needed: NDArray[np.bool_], cutouts: Cutouts, size_px: int) -> NDArray[np.bool_]:
+        """Those of the needed `frames` of which all that is asked for was kept, for squares of a size."""
+        kept = needed.copy()
         for plan in self.plans:
             kept[plan.start : plan.stop] &= cutouts.hold_all(plan.crop, plan.start, plan.stop, size_px)
         for frame, squares in self.references.items():
@@ -69,11 +69,12 @@ def needs(plans: list[Plan], own: Analysis, crops: Crops, config: CurationConfig
 def footage(
     path: Path, limits: SourceLimits, asked: Needs, cutouts: Cutouts, size_px: int
 ) -> Iterator[tuple[int, Pixels]]:
-    """(frame, its picture) of all that is asked for, in order."""
-    needed, kept = asked.frames(), asked.kept(cutouts, size_px)
+    """(frame, its picture) of all that is asked for, in order; how far it is is told as `heartbeat` does."""
+    needed = asked.frames()
+    kept = asked.kept(needed, cutouts, size_px)
     found: Iterator[tuple[int, Pixels]] = ((int(frame), cutouts.picture(int(frame))) for frame in np.flatnonzero(kept))
     rest = needed & ~kept
-    if not rest.any():
-        return found
-    decoded = cost.waited("decoding", video_frames(path, limits, wanted=rest))
-    return heapq.merge(found, ((number, picture) for number, picture, _ in decoded), key=itemgetter(0))
+    if rest.any():
+        decoded = cost.waited("decoding", video_frames(path, limits, wanted=rest))
+        found = heapq.merge(found, ((number, picture) for number, picture, _ in decoded), key=itemgetter(0))
+    return heartbeat.counted(found, int(needed.sum()))
