@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from lpm_model.attention import attend, attend_with_past, plain, rotate
 from lpm_model.config import ABSENT, OnlineConfig
-from lpm_model.graphs import Recordings
+from lpm_model.cuda_graphs import Recordings
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lpm_model.autoencoder import VideoAutoencoder
+from lpm_model.autoencoder.api import VideoAutoencoder
 from lpm_model.config import ABSENT, REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
-from lpm_model.encoders import build_audio_encoder, build_text_encoder
+from lpm_model.encoders.load import build_audio_encoder, build_text_encoder
 
 Image = NDArray[np.uint8]
 """[H, W, 3] RGB."""

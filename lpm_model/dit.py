@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from lpm_model.attention import attend, audio_windows, rope3d, rotate
 from lpm_model.cache import CacheLayout, KVCache
 from lpm_model.config import ABSENT, ModelConfig
-from lpm_model.parallel import SequenceGroup
+from lpm_model.sequence_parallel import SequenceGroup
 
 
 @dataclass(frozen=True, slots=True)

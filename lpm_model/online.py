@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpm_model.anchor import from_anchor
-from lpm_model.autoencoder import DecoderState, load_autoencoder
+from lpm_model.autoencoder.api import DecoderState
+from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import (
     Character,
@@ -27,6 +27,7 @@ from lpm_model.character import (
     to_frames,
 )
 from lpm_model.checkpoint import load_weights, read_weights
+from lpm_model.colour_drift import colour_state, guard_colour
 from lpm_model.config import (
     FRAMES_PER_LATENT,
     LATENT_FPS,
@@ -38,13 +39,13 @@ from lpm_model.config import (
 )
 from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
-from lpm_model.encoders import encoders_of
+from lpm_model.encoders.load import encoders_of
 from lpm_model.float8 import to_float8
+from lpm_model.latent_codec import from_anchor
 from lpm_model.lora import load_adapter, twin
 from lpm_model.precision import native_type
 from lpm_model.rollout import BlockLoop, Drawn, Noise, chunk_conditions
 from lpm_model.state import Made, OnlineState, load_state, save_state
-from lpm_model.steady import colour_state, guard_colour
 
 STAGES = ThreadPoolExecutor(2, thread_name_prefix="lpm-stage")
 """Runs refiner and decoder beside the backbone where a model is pipelined; its threads start on first use."""

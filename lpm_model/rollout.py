@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from lpm_model import flow
-from lpm_model.anchor import from_anchor
-from lpm_model.autoencoder import VideoAutoencoder
+from lpm_model.autoencoder.api import VideoAutoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import Character, CharacterModel
 from lpm_model.config import ModelConfig, OnlineConfig
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.latent_codec import from_anchor
 
 Start = Callable[[slice], tuple[Tensor, int]]
 """Gives the noisy chunk of a span to begin from and the index of its noise level, where the chunk also ends."""

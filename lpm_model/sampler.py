@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from lpm_model import flow
-from lpm_model.anchor import from_anchor, to_anchor
-from lpm_model.autoencoder import VideoAutoencoder, load_autoencoder
+from lpm_model.autoencoder.api import VideoAutoencoder
+from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import Character, CharacterModel, inference_device, read_base_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.encoders import encoders_of
+from lpm_model.encoders.load import encoders_of
+from lpm_model.latent_codec import from_anchor, to_anchor
 from lpm_model.precision import native_type
 
 SHIFT = 3.0

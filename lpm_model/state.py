@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lpm_model.autoencoder import DecoderState
+from lpm_model.autoencoder.api import DecoderState
 from lpm_model.cache import KVCache
 from lpm_model.character import Character
+from lpm_model.colour_drift import ColourState
 from lpm_model.dit import Conditions
-from lpm_model.steady import ColourState
 
 BUILT_ANEW = ("room", "ready", "turn", "known", "recordings")
 """Fields of a cache that follow from the others."""

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from components.steps import STEPS, Step
+from components.runtime.steps import STEPS, Step
 from pipelines.data import data
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def _step_command(step: Step) -> click.Command:
     """The command of one verb: its folders as options, its settings as key=value."""
 
     def run(params: Path | None, cache: Path, use_cache: bool, overrides: tuple[str, ...], **folders: Path) -> None:
-        from components.common import RichProgress
-        from components.runner import run_step
+        from components.runtime.progress import RichProgress
+        from components.runtime.runner import run_step
         from pipelines.config import load_config
         from pipelines.display import record_line
         from pipelines.summary import outcome_line
@@ -201,7 +201,7 @@ def talk(
     An Online LPM streams: memory stays the same at any length, and the file grows as it goes. --base takes the folder
     of a Base LPM instead (--model runs/latest/base), which sees all at once and needs memory for all of it.
     """
-    from components.common import RichProgress
+    from components.runtime.progress import RichProgress
     from serving.talk import render_conversation
 
     if out.suffix.lower() != ".mp4":
@@ -221,7 +221,7 @@ def lineage(target: str, tracking_uri: str) -> None:
     TARGET is a run (runs/latest), a folder that a step wrote (runs/latest/online) or a registered model
     (models:/lpm-online@champion).
     """
-    from components.lineage import chain_of
+    from components.runtime.lineage import chain_of
     from pipelines.display import lineage_lines
 
     for line in lineage_lines(chain_of(target, tracking_uri)):
@@ -267,7 +267,7 @@ def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
 def trainjob(overrides: tuple[str, ...], out: Path, registry: str, **place: str) -> None:
     """Write a Kubeflow TrainJob of `lpm train` over several machines or GPUs: lpm trainjob profile=17b."""
     from components.deploy.manifest import to_yaml
-    from components.images import TRAIN_IMAGE
+    from components.runtime.container_images import TRAIN_IMAGE
     from components.train.trainjob import render_train_job
     from pipelines.config import load_config
 
@@ -298,12 +298,12 @@ def config(overrides: tuple[str, ...], every: bool) -> None:
 @click.option("--back", is_flag=True, help="From a folder that was imported to one that diffusers loads.")
 def import_wan(source: Path, out: Path, back: bool) -> None:
     """Convert the weights of Wan 2.1's transformer: SOURCE holds config.json and its safetensors files."""
-    from lpm_model import wan
+    from lpm_model import wan_weights
 
     if back:
-        wan.export_wan(source, out)
+        wan_weights.export_wan(source, out)
     else:
-        for name in wan.import_wan(source, out):
+        for name in wan_weights.import_wan(source, out):
             OUT.print(f"dropped {escape(name)}", soft_wrap=True)
     OUT.print(f"wrote {escape(str(out))}", soft_wrap=True)
 
@@ -359,7 +359,7 @@ def model_voices(base: Path, dataset: Path, windows: int, as_json: bool) -> None
     """
     import json
 
-    from lpm_model.training.validation import figures_of, voice_gaps
+    from lpm_model.training.base.validation import figures_of, voice_gaps
 
     gaps = voice_gaps(base, dataset, windows)
     for voice, gap in gaps.items():
@@ -389,8 +389,8 @@ def autoencoder_train(videos: Path, overrides: tuple[str, ...], out: Path, size:
     """
     if not videos.is_dir():
         raise ValueError(f"{videos} is no folder: give one with square MP4s, such as runs/latest/raw/media")
-    from components.common import RichProgress
-    from lpm_model.autoencoder import AutoencoderConfig
+    from components.runtime.progress import RichProgress
+    from lpm_model.autoencoder.tiny import AutoencoderConfig
     from lpm_model.training.autoencoder import train_autoencoder
     from lpm_model.training.config import AutoencoderTraining
     from pipelines.config import typed

@@ -12,7 +12,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from components.curate.target import Kind
+    from components.curate.erase.target import Kind
 
 OUT = Console()
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -58,8 +58,8 @@ def preview_command(overrides: tuple[str, ...], dataset: Path, out: Path, batche
     """
     if not dataset.is_dir():
         raise ValueError(f"{dataset} is no folder: give the one that `lpm curate` wrote, such as runs/latest/dataset")
-    from components.common import RichProgress
-    from components.train.preview import preview
+    from components.dataset.preview import preview
+    from components.runtime.progress import RichProgress
     from pipelines.config import load_config
 
     shown = preview(dataset, out, load_config(overrides).train, batches, RichProgress())
@@ -78,7 +78,7 @@ def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | No
 
     The page opens from disk. With --serve it also plays clips, decoded from their latents.
     """
-    from components.curate.browse import page_of
+    from components.dataset.browse import page_of
 
     page = page_of(dataset)
     if not serve:
@@ -93,7 +93,7 @@ def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | No
 
 
 def _server(dataset: Path, port: int, autoencoder: Path | None) -> "ThreadingHTTPServer":
-    from components.curate.browse import server
+    from components.dataset.browse import server
 
     try:
         return server(dataset, port, autoencoder)
@@ -130,9 +130,9 @@ def thresholds_command() -> None:
 @click.argument("dataset", type=FOLDER)
 def check_command(dataset: Path) -> None:
     """Check every row, shard member, latent and digest of DATASET, and write its Data Docs anew."""
-    from components.common import read_json
-    from components.curate.gate import validate
-    from components.curate.manifest import read_rows
+    from components.dataset.manifest import read_rows
+    from components.dataset.validate import validate
+    from lpm_model.files import read_json
 
     rows, described = read_rows(dataset / "manifest.parquet"), read_json(dataset / "dataset.json")
     low, high = described.get("clip_frames", (1, 10**6))
@@ -185,7 +185,7 @@ def forget_command(
     """
     if bool(identity) == bool(source):
         raise ValueError("give either --identity or --source")
-    from components.curate.forget import Places, foresee, forget, models_of, tracked_models
+    from components.curate.erase.erase import Places, foresee, forget, models_of, tracked_models
 
     kind: Kind = "identity" if identity else "source"
     place = None if keep_raw else raw or dataset.parent / "raw"

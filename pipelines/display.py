@@ -20,10 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from components.lineage import Link, Source
-from components.progress import Event
-from components.runner import StepRecord
-from components.steps import STEPS
+from components.runtime.lineage import Link, Source
+from components.runtime.progress import Event
+from components.runtime.runner import StepRecord
+from components.runtime.steps import STEPS
 from pipelines.doctor import Check
 
 if TYPE_CHECKING:

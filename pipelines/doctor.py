@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from components.fingerprint import ROOT
+from components.runtime.cache_keys import ROOT
 
 State = Literal["ok", "missing", "optional"]
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import yaml
 
-from components.common import read_json
-from components.progress import Event
-from components.steps import STEPS
+from components.runtime.progress import Event
+from components.runtime.steps import STEPS
 from lpm_model.config import from_mapping
+from lpm_model.files import read_json
 from pipelines.config import RootConfig, to_plain
 from pipelines.summary import write_summary
 

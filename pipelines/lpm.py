@@ -10,7 +10,7 @@ from components.deploy.component import deploy
 from components.distill.component import distill
 from components.evaluate.component import evaluate
 from components.ingest.component import ingest
-from components.steps import STEPS
+from components.runtime.steps import STEPS
 from components.train.component import train
 from lpm_model.config import to_mapping
 from pipelines.config import RootConfig

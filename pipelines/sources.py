@@ -22,7 +22,7 @@ def with_real_clips(config: RootConfig, folder: Path | None = None) -> tuple[Roo
     """
     if not config.data.real_clips:
         return config, ""
-    from components.ingest.real_clips import CACHE, fetch_real_clips
+    from components.performer.real_clips import CACHE, fetch_real_clips
 
     folder = folder or CACHE
     try:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.common import read_json, write_json
-from components.steps import STEPS
+from components.runtime.steps import STEPS
+from lpm_model.files import read_json, write_json
 
 SCORES = ("sync", "listening", "identity", "psnr_db", "drift")
 """Scores every run reports."""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpm_model.config import AUDIO_RATE
-from serving.audio import Pcm
-from serving.media import ChunkDecoder
+from serving.media.audio import Pcm
+from serving.media.fragments import ChunkDecoder
 from serving.protocol import (
     STREAM_PATH,
     AudioAppend,

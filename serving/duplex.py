@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lpm_model.config import AUDIO_RATE
-from serving.audio import Pcm, SampleQueue, UserBuffer
 from serving.config import ServingConfig
+from serving.media.audio import Pcm, SampleQueue, UserBuffer
 from serving.protocol import (
     CharacterState,
     PlaybackFinished,

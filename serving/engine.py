@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_FRAME, SAMPLES_PER_LATENT, VIDEO_FPS
-from serving.audio import Pcm
 from serving.characters import CharacterCard, list_characters, load_character, read_reference
 from serving.config import ServingConfig
+from serving.media.audio import Pcm
 
 if TYPE_CHECKING:
     from lpm_model.online import OnlineModel

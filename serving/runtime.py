@@ -26,12 +26,12 @@ from kserve.utils.utils import generate_uuid
 from prometheus_client import REGISTRY
 
 from lpm_model.config import AUDIO_RATE
-from serving.app import mount_page, page_index, stream_router
-from serving.audio import Pcm
 from serving.config import ServingConfig
 from serving.engine import make_engine
+from serving.media.audio import Pcm
 from serving.server import DrainingServer, build_service, page_url, uvicorn_config
 from serving.service import CharacterService
+from serving.transports.websocket import mount_page, page_index, stream_router
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from serving.app import create_app
-from serving.audio import Pcm
 from serving.config import ServingConfig
 from serving.engine import Engine, make_engine
+from serving.media.audio import Pcm
 from serving.metrics import Metrics
 from serving.service import CharacterService
+from serving.transports.websocket import create_app
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def build_service(
     engine: Engine, config: ServingConfig | None = None, registry: CollectorRegistry | None = None
 ) -> CharacterService:
     """A service with the packaged voices and metrics in `registry` (an own one by default)."""
-    from serving.tts import voices
+    from serving.media.tts import voices
 
     metrics = Metrics(registry or CollectorRegistry())
     return CharacterService(engine, config or ServingConfig(), metrics, voice=_speak, voices=voices())
@@ -156,6 +156,6 @@ def _may_listen(host: str, port: int) -> None:
 
 
 def _speak(text: str, voice: str) -> Pcm:
-    from serving.tts import synthesize
+    from serving.media.tts import synthesize
 
     return synthesize(text, voice)

@@ -17,12 +17,12 @@ from typing import TypeVar
 import numpy as np
 
 from lpm_model.config import AUDIO_RATE
-from serving.audio import Pcm
 from serving.config import ServingConfig
 from serving.drift import DriftMeter
 from serving.duplex import ChunkInput
 from serving.engine import Engine, EngineSession
-from serving.media import ChunkEncoder
+from serving.media.audio import Pcm
+from serving.media.fragments import ChunkEncoder
 from serving.metrics import Metrics
 from serving.outbox import Outbox
 from serving.pacing import Pace

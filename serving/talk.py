@@ -16,21 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_FRAME, SAMPLES_PER_LATENT, VIDEO_FPS
-from serving.media_file import Frames, Mp4Writer, Samples, SoundReader, read_picture, square
+from lpm_model.progress import Progress
+from serving.media.mp4 import Frames, Mp4Writer, Samples, SoundReader, read_picture, square
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _NOTHING: Samples = np.zeros(0, np.int16)
-
-
-class Progress(Protocol):
-    """Anything that shows how far a loop is."""
-
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yield the items."""
-        ...
 
 
 class Source(Protocol):

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow takes seconds to lay out its tables; once is enough for all test processes of a session."""
-    from components.tracking import client
+    from components.runtime.tracking import client
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import CURATE_IMAGE
+from components.runtime.container_images import CURATE_IMAGE
 
 
 @dsl.component(base_image=CURATE_IMAGE, install_kfp_package=False)
@@ -15,6 +15,6 @@ def curate(
     preview: dsl.Output[dsl.HTML],
 ) -> None:
     """Turn raw videos into encoded training clips."""
-    from components.kfp_task import run_task
+    from components.runtime.kfp_task import run_task
 
     run_task("curate", config, {"raw": raw.path}, dataset, metrics, summary, preview=preview)

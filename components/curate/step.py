@@ -1,10 +1,8 @@
 """The curation step: raw videos in, encoded and documented training clips out."""
 
 import dataclasses
-import json
 import logging
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -15,33 +13,37 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, read_json, staged, working_folder, write_json
-from components.curate import heartbeat, kept, parts, work
-from components.curate.cameras import find_cameras
+from components.curate.clips.encode import load_encoder
+from components.curate.clips.references import REFERENCE_REASONS
+from components.curate.clips.store import read_members
 from components.curate.config import CurationConfig
-from components.curate.cutouts import discard
-from components.curate.duplicates import find_copies
-from components.curate.encode import load_encoder
-from components.curate.executor import Executor
-from components.curate.funnel import Stage, check, stage
-from components.curate.gate import validate
-from components.curate.identity import Person, hinted, name_people
-from components.curate.kept import KeptLooks
-from components.curate.manifest import Source, read_rows, write_rows
-from components.curate.outputs import contents, page, passing, totals
-from components.curate.references import REFERENCE_REASONS
-from components.curate.scorers import passports, try_extra
-from components.curate.shards import write_shards
-from components.curate.store import read_members
-from components.tombstones import TOMBSTONES, Tombstones
-from lpm_model.config import VIDEO_FPS, from_mapping
+from components.curate.labels.cameras import find_cameras
+from components.curate.report.funnel import Stage, check, stage
+from components.curate.report.outputs import contents, page, passing, totals
+from components.curate.run import analysis_cache as kept
+from components.curate.run import partial_results, passes
+from components.curate.run.analysis_cache import KeptLooks
+from components.curate.run.executor import Executor
+from components.curate.scorers import COLUMNS, passports, try_extra
+from components.curate.video.duplicates import find_copies
+from components.curate.video.identity import Person, hinted, name_people
+from components.curate.video.roi_cache import discard
+from components.dataset.manifest import read_rows, write_rows
+from components.dataset.shards import write_shards
+from components.dataset.sources import Source, read_sources
+from components.dataset.tombstones import TOMBSTONES, Tombstones
+from components.dataset.validate import validate
+from components.runtime import heartbeat
+from lpm_model.config import VIDEO_FPS
 from lpm_model.digests import dataset_digest
+from lpm_model.files import read_json, staged, working_folder, write_json
+from lpm_model.progress import Progress
 
 log = logging.getLogger(__name__)
 
 Outcomes = dict[str, dict[str, Any]]
 """Outcome of a stage by source id."""
-_ABOUT = {parts.LOOK: "looking at sources", parts.CLIPS: "making clips"}
+_ABOUT = {partial_results.LOOK: "looking at sources", partial_results.CLIPS: "making clips"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +79,7 @@ class CurationReport:
 
 
 def curate(
-    raw: Path, dataset: Path, config: CurationConfig, progress: StepProgress, looks: Path | None = None
+    raw: Path, dataset: Path, config: CurationConfig, progress: Progress, looks: Path | None = None
 ) -> CurationReport:
     """Cut, filter, label, caption and encode the videos of a corpus.
 
@@ -99,7 +101,7 @@ def curate(
     try_extra(config.scorers)
     digest = load_encoder(config.autoencoder).digest
     with staged(dataset, resume=True) as folder:
-        base = work.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
+        base = passes.Job(raw=raw, parts=folder / "parts", source=sources[0], config=config)
         stones = Tombstones(Path(config.tombstones), dataset / TOMBSTONES, folder / TOMBSTONES)
         left_out = _leave_out(sources, config, stones)
         chosen = [source for source in sources if source.source_id not in left_out]
@@ -110,9 +112,10 @@ def curate(
         with Executor(config.executor, config.workers) as executor:
             looked = _look(executor, _look_jobs(base, chosen), progress, shelf)
             jobs = _clip_jobs(base, chosen, looked, digest)
-            outcomes = _run(executor, parts.CLIPS, jobs, progress)
+            outcomes = _run(executor, partial_results.CLIPS, jobs, progress)
         write_json(
-            folder / "timing.json", {parts.LOOK: _timing(sources, looked), parts.CLIPS: _timing(sources, outcomes)}
+            folder / "timing.json",
+            {partial_results.LOOK: _timing(sources, looked), partial_results.CLIPS: _timing(sources, outcomes)},
         )
         rejected = left_out | {k: v for k, v in (looked | outcomes).items() if not v["ok"]}
         good = [source for source in chosen if source.source_id not in rejected]
@@ -128,36 +131,11 @@ def curate(
         if not report.to_try_again:
             shutil.rmtree(folder / "parts")
     if report.to_try_again:  # what is done stays for the next try, where a killed run leaves it
-        left = parts.restart(working_folder(dataset))
+        left = partial_results.restart(working_folder(dataset))
         os.replace(dataset / "parts", left / "parts")
         for source in sources:  # nobody knows when that is: pictures of a killed worker must not lie there until then
             discard(left / "parts" / source.source_id)
     return report
-
-
-def read_sources(raw: Path) -> list[Source]:
-    """The lines of sources.jsonl in order of their ids.
-
-    Raises:
-        ValueError: the file is missing, a line is broken, or an id is used twice or cannot name a folder.
-    """
-    listing = raw / "sources.jsonl"
-    if not listing.is_file():
-        raise ValueError(f"{listing} is missing: run `lpm ingest` first")
-    sources = []
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
-        if line.strip():
-            try:
-                sources.append(from_mapping(Source, json.loads(line), where=""))
-            except ValueError as error:
-                raise ValueError(f"{listing} line {number}: {error}") from error
-    if not sources:
-        raise ValueError(f"{listing} lists no source: check what ingest rejected ({raw / 'ingest.json'})")
-    names = Counter(source.source_id for source in sources)
-    for name, count in names.items():
-        if count > 1 or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-            raise ValueError(f"{listing}: source_id {name!r} must be unique and of letters, digits, '.', '_' and '-'")
-    return sorted(sources, key=lambda source: source.source_id)
 
 
 def _leave_out(sources: list[Source], config: CurationConfig, stones: Tombstones) -> Outcomes:
@@ -184,7 +162,7 @@ def _refusal(source: Source, reason: str, detail: str) -> dict[str, Any]:
     return {"ok": False, "file": source.file, "reason": reason, "detail": detail}
 
 
-def _look_jobs(base: work.Job, sources: list[Source]) -> list[work.Job]:
+def _look_jobs(base: passes.Job, sources: list[Source]) -> list[passes.Job]:
     """First pass over all sources, each with a share of the room for pictures by its file's size."""
     room = min(base.config.keep_pictures_gb * 1e9, shutil.disk_usage(base.parts.parent).free / 2)
     each_byte = room / max(sum(source.bytes for source in sources), 1)
@@ -192,29 +170,29 @@ def _look_jobs(base: work.Job, sources: list[Source]) -> list[work.Job]:
         dataclasses.replace(
             base,
             source=source,
-            key=work.look_key(source, base.config),
+            key=passes.look_key(source, base.config),
             cutout_bytes=each_byte * source.bytes,
         )
         for source in sources
     ]
 
 
-def _clip_jobs(base: work.Job, sources: list[Source], looked: Outcomes, digest: str) -> list[work.Job]:
+def _clip_jobs(base: passes.Job, sources: list[Source], looked: Outcomes, digest: str) -> list[passes.Job]:
     """Second pass over the sources that can be used, each with its partner's first pass."""
     good = [source for source in sources if looked[source.source_id]["ok"]]
-    copies = find_copies([work.fingerprint(dataclasses.replace(base, source=source)) for source in good])
+    copies = find_copies([passes.fingerprint(dataclasses.replace(base, source=source)) for source in good])
     partners = _partners(base, good, set(copies))
     jobs = []
     for source in good:
         partner = partners.get(source.source_id)
         job = dataclasses.replace(base, source=source, copied=tuple(copies.get(source.source_id, ())))
         job = dataclasses.replace(job, partner_id=partner.source_id if partner else None)
-        partner_key = work.look_key(partner, base.config) if partner else ""
-        jobs.append(dataclasses.replace(job, key=work.clips_key(job, partner_key, digest)))
+        partner_key = passes.look_key(partner, base.config) if partner else ""
+        jobs.append(dataclasses.replace(job, key=passes.clips_key(job, partner_key, digest)))
     return jobs
 
 
-def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[str, Source]:
+def _partners(base: passes.Job, sources: list[Source], copies: set[str]) -> dict[str, Source]:
     """The source of each one's conversation partner: as conversation and camera say, else by the sound of one folder.
 
     Copies take no part in the second, lest a recording be paired with itself.
@@ -235,7 +213,7 @@ def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[s
             if limit:
                 log.info("%s: %d sources without a conversation_id are too many to pair", folder, len(alone))
             continue
-        looks = [(one, work.recording(dataclasses.replace(base, source=one))) for one in alone]
+        looks = [(one, passes.recording(dataclasses.replace(base, source=one))) for one in alone]
         chosen = [(one, recording) for one, recording in looks if recording is not None]
         for a, b in find_cameras([recording for _, recording in chosen], base.config.states.max_camera_offset_s):
             first, second = chosen[a][0], chosen[b][0]
@@ -244,15 +222,15 @@ def _partners(base: work.Job, sources: list[Source], copies: set[str]) -> dict[s
     return partners
 
 
-def _look(executor: Executor, jobs: list[work.Job], progress: StepProgress, shelf: KeptLooks | None) -> Outcomes:
+def _look(executor: Executor, jobs: list[passes.Job], progress: Progress, shelf: KeptLooks | None) -> Outcomes:
     """First pass over all sources but those that an earlier run has looked at."""
     if shelf is None:
-        return _run(executor, parts.LOOK, jobs, progress)
+        return _run(executor, partial_results.LOOK, jobs, progress)
     for job in jobs:
-        if work.done_before(job, parts.LOOK) is None:
+        if passes.done_before(job, partial_results.LOOK) is None:
             shelf.give(job)
     try:
-        return _run(executor, parts.LOOK, jobs, progress, shelf.keep)
+        return _run(executor, partial_results.LOOK, jobs, progress, shelf.keep)
     finally:
         shelf.trim()
 
@@ -260,9 +238,9 @@ def _look(executor: Executor, jobs: list[work.Job], progress: StepProgress, shel
 def _run(
     executor: Executor,
     stage: str,
-    jobs: list[work.Job],
-    progress: StepProgress,
-    keep: Callable[[work.Job, dict[str, Any]], None] = lambda job, outcome: None,
+    jobs: list[passes.Job],
+    progress: Progress,
+    keep: Callable[[passes.Job, dict[str, Any]], None] = lambda job, outcome: None,
 ) -> Outcomes:
     """Map a pass over the jobs that are not done, the largest files first so that no long one is left to the end alone.
 
@@ -271,13 +249,13 @@ def _run(
     if not jobs:
         return {}
     about = _ABOUT[stage]
-    outcomes = {job.source.source_id: done for job in jobs if (done := work.done_before(job, stage)) is not None}
+    outcomes = {job.source.source_id: done for job in jobs if (done := passes.done_before(job, stage)) is not None}
     _tell(jobs, outcomes)
     waiting = sorted(
         (job for job in jobs if job.source.source_id not in outcomes),
         key=lambda job: (-job.source.bytes, job.source.source_id),
     )
-    results = executor.map(work.task(stage, jobs[0].config.limits), waiting)
+    results = executor.map(passes.task(stage, jobs[0].config.limits), waiting)
     try:
         with heartbeat.told(jobs[0].parts, about):
             for number, outcome in progress.track(results, about, total=len(jobs), done=len(outcomes)):
@@ -291,12 +269,12 @@ def _run(
     return outcomes
 
 
-def _tell(jobs: list[work.Job], outcomes: Outcomes) -> None:
+def _tell(jobs: list[passes.Job], outcomes: Outcomes) -> None:
     """A line for each source that is left out."""
     for job in jobs:
         outcome = outcomes.get(job.source.source_id, {"ok": True})
         if not outcome["ok"]:
-            again = "; the same command tries it again" if outcome["reason"] in parts.PASSING else ""
+            again = "; the same command tries it again" if outcome["reason"] in partial_results.PASSING else ""
             log.warning("%s is left out: %s: %s%s", job.source.file, outcome["reason"], outcome["detail"], again)
 
 
@@ -328,13 +306,13 @@ def _timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
 
 
 def _assemble(
-    folder: Path, sources: list[Source], config: CurationConfig, stones: Tombstones, progress: StepProgress
+    folder: Path, sources: list[Source], config: CurationConfig, stones: Tombstones, progress: Progress
 ) -> list[dict[str, Any]]:
     """Manifest, shards and previews from the parts, in order of the clips' ids."""
     homes: dict[str, Path] = {}
     rows: list[dict[str, Any]] = []
     for source in sources:
-        part = folder / "parts" / source.source_id / parts.CLIPS
+        part = folder / "parts" / source.source_id / partial_results.CLIPS
         found = read_rows(part / "rows.parquet")
         homes |= {row["clip_id"]: part for row in found}
         rows += found
@@ -343,14 +321,14 @@ def _assemble(
     names = {row["clip_id"]: row["person_id"] for row in rows}
     kept = [row["clip_id"] for row in rows if row["kept"]]
     for name in ("shards", "previews"):
-        parts.restart(folder / name)
+        partial_results.restart(folder / name)
     clips = ((clip_id, _members(homes[clip_id], clip_id, names[clip_id])) for clip_id in kept)
     told = progress.track(clips, "writing shards", total=len(kept)) if kept else clips
     shards = write_shards(folder / "shards", told, config.clips_per_shard)
     for row in rows:
         row["shard"] = shards.get(row["clip_id"], "")
         shutil.copyfile(homes[row["clip_id"]] / f"{row['clip_id']}.jpg", folder / "previews" / f"{row['clip_id']}.jpg")
-    write_rows(folder / "manifest.parquet", rows)
+    write_rows(folder / "manifest.parquet", rows, COLUMNS)
     return rows
 
 
@@ -363,7 +341,7 @@ def _name_people(
     for row in rows:
         key = (row["source_id"], row["track"])
         if key not in people:
-            with np.load(homes[row["clip_id"]] / work.PEOPLE, allow_pickle=False) as data:
+            with np.load(homes[row["clip_id"]] / passes.PEOPLE, allow_pickle=False) as data:
                 embedding, span = data["embeddings"][row["track"]], data["spans"][row["track"]]
             hint = hints[row["source_id"]] if row["person_id"] == hints[row["source_id"]] else None
             people[key] = Person(
@@ -432,7 +410,7 @@ def _report(
 
 
 def _describe(
-    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]], progress: StepProgress
+    folder: Path, config: CurationConfig, report: CurationReport, rows: list[dict[str, Any]], progress: Progress
 ) -> None:
     """Write dataset.json and curation.json, check all that lies in the folder, draw the page over it."""
     described = {

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAIN_IMAGE
+from components.runtime.container_images import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
@@ -16,7 +16,7 @@ def deploy(
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Register the model, gate it, and write what is served."""
-    from components.kfp_task import run_task
+    from components.runtime.kfp_task import run_task
 
     folders = {"model": model.path, "report": report.path, "base": base.path}
     run_task("deploy", config, folders, release, metrics, summary)

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
-from components.images import SERVE_IMAGE
-from components.tracking import TrackingConfig
+from components.runtime.container_images import SERVE_IMAGE
+from components.runtime.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from components.runtime.pod_security import CONTAINER_SECURITY, POD_SECURITY
+
 MODEL_DIR = "/mnt/models"
 """Where KServe's storage initializer leaves the model folder."""
 PORT = 8080
@@ -17,22 +19,6 @@ ANNOTATION_PREFIX = "lpm.platform/"
 """Our annotations (lineage, digest) start with this."""
 MIN_GRACE_S = 900
 """A terminating pod finishes its live sessions; less cuts people off."""
-USER_ID = 10001
-"""The user of our images; the restricted pod security standard wants a number that is not 0."""
-POD_SECURITY = {
-    "runAsNonRoot": True,
-    "runAsUser": USER_ID,
-    "runAsGroup": USER_ID,
-    "fsGroup": USER_ID,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-"""Of every pod that is rendered here."""
-CONTAINER_SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
-"""Of every container."""
 STORAGE_SCHEMES = ("s3://", "gs://", "https://", "hf://", "pvc://", "oci://")
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from components.runner import link_tree
+from components.runtime.runner import link_tree
 from lpm_model.digests import model_digest
 
 ALLOWED = (".safetensors", ".json", ".png", ".md")

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common import StepProgress, read_json, staged, write_json
-from components.deploy import mlflow_registry as registry
 from components.deploy.config import DeployConfig
 from components.deploy.gate import Decision, decide
 from components.deploy.manifest import render_inference_service, to_yaml
 from components.deploy.release import check_model_folder, write_release
-from components.fingerprint import code_commit
-from components.lineage import read_links
-from components.tracking import client, step_run
+from components.runtime import model_registry as registry
+from components.runtime.cache_keys import code_commit
+from components.runtime.lineage import read_links
+from components.runtime.tracking import client, step_run
 from lpm_model.digests import model_digest
+from lpm_model.files import read_json, staged, write_json
+from lpm_model.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def deploy(
     report: Path,
     release: Path,
     config: DeployConfig,
-    progress: StepProgress,
+    progress: Progress,
     base: Path | None = None,
 ) -> DeployReport:
     """Register a model, decide whether it becomes champion, and write what is served.

@@ -9,8 +9,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from components.common import write_json
-from components.curate.manifest import SPEAK, read_rows
+from components.dataset.manifest import read_rows
+from components.dataset.states import SPEAK
+from lpm_model.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,9 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
     """
     from PIL import Image
 
-    from lpm_model.autoencoder import load_autoencoder
+    from lpm_model.autoencoder.load import load_autoencoder
     from lpm_model.character import to_frames
-    from lpm_model.training.clips import read_clips
+    from lpm_model.training.engine.shard_reader import read_clips
 
     people = _people(dataset)[:count]
     if not people:

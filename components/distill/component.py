@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAIN_IMAGE
+from components.runtime.container_images import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
@@ -15,6 +15,6 @@ def distill(
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Distil Base LPM into Online LPM."""
-    from components.kfp_task import run_task
+    from components.runtime.kfp_task import run_task
 
     run_task("distill", config, {"base": base.path, "dataset": dataset.path}, model, metrics, summary)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from components.tracking import TrackingConfig
+from components.runtime.tracking import TrackingConfig
 from lpm_model.training.config import Distillation
 
 

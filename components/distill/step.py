@@ -2,17 +2,23 @@
 
 from pathlib import Path
 
-from components.common import StepProgress
 from components.distill.characters import write_characters
 from components.distill.config import DistillConfig
-from components.fingerprint import settings_that_count
-from components.provenance import ModelReport, dataset_version, model_report, resumable, write_provenance
-from components.tracking import StepRun, client, step_run
+from components.runtime.cache_keys import settings_that_count
+from components.runtime.provenance import (
+    ModelReport,
+    dataset_version,
+    model_report,
+    resumable,
+    write_provenance,
+)
+from components.runtime.tracking import StepRun, client, step_run
 from lpm_model.config import to_mapping
 from lpm_model.digests import model_digest
+from lpm_model.progress import Progress
 
 
-def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progress: StepProgress) -> ModelReport:
+def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progress: Progress) -> ModelReport:
     """Distil a causal few-step model, in as many processes as `config.scale` says, and record the run in MLflow.
 
     Args:
@@ -26,7 +32,7 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
         ValueError: the folders do not fit each other.
         RuntimeError: one of several processes failed.
     """
-    from lpm_model.training.launch import launch
+    from lpm_model.training.engine.launch import launch
 
     digest = dataset_version(dataset)
     parent = model_digest(base)
@@ -51,11 +57,11 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
 
 
 def fit(
-    base: Path, dataset: Path, work: Path, config: DistillConfig, progress: StepProgress | None = None, run_id: str = ""
+    base: Path, dataset: Path, work: Path, config: DistillConfig, progress: Progress | None = None, run_id: str = ""
 ) -> dict[str, float]:
     """What every process of a distillation does; the first one's curves go to the MLflow run."""
-    from lpm_model.training.distill import distill_online
-    from lpm_model.training.launch import first_process
+    from lpm_model.training.distill.train import distill_online
+    from lpm_model.training.engine.launch import first_process
 
     tracking = config.tracking
     run = None

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAIN_IMAGE
+from components.runtime.container_images import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
@@ -16,6 +16,6 @@ def evaluate(
     preview: dsl.Output[dsl.HTML],
 ) -> None:
     """Measure the model with LPM-Bench."""
-    from components.kfp_task import run_task
+    from components.runtime.kfp_task import run_task
 
     run_task("evaluate", config, {"model": model.path, "base": base.path}, report, metrics, summary, preview=preview)

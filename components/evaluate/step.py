@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from components.common import StepProgress, staged
-from components.evaluate.bench import NOTE, Bench, Case, build_bench
+from components.evaluate.cases.build import build_bench
+from components.evaluate.cases.cases import NOTE, Array, Bench, Case
 from components.evaluate.config import EvaluateConfig, EvaluateReport
-from components.evaluate.drift import COLLAPSE_PEAK, DriftReport, drift_report, edges
-from components.evaluate.generate import Generated, generate_base, generate_online, round_trip
-from components.evaluate.identity import IdentityScores, identity_scores
-from components.evaluate.instruments import Instruments, Reading, check_instruments, fit_instruments
-from components.evaluate.listening import ListeningScores, listening_scores
-from components.evaluate.metrics import Anchored, Array, anchored, normalise
-from components.evaluate.probes import GOOD_PROBE
-from components.evaluate.quality import frechet, psnr_db, ssim
-from components.evaluate.report import CaseView, write_report
-from components.evaluate.speed import SpeedReport, speed_report
-from components.evaluate.sync import SyncScores, sync_scores
+from components.evaluate.metrics.anchored import Anchored, anchored, normalise
+from components.evaluate.metrics.drift import COLLAPSE_PEAK, DriftReport, drift_report, edges
+from components.evaluate.metrics.identity import IdentityScores, identity_scores
+from components.evaluate.metrics.instruments import Instruments, Reading, check_instruments, fit_instruments
+from components.evaluate.metrics.listening import ListeningScores, listening_scores
+from components.evaluate.metrics.probes import GOOD_PROBE
+from components.evaluate.metrics.quality import frechet, psnr_db, ssim
+from components.evaluate.metrics.speed import SpeedReport, speed_report
+from components.evaluate.metrics.sync import SyncScores, sync_scores
+from components.evaluate.model_outputs import Generated, generate_base, generate_online, round_trip
+from components.evaluate.report.page import CaseView, write_report
+from lpm_model.files import staged
+from lpm_model.progress import Progress
 from serving.drift import cosine_distance, laplacian_energy, mean_lab
 from serving.talk import OnlineLPM
 
@@ -60,7 +62,7 @@ class Played:
     """What the instruments read from them."""
 
 
-def evaluate(model: Path, base: Path, report: Path, config: EvaluateConfig, progress: StepProgress) -> EvaluateReport:
+def evaluate(model: Path, base: Path, report: Path, config: EvaluateConfig, progress: Progress) -> EvaluateReport:
     """Measure an Online LPM and write the report folder.
 
     Args:
@@ -73,7 +75,7 @@ def evaluate(model: Path, base: Path, report: Path, config: EvaluateConfig, prog
     Raises:
         ValueError: a model folder that cannot be read.
     """
-    from lpm_model.autoencoder import load_autoencoder
+    from lpm_model.autoencoder.load import load_autoencoder
     from lpm_model.online import load_online
 
     clock = Clock()
@@ -107,7 +109,7 @@ class Clock:
         self.seconds[name] = round(time.perf_counter() - began, 2)
 
 
-def make_yardstick(autoencoder: Any, bench: Bench, clock: Clock, progress: StepProgress) -> Yardstick:
+def make_yardstick(autoencoder: Any, bench: Bench, clock: Clock, progress: Progress) -> Yardstick:
     """Pass truth through the autoencoder, fit the instruments on other people and read the truth with them."""
     cases = [*bench.cases, bench.talk]
     with clock.part("instruments"):
@@ -127,7 +129,7 @@ def make_yardstick(autoencoder: Any, bench: Bench, clock: Clock, progress: StepP
     )
 
 
-def play(online: OnlineLPM, yardstick: Yardstick, seed: int, clock: Clock, progress: StepProgress) -> Played:
+def play(online: OnlineLPM, yardstick: Yardstick, seed: int, clock: Clock, progress: Progress) -> Played:
     """Let the model play all cases and read what it made."""
     with clock.part("generate"):
         videos = [generate_online(online, c, seed) for c in progress.track(yardstick.cases, "generate")]
@@ -136,9 +138,7 @@ def play(online: OnlineLPM, yardstick: Yardstick, seed: int, clock: Clock, progr
     return Played(videos=videos, readings=readings)
 
 
-def _run_base(
-    base: Path, bench: Bench, config: EvaluateConfig, clock: Clock, progress: StepProgress
-) -> SpeedReport | None:
+def _run_base(base: Path, bench: Bench, config: EvaluateConfig, clock: Clock, progress: Progress) -> SpeedReport | None:
     """Time Base LPM on the beginning of a few cases."""
     if not config.base_cases:
         return None

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import CURATE_IMAGE
+from components.runtime.container_images import CURATE_IMAGE
 
 
 @dsl.component(base_image=CURATE_IMAGE, install_kfp_package=False)
@@ -14,6 +14,6 @@ def ingest(
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Collect source videos with their licence and consent."""
-    from components.kfp_task import run_task
+    from components.runtime.kfp_task import run_task
 
     run_task("ingest", config, {}, raw, metrics, summary, source=source)

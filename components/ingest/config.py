@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from components.ingest.endings import DEMUXERS
-from components.ingest.performer.config import PerformerConfig
+from components.ingest.formats import DEMUXERS
+from components.performer.config import PerformerConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

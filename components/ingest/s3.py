@@ -5,18 +5,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from components.common import StepProgress
 from components.ingest.config import IngestConfig
-from components.ingest.endings import why_not
+from components.ingest.formats import why_not
+from lpm_model.progress import Progress
 
 _DEFAULT_ENDPOINT: Final = "https://s3.amazonaws.com"
 _MB: Final = 1 << 20
 _SIDECAR_BYTES: Final = 65_536
 
 
-def download(
-    address: str, folder: Path, config: IngestConfig, progress: StepProgress
-) -> tuple[list[tuple[str, str]], int]:
+def download(address: str, folder: Path, config: IngestConfig, progress: Progress) -> tuple[list[tuple[str, str]], int]:
     """Copy videos and sidecars below a prefix into a folder; files already there with the same size and tag stay.
 
     Server and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and

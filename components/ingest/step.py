@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from components.common import StepProgress, link_file, locked, staged, write_json
+from components.dataset.names import source_id_of
+from components.dataset.tombstones import Tombstones
 from components.ingest.config import IngestConfig
-from components.ingest.endings import why_not
-from components.ingest.look import look_into
-from components.ingest.names import source_id_of
+from components.ingest.formats import why_not
 from components.ingest.sidecar import Sidecar, sidecar_of
-from components.tombstones import Tombstones
-from components.worker import Budget, Worker, first_done
+from components.ingest.sniff import look_into
+from components.runtime.guarded_worker import Budget, Worker, first_done
 from lpm_model.digests import file_digest
+from lpm_model.files import link_file, locked, staged, write_json
+from lpm_model.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class _LeftOut:
         self.rejected.append(Rejection(file=file, reason=reason, same_as=same_as))
 
 
-def ingest(source: str, raw: Path, config: IngestConfig, progress: StepProgress) -> IngestReport:
+def ingest(source: str, raw: Path, config: IngestConfig, progress: Progress) -> IngestReport:
     """Collect raw media: `raw/media/*`, `raw/sources.jsonl`, `raw/ingest.json`.
 
     A file that is empty, broken, too large or without consent is named in the report with the reason and left out.
@@ -166,9 +167,9 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _render(own: Path, config: IngestConfig, progress: StepProgress) -> Path:
+def _render(own: Path, config: IngestConfig, progress: Progress) -> Path:
     """The performer's corpus, rendered now (into `own` without a cache) or found; its truth goes to config.truth."""
-    from components.ingest.performer.compose import render_corpus
+    from components.performer.compose import render_corpus
 
     text = json.dumps(asdict(replace(config.performer, workers=1)), sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -188,7 +189,7 @@ def _collect(
     roots: list[tuple[Origin, Path]],
     work: Path,
     config: IngestConfig,
-    progress: StepProgress,
+    progress: Progress,
     left: _LeftOut,
 ) -> IngestReport:
     """Let every usable file under the roots in and write the two reports."""

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAIN_IMAGE
+from components.runtime.container_images import TRAIN_IMAGE
 
 
 @dsl.component(base_image=TRAIN_IMAGE, install_kfp_package=False)
@@ -14,6 +14,6 @@ def train(
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
     """Train Base LPM."""
-    from components.kfp_task import run_task
+    from components.runtime.kfp_task import run_task
 
     run_task("train", config, {"dataset": dataset.path}, model, metrics, summary)

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import StepProgress
-from components.fingerprint import settings_that_count
-from components.provenance import ModelReport, dataset_version, model_report, resumable, write_provenance
-from components.tracking import StepRun, client, step_run
+from components.runtime.cache_keys import settings_that_count
+from components.runtime.provenance import (
+    ModelReport,
+    dataset_version,
+    model_report,
+    resumable,
+    write_provenance,
+)
+from components.runtime.tracking import StepRun, client, step_run
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
 from lpm_model.digests import model_digest
+from lpm_model.progress import Progress
 
 if TYPE_CHECKING:
-    from lpm_model.training.validation import Show
+    from lpm_model.training.base.validation import Show
 
 
-def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgress) -> ModelReport:
+def train(dataset: Path, model: Path, config: TrainConfig, progress: Progress) -> ModelReport:
     """Train Base LPM, in as many processes as `config.scale` says, and record the run in MLflow.
 
     Args:
@@ -32,7 +38,7 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
         ValueError: the dataset is empty or was encoded with another autoencoder.
         RuntimeError: one of several processes failed.
     """
-    from lpm_model.training.launch import launch
+    from lpm_model.training.engine.launch import launch
 
     digest = dataset_version(dataset)
     parent = model_digest(Path(config.start)) if config.start else ""
@@ -49,11 +55,11 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: StepProgres
 
 
 def fit(
-    dataset: Path, work: Path, config: TrainConfig, progress: StepProgress | None = None, run_id: str = ""
+    dataset: Path, work: Path, config: TrainConfig, progress: Progress | None = None, run_id: str = ""
 ) -> dict[str, float]:
     """What every process of a training does; the first one's curves and videos go to the MLflow run."""
-    from lpm_model.training.base import train_base
-    from lpm_model.training.launch import first_process
+    from lpm_model.training.base.train import train_base
+    from lpm_model.training.engine.launch import first_process
 
     tracking = config.tracking
     run = None
@@ -65,7 +71,7 @@ def fit(
 
 def videos_into(run: StepRun) -> "Show":
     """Videos of a validation become files of the run: what the model made on the right, the truth on the left."""
-    from serving.media_file import Mp4Writer
+    from serving.media.mp4 import Mp4Writer
 
     def show(name: str, frames: NDArray[np.uint8], sound: NDArray[np.int16]) -> None:
         with tempfile.TemporaryDirectory(prefix="lpm-validation-") as place:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from components.deploy.manifest import CONTAINER_SECURITY, POD_SECURITY
+from components.runtime.pod_security import CONTAINER_SECURITY, POD_SECURITY
 from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
 
@@ -34,7 +34,7 @@ def render_train_job(
     service_account: str = "",
     runtime: str = RUNTIME,
 ) -> dict[str, Any]:
-    """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.rank train` under torchrun.
+    """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.runtime.torchrun train` under torchrun.
 
     Args:
         config: of the training; `scale` gives machines and processes.
@@ -61,7 +61,7 @@ def render_train_job(
         raise ValueError(f"image is {image!r}: name a tag other than 'latest', or a digest (@sha256:...)")
     trainer = {
         "image": image,
-        "command": ["torchrun", "-m", "components.rank", "train"],
+        "command": ["torchrun", "-m", "components.runtime.torchrun", "train"],
         "args": [
             *("--dataset", f"{MOUNT}/{dataset}"),
             *("--model", f"{MOUNT}/{model}"),

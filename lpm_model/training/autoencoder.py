@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import IterableDataset
 
-from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder
+from lpm_model.autoencoder.tiny import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder
 from lpm_model.character import to_video
 from lpm_model.checkpoint import save_model
 from lpm_model.config import FRAMES_PER_LATENT, to_mapping
-from lpm_model.shards import start_from
+from lpm_model.progress import Progress
 from lpm_model.training.config import AutoencoderTraining
-from lpm_model.training.data import step_generator
-from lpm_model.training.loop import StateFile, Track, run, scheduled, take_step
-from lpm_model.training.muon import KernelMuon
+from lpm_model.training.engine.data import step_generator
+from lpm_model.training.engine.loop import StateFile, run, scheduled, take_step
+from lpm_model.training.engine.muon import KernelMuon
+from lpm_model.weight_shards import start_from
 
 log = logging.getLogger(__name__)
 MAX_FRAMES = 40_000
@@ -137,7 +138,7 @@ def train_autoencoder(
     folder: Path,
     config: AutoencoderConfig,
     settings: AutoencoderTraining,
-    progress: Track | None = None,
+    progress: Progress | None = None,
     size_px: int = 128,
 ) -> dict[str, float]:
     """Train from a folder of square MP4s and write an autoencoder folder.

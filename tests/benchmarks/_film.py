@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.real_clips import fetch_real_clips
+from components.performer.real_clips import fetch_real_clips
 
 CACHE = Path(".work/benchmark-films")
 FPS = 30

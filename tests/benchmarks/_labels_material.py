@@ -8,17 +8,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import StepProgress
-from components.curate import analyse, decode, faces, shots
-from components.curate.analyse import Analysis
 from components.curate.config import CurationConfig
-from components.curate.manifest import LISTEN, SPEAK, Source
-from components.curate.parts import load_analysis, save_analysis
-from components.curate.speech import loudness_db, speech_probability
-from components.ingest.performer.compose import Recording, render_corpus
-from components.ingest.performer.config import PerformerConfig
+from components.curate.labels.speech import loudness_db, speech_probability
+from components.curate.run import analyze
+from components.curate.run.partial_results import load_analysis, save_analysis
+from components.curate.video import decode, faces, shots
+from components.curate.video.analysis import Analysis
+from components.dataset.sources import Source
+from components.dataset.states import LISTEN, SPEAK
+from components.performer.compose import Recording, render_corpus
+from components.performer.config import PerformerConfig
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
 from lpm_model.digests import file_digest
+from lpm_model.progress import Progress
 
 Bank = Literal["train", "heldout"]
 Layout = Literal["two cameras", "one camera", "two people in one shot"]
@@ -41,7 +43,7 @@ class Take:
 
 
 def takes(
-    cache: Path, bank: Bank, counts: dict[int, int], progress: StepProgress, *, seed: int = 40
+    cache: Path, bank: Bank, counts: dict[int, int], progress: Progress, *, seed: int = 40
 ) -> list[Take]:  # fmt: skip
     """Render (or find) so many conversations of each size and look at them (or read what was seen)."""
     found = []
@@ -68,7 +70,7 @@ def _truth(path: Path) -> dict[str, NDArray[Any]]:
 
 def _look(recording: Recording, folder: Path) -> Analysis:
     """The first pass, again whenever the code that looks or the recording has changed."""
-    code = "".join(file_digest(Path(str(module.__file__))) for module in (analyse, decode, faces, shots))
+    code = "".join(file_digest(Path(str(module.__file__))) for module in (analyze, decode, faces, shots))
     key = hashlib.sha256((code + file_digest(recording.file)).encode()).hexdigest()[:16]
     kept = folder / f"{recording.file.stem}-{key}.npz"
     if not kept.exists():
@@ -76,7 +78,7 @@ def _look(recording: Recording, folder: Path) -> Analysis:
             source_id=recording.file.stem, file=recording.file.name, sha256="", bytes=0, origin="performer", licence="",
             consent_ref="", conversation_id=recording.conversation_id, camera=recording.camera,
         )  # fmt: skip
-        save_analysis(kept, analyse.analyse(recording.file.parent, source, CurationConfig()))
+        save_analysis(kept, analyze.analyse(recording.file.parent, source, CurationConfig()))
     return load_analysis(kept)
 
 

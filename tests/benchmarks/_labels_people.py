@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import StepProgress
-from components.curate.faces import FaceFinder
-from components.curate.identity import embed
-from components.ingest.performer.compose import HELDOUT_PEOPLE
-from components.ingest.performer.identity import Identity
-from components.ingest.performer.renderer import Renderer
-from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
+from components.curate.video.faces import FaceFinder
+from components.curate.video.identity import embed
+from components.performer.compose import HELDOUT_PEOPLE
+from components.performer.identity import Identity
+from components.performer.renderer import Renderer
+from components.performer.tracks import ARKIT_INDEX, Tracks
+from lpm_model.progress import Progress
 from tests.curate.corpus import as_picture
 
 FRAMES = 6
@@ -33,7 +33,7 @@ class Shots:
     """[N, FRAMES] NaN where no face was found."""
 
 
-def measure_people(cache: Path, bank: str, count: int, size_px: int, progress: StepProgress) -> Shots:
+def measure_people(cache: Path, bank: str, count: int, size_px: int, progress: Progress) -> Shots:
     """Two shots of each of `count` people, measured person by person and kept in the cache."""
     first = 40_000 + (HELDOUT_PEOPLE if bank == "heldout" else 0)
     folder = cache / f"{bank}-people-{size_px}"

@@ -5,15 +5,16 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from components.common import StepProgress
-from components.evaluate.bench import Bench, build_bench
+from components.evaluate.cases.build import build_bench
+from components.evaluate.cases.cases import Bench
 from components.evaluate.config import BenchConfig, EvaluateConfig
-from components.evaluate.generate import generate_base
-from components.evaluate.listening import listening_scores
+from components.evaluate.metrics.listening import listening_scores
+from components.evaluate.metrics.sync import sync_scores
+from components.evaluate.model_outputs import generate_base
 from components.evaluate.step import Clock, Yardstick, make_yardstick, measure, play
-from components.evaluate.sync import sync_scores
-from lpm_model.autoencoder import load_autoencoder
+from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.online import load_online
+from lpm_model.progress import Progress
 from lpm_model.sampler import load_base
 
 SCORES = ("sync", "listening", "identity", "drift")
@@ -40,7 +41,7 @@ class LpmBench:
         progress: shows how far it is.
     """
 
-    def __init__(self, model: Path, config: EvaluateConfig, progress: StepProgress) -> None:
+    def __init__(self, model: Path, config: EvaluateConfig, progress: Progress) -> None:
         self.config, self.progress = config, progress
         self.bench: Bench = build_bench(Path(config.cache), config.bench, progress)
         autoencoder = load_autoencoder(model / "autoencoder")

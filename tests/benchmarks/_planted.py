@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import StepProgress
 from components.curate.config import SourceLimits
-from components.curate.decode import audio_track, video_frames
-from components.ingest.performer.compose import render_corpus
-from components.ingest.performer.config import PerformerConfig
+from components.curate.video.decode import audio_track, video_frames
+from components.performer.compose import render_corpus
+from components.performer.config import PerformerConfig
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
+from lpm_model.progress import Progress
 
 CLIP_FRAMES = 93
 """Length of a clean clip: 3.9 s."""
@@ -51,7 +51,7 @@ class Planted:
 
 
 def clean_clips(
-    cache: Path, conversations: int, size_px: int, seed: int, progress: StepProgress, workers: int = 1
+    cache: Path, conversations: int, size_px: int, seed: int, progress: Progress, workers: int = 1
 ) -> list[Material]:
     """Two clips from each camera of held-out conversations; rendered once and kept in `cache`."""
     config = PerformerConfig(

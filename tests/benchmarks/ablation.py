@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from components.common import RichProgress, StepProgress, read_json, write_json
-from components.fingerprint import config_digest
+from components.runtime.cache_keys import config_digest
+from components.runtime.progress import RichProgress
 from lpm_model.character import read_model_config
 from lpm_model.config import OnlineConfig, to_mapping
 from lpm_model.digests import dataset_digest, model_digest
+from lpm_model.files import read_json, write_json
+from lpm_model.progress import Progress
 from lpm_model.training.config import (
     Distillation,
     DmdStage,
@@ -29,7 +31,7 @@ from lpm_model.training.config import (
     OffPolicyStage,
     OnPolicyStage,
 )
-from lpm_model.training.distill import distill_online
+from lpm_model.training.distill.train import distill_online
 from tests.benchmarks._lpm_bench import LATEST, SCORES, LpmBench, quiet, settings
 
 STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
@@ -74,7 +76,7 @@ def variants(full: Distillation) -> dict[str, Distillation]:
 
 
 def run(
-    name: str, variant: Distillation, base: Path, dataset: Path, out: Path, bench: LpmBench, progress: StepProgress
+    name: str, variant: Distillation, base: Path, dataset: Path, out: Path, bench: LpmBench, progress: Progress
 ) -> dict[str, float | None]:
     """The scores of a variant, distilled and measured if that has not been done."""
     key = config_digest(

@@ -16,11 +16,11 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from components.curate import parts, work
 from components.curate.config import CurationConfig, StateConfig
-from components.curate.executor import Executor
-from components.curate.manifest import Source
-from components.curate.step import read_sources
+from components.curate.run import partial_results as parts
+from components.curate.run import passes
+from components.curate.run.executor import Executor
+from components.dataset.sources import Source, read_sources
 from tests.benchmarks._film import films
 from tests.curate.corpus import make_raw
 
@@ -72,7 +72,7 @@ def curate_s(paths: list[Path], executor: str, workers: int) -> float:
         warm = _jobs(Path(home) / "warm", films(WARM_S)[:1] * WARM_FILMS * workers, config)
         jobs = warm + _jobs(Path(home) / "real", paths, config)
         for stage in (parts.LOOK, parts.CLIPS):
-            done = pool.map(work.task(stage, config.limits), jobs)
+            done = pool.map(passes.task(stage, config.limits), jobs)
             outcomes = [next(done) for _ in warm]
             started = time.perf_counter()
             outcomes += done
@@ -81,7 +81,7 @@ def curate_s(paths: list[Path], executor: str, workers: int) -> float:
     return total_s
 
 
-def _jobs(home: Path, paths: list[Path], config: CurationConfig) -> list[work.Job]:
+def _jobs(home: Path, paths: list[Path], config: CurationConfig) -> list[passes.Job]:
     """Work on a corpus of these files; one may be there several times."""
     home.mkdir()
     copies = [home / f"{number}-{path.name}" for number, path in enumerate(paths)]
@@ -91,10 +91,10 @@ def _jobs(home: Path, paths: list[Path], config: CurationConfig) -> list[work.Jo
     return [_job(raw, home / "parts", source, config) for source in read_sources(raw)]
 
 
-def _job(raw: Path, parts: Path, source: Source, config: CurationConfig) -> work.Job:
+def _job(raw: Path, parts: Path, source: Source, config: CurationConfig) -> passes.Job:
     """Both passes over one source, with room for its pictures between them."""
     room = config.keep_pictures_gb * 1e9
-    return work.Job(raw=raw, parts=parts, source=source, config=config, key="benchmark", cutout_bytes=room)
+    return passes.Job(raw=raw, parts=parts, source=source, config=config, key="benchmark", cutout_bytes=room)
 
 
 def speed(paths: list[Path]) -> float:
@@ -118,7 +118,7 @@ def curate_alone(raw: Path, parts: Path, config: CurationConfig) -> float:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     job = _job(raw, parts, read_sources(raw)[0], config)
-    for function in (work.look, work.clips):
+    for function in (passes.look, passes.clips):
         outcome = function(job)
         assert outcome["ok"], outcome
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

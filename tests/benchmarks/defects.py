@@ -27,20 +27,22 @@ from typing import Any
 
 import numpy as np
 
-from components.common import NoProgress, RichProgress, StepProgress, read_json, write_json
-from components.curate.analyse import analyse
-from components.curate.captions import MeasuredCaptioner
-from components.curate.clips import Inputs, make_clips
+from components.curate.captions.measured import MeasuredCaptioner
+from components.curate.clips.make import Inputs, make_clips
+from components.curate.clips.store import ClipStore
 from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
-from components.curate.cutouts import Cutouts
-from components.curate.duplicates import Print, find_copies, frames_in
-from components.curate.manifest import Source
-from components.curate.pairing import label_source
-from components.curate.probe import SourceRejected
+from components.curate.labels.pairing import label_source
+from components.curate.run.analyze import analyse
+from components.curate.run.passes import in_sync
 from components.curate.scorers import SCORERS, make_scorers
-from components.curate.store import ClipStore
-from components.curate.work import in_sync
-from components.ingest.performer.media import write_mp4
+from components.curate.video.duplicates import Print, find_copies, frames_in
+from components.curate.video.probe import SourceRejected
+from components.curate.video.roi_cache import Cutouts
+from components.dataset.sources import Source
+from components.performer.media import write_mp4
+from components.runtime.progress import RichProgress
+from lpm_model.files import read_json, write_json
+from lpm_model.progress import NoProgress, Progress
 from tests.benchmarks._planted import KINDS, Material, Planted, clean_clips
 
 TUNING_SEED, SEED = 41, 23
@@ -248,9 +250,7 @@ def _is_text(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def results(
-    cache: Path, files: dict[str, list[Path]], workers: int, progress: StepProgress
-) -> dict[str, list[Verdict]]:
+def results(cache: Path, files: dict[str, list[Path]], workers: int, progress: Progress) -> dict[str, list[Verdict]]:
     """Verdicts by kind; those that are there already are read back."""
     home = cache / f"results-{_plants()}" / _code()
     kept = {file: home / file.parent.name / f"{file.stem}.json" for found in files.values() for file in found}
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     start = time.perf_counter()
-    progress: StepProgress = NoProgress() if arguments.json else RichProgress()
+    progress: Progress = NoProgress() if arguments.json else RichProgress()
     cache = arguments.cache / f"seed{arguments.seed}-{arguments.conversations}x{SIZE_PX}"
     perform = functools.partial(
         clean_clips, cache / "performed", arguments.conversations, SIZE_PX, arguments.seed, progress, arguments.workers

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from components.common import RichProgress
+from components.runtime.progress import RichProgress
 from lpm_model.character import read_model_config
 from tests.benchmarks._lpm_bench import LATEST, LpmBench, Measured, settings
 

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from components.common import RichProgress
-from components.evaluate.bench import Bench, build_bench
+from components.evaluate.cases.build import build_bench
+from components.evaluate.cases.cases import Bench
 from components.evaluate.config import BenchConfig
-from components.evaluate.drift import sink_peak
+from components.evaluate.metrics.drift import sink_peak
+from components.runtime.progress import RichProgress
 from lpm_model.config import LATENT_FPS, SAMPLES_PER_LATENT, VIDEO_FPS
 from lpm_model.online import OnlineModel, load_online
 from serving.drift import DriftMeter, likeness

@@ -21,23 +21,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import NoProgress
-from components.curate.analyse import analyse
-from components.curate.captions import MeasuredCaptioner, described_frames
+from components.curate.captions.expressions import strengths
+from components.curate.captions.measured import MeasuredCaptioner, described_frames
+from components.curate.clips.plan import Plan
+from components.curate.clips.rows import seen_of
 from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
-from components.curate.crops import Crop
-from components.curate.expressions import strengths
-from components.curate.faces import FEATURES, FaceFinder
-from components.curate.identity import ONE_FACE_DISTANCE, embed
-from components.curate.pairing import label_source
-from components.curate.plan import Plan
-from components.curate.rows import seen_of
+from components.curate.labels.pairing import label_source
+from components.curate.run.analyze import analyse
 from components.curate.scorers import SCORERS
-from components.ingest.performer.compose import HELDOUT_PEOPLE, render_corpus
-from components.ingest.performer.config import PerformerConfig
-from components.ingest.performer.identity import Identity
-from components.ingest.performer.renderer import Renderer
-from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
+from components.curate.video.crops import Crop
+from components.curate.video.faces import FEATURES, FaceFinder
+from components.curate.video.identity import ONE_FACE_DISTANCE, embed
+from components.performer.compose import HELDOUT_PEOPLE, render_corpus
+from components.performer.config import PerformerConfig
+from components.performer.identity import Identity
+from components.performer.renderer import Renderer
+from components.performer.tracks import ARKIT_INDEX, Tracks
+from lpm_model.progress import NoProgress
 from tests.benchmarks.defects import source_of
 from tests.curate.corpus import as_picture
 

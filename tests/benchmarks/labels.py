@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.common import NoProgress
-from components.curate import identity
-from components.curate.analyse import Analysis
-from components.curate.cameras import Recording, find_cameras, gap_on_timeline
 from components.curate.config import IdentityConfig, IntervalConfig, StateConfig
-from components.curate.intervals import Interval, find_intervals
-from components.curate.manifest import DISCARD, SPEAK
-from components.curate.offset import find_offset, sound_bands
-from components.curate.pairing import Labelled, label_source
+from components.curate.labels.cameras import Recording, find_cameras, gap_on_timeline
+from components.curate.labels.intervals import Interval, find_intervals
+from components.curate.labels.offset import find_offset, sound_bands
+from components.curate.labels.pairing import Labelled, label_source
+from components.curate.video import identity
+from components.curate.video.analysis import Analysis
+from components.dataset.states import DISCARD, SPEAK
 from lpm_model.config import VIDEO_FPS
+from lpm_model.progress import NoProgress
 from tests.benchmarks import _labels_people
 from tests.benchmarks._labels_material import CONDITIONS, LAYOUTS, Layout, Take, disturbed, shifted, takes
 

@@ -22,14 +22,14 @@ from dataclasses import replace
 
 import torch
 
-from lpm_model.autoencoder import load_autoencoder
+from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import Character, reference_positions
 from lpm_model.config import Lora, ModelConfig, OnlineConfig
 from lpm_model.describe import Setting, describe
 from lpm_model.float8 import FLOAT8
 from lpm_model.lora import adapted_layers, twin
 from lpm_model.online import OnlineModel
-from lpm_model.training.throughput import peak_flops
+from lpm_model.training.engine.throughput import peak_flops
 
 SHAPE = ModelConfig(
     width=5120, layers=40, heads=40, ffn_width=13824, text_width=4096, text_tokens=512, audio_mix_width=512,

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.curate.shards import write_shards
-from lpm_model.autoencoder import load_autoencoder
+from components.dataset.shards import write_shards
+from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.sampler import BaseModel
-from lpm_model.training.base import BaseModule, clip_batches
-from lpm_model.training.clips import read_clips
+from lpm_model.training.base.train import BaseModule, clip_batches
 from lpm_model.training.config import BaseTraining
-from lpm_model.training.loop import StateFile, run
+from lpm_model.training.engine.loop import StateFile, run
+from lpm_model.training.engine.shard_reader import read_clips
 
 CLIPS, LATENTS, GRID = 325, 24, 16
 STEPS, TURNS = 16, 3

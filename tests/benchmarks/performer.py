@@ -17,9 +17,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from components.ingest.performer.identity import Identity
-from components.ingest.performer.renderer import Renderer
-from components.ingest.performer.tracks import ARKIT_INDEX, Tracks
+from components.performer.identity import Identity
+from components.performer.renderer import Renderer
+from components.performer.tracks import ARKIT_INDEX, Tracks
 from lpm_model.config import VIDEO_FPS
 
 PROCESSES = 2

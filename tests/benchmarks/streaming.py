@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpm_model.autoencoder import load_autoencoder
+from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import Character, reference_positions
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, LATENT_FPS, ModelConfig, OnlineConfig
 from lpm_model.describe import Setting, flops_of
@@ -38,7 +38,7 @@ from lpm_model.dit import Conditions
 from lpm_model.online import OnlineModel
 from lpm_model.precision import native_type
 from lpm_model.rollout import Noise
-from lpm_model.training.throughput import peak_flops
+from lpm_model.training.engine.throughput import peak_flops
 
 GRID, TOKENS, SIZE_PX, ROUNDS, TEXT = 32, 256, 128, 5, 64
 SHAPE = ModelConfig(

@@ -22,7 +22,7 @@ from lpm_model.character import reference_positions
 from lpm_model.config import ModelConfig
 from lpm_model.describe import Setting, describe
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.training.throughput import peak_flops
+from lpm_model.training.engine.throughput import peak_flops
 
 FRAMES, GRID, LAYERS, TEXT_TOKENS = 21, 16, 4, 64
 ROUNDS = 7

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.steps import STEPS
+from components.runtime.steps import STEPS
 from lpm_model.config import to_mapping
 from pipelines.config import CONF, compose_values, groups, load_config, to_plain
 from tests.contract.project import ROOT

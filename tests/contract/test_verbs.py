@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.steps import STEPS
+from components.runtime.steps import STEPS
 from pipelines.cli import cli
 from pipelines.compile import compile_pipeline, edges, outline
 from pipelines.config import RootConfig, load_config

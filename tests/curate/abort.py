@@ -12,7 +12,7 @@ def misbehave(job: str) -> dict[str, Any]:
     if job == "sleep":
         time.sleep(60)
     if job == "hang":
-        from components.worker import alarm
+        from components.runtime.guarded_worker import alarm
 
         with alarm(0.3):
             time.sleep(60)

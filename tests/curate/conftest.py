@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common import NoProgress
 from components.curate.config import CurationConfig
 from components.curate.step import curate
+from lpm_model.progress import NoProgress
 from tests.curate.corpus import make_raw
 
 
@@ -25,8 +25,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def conversation(shared: Path) -> Path:
     """media/ and truth/ of one performed conversation of 12 s, rendered by whichever worker comes first."""
-    from components.ingest.performer.compose import render_corpus
-    from components.ingest.performer.config import PerformerConfig
+    from components.performer.compose import render_corpus
+    from components.performer.config import PerformerConfig
 
     with (shared / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -46,7 +46,7 @@ def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A very small autoencoder with random weights."""
     import torch
 
-    from lpm_model.autoencoder import AutoencoderConfig, build_autoencoder
+    from lpm_model.autoencoder.tiny import AutoencoderConfig, build_autoencoder
     from lpm_model.checkpoint import save_model
 
     torch.manual_seed(0)

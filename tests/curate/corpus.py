@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from components.curate.picture import Picture, Scalers
+from components.curate.video.frame import Picture, Scalers
 from lpm_model.digests import file_digest
 
 

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from components.common import NoProgress
 from components.curate.config import CurationConfig
 from components.curate.step import curate
 from components.ingest.config import IngestConfig
 from components.ingest.step import _prober, ingest
+from lpm_model.progress import NoProgress
 
 
 def unchecked(folder: Path, raw: Path) -> dict[str, str]:

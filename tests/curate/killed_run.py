@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from components.common import NoProgress
 from components.curate.config import CurationConfig
 from components.curate.step import curate
+from lpm_model.progress import NoProgress
 
 
 def settings(autoencoder: str, executor: str) -> CurationConfig:

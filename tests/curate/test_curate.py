@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 import webdataset
 
-from components.common import NoProgress
-from components.curate import cost, work
 from components.curate.config import CurationConfig, StateConfig
-from components.curate.manifest import SCORES, decode_states, read_rows, schema
+from components.curate.run import passes
+from components.curate.scorers import COLUMNS as SCORES
 from components.curate.step import curate
-from components.runner import StepRecord, run_step
-from components.steps import STEPS
+from components.dataset.manifest import read_rows, schema
+from components.dataset.states import decode_states
+from components.runtime import part_timing
+from components.runtime.runner import StepRecord, run_step
+from components.runtime.steps import STEPS
 from lpm_model.config import REFERENCE_KINDS
 from lpm_model.digests import dataset_digest, folder_digest, output_digest
+from lpm_model.progress import NoProgress
 from tests.curate.corpus import make_raw, refused_files, without_sound
 
 OUTPUTS = {
@@ -69,7 +72,7 @@ def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
         assert figures["video_s"] == 24.0
         assert set(parts) <= set(figures["parts_s"])
         assert 0 < sum(figures["parts_s"].values()) <= figures["seconds"]
-    rows = cost.table(timing)
+    rows = part_timing.table(timing)
     assert sum(row["percent"] for row in rows) == pytest.approx(200, abs=2)
     page = (dataset / "curation.html").read_text()
     assert all(f'<td>{row["part"]}</td><td class="number">{row["ms"]}</td>' in page for row in rows)
@@ -78,7 +81,7 @@ def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
 def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
     rows = read_rows(dataset / "manifest.parquet")
     for row in rows:
-        assert set(row) == set(schema().names)
+        assert set(row) == set(schema(SCORES).names)
         assert row["frames"] % 4 == 1
         states = decode_states(row["states"])
         assert len(states) == row["frames"]
@@ -196,7 +199,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 ) -> None:
     raw = make_raw(tmp_path / "raw", sides)
     curate(raw, tmp_path / "whole", config, NoProgress())
-    real = work.make_clips
+    real = passes.make_clips
     calls = []
 
     def killed(inputs: Any, store: Any) -> Any:
@@ -205,11 +208,11 @@ def test_a_killed_run_resumes_to_the_same_bytes(
             raise KeyboardInterrupt
         return real(inputs, store)
 
-    monkeypatch.setattr(work, "make_clips", killed)
+    monkeypatch.setattr(passes, "make_clips", killed)
     with pytest.raises(KeyboardInterrupt):
         curate(raw, tmp_path / "resumed", config, NoProgress())
     assert not (tmp_path / "resumed").exists()
-    monkeypatch.setattr(work, "analyse", None)  # the first pass must not be done again
+    monkeypatch.setattr(passes, "analyse", None)  # the first pass must not be done again
     curate(raw, tmp_path / "resumed", config, NoProgress())
     assert calls == [calls[0], calls[1], calls[1]]
     for name in ("whole", "resumed"):
@@ -230,10 +233,10 @@ def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
     raw = make_raw(tmp_path / "raw", sides, conversation_id=None, camera=None)
     quick = dataclasses.replace(config, states=StateConfig(match_cameras_max=0), mesh_stride=6, min_retention=0.0)
     curate(raw, tmp_path / "whole", quick, NoProgress())
-    real, looked = work._look, []
+    real, looked = passes._look, []
     lost = {source.stem for source in sides}
 
-    def look(job: work.Job) -> dict[str, Any]:
+    def look(job: passes.Job) -> dict[str, Any]:
         looked.append(job.source.source_id)
         if job.source.source_id in lost:
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +244,7 @@ def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
             raise MemoryError("somebody else took it")
         return real(job)
 
-    monkeypatch.setattr(work, "_look", look)
+    monkeypatch.setattr(passes, "_look", look)
 
     def run() -> StepRecord:
         return run_step(STEPS["curate"], {"raw": raw}, tmp_path / "out", quick, NoProgress(), cache=tmp_path / "cache")
@@ -258,8 +261,8 @@ def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
     assert sorted(looked) == sorted([*(side.stem for side in sides)] * 2)
     lost.clear()
     looked.clear()
-    made = mock.Mock(wraps=work.make_clips)
-    monkeypatch.setattr(work, "make_clips", made)
+    made = mock.Mock(wraps=passes.make_clips)
+    monkeypatch.setattr(passes, "make_clips", made)
     record = run()
     assert (record.cached, record.report["rejected"], record.report["to_try_again"]) == (False, [], 0)
     assert looked == [sides[1].stem]

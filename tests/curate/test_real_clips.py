@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common import NoProgress
-from components.curate.analyse import Analysis, analyse
 from components.curate.config import CurationConfig
-from components.curate.manifest import LISTEN, SPEAK, Source, decode_states, read_rows
-from components.curate.pairing import label_source
+from components.curate.labels.pairing import label_source
+from components.curate.run.analyze import analyse
 from components.curate.step import curate
-from components.ingest.real_clips import fetch_real_clips
+from components.curate.video.analysis import Analysis
+from components.dataset.manifest import read_rows
+from components.dataset.sources import Source
+from components.dataset.states import LISTEN, SPEAK, decode_states
+from components.performer.real_clips import fetch_real_clips
+from lpm_model.progress import NoProgress
 from tests.curate.corpus import make_raw
 
 

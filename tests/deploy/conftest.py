@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from components.common import write_json
 from components.deploy.config import DeployConfig
-from components.tracking import TrackingConfig
+from components.runtime.tracking import TrackingConfig
+from lpm_model.files import write_json
 
 SCORES = {"sync": 0.7, "listening": 0.5, "identity": 0.98, "psnr_db": 31.0, "drift": 0.9}
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.common import NoProgress, read_json, write_json
-from components.deploy import mlflow_registry as registry
 from components.deploy.config import DeployConfig
 from components.deploy.step import DeployReport, deploy
-from components.lineage import Link, Source, chain_of, extend, read_links
-from components.tracking import client
+from components.runtime import model_registry as registry
+from components.runtime.lineage import Link, Source, chain_of, extend, read_links
+from components.runtime.tracking import client
 from lpm_model.digests import RUN_MANIFEST, model_digest
+from lpm_model.files import read_json, write_json
+from lpm_model.progress import NoProgress
 
 Maker = Callable[..., Path]
 

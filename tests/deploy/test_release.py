@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from components.common import NoProgress
 from components.deploy.config import DeployConfig
 from components.deploy.release import check_model_folder, write_release
 from components.deploy.step import deploy
-from components.tracking import client
+from components.runtime.tracking import client
 from lpm_model.digests import model_digest
+from lpm_model.progress import NoProgress
 
 Maker = Callable[..., Path]
 PICKLE = pickle.dumps({"weights": [1.0]})

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.curate.manifest import schema, write_rows
+from components.dataset.manifest import schema, write_rows
 from components.deploy.release import check_model_folder
 from components.distill.characters import write_characters
-from lpm_model.autoencoder import copy_autoencoder
+from lpm_model.autoencoder.load import copy_autoencoder
 from serving.characters import list_characters, load_character, read_reference
-from tests.train.corpus import make_autoencoder, make_dataset
+from tests.lpm_model.training.corpus import make_autoencoder, make_dataset
 
+SCORES = ("head_motion_deg", "yaw_deg")
 ROW: dict[str, Any] = {
     "kept": True, "consent_ref": "form 7", "licence": "CC-BY-4.0", "origin": "performer", "source_id": "s",
     "states": [[0, 9]], "yaw_deg": 1.0, "head_motion_deg": 1.0, "crop_box": [0, 0, 8, 8], "face_box": [0, 0, 8, 8],
@@ -33,8 +34,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def manifest(dataset: Path, *rows: dict[str, Any]) -> None:
-    empty = dict.fromkeys(schema().names)
-    write_rows(dataset / "manifest.parquet", [{**empty, **ROW, **row} for row in rows])
+    empty = dict.fromkeys(schema(SCORES).names)
+    write_rows(dataset / "manifest.parquet", [{**empty, **ROW, **row} for row in rows], SCORES)
 
 
 def test_rendered_people_at_rest_come_first_and_nobody_without_consent(model: Path) -> None:

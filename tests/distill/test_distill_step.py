@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from components.common import NoProgress, read_json
 from components.deploy.release import check_model_folder
 from components.distill.config import DistillConfig
 from components.distill.step import distill
-from components.tracking import TrackingConfig, client
+from components.runtime.tracking import TrackingConfig, client
 from components.train.config import TrainConfig
 from components.train.step import train
 from lpm_model.digests import model_digest
+from lpm_model.files import read_json
+from lpm_model.progress import NoProgress
 from lpm_model.training.config import OdeStage, OnPolicyStage
-from tests.train.corpus import MODEL, make_autoencoder, make_dataset
+from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_dataset
 
 
 @pytest.fixture(scope="module")

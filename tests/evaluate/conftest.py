@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from components.evaluate.bench import LISTEN, SPEAK, Bench, Case, ProbeClip, Truth
+from components.evaluate.cases.cases import LISTEN, SPEAK, Bench, Case, ProbeClip, Truth
 
 SIZE, FRAMES = 64, 96
 

@@ -8,15 +8,16 @@ import av
 import numpy as np
 import pytest
 
-from components.common import NoProgress
 from components.evaluate import step
-from components.evaluate.bench import SIGNALS, load_bench, save_bench
+from components.evaluate.cases.build import load_bench, save_bench
+from components.evaluate.cases.cases import SIGNALS
 from components.evaluate.config import BenchConfig, EvaluateConfig
-from components.evaluate.face import prepare, register
-from components.evaluate.generate import generate_online, round_trip
-from components.evaluate.identity import fit_embedder, identity_scores
-from components.evaluate.instruments import check_instruments, soften
-from components.evaluate.report import curve_svg
+from components.evaluate.metrics.face import prepare, register
+from components.evaluate.metrics.identity import fit_embedder, identity_scores
+from components.evaluate.metrics.instruments import check_instruments, soften
+from components.evaluate.model_outputs import generate_online, round_trip
+from components.evaluate.report.page import curve_svg
+from lpm_model.progress import NoProgress
 
 CONFIG = EvaluateConfig(base_cases=0)
 
@@ -140,7 +141,7 @@ def model_folders(tmp_path_factory):
     """An Online LPM and its Base with random weights, as train and distill leave them."""
     import torch
 
-    from lpm_model.autoencoder import AutoencoderConfig, build_autoencoder
+    from lpm_model.autoencoder.tiny import AutoencoderConfig, build_autoencoder
     from lpm_model.checkpoint import save_model
     from lpm_model.config import ModelConfig, OnlineConfig, to_mapping
     from lpm_model.online import OnlineModel

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common import NoProgress
 from components.ingest.config import IngestConfig
-from components.ingest.performer.config import PerformerConfig
-from components.ingest.performer.media import write_mp4
 from components.ingest.step import ingest, read_sources
+from components.performer.config import PerformerConfig
+from components.performer.media import write_mp4
 from lpm_model.digests import file_digest
+from lpm_model.progress import NoProgress
 from tests.infra import weed
 
 CONSENT = "licence: CC-BY-4.0\nconsent_ref: form-17\n"

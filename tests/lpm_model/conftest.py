@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lpm_model.autoencoder import TinyVideoAutoencoder
+from lpm_model.autoencoder.tiny import TinyVideoAutoencoder
 from lpm_model.dit import DiffusionTransformer
 from lpm_model.online import OnlineModel
 from tests.lpm_model import tiny

@@ -95,7 +95,7 @@ def cross(dit: DiffusionTransformer, number: int, segment: Segment, x: Tensor) -
 
 
 @dataclass
-class Track:
+class Progress:
     """One network's history: keys and values of every latent frame ever made, in plain lists, one for each plane."""
 
     online: OnlineModel
@@ -180,11 +180,11 @@ class Recurrence:
     character: Character
 
     def __post_init__(self) -> None:
-        self.backbone = Track(self.online, self.character, self.online.backbone, self.online.online.backbone_levels)
+        self.backbone = Progress(self.online, self.character, self.online.backbone, self.online.online.backbone_levels)
         self.refiner = None
         if self.online.refiner is not None:
             levels = self.online.online.refiner_levels
-            self.refiner = Track(self.online, self.character, self.online.refiner, levels)
+            self.refiner = Progress(self.online, self.character, self.online.refiner, levels)
 
     def run(self, speak: Tensor, listen: Tensor, texts: list[str], seed: int) -> Tensor:
         """Latents [1, channels, k, h, w] for voices of 4000 k samples; the texts change from chunk to chunk."""
@@ -206,7 +206,7 @@ class Recurrence:
         return torch.cat((self.refiner or self.backbone).made[1:], dim=2)
 
     def generate(
-        self, track: Track, heard: Callable[[int, int], Conditions], first: int, switched: bool, draw: Draw,
+        self, track: Progress, heard: Callable[[int, int], Conditions], first: int, switched: bool, draw: Draw,
         coarse: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """One chunk from noise, or from a coarse one, and its place in the history."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpm_model.autoencoder import copy_autoencoder, load_autoencoder
+from lpm_model.autoencoder.load import copy_autoencoder, load_autoencoder
 from lpm_model.character import reference_positions, to_frames, to_video
 from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import REFERENCE_KINDS, to_mapping

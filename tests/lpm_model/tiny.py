@@ -9,7 +9,8 @@ import torch
 import webdataset
 from torch import Tensor, nn
 
-from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder, load_autoencoder
+from lpm_model.autoencoder.load import load_autoencoder
+from lpm_model.autoencoder.tiny import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder
 from lpm_model.character import Character
 from lpm_model.checkpoint import save_model
 from lpm_model.config import AudioConfig, ModelConfig, OnlineConfig, to_mapping

@@ -76,7 +76,7 @@ def test_a_taken_port_is_named_with_its_option(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "curation.html").write_text("a page")
-    monkeypatch.setattr("components.curate.browse.Clips", lambda *_: None)
+    monkeypatch.setattr("components.dataset.browse.Clips", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, _, err = outcome(capsys, "data", "browse", str(tmp_path), "--serve", "--port", port)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.images import VERSION
-from components.steps import STEPS
+from components.runtime.container_images import VERSION
+from components.runtime.steps import STEPS
 from pipelines.compile import compile_pipeline, outline
 from pipelines.config import load_config
 from pipelines.lpm import PARAMETERS, arguments

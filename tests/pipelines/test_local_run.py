@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from components.common import read_json
+from lpm_model.files import read_json
 from pipelines import sources
 from pipelines.config import load_config
 from pipelines.local import RunFailedError, run_pipeline
@@ -75,7 +75,7 @@ def test_a_name_is_used_once(tmp_path: Path) -> None:
 
 
 def test_real_clips_join_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.ingest import real_clips
+    from components.performer import real_clips
 
     monkeypatch.setattr(real_clips, "fetch_real_clips", lambda out: [out / "a.mp4", out / "b.mp4"])
     config, note = with_real_clips(load_config(["data=demo"]), tmp_path)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common import read_json, write_json
-from components.steps import STEPS
+from components.runtime.steps import STEPS
+from lpm_model.files import read_json, write_json
 from pipelines.summary import build_summary, notes, outcome_line, rejected_sources, write_summary
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serving.app import create_app
 from serving.config import ServingConfig
 from serving.engine import Engine, FakeEngine
 from serving.metrics import Metrics
 from serving.server import DrainingServer, uvicorn_config
 from serving.service import CharacterService
+from serving.transports.websocket import create_app
 
 TOKEN = "a-token-for-tests"
 

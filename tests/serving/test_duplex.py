@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.audio import SampleQueue, UserBuffer
 from serving.config import ServingConfig
 from serving.duplex import TRANSITIONS, Duplex, IllegalTransitionError
+from serving.media.audio import SampleQueue, UserBuffer
 from serving.protocol import CharacterState, PlaybackFinished, PlaybackStarted, ProtocolError, ServerMessage, State
 
 CHUNK, LOOKAHEAD = 400, 100

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.common import NoProgress
-from components.evaluate.bench import build_bench
+from components.evaluate.cases.build import build_bench
 from components.evaluate.config import BenchConfig
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 from lpm_model.online import load_online
+from lpm_model.progress import NoProgress
 from serving.talk import stream
 from tests.benchmarks._lpm_bench import LATEST
 from tests.benchmarks.endless import chunks, measure

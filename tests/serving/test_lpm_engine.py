@@ -18,10 +18,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from PIL import Image
 
-    from lpm_model.autoencoder import AutoencoderConfig, TinyVideoAutoencoder
+    from lpm_model.autoencoder.tiny import AutoencoderConfig, TinyVideoAutoencoder
     from lpm_model.checkpoint import save_model
     from lpm_model.config import AudioConfig, ModelConfig, OnlineConfig, to_mapping
-    from lpm_model.encoders import build_audio_encoder
+    from lpm_model.encoders.load import build_audio_encoder
     from lpm_model.online import OnlineModel
 
     torch.manual_seed(0)

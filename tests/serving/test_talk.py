@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import serving.talk as talk
-from serving.media_file import Mp4Writer, SoundReader, read_picture, square
+from serving.media.mp4 import Mp4Writer, SoundReader, read_picture, square
 
 
 class LoudModel:
@@ -196,7 +196,7 @@ def test_pictures_are_read_squared_and_refused(tmp_path, monkeypatch):
         read_picture(_text(tmp_path / "t.png"), 16)
     with pytest.raises(ValueError, match="not a picture"):
         read_picture(write_wav(tmp_path / "s.wav", tone(0.1)), 16)
-    monkeypatch.setattr("serving.media_file.MAX_PICTURE_PX", 1000)
+    monkeypatch.setattr("serving.media.mp4.MAX_PICTURE_PX", 1000)
     with pytest.raises(ValueError, match="80x40 px"):
         read_picture(tmp_path / "a.png", 16)
     with pytest.raises(ValueError, match="convert it to RGB"):

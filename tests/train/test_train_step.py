@@ -7,17 +7,18 @@ from pathlib import Path
 import av
 import pytest
 
-from components.common import NoProgress, read_json
 from components.deploy.release import check_model_folder
-from components.provenance import dataset_version, resumable
-from components.tracking import TrackingConfig, client
+from components.runtime.provenance import dataset_version, resumable
+from components.runtime.tracking import TrackingConfig, client
 from components.train.config import TrainConfig
 from components.train.step import train
 from lpm_model.digests import file_digest
+from lpm_model.files import read_json
+from lpm_model.progress import NoProgress
 from lpm_model.training.config import Validation
-from serving.media_file import SoundReader
+from serving.media.mp4 import SoundReader
 from tests.lpm_model import tiny
-from tests.train.corpus import MODEL, make_autoencoder, make_dataset
+from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_dataset
 
 
 @pytest.fixture(scope="module")

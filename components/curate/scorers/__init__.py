@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-from components.curate import cost
 from components.curate.config import ScorerConfig
 from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
 from components.curate.scorers.camera import Camera
@@ -17,6 +16,7 @@ from components.curate.scorers.sound import Labels, Sound
 from components.curate.scorers.speech_quality import SpeechQuality
 from components.curate.scorers.sync import Sync
 from components.curate.scorers.text import Text
+from components.runtime import part_timing
 
 SCORERS: tuple[type[Scorer], ...] = (
     Container, Copies, Light, Stillness, Overlay, Text, Camera, Person, Sound, Sync, Labels,
@@ -86,6 +86,6 @@ def score_clip(scorers: tuple[Scorer, ...], clip: Clip) -> Scores:
     """Every column of a clip, rounded so that the manifest does not hang on the last bit."""
     values: Scores = dict.fromkeys(COLUMNS)
     for scorer in scorers:
-        with cost.part(f"score: {scorer.name}"):
+        with part_timing.part(f"score: {scorer.name}"):
             values |= scorer.score(clip)
     return {name: None if value is None else round(float(value), 6) for name, value in values.items()}

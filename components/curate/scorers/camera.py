@@ -5,7 +5,8 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.base import SMALL_PX, Clip, Frame, Scorer, Scores, Watcher
+from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
+from components.curate.video.reduced import SMALL_PX, Frame
 
 _EVERY = 2
 _MIN_TEXTURE = 3.0

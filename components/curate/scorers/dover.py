@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
 from components.curate.scorers.base import Clip, Scorer, Scores, given_file, wrong_file
-from components.packaged import onnx_session
+from components.runtime.packaged_weights import onnx_session
 from lpm_model.digests import file_digest
 
 _SIDE_PX, _CELLS = 224, 7

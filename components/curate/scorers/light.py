@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from components.curate import quality
 from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.video import image_quality
 from lpm_model.config import VIDEO_FPS
 
 _WHITE, _BLACK = 250, 12
@@ -59,7 +59,7 @@ class Stillness(Scorer):
 
     def score(self, clip: Clip) -> Scores:
         return {
-            "frozen_s": quality.longest_frozen(clip.own.change[clip.span][1:]) / VIDEO_FPS,
-            "static_ratio": quality.static_ratio(clip.own.change[clip.span][1:]),
-            "letterbox_ratio": quality.letterbox_ratio(clip.sampled),
+            "frozen_s": image_quality.longest_frozen(clip.own.change[clip.span][1:]) / VIDEO_FPS,
+            "static_ratio": image_quality.static_ratio(clip.own.change[clip.span][1:]),
+            "letterbox_ratio": image_quality.letterbox_ratio(clip.sampled),
         }

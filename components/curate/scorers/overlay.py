@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.base import Clip, Frame, Scorer, Scores, Watcher
+from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
+from components.curate.video.reduced import Frame
 
 _SIDE_PX, _EVERY, _WINDOW = 160, 6, 8
 """Pictures are reduced to this longer side; one in _EVERY is kept until a window of 2 s is full."""

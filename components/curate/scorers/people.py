@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from components.curate import quality
-from components.curate.faces import FEATURES
 from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.video import image_quality
+from components.curate.video.faces import FEATURES
 
 _INSIDE = 0.35
 """So much of another face inside the crop counts as a second person."""
@@ -37,7 +37,7 @@ class Person(Scorer):
         count = clip.crop.shows(boxes).astype(int)
         for other in clip.others:
             count += clip.crop.shows(other) | (clip.crop.share_inside(other) > _INSIDE)
-        yaw_deg, motion_deg = quality.angles_deg(clip.rows[:, 6], clip.rows[:, 7])
+        yaw_deg, motion_deg = image_quality.angles_deg(clip.rows[:, 6], clip.rows[:, 7])
         return {
             "face_px": float(np.median(boxes[:, 3] - boxes[:, 1])),
             "sharpness": float(np.median(clip.rows[:, FEATURES.index("sharpness")])),

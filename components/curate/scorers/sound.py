@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.prosody import pitch_hz
+from components.curate.captions.prosody import pitch_hz
 from components.curate.scorers.base import Clip, Scorer, Scores
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
-from lpm_model.mel import mel_filters
+from lpm_model.encoders.mel import mel_filters
 
 _WINDOW = 2048
 _TUNE_HZ = (100.0, 3000.0)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.scorers.base import Clip, Scorer, Scores
-from components.packaged import PackagedWeights, onnx_session
+from components.runtime.packaged_weights import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 _WEIGHTS = PackagedWeights(

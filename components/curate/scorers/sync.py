@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
-from components.curate.faces import Track, once_a_track
 from components.curate.scorers import lips
 from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.video.faces import Track, once_a_track
 from lpm_model.config import SAMPLES_PER_FRAME, STATES
 
 _REACH = 18
@@ -63,7 +63,7 @@ def place_of(by_shift: NDArray[np.float64]) -> float | None:
 @once_a_track
 def _whole_sync(track: Track, loudness: NDArray[np.float32]) -> NDArray[np.float32]:
     """Correlation of mouth and loudness over a whole track, [frames]."""
-    from components.curate.states import sync_score
+    from components.curate.labels.states import sync_score
 
     return sync_score(track.column("gap"), loudness[track.start : track.stop])
 
@@ -73,7 +73,7 @@ def agreement(heard: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[
 
     Whole courses agree by chance where both begin or end to speak; syllables alone are few in a short clip.
     """
-    from components.curate.offset import fast_part
+    from components.curate.labels.offset import fast_part
 
     fast = [np.asarray(fast_part(values[:, None])[:, 0], np.float32) for values in (heard, seen)]
     return (correlations(heard, seen) + correlations(fast[0], fast[1])) / 2

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.base import Clip, Frame, Scorer, Scores, Watcher
-from components.packaged import PackagedWeights, onnx_session
+from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
+from components.curate.video.reduced import Frame
+from components.runtime.packaged_weights import PackagedWeights, onnx_session
 
 _WEIGHTS = PackagedWeights(
     package="rapidocr_onnxruntime",

@@ -1,0 +1,325 @@
+"""Reference pictures of the same person from outside a clip's span: a global one, head views and expressions.
+
+Frames are proposed from the tracks, before any picture is kept: from the clip's own shot, and what that does not offer
+from other shots of the source. The pictures then decide: sharp and open-eyed ones first, never a copy of a frame of the
+clip, never somebody else.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.captions.expressions import OPEN_GAP, strengths, usual_face
+from components.curate.config import CurationConfig
+from components.curate.video import identity
+from components.curate.video.faces import FEATURES, Track
+from components.curate.video.image_similarity import copy_distance
+from components.dataset.states import DISCARD, SPEAK
+from lpm_model.config import VIDEO_FPS
+
+VIEWS = {"front": "view_0", "left": "view_1", "right": "view_2"}
+"""Head views by angle; view_3, the back of the head, is beyond what a face tracker sees."""
+EXPRESSIONS = {
+    name: f"expression_{slot}"
+    for slot, name in enumerate(("smile", "laugh", "surprise", "talk", "sad", "frown", "calm", "wide_eyes"))
+}
+"""Expressions that landmarks can tell, each in a slot of its own."""
+NO_REFERENCE = "no_reference"
+"""Reason of a clip whose person is never seen well outside of it."""
+NEAR_COPY = "references_are_copies"
+"""Reason of a clip whose candidates of a global reference all look like one of its frames, or like somebody else."""
+REFERENCE_REASONS = (NO_REFERENCE, NEAR_COPY)
+"""Reasons for which a clip is dropped after its quality was found good."""
+_APART_FRAMES = 6
+_SHARPNESS = FEATURES.index("sharpness")
+_NEARBY, _LONG_ENOUGH = 6, 24
+"""Tracks in other shots that are looked through for what the clip's own does not offer, and their fewest frames."""
+_TURN_RAD, _FRONT_RAD = 0.30, 0.15
+
+Picture = NDArray[np.uint8]
+Embed = Callable[[Picture, NDArray[np.float32]], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A kind of reference and the frames of one track that it may come from."""
+
+    kind: str
+    """One of lpm_model.config.REFERENCE_KINDS."""
+    shows: str
+    """global, or a name of VIEWS or EXPRESSIONS."""
+    track: int
+    """Number of the track in the source."""
+    frames: list[int]
+    """Candidate frames of the source."""
+    openness: list[float]
+    """How open the eyes (and the mouth, where it belongs to the expression) are on each of them, 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One candidate's picture."""
+
+    picture: Callable[[], Picture]
+    """Reads it: RGB, square, as clips are cut. A long film has more of them than memory should hold."""
+    row: NDArray[np.float32]
+    """The face's features (see faces.FEATURES), box and points in the picture's pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picked:
+    """A reference that was taken."""
+
+    choice: Choice
+    """What it stands for."""
+    frame: int
+    """Frame of the source."""
+    distance: float
+    """Perceptual distance to the nearest frame of the clip."""
+    identity_distance: float | None
+    """Distance of its face to the mean face of the clip's person; None where one of them is not known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """The frames of a track that may show one thing, the best first."""
+
+    shows: str
+    """global, or a name of VIEWS or EXPRESSIONS."""
+    track: int
+    """Number of the track in the source."""
+    frames: NDArray[np.int64]
+    """Frames of the source."""
+    openness: NDArray[np.float64]
+    """How open eyes and mouth are on each of them, 0..1."""
+
+    @property
+    def kind(self) -> str:
+        """One of lpm_model.config.REFERENCE_KINDS."""
+        return VIEWS.get(self.shows) or EXPRESSIONS.get(self.shows) or "global"
+
+
+def rank(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
+    """What a person's track can show, in order of worth; made once for all clips.
+
+    Args:
+        number: of the track in the source.
+        track: the person.
+        states: the person's states [T].
+    """
+    found = []
+    for shows, allowed, cost, openness in _wanted(track, states, track.seen & (states != DISCARD)):
+        order = np.flatnonzero(allowed)
+        order = order[np.argsort(cost[order], kind="stable")]
+        found.append(Ranking(shows=shows, track=number, frames=track.start + order, openness=openness[order]))
+    return found
+
+
+def nearby(tracks: Sequence[Track], number: int) -> list[int]:
+    """Tracks that may show a track's person in other shots, the nearest in time first; whether they do, faces say."""
+    own = tracks[number]
+    far = {
+        other: max(track.start - own.stop, own.start - track.stop)
+        for other, track in enumerate(tracks)
+        if track.shot != own.shot and len(track.values) >= _LONG_ENOUGH
+    }
+    return sorted(far, key=lambda other: (far[other], other))[:_NEARBY]
+
+
+def choose_references(
+    own: list[Ranking], elsewhere: Sequence[list[Ranking]], start: int, frames: int, config: CurationConfig
+) -> list[Choice]:
+    """Candidates of one clip's references, in order of worth; what is not offered by its own track, from others.
+
+    Args:
+        own: what the clip's track can show.
+        elsewhere: what tracks in other shots can show, in the same order of worth.
+        start: the clip's first frame in the source.
+        frames: the clip's length.
+        config: how many references.
+
+    Returns:
+        Choices of a global reference first; empty where there are none.
+    """
+    guard = round(config.references.guard_s * VIDEO_FPS)
+    near = range(start - guard, start + frames + guard)
+    found: list[list[Choice]] = []
+    room = _Room(config)
+    for at, ranking in enumerate(own):
+        if room.full(ranking.kind):
+            continue
+        best = _best(ranking, near, config.references.candidates)
+        if best is None:
+            count = config.references.candidates if ranking.kind == "global" else 1
+            offered = [_best(rankings[at], near, count) for rankings in elsewhere]
+            found.append([choice for choice in offered if choice is not None])
+        else:
+            found.append([best])
+            room.take(ranking.kind)
+        if not found[0]:
+            return []
+    return [choice for choices in found for choice in choices]
+
+
+class _Room:
+    """How many references of a clip may still be taken."""
+
+    def __init__(self, config: CurationConfig) -> None:
+        self._left = {"view": config.references.max_views, "expression": config.references.max_expressions, "global": 1}
+        self._all = config.max_references
+
+    def full(self, kind: str) -> bool:
+        """Whether no more of a kind is wanted."""
+        return self._all == 0 or self._left[kind.partition("_")[0]] == 0
+
+    def take(self, kind: str) -> None:
+        """One of a kind is there."""
+        self._left[kind.partition("_")[0]] -= 1
+        self._all -= 1
+
+
+Wanted = tuple[str, NDArray[np.bool_], NDArray[Any], NDArray[Any]]
+
+
+def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) -> Iterator[Wanted]:
+    """(what it shows, frames that do, cost, openness) in order of worth."""
+    yaw, eyes, pitch = (track.column(name) for name in ("yaw", "eyes", "pitch"))
+    found = strengths(track.values, usual_face(track, states))
+    shown = {name: np.nan_to_num(values) for name, values in found.items()}
+    open_eyes = np.clip(np.nan_to_num(eyes, nan=0.0) / max(float(np.nanmedian(eyes)), 1e-6), 0.0, 2.0)
+    awake = free & (open_eyes > 0.75)
+    openness = np.minimum(open_eyes, 1.0)
+    frontal = np.nan_to_num(np.hypot(yaw, pitch - np.nanmedian(pitch)), nan=9.0)
+    mouth = np.nan_to_num(track.column("gap"), nan=0.0)
+    wide_mouth = np.clip(mouth / OPEN_GAP, 0.0, 1.0)
+    closed = mouth < OPEN_GAP
+    moved = np.max([np.abs(values) for values in shown.values()], axis=0)
+    calm = frontal + 2.0 * mouth + 0.02 * np.abs(shown["smile"]) + 0.2 * (states == SPEAK)
+    usual = float(np.nanmedian(yaw))
+    turned = np.nan_to_num(yaw, nan=usual)
+    yield "global", awake & (frontal < 0.6), calm, openness
+    yield "smile", awake & (shown["smile"] > 1) & closed, -shown["smile"], openness
+    yield "left", awake & (turned < -_TURN_RAD), turned, openness
+    yield "right", awake & (turned > _TURN_RAD), -turned, openness
+    yield "laugh", awake & (shown["smile"] > 1) & ~closed, -shown["smile"] - mouth, openness * wide_mouth
+    yield "surprise", awake & (shown["surprise"] > 1), -shown["surprise"], openness
+    yield "talk", awake & (states == SPEAK) & ~closed, -mouth, openness * wide_mouth
+    yield "sad", awake & (shown["sad"] > 1), -shown["sad"], openness
+    yield "frown", awake & (shown["frown"] > 1), -shown["frown"], np.ones(len(yaw))
+    yield "wide_eyes", awake & (shown["wide_eyes"] > 1) & (shown["surprise"] < 1), -shown["wide_eyes"], openness
+    yield "front", awake & (np.abs(turned) < _FRONT_RAD), np.abs(turned), openness
+    yield "calm", awake & (states != SPEAK) & (moved < 0.5) & (frontal < 0.4), mouth, openness
+
+
+def _best(ranking: Ranking, near: range, count: int) -> Choice | None:
+    """The first frames of a ranking that are far from a clip and a quarter of a second from each other."""
+    chosen: list[int] = []
+    for place, frame in enumerate(ranking.frames):
+        if int(frame) not in near and all(
+            abs(int(frame) - int(ranking.frames[other])) >= _APART_FRAMES for other in chosen
+        ):
+            chosen.append(place)
+        if len(chosen) == count:
+            break
+    if not chosen:
+        return None
+    return Choice(
+        kind=ranking.kind,
+        shows=ranking.shows,
+        track=ranking.track,
+        frames=[int(ranking.frames[i]) for i in chosen],
+        openness=[float(ranking.openness[i]) for i in chosen],
+    )
+
+
+class Picker:
+    """Takes the references of a source's clips; each picture's face is looked at once at most, and only if needed."""
+
+    def __init__(
+        self, config: CurationConfig, people: NDArray[np.float32], limit: float, embed: Embed = identity.embed
+    ) -> None:
+        """A picker for one source.
+
+        Args:
+            config: how many references.
+            people: mean embedding of each track [tracks, 128]; NaN where not known.
+            limit: distance below which two tracks show one person.
+            embed: embedding of the face in a picture, given its features.
+        """
+        self._config, self._people, self._limit, self._embed = config, people, limit, embed
+        self._known: dict[tuple[int, int], NDArray[np.float32] | None] = {}
+
+    def pick(
+        self,
+        track: int,
+        choices: list[Choice],
+        pictures: dict[tuple[int, int], Candidate],
+        thumbnails: NDArray[np.float32],
+    ) -> list[Picked]:
+        """The references of one clip.
+
+        Args:
+            track: number of the clip's person in the source.
+            choices: what is wanted, the global one first.
+            pictures: candidates by (track, frame).
+            thumbnails: of every frame of the clip, [T, 32, 32, 3].
+
+        Returns:
+            One for each kind that has a good picture, no frame twice; empty where the global one has none.
+        """
+        taken: list[Picked] = []
+        room = _Room(self._config)
+        for choice in choices:
+            kinds = {one.choice.kind for one in taken}
+            if choice.kind != "global" and "global" not in kinds:
+                return []
+            if choice.kind in kinds or room.full(choice.kind) or not self._may_be(track, choice.track):
+                continue
+            found = self._first_good(track, choice, pictures, thumbnails, {one.frame for one in taken})
+            if found is not None:
+                taken.append(found)
+                room.take(choice.kind)
+        return taken
+
+    def _may_be(self, track: int, other: int) -> bool:
+        """Whether two tracks show one person; of another track this has to be known."""
+        if track == other:
+            return True
+        distance = float(np.linalg.norm(self._people[track] - self._people[other]))  # NaN where one is not known
+        return distance < self._limit
+
+    def _first_good(
+        self,
+        track: int,
+        choice: Choice,
+        pictures: dict[tuple[int, int], Candidate],
+        thumbnails: NDArray[np.float32],
+        used: set[int],
+    ) -> Picked | None:
+        """The sharpest, most open candidate that is no copy and shows the same person."""
+        worth = {
+            frame: float(pictures[choice.track, frame].row[_SHARPNESS]) * openness
+            for frame, openness in zip(choice.frames, choice.openness, strict=True)
+            if frame not in used and (choice.track, frame) in pictures
+        }
+        for frame in sorted(worth, key=lambda one: (-worth[one], one)):
+            candidate = pictures[choice.track, frame]
+            distance = copy_distance(candidate.picture(), thumbnails)
+            if distance < self._config.references.min_distance:
+                continue
+            found = self._identity_distance(track, (choice.track, frame), candidate)
+            if found is None or found < self._limit + identity.ONE_FACE_DISTANCE:
+                return Picked(choice=choice, frame=frame, distance=distance, identity_distance=found)
+        return None
+
+    def _identity_distance(self, track: int, place: tuple[int, int], candidate: Candidate) -> float | None:
+        """How far a candidate's face is from the clip's person; None where one of them is not known."""
+        if np.isnan(self._people[track, 0]):
+            return None
+        if place not in self._known:
+            self._known[place] = self._embed(candidate.picture(), candidate.row)
+        face = self._known[place]
+        return None if face is None else float(np.linalg.norm(face - self._people[track]))

@@ -1,0 +1,281 @@
+"""Who speaks when: mouth motion, speech and loudness become speak, listen, idle or discard for every person and frame.
+
+All people of a shot (and the partner in front of the other camera) are decoded together: the hypotheses are "nobody",
+"somebody out of sight" and "these people speak", so that one person's evidence re-ranks the others', and staying in a
+hypothesis is cheaper than switching, so that pauses between words do not break a turn. Then each edge is placed anew by
+the person's own mouth (edges.py), and pauses of up to `bridge_s` are bridged.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.curate.config import StateConfig
+from components.curate.labels.edges import bridge, mouth_evidence, place_edges
+from components.curate.labels.intervals import runs
+from components.dataset.states import DISCARD, IDLE, LISTEN, SPEAK
+from lpm_model.config import VIDEO_FPS
+
+_MOTION_LIMIT = 3.0
+_EVIDENCE = 0.35
+"""Successive frames say nearly the same: each counts for about a third of an independent one."""
+_SWITCH = float(np.log(1 / 31))
+_JOIN = -1.5
+"""Log probability of one person more or less while another speaks on: answers to a speaker are short."""
+_HIDDEN = float(np.log(0.3))
+_BOTH = -1.0
+_LOUDNESS_WEIGHT = 2.7
+_VOICE_WEIGHT = 2.3
+_VOICE_BIAS = 0.25
+"""Log odds: the voice detector answers a little too early and lets go a little too late."""
+_RESTLESS = 0.77
+"""Log odds of talk above which a mouth without words contradicts."""
+_REST_SMOOTHING = 9
+_EDGE_WINDOW = 3
+"""Frames over which a mouth's movement is measured to find when it starts and stops."""
+
+
+Hypothesis = tuple[frozenset[int], bool]
+"""Who speaks, and whether anybody does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """Labels of one person."""
+
+    states: NDArray[np.uint8]
+    """0 idle, 1 speak, 2 listen, 255 discard, by frame."""
+    confidence: NDArray[np.float32]
+    """Probability of the label, by frame."""
+
+
+def moving_spread(values: NDArray[np.float32], window: int) -> NDArray[np.float32]:
+    """Standard deviation in a centred window of frames; NaN where most of the window is unknown."""
+    half = window // 2
+    padded = np.pad(values.astype(np.float64), half, mode="edge") if len(values) else values.astype(np.float64)
+    if len(values) == 0:
+        return np.zeros(0, np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    known = ~np.isnan(windows)
+    count = known.sum(axis=1)
+    safe = np.maximum(count, 1)
+    mean = np.where(known, windows, 0).sum(axis=1) / safe
+    spread = np.sqrt(np.where(known, (windows - mean[:, None]) ** 2, 0).sum(axis=1) / safe)
+    return np.where(count > half, spread, np.nan).astype(np.float32)
+
+
+def motion_evidence(gap: NDArray[np.float32], config: StateConfig, window: int) -> NDArray[np.float32]:
+    """Log odds that the mouth talks, from the spread of its opening; 0 where the face is not seen."""
+    spread = np.maximum(moving_spread(gap, window), 1e-5)
+    low, high = np.log(config.still_motion), np.log(config.moving_motion)
+    scaled = (np.log(spread) - (low + high) / 2) / ((high - low) / 2) * 2.0
+    clipped = np.clip(np.nan_to_num(scaled, nan=0.0), -_MOTION_LIMIT, _MOTION_LIMIT)
+    return np.where(np.isnan(spread), 0.0, clipped).astype(np.float32)
+
+
+def voice_odds(speech: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log odds of speech, [T], no surer than a detector can be."""
+    heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
+    return np.log(heard / (1 - heard))
+
+
+def _mouth(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.float32]:
+    return mouth_evidence(gap, motion_evidence(gap, config, _EDGE_WINDOW))
+
+
+def label_people(
+    speech: NDArray[np.float32],
+    gaps: list[NDArray[np.float32]],
+    config: StateConfig,
+    *,
+    loudness_side: NDArray[np.float32] | None = None,
+    pair: tuple[int, int] | None = None,
+) -> list[Labels]:
+    """Label everybody on one time line.
+
+    Args:
+        speech: probability of speech by frame, float32 [T].
+        gaps: for each person the mouth gap in eye distances, float32 [T]; NaN where the face is not seen.
+        config: thresholds.
+        loudness_side: which microphone of `pair` is louder: +1 the first person's, -1 the second's, float32 [T].
+        pair: indices of the two people that have a camera and microphone each.
+
+    Returns:
+        One Labels per person, in order.
+    """
+    if not len(speech):
+        return [Labels(states=np.zeros(0, np.uint8), confidence=np.zeros(0, np.float32)) for _ in gaps]
+    motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
+    sets = _hypotheses(len(motions))
+    scores = _evidence(speech, motions, sets, loudness_side, pair)
+    path, posterior = _decode(scores, sets)
+    active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
+    spoken = np.array([talk for _, talk in sets])
+    shortest = round(config.min_state_s * VIDEO_FPS)
+    kinds = [np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8) for i in range(len(gaps))]
+    found = [merge_short(kind[path], shortest) == SPEAK for kind in kinds]
+    unseen = spoken[path] & ~active[path].any(axis=1)
+    found = place_edges(found, [_mouth(gap, config) for gap in gaps], voice_odds(speech), unseen, config)
+    found = [bridge(speaks, round(config.bridge_s * VIDEO_FPS)) for speaks in found]
+    anybody = np.logical_or.reduce([*found, unseen])
+    labels = []
+    for kind, speaks, gap in zip(kinds, found, gaps, strict=True):
+        states = np.where(speaks, SPEAK, np.where(anybody, LISTEN, IDLE)).astype(np.uint8)
+        confidence = np.where(kind[None, :] == states[:, None], posterior, 0).sum(axis=1)
+        states = merge_short(hold_listening(states, round(config.listen_hold_s * VIDEO_FPS)), shortest)
+        states = _discard_restless(states, gap, config)
+        labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
+    return labels
+
+
+def _hypotheses(people: int) -> list[Hypothesis]:
+    """(who speaks, whether anybody speaks): nobody, somebody hidden, each person, and every two at once."""
+    sets: list[Hypothesis] = [(frozenset(), False), (frozenset(), True)]
+    sets += [(frozenset(who), True) for size in (1, 2) for who in itertools.combinations(range(people), size)]
+    return sets
+
+
+def _evidence(
+    speech: NDArray[np.float32],
+    motions: list[NDArray[np.float32]],
+    sets: list[Hypothesis],
+    side: NDArray[np.float32] | None,
+    pair: tuple[int, int] | None,
+) -> NDArray[np.float64]:
+    """Log likelihood of every hypothesis by frame, float64 [T, H]."""
+    odds = voice_odds(speech) - _VOICE_BIAS
+    scores = np.zeros((len(speech), len(sets)))
+    for h, (people, talk) in enumerate(sets):
+        scores[:, h] += _VOICE_WEIGHT * (odds if talk else -odds) / 2
+        for i, motion in enumerate(motions):
+            scores[:, h] += motion / 2 if i in people else -motion / 2
+        if talk and not people:
+            scores[:, h] += _HIDDEN
+        if len(people) > 1:
+            scores[:, h] += _BOTH
+        if talk and side is not None and pair is not None:
+            first, second = pair[0] in people, pair[1] in people
+            both = 1 - np.abs(side)  # neither microphone is clearly louder where both are spoken into
+            scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else both)
+    return scores * _EVIDENCE
+
+
+def _step(before: Hypothesis, after: Hypothesis) -> float:
+    """Log probability of going from one hypothesis to another."""
+    if before == after:
+        return 0.0
+    return _JOIN if before[0] and after[0] and (before[0] < after[0] or after[0] < before[0]) else _SWITCH
+
+
+def _decode(scores: NDArray[np.float64], sets: list[Hypothesis]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Most likely path [T] and marginal probabilities [T, H] of a chain in which every switch costs the same."""
+    steps, count = scores.shape
+    switch = np.array([[_step(a, b) for b in sets] for a in sets])
+    best, ahead, back = np.zeros((steps, count)), np.zeros((steps, count)), np.zeros((steps, count))
+    came = np.zeros((steps, count), np.int64)
+    best[0] = ahead[0] = scores[0]
+    for t in range(1, steps):
+        moves = best[t - 1][:, None] + switch
+        came[t] = moves.argmax(axis=0)
+        best[t] = moves.max(axis=0) + scores[t]
+        ahead[t] = np.logaddexp.reduce(ahead[t - 1][:, None] + switch, axis=0) + scores[t]
+    for t in range(steps - 2, -1, -1):
+        back[t] = np.logaddexp.reduce(switch + (scores[t + 1] + back[t + 1])[None, :], axis=1)
+    path = np.zeros(steps, np.int64)
+    path[-1] = best[-1].argmax()
+    for t in range(steps - 1, 0, -1):
+        path[t - 1] = came[t, path[t]]
+    total = ahead + back
+    return path, np.exp(total - np.logaddexp.reduce(total, axis=1, keepdims=True))
+
+
+def merge_short(states: NDArray[np.uint8], shortest: int) -> NDArray[np.uint8]:
+    """Give runs shorter than `shortest` frames to the longer of their neighbours, the shortest runs first."""
+    states = states.copy()
+    while True:
+        edges = np.concatenate([[0], np.flatnonzero(np.diff(states)) + 1, [len(states)]])
+        lengths = np.diff(edges)
+        if len(lengths) < 2 or lengths.min() >= shortest:
+            return states
+        run = int(lengths.argmin())
+        before = lengths[run - 1] if run else -1
+        after = lengths[run + 1] if run + 1 < len(lengths) else -1
+        source = edges[run] - 1 if before >= after else edges[run + 1]
+        states[edges[run] : edges[run + 1]] = states[source]
+
+
+def hold_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8]:
+    """Let listening last so many frames into the idle time after it: attention outlives the other's last word."""
+    states = states.copy()
+    ends = np.flatnonzero((states[:-1] == LISTEN) & (states[1:] == IDLE)) + 1
+    for end in ends:
+        rest = states[end : end + frames]
+        rest[np.cumsum(rest != IDLE) == 0] = LISTEN
+    return states
+
+
+def _discard_restless(states: NDArray[np.uint8], gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.uint8]:
+    """Mark long spans in which a mouth moves as in talk although its person does not speak."""
+    smooth, window = _REST_SMOOTHING, config.discard_window
+    padded = np.pad(motion_evidence(gap, config, window), smooth // 2, mode="edge")
+    restless = np.convolve(padded, np.ones(smooth) / smooth, mode="valid")
+    reach = window // 2 + smooth // 2  # so far, the windows still see the person's own words
+    near = np.convolve(np.pad(states == SPEAK, reach, mode="edge"), np.ones(2 * reach + 1), mode="valid") > 0.5
+    return _mark_long(states, (restless > _RESTLESS) & ~near, round(config.min_discard_s * VIDEO_FPS))
+
+
+def drop_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:
+    """Discard long spans of speech whose loudness contradicts the mouth (speech and motion, but not in sync)."""
+    dubbed = (labels.states == SPEAK) & (sync < config.min_sync)
+    states = _mark_long(labels.states, dubbed, round(config.min_discard_s * VIDEO_FPS))
+    return Labels(states=states, confidence=labels.confidence)
+
+
+def _mark_long(states: NDArray[np.uint8], odd: NDArray[np.bool_], shortest: int) -> NDArray[np.uint8]:
+    states = states.copy()
+    for start, stop in runs(odd):
+        if stop - start >= shortest:
+            states[start:stop] = DISCARD
+    return states
+
+
+def sync_score(gap: NDArray[np.float32], loudness: NDArray[np.float32], lag: int = 5) -> NDArray[np.float32]:
+    """Best correlation of mouth opening and loudness within +-`lag` frames, in 2-s windows, float32 [T] in -1..1."""
+    opening = np.nan_to_num(gap, nan=float(np.nanmean(gap)) if np.any(~np.isnan(gap)) else 0.0)
+    level = np.maximum(loudness, -60.0)
+    window = 2 * VIDEO_FPS
+    scores = [_correlation(opening, np.roll(level, shift), window) for shift in range(-lag, lag + 1)]
+    best: NDArray[np.float32] = np.max(scores, axis=0).astype(np.float32)
+    return best
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32], window: int) -> NDArray[np.float64]:
+    """Pearson correlation in a centred window, float64 [T]."""
+    kernel = np.ones(window) / window
+
+    def mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        padded = np.pad(x, (window // 2, window - 1 - window // 2), mode="edge")
+        return np.convolve(padded, kernel, mode="valid")
+
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    cov = mean(x * y) - mean(x) * mean(y)
+    norm = np.sqrt(np.maximum(mean(x * x) - mean(x) ** 2, 0) * np.maximum(mean(y * y) - mean(y) ** 2, 0))
+    return np.where(norm > 1e-6, cov / np.maximum(norm, 1e-6), 0.0)
+
+
+def gate(track: NDArray[np.int16], states: NDArray[np.uint8], closed: int, samples_per_frame: int) -> NDArray[np.int16]:
+    """Silence the frames of one state (and discarded ones) in a sound track, with 10 ms ramps.
+
+    Args:
+        track: int16 [T * samples_per_frame].
+        states: uint8 [T].
+        closed: SPEAK gives the listener-only track, LISTEN the speaker-only track; idle stays in both.
+        samples_per_frame: samples of one frame.
+    """
+    openness = np.repeat((states != closed) & (states != DISCARD), samples_per_frame).astype(np.float32)
+    ramp = samples_per_frame * VIDEO_FPS // 100
+    window = np.hanning(2 * ramp + 3)[1:-1]
+    smooth = np.convolve(np.pad(openness, ramp, mode="edge"), window / window.sum(), mode="valid")
+    return np.round(track.astype(np.float32) * smooth).astype(np.int16)

@@ -1,0 +1,132 @@
+"""Where sources are worked on: this process, worker processes, or Ray Data. One function, the same results.
+
+Workers on other machines must see the same folders (raw, dataset and autoencoder on a shared file system): jobs hold
+paths, and only their outcomes travel.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from components.runtime.guarded_worker import Budget, Outcome, Worker, first_done
+
+log = logging.getLogger(__name__)
+
+Job = TypeVar("Job")
+
+Kind = Literal["inline", "process", "ray"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A function over jobs with what one job may cost."""
+
+    function: Callable[[Any], Outcome]
+    """Importable by name; takes a job, gives plain values."""
+    died: Callable[[Any, str, str], Outcome]
+    """Outcome of a job whose worker process ended: takes job, reason and detail."""
+    budget: Budget = Budget()
+    """Seconds and memory of one job."""
+
+
+class Executor:
+    """Maps functions over jobs; what it started is kept between maps and stopped at the end of the `with` block.
+
+    Args:
+        kind: "inline" = in this process, one after another, without protection from a crash; "process" = spawned
+            processes here; "ray" = Ray Data.
+        workers: jobs at once.
+    """
+
+    def __init__(self, kind: Kind, workers: int) -> None:
+        self._kind, self._count = kind, workers
+        self._workers: list[Worker] = []
+        self._started_ray = False
+
+    def __enter__(self) -> "Executor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+        if self._started_ray:
+            import ray
+
+            ray.shutdown()
+
+    def map(self, task: Task, jobs: list[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Yield (job number, outcome) as jobs finish; at most `workers` jobs are under way."""
+        if self._kind == "ray":
+            yield from self._with_ray(task, jobs)
+        elif self._kind == "inline":
+            for number, job in enumerate(jobs):
+                yield number, task.function(job)
+        else:
+            yield from self._with_processes(task, jobs)
+
+    def _with_processes(self, task: Task, jobs: list[Any]) -> Iterator[tuple[int, Outcome]]:
+        while len(self._workers) < min(self._count, len(jobs)):
+            self._workers.append(Worker())
+        waiting = list(enumerate(jobs))[::-1]
+        busy: dict[Worker, int] = {}
+        while waiting or busy:
+            for worker in self._workers:
+                if worker not in busy and waiting:
+                    busy[worker], job = waiting.pop()
+                    worker.begin(task.function, job, task.budget)
+            for worker in first_done(list(busy)):
+                number = busy.pop(worker)
+                outcome, ended = worker.result()
+                yield number, task.died(jobs[number], *ended) if outcome is None else outcome
+
+    def _with_ray(self, task: Task, jobs: list[Any]) -> Iterator[tuple[int, Outcome]]:
+        """Ray Data over the jobs; a cluster is joined where RAY_ADDRESS says so, else one is started here."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        import ray
+
+        if not jobs:
+            return
+        if not ray.is_initialized():
+            cpus = None if "RAY_ADDRESS" in os.environ else self._count
+            try:
+                ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+            except Exception as error:  # Ray raises bare exceptions, and of many kinds
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+                where = f"joined at {os.environ['RAY_ADDRESS']}" if cpus is None else "started here"
+                raise ValueError(
+                    f"Ray cannot be {where} ({why}): mend that, or take curate.executor=process; either way the same "
+                    "command goes on from what is done"
+                ) from error
+            self._started_ray = True
+        # One block a job: each outcome streams back when it is there, and no more than `workers` are under way.
+        rows = ray.data.from_items([{"number": n} for n in range(len(jobs))], override_num_blocks=len(jobs))
+        # All workers start at once, but no more than the cluster has cores for; where it has fewer, it may grow. With
+        # all of them there, no job queues behind another while a worker is free; a growing pool is told by its queues.
+        workers = min(self._count, len(jobs))
+        there = min(workers, max(int(ray.cluster_resources().get("CPU", 1)), 1))
+        queue = 1 if there == workers else None
+        pool = ray.data.ActorPoolStrategy(min_size=there, max_size=workers, max_tasks_in_flight_per_actor=queue)
+        done = rows.map(_RayWorker, fn_constructor_args=(task, jobs), compute=pool, num_cpus=1)
+        for row in done.iter_rows():
+            yield int(row["number"]), json.loads(row["outcome"])
+
+
+class _RayWorker:
+    """A Ray actor that keeps one guarded process, so that a crash costs a file there as well and not the run."""
+
+    def __init__(self, task: Task, jobs: list[Any]) -> None:
+        self._task, self._jobs = task, jobs
+        self._worker = Worker()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        job = self._jobs[row["number"]]
+        self._worker.begin(self._task.function, job, self._task.budget)
+        first_done([self._worker])
+        outcome, ended = self._worker.result()
+        if outcome is None:
+            outcome = self._task.died(job, *ended)
+        return {"number": row["number"], "outcome": json.dumps(outcome)}

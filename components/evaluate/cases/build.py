@@ -1,0 +1,94 @@
+"""The benchmark set: held-out people who say held-out sentences to each other, with the truth of every frame.
+
+Enters: a BenchConfig. Leaves: a cached folder of cases, one long conversation, and clips of yet other people on whom
+the instruments are fitted. Nothing of it is ever trained on.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from components.evaluate.cases.cases import SIGNALS, Bench, Case, ProbeClip, Truth
+from components.evaluate.config import BenchConfig
+from lpm_model.config import to_mapping
+from lpm_model.digests import file_digest
+from lpm_model.files import read_json, staged, write_json
+from lpm_model.progress import Progress
+
+
+def bench_digest(config: BenchConfig) -> str:
+    """Hex digest over the configuration and the code that renders the set."""
+    import components.performer as performer
+    from components.evaluate.cases import render
+    from serving.media import tts
+
+    home = Path(performer.__file__).parent
+    sources = [*sorted(home.glob("*.py")), *sorted(home.glob("*.yaml")), Path(render.__file__), Path(tts.__file__)]
+    code = [file_digest(path) for path in sources]
+    text = json.dumps({"config": to_mapping(config), "code": code}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build_bench(out: Path, config: BenchConfig, progress: Progress) -> Bench:
+    """Render the benchmark set, or load it where it has been rendered before.
+
+    Args:
+        out: cache folder; the set goes into a folder named by its digest.
+        config: what to render.
+        progress: shows how far it is.
+    """
+    digest = bench_digest(config)
+    folder = out / digest[:16]
+    if not (folder / "bench.json").is_file():
+        from components.evaluate.cases.render import render_bench
+
+        bench = render_bench(config, digest, progress)
+        with staged(folder) as work:
+            save_bench(bench, work)
+    return load_bench(folder)
+
+
+def save_bench(bench: Bench, folder: Path) -> None:
+    """Write the set as one .npz a case and one for the instruments' people."""
+    for case in [*bench.cases, bench.talk]:
+        np.savez(
+            folder / f"{case.name}.npz",
+            image=case.image,
+            reference=case.reference,
+            frames=case.frames,
+            speak=case.speak,
+            state=case.truth.state,
+            warmth=case.truth.warmth,
+            listen=case.truth.listen,
+            **{name: getattr(case.truth, name) for name in SIGNALS},
+        )
+    arrays: dict[str, Any] = {"frames": np.stack([p.frames for p in bench.probes])}
+    arrays |= {name: np.stack([p.signals[name] for p in bench.probes]) for name in SIGNALS}
+    np.savez(folder / "probes.npz", **arrays)
+    described = [
+        {"name": c.name, "group": c.group, "person": c.person, "text": c.text} for c in [*bench.cases, bench.talk]
+    ]
+    write_json(folder / "bench.json", {"digest": bench.digest, "cases": described})
+
+
+def load_bench(folder: Path) -> Bench:
+    """Read what `save_bench` wrote."""
+    described = read_json(folder / "bench.json")
+    cases = [_load_case(folder / f"{d['name']}.npz", d) for d in described["cases"]]
+    with np.load(folder / "probes.npz") as file:
+        stacks = {name: file[name] for name in ("frames", *SIGNALS)}
+    probes = [
+        ProbeClip(frames=stacks["frames"][i], signals={n: stacks[n][i] for n in SIGNALS})
+        for i in range(len(stacks["frames"]))
+    ]
+    return Bench(cases=cases[:-1], talk=cases[-1], probes=probes, digest=described["digest"])
+
+
+def _load_case(path: Path, described: dict[str, Any]) -> Case:
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    truth = Truth(**{name: arrays.pop(name) for name in (*SIGNALS, "state", "warmth", "listen")})
+    return Case(truth=truth, **arrays, **described)

@@ -1,0 +1,206 @@
+"""Renders the benchmark set with the performer: held-out people, held-out sentences, truth of every frame."""
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from components.evaluate.cases.cases import SPEAK, Array, Bench, Case, ProbeClip, Truth
+from components.evaluate.config import PROBE_IDENTITIES, BenchConfig
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+from lpm_model.progress import Progress
+
+if TYPE_CHECKING:
+    from components.performer.tracks import Tracks
+
+LEAD_FRAMES = VIDEO_FPS
+"""Frames before the image: the reference comes from there."""
+REFERENCE_FRAME = 6
+"""Which of them."""
+MIN_SPEAKING_SHARE = 0.22
+"""A conversation is taken when both sides speak at least so much of the span ..."""
+MIN_QUIET_SHARE = 0.35
+"""... and do not speak at least so much of it."""
+MAX_TRIES = 12
+"""Conversations looked at for each one that is taken."""
+PROBE_SEED = 49
+"""Performer seed of the motion of the instruments' people; their sentences are those of training."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shot:
+    """One person and one motion to render."""
+
+    person: int
+    """Identity seed."""
+    tracks: "Tracks"
+    """Motion."""
+    size_px: int
+    """Side of the picture."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    """One side of a conversation before it is rendered."""
+
+    group: str
+    """Conversation."""
+    side: str
+    """a or b."""
+    person: int
+    """Identity seed."""
+    own: Any
+    """The performer's `Side`."""
+    other: Any
+    """The other's `Side`."""
+    performance: Any
+    """The performer's `Performance`."""
+
+
+def render_bench(config: BenchConfig, digest: str, progress: Progress) -> Bench:
+    """Render cases, the long conversation and the instruments' people."""
+    scripts = _cases(config)
+    talk = _talk(config)
+    probes = _probe_tracks(config)
+    shots = [Shot(person=s.person, tracks=s.performance.tracks, size_px=config.size_px) for s in [*scripts, talk]] + [
+        Shot(person=PROBE_IDENTITIES + i, tracks=tracks, size_px=config.size_px) for i, tracks in enumerate(probes)
+    ]
+    videos = list(progress.track(_render(shots), "render benchmark people", len(shots)))
+    cases = [_case(s, v, config.frames) for s, v in zip(scripts, videos, strict=False)]
+    clips = [
+        ProbeClip(frames=video, signals=_signals(tracks))
+        for video, tracks in zip(videos[len(scripts) + 1 :], probes, strict=True)
+    ]
+    return Bench(cases=cases, talk=_case(talk, videos[len(scripts)], config.talk_frames), probes=clips, digest=digest)
+
+
+def _cases(config: BenchConfig) -> list[Script]:
+    """Both sides of the first conversations in which both people speak and listen."""
+    taken: list[Script] = []
+    for index in range(config.conversations * MAX_TRIES):
+        pair = _conversation(config, index, config.frames)
+        speaking = [float((s.performance.state[LEAD_FRAMES + 1 :] == SPEAK).mean()) for s in pair]
+        left = config.conversations * MAX_TRIES - index - 1
+        needed = config.conversations - len(taken) // 2
+        good = all(MIN_SPEAKING_SHARE <= share <= 1 - MIN_QUIET_SHARE for share in speaking)
+        if good or left < needed:
+            taken += pair
+        if len(taken) == 2 * config.conversations:
+            break
+    return taken
+
+
+def _talk(config: BenchConfig) -> Script:
+    """The side of a further conversation whose speaking and listening are most even."""
+    index = config.conversations * MAX_TRIES
+    pair = _conversation(config, index, config.talk_frames)
+    return min(pair, key=lambda s: abs(float((s.performance.state == SPEAK).mean()) - 0.5))
+
+
+def _conversation(config: BenchConfig, index: int, frames: int) -> list[Script]:
+    from components.performer.compose import conversation, conversation_id, identity_seeds
+    from components.performer.config import PerformerConfig
+
+    performer = PerformerConfig(
+        bank="heldout",
+        conversations=index + 1,
+        seconds_per_conversation=(LEAD_FRAMES + 1 + frames) / VIDEO_FPS,
+        size_px=config.size_px,
+        seed=config.seed,
+    )
+    sides, performances = conversation(performer, index)
+    people = dict(zip("ab", identity_seeds(performer, index), strict=True))
+    return [
+        Script(
+            group=conversation_id(performer, index),
+            side=side,
+            person=people[side],
+            own=sides[side],
+            other=sides[other],
+            performance=performances[side],
+        )
+        for side, other in (("a", "b"), ("b", "a"))
+    ]
+
+
+def _probe_tracks(config: BenchConfig) -> "list[Tracks]":
+    """Motion of the instruments' people: pieces of training conversations, two thirds with speech."""
+    from components.performer.compose import conversation
+    from components.performer.config import PerformerConfig
+
+    conversations = -(-config.probe_people // 12)
+    performer = PerformerConfig(
+        bank="train", conversations=conversations, seconds_per_conversation=24, size_px=config.size_px, seed=PROBE_SEED
+    )
+    chance = np.random.default_rng([config.seed, 17])
+    acts = [p for i in range(conversations) for p in conversation(performer, i)[1].values()]
+    pieces = []
+    for person in range(config.probe_people):
+        act = acts[person % len(acts)]
+        starts = np.arange(0, len(act.state) - config.probe_frames)
+        spoken = np.array([(act.state[s : s + config.probe_frames] == SPEAK).mean() for s in starts])
+        wanted = np.flatnonzero(spoken > 0.6) if person % 3 else np.flatnonzero(spoken < 0.3)
+        start = int(chance.choice(wanted if wanted.size else starts))
+        pieces.append(act.tracks.window(start, start + config.probe_frames))
+    return pieces
+
+
+def _signals(tracks: "Tracks") -> dict[str, Array]:
+    """The truth signals that a picture shows."""
+    from components.performer.tracks import ARKIT_INDEX
+
+    shapes = tracks.blendshapes
+    return {
+        "jaw_open": shapes[:, ARKIT_INDEX["jawOpen"]],
+        "smile": (shapes[:, ARKIT_INDEX["mouthSmile_L"]] + shapes[:, ARKIT_INDEX["mouthSmile_R"]]) / 2,
+        "brow": shapes[:, ARKIT_INDEX["browInnerUp"]],
+        "pitch": tracks.rotation[:, 0],
+    }
+
+
+def _case(script: Script, video: Array, frames: int) -> Case:
+    """Cut the scored span out of a rendered side: its image is frame LEAD_FRAMES, its sound starts right after it."""
+    first = LEAD_FRAMES + 1
+    span = slice(first, first + frames)
+    sound = slice(first * SAMPLES_PER_FRAME, (first + frames) * SAMPLES_PER_FRAME)
+    signals = {name: values[span] for name, values in _signals(script.performance.tracks).items()}
+    return Case(
+        name=f"{script.group}_{script.side}",
+        group=script.group,
+        person=script.person,
+        image=video[LEAD_FRAMES],
+        reference=video[REFERENCE_FRAME],
+        frames=video[span],
+        speak=script.own.pcm[sound],
+        truth=Truth(
+            state=script.performance.state[span],
+            warmth=script.performance.smile[span],
+            listen=script.other.pcm[sound],
+            **signals,
+        ),
+        text=script.own.text,
+    )
+
+
+def _render(shots: list[Shot]) -> Any:
+    """Render on all cores, in order."""
+    workers = min(os.cpu_count() or 1, len(shots), 8)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        yield from pool.map(_render_one, shots, chunksize=1)
+
+
+def _one_thread() -> None:
+    """Each worker has one core: libraries loaded later must not start a pool of their own."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def _render_one(shot: Shot) -> Array:
+    from components.performer.identity import Identity
+    from components.performer.renderer import Renderer
+
+    return Renderer(shot.size_px).render(Identity.from_seed(shot.person), shot.tracks)

@@ -1,0 +1,301 @@
+"""How a performer moves: speech, and reactions caused by what the other person says.
+
+The causal rules, in the order a viewer notices them (all delays counted from the sound that causes them):
+  nod      0.36-0.44 s after the other pauses (>= 0.2 s) at the end of a phrase of >= 0.8 s; deeper when it was louder,
+           two beats after a phrase of >= 2.5 s; not while speaking oneself
+  smile    follows the other's loudness and raised pitch, 0.25 s late
+  brows    rise 0.3 s after the other stresses something, by loudness or pitch
+  tilt     the head tips slowly to one side while the other goes on speaking
+  blink    soon after either person's phrase ends, besides every 2 to 6 s
+Chance is kept small (sway, blink times, glances), so that what is left is learnable from sound.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.performer.phones import Phone
+from components.performer.prosody import Phrase, Prosody, analyse, delay, smooth
+from components.performer.tracks import ARKIT_INDEX, Tracks
+from components.performer.visemes import mouth_curves
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+
+IDLE: Final = 0
+SPEAK: Final = 1
+LISTEN: Final = 2
+
+NOD_AFTER_SPEECH_S: Final = 0.8
+"""A phrase at least this long is answered by a nod."""
+_TWO_BEATS_S: Final = 2.5
+_BEAT_FRAMES: Final = 11
+_USUAL_LEVEL: Final = 0.08  # RMS of the voices at ordinary loudness
+_BRIDGE_S: Final = 0.35  # silences this short inside one's own speech still count as speaking
+_BACKCHANNEL_S: Final = 0.9  # speech this short while the other holds the floor is a backchannel
+
+EMOTIONS: Final[dict[str, dict[str, float]]] = {
+    "neutral": {},
+    "happy": {"mouthSmile_L": 0.35, "mouthSmile_R": 0.35, "cheekSquint_L": 0.3, "cheekSquint_R": 0.3},
+    "sad": {"browInnerUp": 0.5, "mouthFrown_L": 0.35, "mouthFrown_R": 0.35, "eyeSquint_L": 0.1, "eyeSquint_R": 0.1},
+    "surprised": {
+        "browInnerUp": 0.5, "browOuterUp_L": 0.5, "browOuterUp_R": 0.5, "eyeWide_L": 0.4, "eyeWide_R": 0.4
+    },
+    "angry": {
+        "browDown_L": 0.6, "browDown_R": 0.6, "eyeSquint_L": 0.25, "eyeSquint_R": 0.25,
+        "noseSneer_L": 0.2, "noseSneer_R": 0.2,
+    },
+    "thoughtful": {"browDown_L": 0.25, "browInnerUp": 0.2, "eyeSquint_L": 0.15, "eyeSquint_R": 0.15},
+}  # fmt: skip
+"""Blendshapes that each emotion adds to everything else."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Performance:
+    """What one person does over T frames, and the truth about it."""
+
+    tracks: Tracks
+    """Motion to render."""
+    state: NDArray[np.uint8]
+    """[T] IDLE, SPEAK or LISTEN."""
+    nod: NDArray[np.uint8]
+    """[T] 1 during a nod."""
+    smile: NDArray[np.float32]
+    """[T] strength of the smile that the other's voice causes."""
+    backchannels: tuple[tuple[int, int], ...]
+    """Frame spans (start, end) of the person's own short answers while the other holds the floor."""
+
+
+def perform(
+    pcm_self: NDArray[np.int16],
+    phones_self: Sequence[Phone],
+    pcm_other: NDArray[np.int16],
+    emotion: str | Sequence[str],
+    seed: int,
+    frames: int,
+) -> Performance:
+    """Act one side of a conversation.
+
+    Args:
+        pcm_self: int16 [samples] at 24 kHz, the person's own voice alone.
+        phones_self: its phones, timed on `pcm_self`.
+        pcm_other: int16 [samples], the other person's voice alone.
+        emotion: one of EMOTIONS, or one for each frame.
+        seed: personal habits and chance.
+        frames: T; frame f shows the instant of sample 1000 f.
+
+    Raises:
+        ValueError: an unknown emotion, or not one for each frame.
+    """
+    own, other = analyse(pcm_self, frames), analyse(pcm_other, frames)
+    speaking = _speaking(phones_self, frames)
+    hush = 1.0 - smooth(speaking, 0.15)
+    shapes = mouth_curves(phones_self, pcm_self, frames)
+    rotation = np.zeros((frames, 3), np.float32)
+    translation = np.zeros((frames, 3), np.float32)
+    habits = np.random.default_rng([seed, 1])
+    backchannels = _backchannels(own, other)
+    beats = _nods(own, other, backchannels, speaking, habits)
+    nod = _add_nods(rotation, beats, frames)
+    smile = _smile(other, float(habits.uniform(0.85, 1.15))) * hush
+    for side in "LR":
+        shapes[:, ARKIT_INDEX[f"mouthSmile_{side}"]] += smile
+        shapes[:, ARKIT_INDEX[f"cheekSquint_{side}"]] += 0.6 * smile
+    _raise_brows(shapes, own, other, speaking, hush)
+    _move_head(rotation, translation, own, other, speaking, hush, np.random.default_rng([seed, 2]))
+    _feel(shapes, emotion)
+    _blink(shapes, own.phrases + other.phrases, np.random.default_rng([seed, 3]))
+    return Performance(
+        tracks=Tracks(
+            blendshapes=np.clip(shapes, 0.0, 1.0),
+            rotation=rotation,
+            translation=translation,
+            gaze=_gaze(own, frames, np.random.default_rng([seed, 4])),
+        ),
+        state=_states(speaking, other),
+        nod=nod,
+        smile=smile,
+        backchannels=backchannels,
+    )
+
+
+def _speaking(phones: Sequence[Phone], frames: int) -> NDArray[np.float32]:
+    """1 where the person speaks, short silences included."""
+    speaking = np.zeros(frames, np.float32)
+    previous = None
+    for phone in phones:
+        start = -(-phone.start_sample // SAMPLES_PER_FRAME)
+        if previous is not None and phone.start_sample - previous <= _BRIDGE_S * VIDEO_FPS * SAMPLES_PER_FRAME:
+            start = previous // SAMPLES_PER_FRAME
+        speaking[start : phone.end_sample // SAMPLES_PER_FRAME + 1] = 1.0
+        previous = phone.end_sample
+    return speaking
+
+
+def _states(speaking: NDArray[np.float32], other: Prosody) -> NDArray[np.uint8]:
+    """Speaking wins; listening lasts 0.6 s beyond the other's phrase, as attention does."""
+    linger = round(0.6 * VIDEO_FPS)
+    heard = other.speech.copy()
+    for shift in range(1, linger + 1):
+        heard[shift:] |= other.speech[:-shift]
+    return np.where(speaking > 0, SPEAK, np.where(heard, LISTEN, IDLE)).astype(np.uint8)
+
+
+def _backchannels(own: Prosody, other: Prosody) -> tuple[tuple[int, int], ...]:
+    """Own short phrases with the other speaking within a second before and after."""
+    found = []
+    for phrase in own.phrases:
+        start, end = phrase.start_sample // SAMPLES_PER_FRAME, phrase.end_sample // SAMPLES_PER_FRAME + 1
+        short = end - start <= _BACKCHANNEL_S * VIDEO_FPS
+        before, after = other.speech[max(0, start - VIDEO_FPS) : start], other.speech[end : end + VIDEO_FPS]
+        if short and before.any() and after.any():
+            found.append((start, end))
+    return tuple(found)
+
+
+def _nods(
+    own: Prosody,
+    other: Prosody,
+    backchannels: Sequence[tuple[int, int]],
+    speaking: NDArray[np.float32],
+    habits: np.random.Generator,
+) -> list[tuple[int, int, float]]:
+    """Nods as (first frame, beats, depth in radians)."""
+    habit = float(habits.uniform(0.37, 0.43))
+    frames = len(speaking)
+    nods = []
+    for phrase in other.phrases:
+        seconds = (phrase.end_sample - phrase.start_sample) / (SAMPLES_PER_FRAME * VIDEO_FPS)
+        first = round(phrase.end_sample / SAMPLES_PER_FRAME + (habit + float(habits.uniform(-0.01, 0.01))) * VIDEO_FPS)
+        if seconds < NOD_AFTER_SPEECH_S or first >= frames:
+            continue
+        answered = any(start - 12 <= first <= end for start, end in backchannels)
+        if speaking[first] and not answered:
+            continue
+        depth = 0.07 + 0.07 * min(phrase.level / _USUAL_LEVEL, 1.6)
+        nods.append((first, 2 if seconds >= _TWO_BEATS_S else 1, depth))
+    return nods
+
+
+def _add_nods(rotation: NDArray[np.float32], nods: Sequence[tuple[int, int, float]], frames: int) -> NDArray[np.uint8]:
+    """Bend the head's pitch; a nod goes down first and swings back a little over rest."""
+    mask = np.zeros(frames, np.uint8)
+    phase = (np.arange(_BEAT_FRAMES) + 1) / (_BEAT_FRAMES + 1)
+    beat = np.sin(np.pi * phase) ** 1.5 - 0.25 * np.maximum(np.sin(2 * np.pi * (phase - 0.5)), 0.0)
+    for first, beats, depth in nods:
+        for count in range(beats):
+            start = first + count * _BEAT_FRAMES
+            length = max(0, min(_BEAT_FRAMES, frames - start))
+            rotation[start : start + length, 0] += (depth * 0.7**count * beat[:length]).astype(np.float32)
+            mask[start : start + length] = 1
+    return mask
+
+
+def _smile(other: Prosody, gain: float) -> NDArray[np.float32]:
+    warmth = np.clip(other.level / _USUAL_LEVEL, 0.0, 1.6) * 0.8 + 0.06 * np.clip(other.pitch, 0.0, 6.0)
+    return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.9)).astype(np.float32)
+
+
+def _accent(voice: Prosody) -> NDArray[np.float32]:
+    """How much a moment is stressed: louder than the last second, or higher than usual."""
+    louder = np.clip((voice.level - smooth(voice.level, 1.0)) / _USUAL_LEVEL, 0.0, 1.0)
+    return np.asarray(1.1 * louder + 0.12 * np.clip(voice.pitch - 1.0, 0.0, 5.0), np.float32)
+
+
+def _raise_brows(
+    shapes: NDArray[np.float32],
+    own: Prosody,
+    other: Prosody,
+    speaking: NDArray[np.float32],
+    hush: NDArray[np.float32],
+) -> None:
+    spoken = smooth(_accent(own), 0.12) * speaking
+    heard = delay(smooth(_accent(other), 0.2), 0.3) * hush
+    lift = np.clip(spoken + heard, 0.0, 0.8)
+    for name, weight in (("browInnerUp", 0.8), ("browOuterUp_L", 1.0), ("browOuterUp_R", 1.0)):
+        shapes[:, ARKIT_INDEX[name]] += (weight * lift).astype(np.float32)
+
+
+def _move_head(
+    rotation: NDArray[np.float32],
+    translation: NDArray[np.float32],
+    own: Prosody,
+    other: Prosody,
+    speaking: NDArray[np.float32],
+    hush: NDArray[np.float32],
+    chance: np.random.Generator,
+) -> None:
+    """Sway, breathing, beats of one's own speech and the listener's tilt."""
+    frames = len(speaking)
+    level = own.level / _USUAL_LEVEL
+    stress = smooth(level, 0.08) - smooth(level, 0.5)
+    lively = 1.0 + 0.6 * smooth(speaking, 0.4)
+    attention = smooth(other.speech.astype(np.float32), 1.0) * smooth(hush, 0.3)
+    rotation[:, 0] += 0.04 * stress + 0.006 * lively * _wander(frames, chance) + 0.02 * attention
+    rotation[:, 1] += 0.008 * smooth(own.pitch, 0.3) + 0.012 * lively * _wander(frames, chance)
+    rotation[:, 2] += 0.006 * lively * _wander(frames, chance) + 0.045 * attention
+    breath = np.sin(2 * np.pi * (np.arange(frames) / VIDEO_FPS * chance.uniform(0.22, 0.3) + chance.uniform()))
+    translation[:, 0] += 0.003 * _wander(frames, chance)
+    translation[:, 1] += (0.003 * breath).astype(np.float32)
+    translation[:, 2] += 0.015 * attention
+
+
+def _wander(frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
+    """Slow smooth noise of about unit size."""
+    time = np.arange(frames) / VIDEO_FPS
+    waves = [
+        np.sin(2 * np.pi * (rate * chance.uniform(0.8, 1.2) * time + chance.uniform())) for rate in (0.1, 0.23, 0.41)
+    ]
+    return np.asarray(0.8 * waves[0] + 0.5 * waves[1] + 0.3 * waves[2], np.float32)
+
+
+def _feel(shapes: NDArray[np.float32], emotion: str | Sequence[str]) -> None:
+    """Add the emotion's shapes, faded over about half a second where it changes."""
+    frames = len(shapes)
+    labels = [emotion] * frames if isinstance(emotion, str) else list(emotion)
+    unknown = sorted(set(labels) - set(EMOTIONS))
+    if unknown:
+        raise ValueError(f"unknown emotion {unknown[0]!r}: give one of {', '.join(EMOTIONS)}")
+    if len(labels) != frames:
+        raise ValueError(f"{len(labels)} emotions for {frames} frames: give one name, or one for each frame")
+    for name in set(labels):
+        present = np.asarray([label == name for label in labels], np.float32)
+        strength = smooth(present, 0.25) if len(set(labels)) > 1 else present
+        for shape, weight in EMOTIONS[name].items():
+            shapes[:, ARKIT_INDEX[shape]] += weight * strength
+
+
+def _blink(shapes: NDArray[np.float32], phrases: Sequence[Phrase], chance: np.random.Generator) -> None:
+    """Blinks every 2 to 6 s, drawn to the ends of phrases."""
+    frames = len(shapes)
+    ends = sorted(round(p.end_sample / SAMPLES_PER_FRAME) for p in phrases)
+    curve = np.asarray([0.45, 1.0, 1.0, 0.6, 0.2], np.float32)
+    at = float(chance.uniform(0.5, 3.0)) * VIDEO_FPS
+    while at < frames:
+        near = [end + 3 for end in ends if 0 <= end + 3 - at <= 1.2 * VIDEO_FPS]
+        first = near[0] if near else int(at)
+        length = max(0, min(len(curve), frames - first))
+        for side in "LR":
+            lid = shapes[first : first + length, ARKIT_INDEX[f"eyeBlink_{side}"]]
+            np.maximum(lid, curve[:length], out=lid)
+        at = first + float(chance.uniform(2.0, 6.0)) * VIDEO_FPS
+
+
+def _gaze(own: Prosody, frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
+    """Eyes on the camera with small jumps, and a short look aside as an own long phrase begins."""
+    gaze = np.zeros((frames, 2), np.float32)
+    at = 0
+    while at < frames:
+        length = int(chance.uniform(0.6, 2.2) * VIDEO_FPS)
+        gaze[at : at + length] = chance.normal(0.0, 0.02, 2)
+        at += length
+    for phrase in own.phrases:
+        side, lift = float(chance.choice((-1.0, 1.0))), float(chance.uniform(-0.12, -0.02))
+        first = phrase.start_sample // SAMPLES_PER_FRAME
+        if phrase.end_sample - phrase.start_sample > 1.5 * VIDEO_FPS * SAMPLES_PER_FRAME:
+            gaze[first : first + int(chance.uniform(0.4, 0.9) * VIDEO_FPS)] += (0.22 * side, lift)
+    kernel = np.asarray([0.2, 0.6, 0.2])
+    for axis in range(2):
+        gaze[:, axis] = np.convolve(np.pad(gaze[:, axis], 1, mode="edge"), kernel, mode="valid")
+    return gaze

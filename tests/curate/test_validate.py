@@ -1,0 +1,91 @@
+"""The gate reads shards and digests: what was changed after curation does not pass."""
+
+import io
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.dataset.manifest import read_rows
+from components.dataset.shards import load_array, read_shard, write_shards
+from components.dataset.validate import file_facts, member_facts, validate
+
+
+@pytest.fixture
+def copy(dataset: Path, tmp_path: Path) -> Path:
+    shutil.copytree(dataset, tmp_path / "dataset")
+    return tmp_path / "dataset"
+
+
+def rewritten(folder: Path, change: dict[str, object]) -> None:
+    """Write the first shard again with another member in its first clip."""
+    path = sorted((folder / "shards").glob("*.tar"))[0]
+    clips = []
+    for clip, parts in read_shard(path):
+        arrays = {name.removesuffix(".npy"): load_array(data) for name, data in parts.items() if name != "json"}
+        clips.append((clip, {**arrays, "json": json.loads(parts["json"])}))
+    clips[0] = (clips[0][0], {**clips[0][1], **change})
+    write_shards(folder / "shards", clips, 10_000)
+
+
+def odd_columns(folder: Path) -> set[str]:
+    facts = list(member_facts(folder, read_rows(folder / "manifest.parquet")))
+    return {name for fact in facts for name, value in fact.items() if value is False}
+
+
+def test_a_good_dataset_holds(dataset: Path) -> None:
+    assert odd_columns(dataset) == set()
+    assert all(fact["recorded"] and fact["unchanged"] for fact in file_facts(dataset))
+
+
+def test_the_checker_keeps_its_notes_to_itself(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip_frames = json.loads((copy / "dataset.json").read_text())["clip_frames"]
+    with caplog.at_level(logging.INFO):
+        validate(read_rows(copy / "manifest.parquet"), copy, tuple(clip_frames))
+    assert not [record for record in caplog.records if record.name.startswith("great_expectations")]
+
+
+def test_broken_members_are_named(copy: Path) -> None:
+    clip, parts = next(read_shard(sorted((copy / "shards").glob("*.tar"))[0]))
+    latents = load_array(parts["latents.npy"]).copy()
+    latents[0, 0, 0, 0] = np.nan
+    for change, column in (
+        ({"latents": latents}, "latents"),
+        ({"latents": load_array(parts["latents.npy"])[:, 1:]}, "latents"),
+        ({"speak": np.zeros(7, np.int16)}, "sounds"),
+        ({"references": np.zeros((9, 1, 1, 1), np.float16)}, "references"),
+        ({"json": {**json.loads(parts["json"]), "caption": "x"}}, "facts"),
+    ):
+        held = {name.removesuffix(".npy"): load_array(data) for name, data in parts.items() if name != "json"}
+        rewritten(copy, {**held, "json": json.loads(parts["json"]), **change})
+        assert column in odd_columns(copy), clip
+    rows = read_rows(copy / "manifest.parquet")
+    described = json.loads((copy / "dataset.json").read_text())
+    with pytest.raises(ValueError, match=r"shards: .*column facts; files: .*column unchanged"):
+        validate(rows, copy, tuple(described["clip_frames"]))
+    assert (copy / "validation" / "index.html").exists()
+
+
+def test_lost_clips_and_files_are_named(copy: Path) -> None:
+    path = sorted((copy / "shards").glob("*.tar"))[0]
+    path.unlink()
+    assert "complete" in odd_columns(copy)
+    assert any(fact["recorded"] and not fact["unchanged"] for fact in file_facts(copy))
+    with (copy / "shards" / "train-000009.tar").open("wb") as handle:
+        handle.write(io.BytesIO(bytes(10240)).getvalue())
+    assert any(not fact["recorded"] for fact in file_facts(copy))
+
+
+def test_the_docs_open_from_disk(dataset: Path) -> None:
+    pages = list((dataset / "validation").rglob("*.html"))
+    index = (dataset / "validation" / "index.html").read_text()
+    for suite in ("manifest", "shards", "files"):
+        (page,) = (dataset / "validation" / "validations" / suite).rglob("*.html")
+        assert f'href="{page.relative_to(dataset / "validation").as_posix()}"' in index
+        assert "Success" in page.read_text() or "success" in page.read_text()
+    fetched = re.compile(r"<script|<link[^>]*https?://|src=.https?://")
+    assert [page.name for page in pages if fetched.search(page.read_text())] == []

@@ -1,0 +1,54 @@
+"""What MediaPipe writes to stderr stays away from terminals; what anybody else writes arrives."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.curate.video.face_mesh import _without_chatter
+
+ROOT = Path(__file__).parents[3]
+FIND = """
+import gc, sys, weakref, numpy as np
+from components.curate.video.faces import FaceFinder
+from tests.curate.corpus import as_picture
+
+def look():
+    picture = as_picture(np.zeros((128, 128, 3), np.uint8))
+    finder = FaceFinder(2)
+    finder.find(picture)
+    for count in (1, 2, 1):
+        finder._follow(count)
+    return weakref.ref(picture)
+
+seen = look()
+gc.collect()
+print("done" if seen() is None else "the caller's picture is kept", file=sys.stderr)
+"""
+
+
+def test_networks_start_and_start_anew_in_silence_and_keep_nothing_of_their_callers() -> None:
+    found = subprocess.run([sys.executable, "-c", FIND], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "done\n")
+
+
+def test_only_chatter_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = {
+        "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n": False,
+        "W0000 00:00:1795892545.363997    6048 inference_feedback_manager.cc:114] Feedback manager\n": False,
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n": False,
+        "E0000 00:00:1795892545.363997    6048 graph.cc:114] no such model\n": True,
+        "WARNING components.curate: a.mp4 is left out\n": True,
+        "the end without a line's end": True,
+    }
+
+    def crash() -> None:
+        with _without_chatter():
+            os.write(2, "".join(lines).encode())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        crash()
+    assert capfd.readouterr().err == "".join(line for line, passes in lines.items() if passes)

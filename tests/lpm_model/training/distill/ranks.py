@@ -1,0 +1,45 @@
+"""What one of several processes does in a distillation, noted step by step."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lpm_model.training.config import Distillation
+from lpm_model.training.distill import long_rollout, rollout_samplers
+from lpm_model.training.distill.stages import DmdModule, OdeModule, Stage
+from lpm_model.training.distill.train import distill_online
+
+
+def distill_and_note(base: Path, dataset: Path, folder: Path, settings: Distillation) -> dict[str, float]:
+    """Distil, and leave `notes-RANK.json`: weights after each step, exits, and the data seen."""
+    notes: dict[str, list[Any]] = {"weights": [], "exits": [], "data": []}
+    learn, exit_of = Stage.learn, rollout_samplers.exit_of
+
+    def noted_learn(self: Stage, *arguments: Any) -> None:
+        learn(self, *arguments)
+        state = [*self.weights, *(self.critic_weights if isinstance(self, DmdModule) else ())]
+        digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in state))
+        notes["weights"].append(digest.hexdigest())
+
+    def noted_exit(*arguments: Any) -> int:
+        notes["exits"].append(exit_of(*arguments))
+        return int(notes["exits"][-1])
+
+    Stage.learn = noted_learn  # type: ignore[method-assign]
+    rollout_samplers.exit_of = long_rollout.exit_of = noted_exit
+    for kind in (OdeModule, DmdModule):
+        plain = kind.training_step
+
+        def noted_step(self: Any, batch: Any, index: int, plain: Any = plain) -> torch.Tensor:
+            seen = batch.clean if hasattr(batch, "clean") else batch.latents
+            notes["data"].append(float(seen.double().abs().sum()))
+            return plain(self, batch, index)
+
+        kind.training_step = noted_step  # type: ignore[method-assign]
+    metrics = distill_online(base, dataset, folder, settings)
+    (folder / f"notes-{os.environ['RANK']}.json").write_text(json.dumps(notes))
+    return metrics

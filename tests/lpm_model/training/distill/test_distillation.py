@@ -1,0 +1,174 @@
+"""The whole distillation: stages in their order, resuming to the same bytes, LoRA, several processes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lpm_model.checkpoint import read_weights
+from lpm_model.config import Lora, OnlineConfig
+from lpm_model.online import load_online
+from lpm_model.training.config import Distillation, DmdStage, OdeStage, OffPolicyStage, OnPolicyStage, Scale
+from lpm_model.training.distill.stages import DmdModule, OdeModule
+from lpm_model.training.distill.train import distill_online
+from lpm_model.training.engine.launch import launch
+from tests.killed import Killed, kill_after
+from tests.lpm_model.training.distill.conftest import ALL_STAGES, UNWATCHED
+from tests.lpm_model.training.distill.ranks import distill_and_note
+
+FILES = ("model.safetensors", "refiner.safetensors", "config.json", "provenance.json")
+STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, base: Path, dataset: Path) -> Path:
+    folder = tmp_path_factory.mktemp("online")
+    distill_online(base, dataset, folder, UNWATCHED)
+    return folder
+
+
+def same(folder: Path, other: Path) -> bool:
+    return all((folder / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+
+
+@pytest.mark.parametrize(
+    ("stage", "steps"),
+    [(OdeModule, 2), (DmdModule, 1), (DmdModule, 3), (DmdModule, 9)],
+)
+def test_a_killed_distillation_ends_in_the_same_bytes(
+    stage: type, steps: int, whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_after(patch, stage, steps)
+        with pytest.raises(Killed):
+            distill_online(base, dataset, tmp_path, UNWATCHED)
+    distill_online(base, dataset, tmp_path, UNWATCHED)
+    assert same(tmp_path, whole)
+
+
+def test_a_killed_distillation_has_kept_the_same(
+    base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill_online(base, dataset, tmp_path / "whole", ALL_STAGES)
+    with monkeypatch.context() as patch:
+        kill_after(patch, DmdModule, 5)
+        with pytest.raises(Killed):
+            distill_online(base, dataset, tmp_path / "killed", ALL_STAGES)
+    distill_online(base, dataset, tmp_path / "killed", ALL_STAGES)
+    assert same(tmp_path / "killed", tmp_path / "whole")
+    metrics = json.loads((tmp_path / "whole" / "provenance.json").read_text())["metrics"]
+    # Each stage begins with what the one before has kept, and keeps what is no worse.
+    chain = [metrics[f"{key}_distance"] for key in STAGES if key != "refiner"]
+    assert chain == sorted(chain, reverse=True)
+    assert all(0 <= metrics[f"{key}_kept_step"] <= getattr(ALL_STAGES, key).steps for key in STAGES)
+
+
+def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
+    model = load_online(whole)
+    assert model.online == UNWATCHED.online
+    metrics = json.loads((whole / "provenance.json").read_text())["metrics"]
+    assert all(metrics[f"{key}_loss"] > 0 for key in STAGES)
+    assert not list(whole.glob("state-*"))
+    assert not (whole / "trajectories").exists()
+    assert (whole / "autoencoder" / "model.safetensors").read_bytes() == (
+        base / "autoencoder" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_distillations_share_what_the_teacher_has_played(
+    whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "trajectories"
+    ode_alone = replace(UNWATCHED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
+    distill_online(base, dataset, tmp_path / "one", ode_alone, trajectories=kept)
+    with monkeypatch.context() as patch:
+        patch.setattr("lpm_model.training.distill.train.sample_teacher", None)
+        distill_online(base, dataset, tmp_path / "other", UNWATCHED, trajectories=kept)
+        assert same(tmp_path / "other", whole)
+        with pytest.raises(TypeError):
+            distill_online(base, dataset, tmp_path / "more", replace(UNWATCHED, teacher_steps=5), trajectories=kept)
+
+
+@pytest.mark.parametrize("key", STAGES)
+def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tmp_path: Path) -> None:
+    none = {name: replace(getattr(UNWATCHED, name), steps=0) for name in STAGES}
+    settings = replace(UNWATCHED, **{**none, key: getattr(UNWATCHED, key)})
+    distill_online(base, dataset, tmp_path, settings)
+    before = read_weights(base / "model.safetensors")
+    moved = {
+        stem: any(not torch.equal(value, before[name]) for name, value in read_weights(path).items())
+        for stem in ("model", "refiner")
+        for path in [tmp_path / f"{stem}.safetensors"]
+    }
+    # A stage before the refiner's moves what the refiner starts from.
+    assert moved == {"model": key != "refiner", "refiner": key != "long"}
+
+
+def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tmp_path: Path) -> None:
+    short = replace(UNWATCHED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
+    losses = {}
+    for objective in ("regression", "consistency"):
+        ode = OdeStage(steps=3, objective=objective, ema_decay=0.5)  # type: ignore[arg-type]
+        settings = replace(short, ode=ode, long=replace(short.long, steps=0))
+        losses[objective] = distill_online(base, dataset, tmp_path / objective, settings)["ode_loss"]
+    assert losses["consistency"] > 0
+    assert losses["consistency"] != losses["regression"]
+
+
+def test_adapters_end_in_a_plain_model_and_a_refiner_upon_it(base: Path, dataset: Path, tmp_path: Path) -> None:
+    distill_online(base, dataset, tmp_path, replace(UNWATCHED, lora=Lora(rank=2)))
+    before, after = (read_weights(folder / "model.safetensors") for folder in (base, tmp_path))
+    assert after.keys() == before.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("blocks.") and name.endswith(".weight") for name in changed)
+    for name in changed:
+        update = (after[name].float() - before[name].float()).double()
+        large = torch.linalg.svdvals(update)[:3]
+        assert large[2] < 0.3 * large[0]  # rank 2, but for the rounding of what is saved
+    refiner = read_weights(tmp_path / "refiner.safetensors")
+    assert all(".adapters.refiner." in name for name in refiner)
+    model = load_online(tmp_path)
+    assert model.refiner is not None
+    own, shared = dict(model.refiner.named_parameters()), dict(model.backbone.named_parameters())
+    assert {id(own[name]) for name in shared} == {id(weight) for weight in shared.values()}
+    assert own.keys() - shared.keys() == refiner.keys()
+    (tmp_path / "refiner.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"refiner\.safetensors does not fit this model"):
+        load_online(tmp_path)
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fill a batch of 8"):
+        Distillation(trajectories=4)
+    with pytest.raises(ValueError, match=r"set online\.refiner_sigma"):
+        Distillation(refiner=OnPolicyStage(steps=1))
+    with pytest.raises(ValueError, match="3 processes share out a batch of 8"):
+        Distillation(scale=Scale(processes=3))
+    with pytest.raises(ValueError, match="critic_steps of at least 1"):
+        DmdStage(critic_steps=0)
+    with pytest.raises(ValueError, match="steps of at least 0 and ema_decay"):
+        OdeStage(steps=-1)
+    with pytest.raises(ValueError, match=r"must fall from 1\.0"):
+        OnlineConfig(backbone_sigmas=())
+
+
+def test_an_online_model_is_no_teacher(whole: Path, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is an Online LPM, which only looks back"):
+        distill_online(whole, dataset, tmp_path, UNWATCHED)
+
+
+def test_two_processes_stay_in_step(base: Path, dataset: Path, tmp_path: Path) -> None:
+    settings = replace(ALL_STAGES, scale=Scale(processes=2))
+    metrics = launch(distill_and_note, settings.scale, base, dataset, tmp_path, settings)
+    assert all(f"{key}_loss" in metrics for key in STAGES)
+    notes = [json.loads((tmp_path / f"notes-{rank}.json").read_text()) for rank in range(2)]
+    batches = settings.ode.steps + sum(2 * getattr(settings, key).steps for key in STAGES[1:])
+    assert len(notes[0]["weights"]) == len(set(notes[0]["weights"])) == batches
+    assert notes[0]["weights"] == notes[1]["weights"]
+    assert notes[0]["exits"] == notes[1]["exits"]
+    assert set(notes[0]["exits"]) == {0, 1}
+    assert all(own != other for own, other in zip(notes[0]["data"], notes[1]["data"], strict=True))
+    load_online(tmp_path)

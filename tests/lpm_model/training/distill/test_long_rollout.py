@@ -1,0 +1,133 @@
+"""Streaming long tuning: a roll-out that goes on, and what changes on its way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lpm_model.dit import Conditions
+from lpm_model.latent_codec import from_anchor
+from lpm_model.rollout import Noise
+from lpm_model.training.config import LongStage
+from lpm_model.training.distill.long_rollout import Streaming, Switch, going_on
+from lpm_model.training.distill.roles import Cast
+from lpm_model.training.distill.rollout_samplers import start_cache
+from lpm_model.training.engine.data import Batch
+from tests.lpm_model import tiny
+from tests.lpm_model.training.distill.conftest import UNWATCHED
+
+
+class Given(Noise):
+    """Draws what it was given."""
+
+    def __init__(self, drawn: list[Tensor]) -> None:
+        super().__init__(tuple(drawn[0].shape))
+        self.left = iter(drawn)
+
+    def draw(self) -> Tensor:
+        return next(self.left)
+
+
+MakeCast, MakeBatch = Callable[..., Cast], Callable[..., Batch]
+STEADY = replace(UNWATCHED, long=LongStage(latents=9, switch_chance=0.0))
+
+
+def exits(*numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(sum(numbers))
+
+
+def test_steps_are_one_roll_out(make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpm_model.training.distill.long_rollout.exit_of", lambda *_: 1)
+    cast = make_cast(STEADY)
+    online, gain, context = cast.online, cast.online.config.anchor_gain, cast.online.config.context_latents
+    player, batches = Streaming(cast, STEADY), [make_batch(cast, step=step) for step in range(3)]
+    states = [batch.generator.get_state() for batch in batches]
+    samples = [player.sample(batch, exits(), train=False) for batch in batches]
+
+    def voice(name: str) -> Tensor:
+        given = [getattr(batch.conditions, name) for batch in batches]
+        return torch.cat([given[0], *(later[:, context + 1 :] for later in given[1:])], dim=1)
+
+    first = batches[0]
+    heard = replace(first.conditions, speak=voice("speak"), listen=voice("listen"))
+    image = first.latents[:, :, :1]
+    drawn = []
+    for batch, state in zip(batches, states, strict=True):
+        batch.generator.set_state(state)
+        drawn += [torch.randn(2, 16, 1, 4, 4, generator=batch.generator) for _ in range(3 * 3)]
+    cache = start_cache(online, image, heard)
+    whole = torch.cat([c for _, c in online.rollout(cache, heard, 10, Given(drawn), first=1)], dim=2)
+    absolute = torch.cat([image, from_anchor(whole, image, gain)], dim=2)
+    for number, sample in enumerate(samples):
+        known, rest = sample.clip[:, :, :1], sample.clip[:, :, 1:]
+        own = torch.cat([known, from_anchor(rest, known, gain)], dim=2)
+        assert torch.allclose(own, absolute[:, :, 3 * number : 3 * number + 4], atol=1e-5), number
+        for name in ("speak", "listen"):
+            cut = voice(name)[:, 3 * number : 3 * number + context + 4]
+            assert torch.equal(getattr(sample.conditions, name), cut)
+    player.sample(batches[0], exits(), train=False)
+    assert player.running is not None
+    assert player.running.made == 3  # it has started again
+
+
+def test_what_was_heard_goes_on_and_changes_at_the_border() -> None:
+    def ramp(start: float, rows: int = 2) -> Tensor:
+        frames = torch.arange(8.0) + start
+        return torch.stack([frames, frames + 1000])[:rows, :, None, None]
+
+    before = Conditions(speak=ramp(-8), listen=ramp(-108))
+    given = Conditions(speak=ramp(0), listen=ramp(100))
+
+    def own(switch: Switch | None, row: int = 0) -> tuple[list[float], list[float]]:
+        heard = going_on(before, given, 2, 4, switch)
+        assert heard.speak is not None
+        assert heard.listen is not None
+        assert torch.equal(heard.speak[:, :8], ramp(-8))
+        return heard.speak[row, 8:].flatten().tolist(), heard.listen[row, 8:].flatten().tolist()
+
+    assert own(None) == own(Switch(2, "text")) == ([2, 3, 4, 5], [102, 103, 104, 105])
+    assert own(Switch(1, "roles")) == ([2, 103, 104, 105], [102, 3, 4, 5])
+    assert own(Switch(3, "clip")) == ([2, 3, 4, 1005], [102, 103, 104, 1105])
+    assert own(Switch(0, "clip"), row=1) == ([2, 3, 4, 5], [102, 103, 104, 105])
+
+
+def test_every_kind_of_change_comes_at_a_chunk_border(make_cast: MakeCast) -> None:
+    online = tiny.online_config(chunk_latents=3, refiner_sigma=0.3)
+    settings = replace(UNWATCHED, online=online, clip_latents=14, long=LongStage(switch_chance=0.7))
+    player = Streaming(make_cast(settings), settings)
+    drawn = [player.draw(torch.Generator().manual_seed(seed)) for seed in range(300)]
+    happened = [switch for switch in drawn if switch is not None]
+    assert 0.6 < len(happened) / len(drawn) < 0.8
+    assert {switch.kind for switch in happened} == {"roles", "clip", "text"}
+    assert {switch.at for switch in happened} == {0, 3, 6, 9}
+
+
+@pytest.mark.parametrize("on_switch", ["go_on", "recompute"])
+def test_another_text_is_scored_where_it_holds(
+    on_switch: str, make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(UNWATCHED, online=tiny.online_config(on_switch=on_switch, refiner_sigma=0.3))
+    cast = make_cast(settings)
+    first, second = make_batch(cast, step=0), make_batch(cast, step=1)
+    other = replace(second, conditions=replace(second.conditions, text=tiny.normal(2, 4, 8, seed=9)))
+    made = {}
+    for name, switch in (("before", None), ("after", Switch(1, "text"))):
+        for batch in (first, second):
+            batch.generator.manual_seed(3)
+        player = Streaming(cast, settings)
+        monkeypatch.setattr(player, "draw", lambda _, switch=switch: None)
+        player.sample(first, exits(), train=False)
+        monkeypatch.setattr(player, "draw", lambda _, switch=switch: switch)
+        made[name] = player.sample(other, exits(), train=False)
+        assert player.running is not None
+        running = player.running.heard.text
+    assert made["before"].first == 1
+    assert made["after"].first == 2
+    assert made["after"].conditions.text is not None
+    assert torch.equal(made["after"].conditions.text, tiny.normal(2, 4, 8, seed=9))
+    assert running is not None
+    assert torch.equal(running, tiny.normal(2, 4, 8, seed=9))
+    assert torch.equal(made["before"].clip[:, :, :2], made["after"].clip[:, :, :2])
+    assert not torch.allclose(made["before"].clip[:, :, 2:], made["after"].clip[:, :, 2:])

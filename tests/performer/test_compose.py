@@ -1,0 +1,147 @@
+"""Recordings are ordinary, in sync, repeatable, and told apart from their truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from components.performer.compose import (
+    HELDOUT_PEOPLE,
+    conversation,
+    identity_seeds,
+    recordings_of,
+    render_corpus,
+)
+from components.performer.config import PerformerConfig
+from components.performer.media import write_mp4
+from lpm_model.digests import file_digest
+from lpm_model.progress import NoProgress
+
+CONFIG = PerformerConfig(conversations=2, seconds_per_conversation=6.0, size_px=64, workers=2)
+FRAMES = 144
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    render_corpus(folder / "media", CONFIG, NoProgress(), folder / "truth")
+    return folder
+
+
+def decode(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Pictures, sound (float, from its first time stamp on) and frame rate."""
+    import av
+
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate)
+        pictures = []
+        for frame in container.decode(video=0):
+            assert frame.pts * frame.time_base == pytest.approx(len(pictures) / 24)
+            pictures.append(frame.to_ndarray(format="rgb24"))
+    with av.open(str(path)) as container:
+        blocks = list(container.decode(audio=0))
+        assert blocks[0].pts == 0
+        assert blocks[0].sample_rate == 24_000
+        return np.stack(pictures), np.concatenate([block.to_ndarray()[0] for block in blocks]), rate
+
+
+def test_flash_and_click_stay_together(tmp_path: Path) -> None:
+    """Picture and sound of an instant come back at that instant: no encoder delay is left."""
+    marks = [0, 30, 77]
+    video = np.full((96, 64, 64, 3), 40, np.uint8)
+    pcm = np.zeros(96_000, np.int16)
+    for mark in marks:
+        video[mark] = 250
+        pcm[mark * 1000 : mark * 1000 + 300] = 20_000 * np.sin(np.arange(300) * 0.5)
+    write_mp4(tmp_path / "x.mp4", video, pcm, 16)
+    pictures, sound, rate = decode(tmp_path / "x.mp4")
+    assert rate == 24
+    assert np.flatnonzero(pictures.mean(axis=(1, 2, 3)) > 145).tolist() == marks
+    loud = np.flatnonzero(np.abs(sound) > 0.2)
+    onsets = loud[np.r_[0, np.flatnonzero(np.diff(loud) > 5000) + 1]]
+    assert np.abs(onsets - np.asarray(marks) * 1000).max() < 24  # 1 ms
+    with pytest.raises(ValueError, match="1000 samples a frame"):
+        write_mp4(tmp_path / "y.mp4", video, pcm[:-1], 16)
+
+
+def test_the_camera_on_both_can_be_left_out(tmp_path: Path) -> None:
+    sides = recordings_of(tmp_path, PerformerConfig(two_shots=False), 3)
+    assert [one.camera for one in sides] == ["a", "b"]
+    assert recordings_of(tmp_path, PerformerConfig(), 3)[:2] == sides
+
+
+def test_recordings_decode_at_24_fps_with_sound_in_sync(corpus: Path) -> None:
+    names = sorted(path.name for path in (corpus / "media").glob("*.mp4"))
+    assert names == [f"train-00-00{i}_{camera}.mp4" for i in (0, 1) for camera in ("a", "b", "two_shot")]
+    for name in names:
+        pictures, sound, rate = decode(corpus / "media" / name)
+        assert (len(pictures), rate) == (FRAMES, 24)
+        assert pictures.shape[1:3] == (64, 128 if "two_shot" in name else 64)
+        assert len(sound) == pytest.approx(FRAMES * 1000, abs=1024)
+        if "two_shot" not in name:
+            side = name.removesuffix(".mp4").split("_")[1]
+            truth = np.load(corpus / "truth" / f"train-00-00{name[11]}_{side}.npz")
+            spoken = (truth["speak_pcm"] + 0.5 * truth["listen_pcm"].astype(np.float32)) / 32768
+            lags = np.fft.irfft(np.fft.rfft(sound[: FRAMES * 1000]) * np.conj(np.fft.rfft(spoken)))
+            assert int(lags.argmax()) in (0, 1, len(lags) - 1)
+
+
+def test_truth_has_a_row_for_every_frame(corpus: Path) -> None:
+    files = sorted((corpus / "truth").glob("*.npz"))
+    assert len(files) == 4
+    for file in files:
+        with np.load(file) as truth:
+            for name in ("jaw_open", "blendshapes", "rotation", "gaze", "state", "nod", "smile", "emotion"):
+                assert len(truth[name]) == FRAMES
+            assert len(truth["speak_pcm"]) == len(truth["listen_pcm"]) == FRAMES * 1000
+            assert truth["blendshapes"].shape == (FRAMES, 52)
+            assert set(truth["state"]) <= {0, 1, 2}
+            speaking = truth["state"] == 1
+            if speaking.any():
+                assert str(truth["text"])
+                assert truth["jaw_open"][speaking].mean() > 5 * truth["jaw_open"][~speaking].mean()
+
+
+def test_every_recording_says_whose_consent(corpus: Path) -> None:
+    shared = yaml.safe_load((corpus / "media" / "consent.yaml").read_text())
+    assert shared["consent_ref"] == "synthetic"
+    assert "facecap" in shared["licence"]
+    assert "hibari" in shared["licence"]
+    own = yaml.safe_load((corpus / "media" / "train-00-001_b.mp4.yaml").read_text())
+    assert own == {**shared, "conversation_id": "train-00-001", "camera": "b", "person_hint": "performer-3"}
+
+
+def test_killed_run_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
+    before = {path.name: (path.stat().st_mtime_ns, file_digest(path)) for path in (corpus / "media").glob("*.mp4")}
+    (corpus / "media" / "train-00-001_b.mp4").unlink()
+    render_corpus(corpus / "media", CONFIG, NoProgress(), corpus / "truth")
+    for path in sorted((corpus / "media").glob("*.mp4")):
+        time, digest = before[path.name]
+        assert file_digest(path) == digest  # the same seed gives the same bytes
+        assert (path.stat().st_mtime_ns == time) == path.name.startswith("train-00-000")
+
+
+def test_people_and_words_of_the_benchmark_are_its_own() -> None:
+    heldout = PerformerConfig(bank="heldout", seconds_per_conversation=4.0)
+    for seed in (0, 49):
+        people = identity_seeds(PerformerConfig(seed=seed), 900)
+        assert max(people) < HELDOUT_PEOPLE <= min(identity_seeds(PerformerConfig(seed=seed, bank="heldout"), 0))
+    train, other = conversation(PerformerConfig(seconds_per_conversation=4.0), 1)[0], conversation(heldout, 1)[0]
+    assert (train["a"].text, train["b"].text) != (other["a"].text, other["b"].text)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"size_px": 100},
+        {"conversations": 0},
+        {"seed": 50},
+        {"seconds_per_conversation": 1.0},
+        {"voices": ("joe",)},
+        {"workers": 0},
+    ],
+)
+def test_bad_options_name_the_remedy(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="give|ask"):
+        PerformerConfig(**bad)  # type: ignore[arg-type]
