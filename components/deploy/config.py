@@ -1,10 +1,11 @@
 """What a user can set about deployment."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from components.runtime.container_images import SERVE_IMAGE
 from components.runtime.tracking import TrackingConfig
+from lpm_model.config import setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,16 +15,17 @@ class GateConfig:
     It must not lose more than the tolerance on any score, and its mean over `primary` must gain `minimum_gain`.
     """
 
-    primary: tuple[str, ...] = ("sync", "listening", "identity")
-    """Scores (1 = ground truth, 0 = shuffled) whose mean decides."""
-    minimum_gain: float = 0.005
-    """Smallest gain of that mean."""
-    tolerances: dict[str, float] = field(
-        default_factory=lambda: {"sync": 0.05, "listening": 0.05, "identity": 0.02, "psnr_db": 0.5, "drift": 0.05}
+    primary: tuple[str, ...] = setting(
+        ("sync", "listening", "identity"), help="Scores (1 = ground truth, 0 = shuffled) whose mean decides."
     )
-    """Score -> how much worse than the champion it may be, in the score's unit."""
-    lower_is_better: tuple[str, ...] = ("speed",)
-    """Scores that improve downwards; all others, drift included, are 1 for the truth."""
+    minimum_gain: float = setting(0.005, help="Smallest gain of that mean.")
+    tolerances: dict[str, float] = setting(
+        factory=lambda: {"sync": 0.05, "listening": 0.05, "identity": 0.02, "psnr_db": 0.5, "drift": 0.05},
+        help="Score -> how much worse than the champion it may be, in the score's unit.",
+    )
+    lower_is_better: tuple[str, ...] = setting(
+        ("speed",), help="Scores that improve downwards; all others, drift included, are 1 for the truth."
+    )
 
     def __post_init__(self) -> None:
         if not self.primary:
@@ -37,38 +39,27 @@ class GateConfig:
 class ServiceConfig:
     """The KServe InferenceService that is written for a cluster."""
 
-    name: str = "lpm-online"
-    """Name of the object."""
-    namespace: str = "lpm"
-    """Namespace it is applied in."""
-    image: str = SERVE_IMAGE
-    """Serve image with its tag."""
-    storage_prefix: str = "s3://lpm-models"
-    """Place that holds the released folders; the address is PREFIX/MODEL_NAME/DIGEST."""
-    service_account: str = "lpm-serve"
-    """Its secrets open the bucket."""
-    gpus: int = 0
-    """Devices of one replica."""
-    min_replicas: int = 1
-    """Replicas kept ready."""
-    max_replicas: int = 1
-    """Replicas at most."""
+    name: str = setting("lpm-online", help="Name of the object.")
+    namespace: str = setting("lpm", help="Namespace it is applied in.")
+    image: str = setting(SERVE_IMAGE, help="Serve image with its tag.")
+    storage_prefix: str = setting(
+        "s3://lpm-models", help="Place that holds the released folders; the address is PREFIX/MODEL_NAME/DIGEST."
+    )
+    service_account: str = setting("lpm-serve", help="Its secrets open the bucket.")
+    gpus: int = setting(0, help="Devices of one replica.")
+    min_replicas: int = setting(1, help="Replicas kept ready.")
+    max_replicas: int = setting(1, help="Replicas at most.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeployConfig:
     """Everything `deploy` can be told."""
 
-    model_name: str = "lpm-online"
-    """Registered name of the model that is served."""
-    base_name: str = "lpm-base"
-    """Registered name of the model it was distilled from."""
-    gate: GateConfig = field(default_factory=GateConfig)
-    """When a model becomes champion."""
-    service: ServiceConfig = field(default_factory=ServiceConfig)
-    """The manifest for a cluster."""
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """MLflow."""
+    model_name: str = setting("lpm-online", help="Registered name of the model that is served.")
+    base_name: str = setting("lpm-base", help="Registered name of the model it was distilled from.")
+    gate: GateConfig = setting(factory=GateConfig, help="When a model becomes champion.")
+    service: ServiceConfig = setting(factory=ServiceConfig, help="The manifest for a cluster.")
+    tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)
 
     def __post_init__(self) -> None:
         for name in (self.model_name, self.base_name):

@@ -1,8 +1,9 @@
 """What a user can set about distillation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from components.runtime.tracking import TrackingConfig
+from lpm_model.config import setting
 from lpm_model.training.config import Distillation
 
 
@@ -10,5 +11,4 @@ from lpm_model.training.config import Distillation
 class DistillConfig(Distillation):
     """The distillation's own settings and where it is recorded."""
 
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """MLflow."""
+    tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)

@@ -1,9 +1,9 @@
 """Configuration of the evaluate step and what it reports."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS
+from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS, setting
 
 HELD_OUT_IDENTITIES = 100_000
 """First identity seed of the benchmark's people; training corpora draw from below."""
@@ -15,20 +15,13 @@ PROBE_IDENTITIES = 200_000
 class BenchConfig:
     """The benchmark set: held-out people saying held-out sentences to each other."""
 
-    conversations: int = 4
-    """Two-person conversations; each gives two cases."""
-    seconds: int = 12
-    """Length of each case."""
-    talk_seconds: int = 30
-    """Length of the long conversation behind the drift figures and talk.mp4."""
-    probe_people: int = 64
-    """People on whom the instruments are fitted."""
-    probe_frames: int = 25
-    """Frames of each of them; 4k + 1."""
-    size_px: int = 128
-    """Side of the picture."""
-    seed: int = 0
-    """Chooses people, sentences and timing."""
+    conversations: int = setting(4, help="Two-person conversations; each gives two cases.")
+    seconds: int = setting(12, help="Length of each case.")
+    talk_seconds: int = setting(30, help="Length of the long conversation behind the drift figures and talk.mp4.")
+    probe_people: int = setting(64, help="People on whom the instruments are fitted.")
+    probe_frames: int = setting(25, help="Frames of each of them; 4k + 1.")
+    size_px: int = setting(128, help="Side of the picture.")
+    seed: int = setting(0, help="Chooses people, sentences and timing.")
 
     def __post_init__(self) -> None:
         if self.conversations < 2:
@@ -58,20 +51,15 @@ class BenchConfig:
 class EvaluateConfig:
     """The evaluate step."""
 
-    bench: BenchConfig = field(default_factory=BenchConfig)
-    """The benchmark set."""
-    cache: str = ".work/bench"
-    """Folder in which the rendered benchmark set is kept between runs."""
-    base_cases: int = 1
-    """Cases that Base LPM generates too, for comparison; 0 leaves Base out."""
-    base_seconds: int = 2
-    """Length of each of them."""
-    base_steps: int = 12
-    """Sampling steps of Base."""
-    base_guidance: float = 2.0
-    """Guidance of Base."""
-    seed: int = 0
-    """Of the models' noise."""
+    bench: BenchConfig = setting(factory=BenchConfig, help="The benchmark set.")
+    cache: str = setting(
+        ".work/bench", help="Folder in which the rendered benchmark set is kept between runs.", affects=False
+    )
+    base_cases: int = setting(1, help="Cases that Base LPM generates too, for comparison; 0 leaves Base out.")
+    base_seconds: int = setting(2, help="Length of each of them.")
+    base_steps: int = setting(12, help="Sampling steps of Base.")
+    base_guidance: float = setting(2.0, help="Guidance of Base.")
+    seed: int = setting(0, help="Of the models' noise.")
 
     def __post_init__(self) -> None:
         if self.base_cases and not 1 <= self.base_seconds <= self.bench.seconds:

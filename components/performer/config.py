@@ -3,31 +3,27 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lpm_model.config import setting
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PerformerConfig:
     """A corpus of two-person conversations."""
 
-    conversations: int = 24
-    """How many; each has two people of its own."""
-    seconds_per_conversation: float = 25.0
-    """Length of each (s)."""
-    two_shots: bool = True
-    """A third camera that shows both people; curation leaves it out where each has a camera of their own."""
-    size_px: int = 128
-    """Height and width of one person's picture."""
-    seed: int = 0
-    """Another seed gives other people, words and timing."""
-    bank: Literal["train", "heldout"] = "train"
-    """Sentences and people: those for training, or those kept for the benchmark."""
-    head: str = ""
-    """Path of an ICT-FaceKit npz; empty = the packaged head."""
-    voices: tuple[str, ...] = ()
-    """Voices to draw from; empty = all packaged ones and their shifts."""
-    workers: int = 2
-    """Processes that render."""
-    crf: int = 16
-    """Quality of H.264: lower is better and larger."""
+    conversations: int = setting(24, help="How many; each has two people of its own.")
+    seconds_per_conversation: float = setting(25.0, help="Length of each (s).")
+    two_shots: bool = setting(
+        True, help="A third camera that shows both people; curation leaves it out where each has a camera of their own."
+    )
+    size_px: int = setting(128, help="Height and width of one person's picture.")
+    seed: int = setting(0, help="Another seed gives other people, words and timing.")
+    bank: Literal["train", "heldout"] = setting(
+        "train", help="Sentences and people: those for training, or those kept for the benchmark."
+    )
+    head: str = setting("", help="Path of an ICT-FaceKit npz; empty = the packaged head.")
+    voices: tuple[str, ...] = setting((), help="Voices to draw from; empty = all packaged ones and their shifts.")
+    workers: int = setting(2, help="Processes that render.", affects=False)
+    crf: int = setting(16, help="Quality of H.264: lower is better and larger.")
 
     def __post_init__(self) -> None:
         if self.conversations < 1:

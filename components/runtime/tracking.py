@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lpm_model.config import setting
 from lpm_model.files import locked
 
 
@@ -14,12 +15,13 @@ from lpm_model.files import locked
 class TrackingConfig:
     """Where runs and models are recorded."""
 
-    uri: str = ""
-    """MLflow tracking URI; empty = MLFLOW_TRACKING_URI, or `mlflow.db` in the working folder."""
-    experiment: str = "lpm"
-    """MLflow experiment that receives the runs."""
-    tensorboard: str = ""
-    """Folder that receives a training's curves as TensorBoard event files too; empty = MLflow alone."""
+    uri: str = setting(
+        "", help="MLflow tracking URI; empty = MLFLOW_TRACKING_URI, or `mlflow.db` in the working folder."
+    )
+    experiment: str = setting("lpm", help="MLflow experiment that receives the runs.")
+    tensorboard: str = setting(
+        "", help="Folder that receives a training's curves as TensorBoard event files too; empty = MLflow alone."
+    )
 
 
 def tracking_uri(uri: str = "") -> str:

@@ -13,23 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lpm_model.autoencoder.api import DecoderState
-from lpm_model.config import FRAMES_PER_LATENT
+from lpm_model.config import FRAMES_PER_LATENT, setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig:
     """Shape of the tiny causal video autoencoder."""
 
-    latent_channels: int = 16
-    """Channels of a latent."""
-    patch_px: int = 2
-    """Pixels folded into channels before the first convolution."""
-    encoder_widths: tuple[int, ...] = (32, 64, 160)
-    """Channels at each resolution, finest first."""
-    decoder_widths: tuple[int, ...] = (48, 96, 216)
-    """Channels at each resolution, finest first."""
-    depths: tuple[int, ...] = (1, 1, 2)
-    """Residual blocks at each resolution, finest first."""
+    latent_channels: int = setting(16, help="Channels of a latent.")
+    patch_px: int = setting(2, help="Pixels folded into channels before the first convolution.")
+    encoder_widths: tuple[int, ...] = setting((32, 64, 160), help="Channels at each resolution, finest first.")
+    decoder_widths: tuple[int, ...] = setting((48, 96, 216), help="Channels at each resolution, finest first.")
+    depths: tuple[int, ...] = setting((1, 1, 2), help="Residual blocks at each resolution, finest first.")
 
     def __post_init__(self) -> None:
         if not len(self.encoder_widths) == len(self.decoder_widths) == len(self.depths):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lpm_model.config import STATES, Lora, ModelConfig, OnlineConfig
+from lpm_model.config import STATES, Lora, ModelConfig, OnlineConfig, setting
 from lpm_model.precision import Precision
 
 VOICES = ("speak", "listen")
@@ -14,18 +14,12 @@ VOICES = ("speak", "listen")
 class Preference:
     """Preference tuning (DPO) instead of flow matching alone."""
 
-    conditions: int = 0
-    """Conditions that are sampled for pairs; 0 leaves preference tuning out."""
-    samples: int = 4
-    """Samples of each."""
-    sampler_steps: int = 12
-    """Euler steps of a sample."""
-    guidance: float = 2.0
-    """Over text and voices."""
-    beta: float = 100.0
-    """Strength of the tie to the model that tuning starts from."""
-    flow_weight: float = 1.0
-    """Weight of flow matching on the true clips."""
+    conditions: int = setting(0, help="Conditions that are sampled for pairs; 0 leaves preference tuning out.")
+    samples: int = setting(4, help="Samples of each.")
+    sampler_steps: int = setting(12, help="Euler steps of a sample.")
+    guidance: float = setting(2.0, help="Over text and voices.")
+    beta: float = setting(100.0, help="Strength of the tie to the model that tuning starts from.")
+    flow_weight: float = setting(1.0, help="Weight of flow matching on the true clips.")
 
     def __post_init__(self) -> None:
         if self.conditions and self.samples < 2:
@@ -39,12 +33,11 @@ class Scale:
     They change the speed alone: the batches of one optimizer step (`accumulate`) are shared out among them.
     """
 
-    nodes: int = 1
-    """Machines."""
-    processes: int = 1
-    """Processes on each machine, one a GPU."""
-    sequence_parallel: int = 1
-    """Processes that share the tokens of one batch (Ulysses); the others take batches of their own."""
+    nodes: int = setting(1, help="Machines.")
+    processes: int = setting(1, help="Processes on each machine, one a GPU.")
+    sequence_parallel: int = setting(
+        1, help="Processes that share the tokens of one batch (Ulysses); the others take batches of their own."
+    )
 
     def __post_init__(self) -> None:
         if min(self.nodes, self.processes, self.sequence_parallel) < 1:
@@ -70,18 +63,14 @@ class Scale:
 class Validation:
     """Measuring a training on people it does not learn from."""
 
-    every_steps: int = 0
-    """Steps between validations, the last step is one too; 0 leaves them out."""
-    held_out_share: float = 0.0
-    """Share of the people whose clips are held out, chosen by a hash; always the same ones of a dataset."""
-    windows: int = 32
-    """Most windows for each voice."""
-    videos: int = 2
-    """Windows that are rendered beside the truth."""
-    sampler_steps: int = 12
-    """Euler steps of a rendering."""
-    guidance: float = 2.0
-    """Of a rendering, over text and voices."""
+    every_steps: int = setting(0, help="Steps between validations, the last step is one too; 0 leaves them out.")
+    held_out_share: float = setting(
+        0.0, help="Share of the people whose clips are held out, chosen by a hash; always the same ones of a dataset."
+    )
+    windows: int = setting(32, help="Most windows for each voice.")
+    videos: int = setting(2, help="Windows that are rendered beside the truth.")
+    sampler_steps: int = setting(12, help="Euler steps of a rendering.")
+    guidance: float = setting(2.0, help="Of a rendering, over text and voices.")
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out_share < 1:
@@ -94,96 +83,109 @@ class Validation:
 class BaseTraining:
     """Flow-matching training of Base LPM."""
 
-    model: ModelConfig = ModelConfig()
-    """Shape of the model."""
-    preference: Preference = Preference()
-    """Preference tuning."""
-    scale: Scale = Scale()
-    """Processes."""
-    lora: Lora = Lora()
-    """Low-rank adapters on frozen weights; what `trained` names learns too; the model's folder holds the sum."""
-    validation: Validation = Validation()
-    """Validation."""
-    autoencoder: str = ""
-    """Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."""
-    encoders: str = ""
-    """Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."""
-    start: str = ""
-    """Folder of weights to start from (`lpm import-wan`, or an earlier stage); empty = random ones."""
-    steps: int = 740
-    """Optimizer steps."""
-    batch: int = 4
-    """Clips a step of whole pictures."""
-    clip_latents: int = 13
-    """Latent frames of a training window."""
-    shorter_latents: tuple[int, ...] = ()
-    """Lengths of windows for clips that are too short for `clip_latents`; each takes the longest it holds."""
-    batch_tokens: int = 0
-    """Most video tokens of a batch: larger pictures and longer windows come fewer at a time; 0 sets no bound."""
-    loader_workers: int = 0
-    """Processes that make batches beforehand; 0 makes them in the training's own."""
-    loader_mb: int = 512
-    """Memory for the clips read last, and as much again for their audio features, in each process (MB)."""
-    accumulate: int = 1
-    """Batches whose gradients make one optimizer step; `steps` and all that counts with them are optimizer steps."""
-    voices: tuple[str, ...] = ("speak", "listen")
-    """Voices that the model is given; the learned null stands in for the other."""
-    states: tuple[str, ...] = ("idle", "speak", "listen")
-    """What people do in the windows that are drawn: a window counts by its share of frames in these states."""
-    trained: tuple[str, ...] = ()
-    """Regular expressions: weights whose name holds one of them learn, the others stay; none lets all learn."""
-    references: int = 1
-    """Most references that a clip is given; the global one comes first."""
-    reference_chance: float = 0.3
-    """Chance that a batch is given more than the global one, where its clips have them."""
-    expressive: float = 0.0
-    """Exponent of a window's motion in its chance to be drawn: above 0 favours expressive people."""
-    image_start: float = 0.5
-    """Chance that a window starts at the clip's first latent, the image; the others start from a continuation."""
-    crop_steps: int = 630
-    """In the first of these steps the model sees squares of the pictures, where they move, at a seventh of the tokens
-    (lips are learned from many clips, not from many cells) ..."""
-    whole_every: int = 4
-    """... but whole pictures in every so many-th of them."""
-    crop_batch: int = 16
-    """Clips in each step on squares."""
-    crop_cells: int = 6
-    """Side of a square in latent cells, even."""
-    learning_rate: float = 1e-3
-    """Peak of AdamW's cosine schedule: embeddings, norms, head."""
-    matrix_learning_rate: float = 0.02
-    """Peak of Muon's cosine schedule: the matrices inside the blocks."""
-    warmup_steps: int = 40
-    """Steps of linear warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rates after the warm-up."""
-    weight_decay: float = 0.0
-    """Weight decay of both."""
-    clip_norm: float = 1.0
-    """Gradient norm limit."""
-    ema_decay: float = 0.995
-    """Decay of the weight average that is kept."""
-    recompute: bool = False
-    """Keep only the input of each block and compute the rest again in the backward pass."""
-    compile: bool = False
-    """Compile each block with torch.compile."""
-    precision: Precision = "auto"
-    """Of the products: auto is bf16 where the device multiplies it natively, else fp32; weights, gradients and moments
-    are fp32."""
-    disturbance: float = 0.2
-    """Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."""
-    condition_dropout: float = 0.1
-    """Chance, each, that text, speak, listen or references are absent (needed for guidance)."""
-    independent_noise: float = 0.5
-    """Chance that each latent frame gets its own noise level instead of one a clip (prepares causal distillation)."""
-    sigma_shift: float = 4.0
-    """Shift of the noise level towards high noise (flow.shift_sigma)."""
-    motion_weight: float = 15.0
-    """Extra loss weight of latent cells that move, so that lips count more than the wall."""
-    checkpoint_steps: int = 100
-    """Steps between saved states, from which a killed run resumes."""
-    seed: int = 0
-    """Seed of weights, data order and noise."""
+    model: ModelConfig = setting(ModelConfig(), help="Shape of the model.")
+    preference: Preference = setting(Preference(), help="Preference tuning.")
+    scale: Scale = setting(Scale(), help="Processes.", affects=False)
+    lora: Lora = setting(
+        Lora(),
+        help="Low-rank adapters on frozen weights; what `trained` names learns too; the model's folder holds the sum.",
+    )
+    validation: Validation = setting(Validation(), help="Validation.")
+    autoencoder: str = setting(
+        "", help="Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."
+    )
+    encoders: str = setting(
+        "", help="Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."
+    )
+    start: str = setting(
+        "", help="Folder of weights to start from (`lpm import-wan`, or an earlier stage); empty = random ones."
+    )
+    steps: int = setting(740, help="Optimizer steps.")
+    batch: int = setting(4, help="Clips a step of whole pictures.")
+    clip_latents: int = setting(13, help="Latent frames of a training window.")
+    shorter_latents: tuple[int, ...] = setting(
+        (), help="Lengths of windows for clips that are too short for `clip_latents`; each takes the longest it holds."
+    )
+    batch_tokens: int = setting(
+        0,
+        help="Most video tokens of a batch: larger pictures and longer windows come fewer at a time; 0 sets no bound.",
+    )
+    loader_workers: int = setting(
+        0, help="Processes that make batches beforehand; 0 makes them in the training's own.", affects=False
+    )
+    loader_mb: int = setting(
+        512,
+        help="Memory for the clips read last, and as much again for their audio features, in each process (MB).",
+        affects=False,
+    )
+    accumulate: int = setting(
+        1,
+        help="Batches whose gradients make one optimizer step; `steps` and all that counts with them are optimizer "
+        "steps.",
+    )
+    voices: tuple[str, ...] = setting(
+        ("speak", "listen"), help="Voices that the model is given; the learned null stands in for the other."
+    )
+    states: tuple[str, ...] = setting(
+        ("idle", "speak", "listen"),
+        help="What people do in the windows that are drawn: a window counts by its share of frames in these states.",
+    )
+    trained: tuple[str, ...] = setting(
+        (),
+        help="Regular expressions: weights whose name holds one of them learn, the others stay; none lets all learn.",
+    )
+    references: int = setting(1, help="Most references that a clip is given; the global one comes first.")
+    reference_chance: float = setting(
+        0.3, help="Chance that a batch is given more than the global one, where its clips have them."
+    )
+    expressive: float = setting(
+        0.0, help="Exponent of a window's motion in its chance to be drawn: above 0 favours expressive people."
+    )
+    image_start: float = setting(
+        0.5,
+        help="Chance that a window starts at the clip's first latent, the image; the others start from a continuation.",
+    )
+    crop_steps: int = setting(
+        630,
+        help="In the first of these steps the model sees squares of the pictures, where they move, at a seventh of the "
+        "tokens (lips are learned from many clips, not from many cells) ...",
+    )
+    whole_every: int = setting(4, help="... but whole pictures in every so many-th of them.")
+    crop_batch: int = setting(16, help="Clips in each step on squares.")
+    crop_cells: int = setting(6, help="Side of a square in latent cells, even.")
+    learning_rate: float = setting(1e-3, help="Peak of AdamW's cosine schedule: embeddings, norms, head.")
+    matrix_learning_rate: float = setting(0.02, help="Peak of Muon's cosine schedule: the matrices inside the blocks.")
+    warmup_steps: int = setting(40, help="Steps of linear warm-up.")
+    schedule: Literal["cosine", "constant"] = setting("cosine", help="Learning rates after the warm-up.")
+    weight_decay: float = setting(0.0, help="Weight decay of both.")
+    clip_norm: float = setting(1.0, help="Gradient norm limit.")
+    ema_decay: float = setting(0.995, help="Decay of the weight average that is kept.")
+    recompute: bool = setting(
+        False, help="Keep only the input of each block and compute the rest again in the backward pass."
+    )
+    compile: bool = setting(False, help="Compile each block with torch.compile.")
+    precision: Precision = setting(
+        "auto",
+        help="Of the products: auto is bf16 where the device multiplies it natively, else fp32; weights, gradients and "
+        "moments are fp32.",
+    )
+    disturbance: float = setting(
+        0.2, help="Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."
+    )
+    condition_dropout: float = setting(
+        0.1, help="Chance, each, that text, speak, listen or references are absent (needed for guidance)."
+    )
+    independent_noise: float = setting(
+        0.5,
+        help="Chance that each latent frame gets its own noise level instead of one a clip (prepares causal "
+        "distillation).",
+    )
+    sigma_shift: float = setting(4.0, help="Shift of the noise level towards high noise (flow.shift_sigma).")
+    motion_weight: float = setting(
+        15.0, help="Extra loss weight of latent cells that move, so that lips count more than the wall."
+    )
+    checkpoint_steps: int = setting(100, help="Steps between saved states, from which a killed run resumes.")
+    seed: int = setting(0, help="Seed of weights, data order and noise.")
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.clip_latents < 2:
@@ -214,16 +216,19 @@ class BaseTraining:
 class OdeStage:
     """Stage 1: from the teacher's states straight to where the teacher ends."""
 
-    steps: int = 40
-    """Optimizer steps, each a whole roll-out; 0 leaves the stage out."""
-    objective: Literal["regression", "consistency"] = "regression"
-    """Regress to the teacher's end from its states at the student's noise levels (arXiv 2412.07772), or see from each
-    of its states what the average sees from the next (arXiv 2303.01469, 2602.02214); that stores every state."""
-    learning_rate: float = 5e-4
-    """Peak learning rate."""
-    ema_decay: float = 0.0
-    """Decay of the weight average that is kept and that consistency takes its targets from; 0 is the weights as they
-    are."""
+    steps: int = setting(40, help="Optimizer steps, each a whole roll-out; 0 leaves the stage out.")
+    objective: Literal["regression", "consistency"] = setting(
+        "regression",
+        help="Regress to the teacher's end from its states at the student's noise levels (arXiv 2412.07772), or see "
+        "from each of its states what the average sees from the next (arXiv 2303.01469, 2602.02214); that stores "
+        "every state.",
+    )
+    learning_rate: float = setting(5e-4, help="Peak learning rate.")
+    ema_decay: float = setting(
+        0.0,
+        help="Decay of the weight average that is kept and that consistency takes its targets from; 0 is the weights "
+        "as they are.",
+    )
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.ema_decay < 1:
@@ -234,16 +239,11 @@ class OdeStage:
 class DmdStage:
     """Distribution matching."""
 
-    steps: int = 0
-    """Student steps; 0 leaves the stage out."""
-    critic_steps: int = 5
-    """Critic steps before each student step."""
-    learning_rate: float = 3e-5
-    """Student's learning rate."""
-    critic_learning_rate: float = 1e-4
-    """Critic's learning rate."""
-    ema_decay: float = 0.9
-    """Decay of the student's weight average, which is kept."""
+    steps: int = setting(0, help="Student steps; 0 leaves the stage out.")
+    critic_steps: int = setting(5, help="Critic steps before each student step.")
+    learning_rate: float = setting(3e-5, help="Student's learning rate.")
+    critic_learning_rate: float = setting(1e-4, help="Critic's learning rate.")
+    ema_decay: float = setting(0.9, help="Decay of the student's weight average, which is kept.")
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.critic_steps < 1:
@@ -254,97 +254,97 @@ class DmdStage:
 class OffPolicyStage(DmdStage):
     """Stage 2: distribution matching on the teacher's re-noised clips."""
 
-    perceptual_weight: float = 0.1
-    """Weight of the distance between the autoencoder's decoder features of the student's and of the teacher's clip
-    (against mode collapse); 0 leaves it out."""
-    perceptual_latents: int = 2
-    """Latent frames of a clip whose features are compared, drawn anew in each step."""
+    perceptual_weight: float = setting(
+        0.1,
+        help="Weight of the distance between the autoencoder's decoder features of the student's and of the teacher's "
+        "clip (against mode collapse); 0 leaves it out.",
+    )
+    perceptual_latents: int = setting(
+        2, help="Latent frames of a clip whose features are compared, drawn anew in each step."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnPolicyStage(DmdStage):
     """Stages 3 and 4: distribution matching on the student's own roll-outs."""
 
-    roll_out_latents: int = 0
-    """Latent frames of a roll-out; its last `clip_latents` are matched. 0 takes `clip_latents`."""
+    roll_out_latents: int = setting(
+        0, help="Latent frames of a roll-out; its last `clip_latents` are matched. 0 takes `clip_latents`."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongStage(DmdStage):
     """Stage 5, streaming long tuning: a roll-out goes on from step to step, and what is steered changes on the way."""
 
-    latents: int = 240
-    """Latent frames after which a roll-out starts again."""
-    switch_chance: float = 0.5
-    """Chance that, at a chunk border of a step, the roles change, both voices become another clip's, or the text
-    does."""
+    latents: int = setting(240, help="Latent frames after which a roll-out starts again.")
+    switch_chance: float = setting(
+        0.5,
+        help="Chance that, at a chunk border of a step, the roles change, both voices become another clip's, or the "
+        "text does.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardSettings:
     """Measuring a stage on people it does not learn from."""
 
-    every_steps: int = 20
-    """Student steps between measurements; a stage's beginning and end are measured too. 0 leaves them out: the last
-    weights are kept."""
-    held_out_share: float = 0.05
-    """Share of the people who are held out for it; 0, or a dataset of one person, measures on what is learned."""
-    clips: int = 4
-    """Clips of a measurement, always the same, with the same noise."""
-    motion: tuple[float, float] = (0.1, 5.0)
-    """Least and most motion over the truth's; beyond it is a collapse."""
-    variance: tuple[float, float] = (0.5, 2.0)
-    """The same of the latents' variance."""
-    colour: float = 1.0
-    """Most shift of the mean latent, in the truth's standard deviations."""
+    every_steps: int = setting(
+        20,
+        help="Student steps between measurements; a stage's beginning and end are measured too. 0 leaves them out: "
+        "the last weights are kept.",
+    )
+    held_out_share: float = setting(
+        0.05,
+        help="Share of the people who are held out for it; 0, or a dataset of one person, measures on what is learned.",
+    )
+    clips: int = setting(4, help="Clips of a measurement, always the same, with the same noise.")
+    motion: tuple[float, float] = setting(
+        (0.1, 5.0), help="Least and most motion over the truth's; beyond it is a collapse."
+    )
+    variance: tuple[float, float] = setting((0.5, 2.0), help="The same of the latents' variance.")
+    colour: float = setting(1.0, help="Most shift of the mean latent, in the truth's standard deviations.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distillation:
     """From Base to Online LPM in stages; each rolls out through lpm_model.rollout and starts from the one before."""
 
-    online: OnlineConfig = OnlineConfig()
-    """Chunk, cache and noise levels of the streaming model."""
-    ode: OdeStage = OdeStage()
-    """Stage 1."""
-    off_policy: OffPolicyStage = OffPolicyStage()
-    """Stage 2."""
-    on_policy: OnPolicyStage = OnPolicyStage(steps=3, critic_steps=2)
-    """Stage 3."""
-    refiner: OnPolicyStage = OnPolicyStage()
-    """Stage 4; needs `online.refiner_sigma` above 0."""
-    long: LongStage = LongStage()
-    """Stage 5."""
-    guard: GuardSettings = GuardSettings()
-    """Keeps the best weights of each stage and ends one that collapses."""
-    lora: Lora = Lora()
-    """Student, critic and refiner as adapters on the frozen weights of the teacher; the model's folder holds sums."""
-    scale: Scale = Scale()
-    """Processes, which share out the clips of a step."""
-    trajectories: int = 48
-    """Teacher trajectories that stages 1 and 2 learn from."""
-    teacher_steps: int = 9
-    """Euler steps of the teacher."""
-    guidance: float = 1.5
-    """Teacher's guidance over text and voices."""
-    audio_guidance: float | None = None
-    """Teacher's guidance over the voices alone, at the price of a third pass; None takes the same."""
-    disturbance: float = 0.2
-    """Chance, each, that a voice comes with noise or a chord under it."""
-    batch: int = 8
-    """Clips a step."""
-    clip_latents: int = 13
-    """Latent frames of a roll-out that are learned from, the character image included."""
-    gradient_latents: int = 0
-    """Last latent frames of a roll-out that carry gradients in DMD, for the memory; 0 means all that are matched."""
-    motion_weight: float = 15.0
-    """Extra loss weight of latent cells that move quickly, in stage 1."""
-    clip_norm: float = 1.0
-    """Gradient norm limit."""
-    checkpoint_steps: int = 5
-    """Steps between saved states, from which a killed run resumes."""
-    seed: int = 0
-    """Seed of data order and noise."""
+    online: OnlineConfig = setting(OnlineConfig(), help="Chunk, cache and noise levels of the streaming model.")
+    ode: OdeStage = setting(OdeStage(), help="Stage 1.")
+    off_policy: OffPolicyStage = setting(OffPolicyStage(), help="Stage 2.")
+    on_policy: OnPolicyStage = setting(OnPolicyStage(steps=3, critic_steps=2), help="Stage 3.")
+    refiner: OnPolicyStage = setting(OnPolicyStage(), help="Stage 4; needs `online.refiner_sigma` above 0.")
+    long: LongStage = setting(LongStage(), help="Stage 5.")
+    guard: GuardSettings = setting(
+        GuardSettings(), help="Keeps the best weights of each stage and ends one that collapses."
+    )
+    lora: Lora = setting(
+        Lora(),
+        help="Student, critic and refiner as adapters on the frozen weights of the teacher; the model's folder "
+        "holds sums.",
+    )
+    scale: Scale = setting(Scale(), help="Processes, which share out the clips of a step.", affects=False)
+    trajectories: int = setting(48, help="Teacher trajectories that stages 1 and 2 learn from.")
+    teacher_steps: int = setting(9, help="Euler steps of the teacher.")
+    guidance: float = setting(1.5, help="Teacher's guidance over text and voices.")
+    audio_guidance: float | None = setting(
+        None, help="Teacher's guidance over the voices alone, at the price of a third pass; None takes the same."
+    )
+    disturbance: float = setting(0.2, help="Chance, each, that a voice comes with noise or a chord under it.")
+    batch: int = setting(8, help="Clips a step.")
+    clip_latents: int = setting(
+        13, help="Latent frames of a roll-out that are learned from, the character image included."
+    )
+    gradient_latents: int = setting(
+        0,
+        help="Last latent frames of a roll-out that carry gradients in DMD, for the memory; 0 means all that are "
+        "matched.",
+    )
+    motion_weight: float = setting(15.0, help="Extra loss weight of latent cells that move quickly, in stage 1.")
+    clip_norm: float = setting(1.0, help="Gradient norm limit.")
+    checkpoint_steps: int = setting(5, help="Steps between saved states, from which a killed run resumes.")
+    seed: int = setting(0, help="Seed of data order and noise.")
 
     def __post_init__(self) -> None:
         if self.trajectories < self.batch:
@@ -362,37 +362,23 @@ class Distillation:
 class AutoencoderTraining:
     """Training of the tiny video autoencoder from pixels."""
 
-    steps: int = 2000
-    """Optimizer steps."""
-    batch: int = 8
-    """Clips a step."""
-    clip_frames: int = 9
-    """Frames of a clip, 4k + 1."""
-    crop_px: int = 96
-    """Side of the random crop."""
-    learning_rate: float = 1.5e-3
-    """Peak of the cosine schedule, AdamW's."""
-    matrix_learning_rate: float = 0.01
-    """Peak of the cosine schedule, Muon's."""
-    weight_decay: float = 0.01
-    """Of both optimizers."""
-    clip_norm: float = 1.0
-    """Largest gradient norm."""
-    warmup_steps: int = 100
-    """Steps of linear warm-up."""
-    ema_decay: float = 0.998
-    """Decay of the weight average that is kept."""
-    latent_noise: tuple[float, float] = (0.1, 0.1)
-    """Least and most noise on normalised latents, so that the decoder forgives a generator's errors."""
-    start: str = ""
-    """Folder of an autoencoder to go on from; empty = random weights."""
-    decoder_only: bool = False
-    """Leave the encoder, and so all latents, as they are."""
-    edge_weight: float = 0.5
-    """Weight of the loss on differences between neighbouring pixels and frames."""
-    motion_weight: float = 3.0
-    """Extra weight of pixels that move."""
-    checkpoint_steps: int = 500
-    """Steps between saved states, from which a killed run resumes."""
-    seed: int = 0
-    """Seed of weights, data order and noise."""
+    steps: int = setting(2000, help="Optimizer steps.")
+    batch: int = setting(8, help="Clips a step.")
+    clip_frames: int = setting(9, help="Frames of a clip, 4k + 1.")
+    crop_px: int = setting(96, help="Side of the random crop.")
+    learning_rate: float = setting(1.5e-3, help="Peak of the cosine schedule, AdamW's.")
+    matrix_learning_rate: float = setting(0.01, help="Peak of the cosine schedule, Muon's.")
+    weight_decay: float = setting(0.01, help="Of both optimizers.")
+    clip_norm: float = setting(1.0, help="Largest gradient norm.")
+    warmup_steps: int = setting(100, help="Steps of linear warm-up.")
+    ema_decay: float = setting(0.998, help="Decay of the weight average that is kept.")
+    latent_noise: tuple[float, float] = setting(
+        (0.1, 0.1),
+        help="Least and most noise on normalised latents, so that the decoder forgives a generator's errors.",
+    )
+    start: str = setting("", help="Folder of an autoencoder to go on from; empty = random weights.")
+    decoder_only: bool = setting(False, help="Leave the encoder, and so all latents, as they are.")
+    edge_weight: float = setting(0.5, help="Weight of the loss on differences between neighbouring pixels and frames.")
+    motion_weight: float = setting(3.0, help="Extra weight of pixels that move.")
+    checkpoint_steps: int = setting(500, help="Steps between saved states, from which a killed run resumes.")
+    seed: int = setting(0, help="Seed of weights, data order and noise.")

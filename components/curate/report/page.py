@@ -3,19 +3,15 @@
 One file that opens from disk and fetches nothing. Pictures are taken until a size budget is spent.
 """
 
-import ast
 import base64
 import dataclasses
-import functools
-import inspect
-import itertools
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.curate.config import Thresholds
 from components.curate.scorers import COLUMNS as SCORES
+from lpm_model.config import help_texts
 
 BUDGET_BYTES = 9_000_000
 """Most bytes of the page."""
@@ -101,7 +97,7 @@ def write_page(
 
 def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict[str, Any]:
     """What the sliders work on: scores of the clips, and each threshold with its range."""
-    chosen, known = _evenly(rows, WHAT_IF_CLIPS), meanings()
+    chosen, known = _evenly(rows, WHAT_IF_CLIPS), help_texts(Thresholds)
     sliders = []
     for item in dataclasses.fields(Thresholds):
         side, _, score = item.name.partition("_")
@@ -159,18 +155,6 @@ def _galleries(
     ]
 
 
-@functools.cache
-def meanings() -> dict[str, str]:
-    """What each threshold is, from the line under it in Thresholds."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(Thresholds))).body
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for field, line in itertools.pairwise(body.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
-            found[ast.unparse(field.target)] = " ".join(str(line.value.value).split())
-    return found
-
-
 def threshold_of(reason: str) -> str:
     """Name of the threshold that a reason comes from: text_ratio_above_max -> max_text_ratio; "" without one."""
     for ending, side in (("_below_min", "min"), ("_above_max", "max")):
@@ -182,7 +166,7 @@ def threshold_of(reason: str) -> str:
 def meaning_of(reason: str) -> str:
     """What a reason says, and the setting that decides; "" for one that explains itself."""
     name = threshold_of(reason)
-    return f"{meanings()[name]} curate.thresholds.{name}" if name else REASONS.get(reason, "")
+    return f"{help_texts(Thresholds)[name]} curate.thresholds.{name}" if name else REASONS.get(reason, "")
 
 
 def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[dict[str, str]]:
