@@ -66,7 +66,7 @@ def colour_state(image: Tensor) -> ColourState:
     return ColourState(wanted=wanted, recent=wanted.clone())
 
 
-def guard_colour(
+def correct_colour_drift(
     video: Tensor, state: ColourState, *, share: float, seconds: float, averaged_s: float
 ) -> tuple[Tensor, ColourState]:
     """Correct frames.

@@ -204,7 +204,7 @@ class ModelConfig:
         256, help="Hidden width of the projectors that mix the audio tokens of one latent frame."
     )
     audio: AudioConfig = setting(AudioConfig(), help="Audio context.")
-    anchor_gain: float = setting(
+    residual_gain: float = setting(
         2.0,
         help="Latents are modelled as this many times their difference to the character image; 0 models them as "
         "they are.",
@@ -271,8 +271,8 @@ class OnlineConfig:
         "step beside each other, which saves that pass and takes a cache for each step (arXiv 2512.04677, "
         "2603.11746).",
     )
-    on_switch: Literal["go_on", "recompute"] = setting(
-        "go_on",
+    on_prompt_change: Literal["keep", "recompute"] = setting(
+        "keep",
         help="When a row's text changes: leave the window as it was made, or encode it anew under the new text first.",
     )
     pipelined: bool = setting(
@@ -280,16 +280,16 @@ class OnlineConfig:
         help="Backbone on a chunk, refiner on the one before, decoder on the one before that, all at once: the same "
         "frames, `pipeline_chunks` steps later. False runs them after each other, for the least latency.",
     )
-    anchor_refresh_latents: int = setting(
+    reference_refresh_latents: int = setting(
         0,
         help="After so many latent frames what was made then replaces the first reference, once, so that the reference "
         "comes from the model's own domain (arXiv 2512.04677: adaptive attention sink); 0 means never.",
     )
-    colour_guard: float = setting(
+    colour_correction: float = setting(
         0.0,
         help="Share of a slow colour drift from the character image that is taken back from the frames; 0 means none.",
     )
-    colour_guard_s: float = setting(
+    colour_correction_time_s: float = setting(
         10.0, help="Time over which the colour is averaged (s): quicker changes, such as light, are left alone."
     )
 
@@ -301,10 +301,13 @@ class OnlineConfig:
         falling = sorted(self.backbone_sigmas, reverse=True) == list(self.backbone_sigmas)
         if self.backbone_sigmas[:1] != (1.0,) or not falling:
             raise ValueError(f"backbone_sigmas {self.backbone_sigmas} must fall from 1.0")
-        if not 0 <= self.refiner_sigma < 1 or not 0 <= self.colour_guard <= 1:
-            raise ValueError("refiner_sigma must lie in [0, 1) and colour_guard in [0, 1]")
-        if self.anchor_refresh_latents < 0 or self.colour_guard_s <= 0:
-            raise ValueError("anchor_refresh_latents must not be negative, colour_guard_s must be above 0 seconds")
+        if not 0 <= self.refiner_sigma < 1 or not 0 <= self.colour_correction <= 1:
+            raise ValueError("refiner_sigma must lie in [0, 1) and colour_correction in [0, 1]")
+        if self.reference_refresh_latents < 0 or self.colour_correction_time_s <= 0:
+            raise ValueError(
+                f"reference_refresh_latents is {self.reference_refresh_latents}, which must not be negative, and "
+                f"colour_correction_time_s {self.colour_correction_time_s}, which must be above 0 seconds"
+            )
 
     @property
     def backbone_levels(self) -> tuple[float, ...]:

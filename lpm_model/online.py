@@ -27,7 +27,7 @@ from lpm_model.character import (
     to_frames,
 )
 from lpm_model.checkpoint import load_weights, read_weights
-from lpm_model.colour_drift import colour_state, guard_colour
+from lpm_model.colour_drift import colour_state, correct_colour_drift
 from lpm_model.config import (
     FRAMES_PER_LATENT,
     LATENT_FPS,
@@ -209,7 +209,7 @@ class OnlineModel(BlockLoop):
     def _make_chunk(self, state: OnlineState, heard: Conditions, switched: tuple[int, ...]) -> Made:
         """The backbone's chunk; its history goes on."""
         extra = self.kept_latents - self.config.context_latents
-        if self.online.on_switch == "recompute":
+        if self.online.on_prompt_change == "recompute":
             self.recompute(state.cache, heard, switched, state.generators)
         noise = Noise(self._shape(state), state.generators, self.device)
 
@@ -227,7 +227,7 @@ class OnlineModel(BlockLoop):
         cache = state.refiner_cache
         if cache is None:
             return made.clean
-        if self.online.on_switch == "recompute":
+        if self.online.on_prompt_change == "recompute":
             self.recompute(cache, made.heard, made.switched, state.refiner_generators, refiner=True)
         span = self.kept_latents - self.config.context_latents
         noise = Noise(self._shape(state), state.refiner_generators, self.device)
@@ -277,13 +277,13 @@ class OnlineModel(BlockLoop):
     @torch.inference_mode()
     def _show(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
         """Frames of a chunk."""
-        latents = from_anchor(clean, state.character.image, self.config.anchor_gain)
+        latents = from_anchor(clean, state.character.image, self.config.residual_gain)
         video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
         colour = state.colour
-        if self.online.colour_guard:
-            video, colour = guard_colour(
-                video, colour, share=self.online.colour_guard, seconds=self.chunk_latents / LATENT_FPS,
-                averaged_s=self.online.colour_guard_s,
+        if self.online.colour_correction:
+            video, colour = correct_colour_drift(
+                video, colour, share=self.online.colour_correction, seconds=self.chunk_latents / LATENT_FPS,
+                averaged_s=self.online.colour_correction_time_s,
             )  # fmt: skip
         return to_frames(video).cpu(), replace(state, decoder=_tidy(decoder), colour=colour, refined=None)
 

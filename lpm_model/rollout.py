@@ -131,7 +131,7 @@ class BlockLoop(CharacterModel):
     @property
     def kept_latents(self) -> int:
         """Latent frames of audio features that a state keeps: a chunk's context, and what a recomputation hears."""
-        recomputes = self.online.on_switch == "recompute"
+        recomputes = self.online.on_prompt_change == "recompute"
         return self.config.context_latents + recomputes * self.online.window_latents
 
     @torch.no_grad()
@@ -153,7 +153,7 @@ class BlockLoop(CharacterModel):
         conditions = Conditions(references=character.references, reference_positions=character.positions)
         with torch.compiler.set_stance("force_eager"):  # a shape that comes once a session is not worth compiling
             network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
-        if self.online.on_switch == "recompute":
+        if self.online.on_prompt_change == "recompute":
             cache.latents = character.image.float().transpose(1, 2).repeat(1, cache.window, 1, 1, 1)
         if static:
             cache.make_room(self.chunk_latents)
@@ -317,7 +317,7 @@ class BlockLoop(CharacterModel):
         """Encode the window of some rows anew, under another text or other voices (arXiv 2509.22622: KV recache).
 
         Args:
-            cache: of a model whose `on_switch` is recompute; the sink stays as it was made.
+            cache: of a model whose `on_prompt_change` is recompute; the sink stays as it was made.
             heard: what holds from now on: the new text, and voices that begin context and window before the next chunk.
             rows: that are to be encoded anew.
             generators: of each row's noise.
@@ -340,11 +340,11 @@ class BlockLoop(CharacterModel):
 
     def refresh(self, cache: KVCache, character: Character, clean: Tensor, *, refiner: bool = False) -> None:
         """Where it is due, put the picture that was just made in the place of the first reference."""
-        at, made = self.online.anchor_refresh_latents, cache.written - 1
+        at, made = self.online.reference_refresh_latents, cache.written - 1
         due = (made >= at) & (made - clean.shape[2] < at)
         if not at or not bool(due.any()):
             return
-        latents = from_anchor(clean[:, :, -1:], character.image, self.config.anchor_gain)
+        latents = from_anchor(clean[:, :, -1:], character.image, self.config.residual_gain)
         picture = self.autoencoder.decode(latents.to(self.autoencoder.decoder_type))
         references = character.references.clone()
         references[due, 0] = self.autoencoder.encode(picture)[due, :, 0].to(references.dtype)

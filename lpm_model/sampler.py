@@ -137,7 +137,7 @@ def sample_latents(
     overlap_latents: int = 3,
 ) -> Tensor:
     """Latents [B, channels, 1 + k, h, w] for voices of 4000 k samples; windows continue each other with an overlap."""
-    gain = base.config.anchor_gain
+    gain = base.config.residual_gain
     batch, total = speak.shape[0], 1 + speak.shape[1] // SAMPLES_PER_LATENT
     generator = torch.Generator().manual_seed(seed)
     voices = base.clip_features(speak), base.clip_features(listen)

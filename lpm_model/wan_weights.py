@@ -73,7 +73,7 @@ def model_config(wan: dict[str, Any]) -> ModelConfig:
         text_width=wan["text_dim"],
         text_tokens=512,
         audio_width=0,
-        anchor_gain=0.0,
+        residual_gain=0.0,
         predicts="velocity",
         eps=wan["eps"],
     )

@@ -81,7 +81,7 @@ def _rows(
     source: ClipBatches, batch: Batch, clips: ShardClips, encoder: VideoAutoencoder, settings: BaseTraining
 ) -> list[dict[str, Any]]:
     anchor = batch.latents[:, :, :1]
-    absolute = from_anchor(batch.latents[:, :, 1:], anchor, settings.model.anchor_gain)
+    absolute = from_anchor(batch.latents[:, :, 1:], anchor, settings.model.residual_gain)
     weights = motion_weights(batch.latents[:, :, 1:], settings.motion_weight)
     references = batch.conditions.references
     assert references is not None

@@ -33,7 +33,7 @@ from lpm_model.training.engine.throughput import peak_flops
 
 SHAPE = ModelConfig(
     width=5120, layers=40, heads=40, ffn_width=13824, text_width=4096, text_tokens=512, audio_mix_width=512,
-    anchor_gain=0.0, predicts="velocity",
+    residual_gain=0.0, predicts="velocity",
 )  # fmt: skip
 WINDOW = OnlineConfig(chunk_latents=3, sink_latents=3, window_latents=12, refiner_sigma=0.3)
 PIXELS = (480, 832)

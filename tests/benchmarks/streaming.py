@@ -42,7 +42,7 @@ from lpm_model.training.engine.throughput import peak_flops
 
 GRID, TOKENS, SIZE_PX, ROUNDS, TEXT = 32, 256, 128, 5, 64
 SHAPE = ModelConfig(
-    width=768, layers=12, heads=6, ffn_width=3072, text_width=TEXT, text_tokens=TEXT, anchor_gain=0.0,
+    width=768, layers=12, heads=6, ffn_width=3072, text_width=TEXT, text_tokens=TEXT, residual_gain=0.0,
     predicts="velocity",
 )  # fmt: skip
 MINUTES, PAIRS = (1, 59), 15

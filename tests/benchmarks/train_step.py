@@ -28,7 +28,7 @@ FRAMES, GRID, LAYERS, TEXT_TOKENS = 21, 16, 4, 64
 ROUNDS = 7
 PLAIN = ModelConfig(
     width=768, layers=LAYERS, heads=12, ffn_width=3072, text_width=512, text_tokens=TEXT_TOKENS, audio_width=0,
-    anchor_gain=0.0, predicts="velocity",
+    residual_gain=0.0, predicts="velocity",
 )  # fmt: skip
 WHOLE = replace(PLAIN, audio_width=960)
 BACKWARD = 3

@@ -199,7 +199,7 @@ class Recurrence:
                 span = slice(begin, end + context)
                 return Conditions(text, voices[0][:, span], voices[1][:, span])
 
-            switched = texts[number] != (texts[number - 1] if number else "") and config.on_switch == "recompute"
+            switched = texts[number] != (texts[number - 1] if number else "") and config.on_prompt_change == "recompute"
             clean = self.generate(self.backbone, heard, first, switched, draws[0], None)
             if self.refiner is not None:
                 self.generate(self.refiner, heard, first, switched, draws[1], clean)
@@ -230,8 +230,8 @@ class Recurrence:
             track.remember(clean, given, draw)
         before, after = len(track.made) - 1, len(track.made) - 1 + chunk
         track.made += clean.split(1, dim=2)
-        if before < config.anchor_refresh_latents <= after:
-            absolute = self.character.image + track.made[-1] / self.online.config.anchor_gain
+        if before < config.reference_refresh_latents <= after:
+            absolute = self.character.image + track.made[-1] / self.online.config.residual_gain
             picture = self.online.autoencoder.encode(self.online.autoencoder.decode(absolute))
             track.look_at(torch.cat([picture.transpose(1, 2), self.character.references[:, 1:]], dim=1))
         return clean

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpm_model.colour_drift import ColourState, colour_state, guard_colour, lab_to_rgb, rgb_to_lab
+from lpm_model.colour_drift import ColourState, colour_state, correct_colour_drift, lab_to_rgb, rgb_to_lab
 from tests.lpm_model.tiny import normal
 
 
@@ -16,7 +16,7 @@ def picture(seed: int = 0, batch: int = 1) -> torch.Tensor:
 
 
 def guard(video: torch.Tensor, state: ColourState, share: float = 1.0) -> tuple[torch.Tensor, ColourState]:
-    return guard_colour(video, state, share=share, seconds=1 / 6, averaged_s=1.0)
+    return correct_colour_drift(video, state, share=share, seconds=1 / 6, averaged_s=1.0)
 
 
 def test_lab_is_opencvs() -> None:

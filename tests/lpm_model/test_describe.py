@@ -19,7 +19,7 @@ from tests.lpm_model import tiny
 
 CONFIGS = [
     ModelConfig(),
-    ModelConfig(layers=3, width=96, heads=4, ffn_width=200, anchor_gain=0.0),
+    ModelConfig(layers=3, width=96, heads=4, ffn_width=200, residual_gain=0.0),
     ModelConfig(layers=2, width=64, heads=2, audio_width=0, text_tokens=9),
 ]
 

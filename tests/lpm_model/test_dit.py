@@ -37,7 +37,7 @@ def test_velocities_of_a_model_that_predicts_clean_latents() -> None:
 def test_patches_and_pixels_keep_their_order() -> None:
     """With identity weights around no blocks the head returns the normed patch, each value at its own place."""
     config = ModelConfig(
-        width=64, layers=0, heads=2, audio_width=0, time_width=32, anchor_gain=0.0, predicts="velocity"
+        width=64, layers=0, heads=2, audio_width=0, time_width=32, residual_gain=0.0, predicts="velocity"
     )
     dit = DiffusionTransformer(config)
     with torch.no_grad():

@@ -64,7 +64,7 @@ def test_streaming_equals_the_recurrence_that_forgets_nothing(latents_of: list[T
     expected = Recurrence(online, person()).run(speak, listen, TEXT * 6, seed=5)
     assert torch.allclose(torch.cat(latents_of, dim=2), expected, atol=1e-4)
     # The recurrence is in differences to the image, scaled (lpm_model.latent_codec); undone here by hand.
-    absolute = person().image + expected / online.config.anchor_gain
+    absolute = person().image + expected / online.config.residual_gain
     whole = online.autoencoder.decode(torch.cat([person().image, absolute], dim=2))[:, :, 1:]
     assert int((frames.int() - to_frames(whole).int()).abs().max()) <= 1
 
@@ -81,9 +81,9 @@ def plans(draw: st.DrawFn) -> tuple[OnlineConfig, int, list[str]]:
         backbone_sigmas=draw(st.sampled_from([(1.0,), (1.0, 0.6)])),
         refiner_sigma=draw(st.sampled_from([0.0, 0.3])),
         history=draw(st.sampled_from(["pass", "per_step"])),
-        on_switch=draw(st.sampled_from(["go_on", "recompute"])),
+        on_prompt_change=draw(st.sampled_from(["keep", "recompute"])),
         pipelined=draw(st.booleans()),
-        anchor_refresh_latents=draw(st.sampled_from([0, 2])),
+        reference_refresh_latents=draw(st.sampled_from([0, 2])),
     )
     count = draw(st.integers(1, 10 // chunk + 1))
     texts = draw(st.lists(st.sampled_from(["", "she smiles", "he nods"]), min_size=count, max_size=count))
@@ -193,7 +193,7 @@ def crowd(kinds: Sequence[Sequence[int]]) -> list[Character]:
     kinds=st.lists(st.sampled_from([[-1], [-1, -2], [-1, -6, -3]]), min_size=2, max_size=3),
     starts=st.lists(st.integers(0, 6), min_size=3, max_size=3),
     texts=st.lists(st.sampled_from(["", "she smiles"]), min_size=3, max_size=3),
-    settled=st.sampled_from(["go_on", "recompute"]),
+    settled=st.sampled_from(["keep", "recompute"]),
     refiner=st.sampled_from([0.0, 0.3]),
 )
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -201,7 +201,7 @@ def test_a_row_alone_is_the_row_in_a_batch(
     latents_of: list[Tensor], kinds: list[list[int]], starts: list[int], texts: list[str], settled: str, refiner: float
 ) -> None:
     """Whoever the others are, and wherever they stand: rows begin anew, each at its own time."""
-    online = online_model(online_config(on_switch=settled, refiner_sigma=refiner))
+    online = online_model(online_config(on_prompt_change=settled, refiner_sigma=refiner))
     people, rows, count = crowd(kinds), len(kinds), 8
     sound = voice(4000 * count + online.lookahead_samples, 1, batch=rows)
     state = online.init_state(people, seed=3)
@@ -253,7 +253,7 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
 
 @pytest.mark.parametrize("brought", [[-1, -2, -6], [-3]])
 def test_a_reset_row_may_bring_more_or_fewer_references(brought: list[int], latents_of: list[Tensor]) -> None:
-    online = online_model(online_config(refiner_sigma=0.3, anchor_refresh_latents=3))
+    online = online_model(online_config(refiner_sigma=0.3, reference_refresh_latents=3))
     stays, new = crowd([[-1, -2], brought])
     sound, state = voice(4000 * 10, 1, batch=2), online.init_state(stays, batch=2, seed=[5, 6])
     parts = chunks(online, sound)
@@ -271,8 +271,8 @@ def test_a_reset_row_may_bring_more_or_fewer_references(brought: list[int], late
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"history": "per_step", "chunk_latents": 3}, {"refiner_sigma": 0.3, "pipelined": True, "colour_guard": 0.5},
-    {"refiner_sigma": 0.3, "on_switch": "recompute", "anchor_refresh_latents": 3},
+    {}, {"history": "per_step", "chunk_latents": 3}, {"refiner_sigma": 0.3, "pipelined": True, "colour_correction": 0.5},
+    {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "reference_refresh_latents": 3},
 ])  # fmt: skip
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_saved_state_goes_on_to_the_same_bits(changes: dict[str, Any], stop: int, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_filled_pipeline_is_flushed_before_a_reset() -> None:
 
 
 @pytest.mark.parametrize("refiner", [0.0, 0.3])
-@pytest.mark.parametrize("changes", [{}, {"colour_guard": 0.7, "anchor_refresh_latents": 2, "on_switch": "recompute"}])
+@pytest.mark.parametrize("changes", [{}, {"colour_correction": 0.7, "reference_refresh_latents": 2, "on_prompt_change": "recompute"}])
 def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[str, Any]) -> None:
     speak, listen = voice(4000 * 9, 1, batch=2), voice(4000 * 9, 2, batch=2)
     models = [online_model(online_config(refiner_sigma=refiner, pipelined=p, **changes)) for p in (False, True)]
@@ -336,7 +336,7 @@ def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[st
 
 def test_recomputing_under_a_new_text_is_as_if_it_had_always_held() -> None:
     """While nothing has been forgotten: the same latents, put into the history under the new text from the start."""
-    online = online_model(online_config(on_switch="recompute", history_sigma=0.0, sink_latents=1, window_latents=6))
+    online = online_model(online_config(on_prompt_change="recompute", history_sigma=0.0, sink_latents=1, window_latents=6))
     given, context = conditions(6).without("references"), online.config.context_latents
     latents, noise = normal(1, 16, 6, 4, 4, seed=8), Noise((1, 16, 1, 4, 4), torch.Generator())
     caches = [online.prime(person()) for _ in range(2)]
@@ -353,14 +353,14 @@ def test_recomputing_under_a_new_text_is_as_if_it_had_always_held() -> None:
 
 def test_two_chunks_are_not_the_same_with_and_without_recomputing() -> None:
     sound = voice(4000 * 8, 1)
-    models = [online_model(online_config(on_switch=how)) for how in ("go_on", "recompute")]
+    models = [online_model(online_config(on_prompt_change=how)) for how in ("keep", "recompute")]
     one, two = (stream(m, m.init_state(person()), sound, sound, ["", "", "", "", "she smiles"]) for m in models)
     assert torch.equal(one[:, :16], two[:, :16])
     assert not torch.equal(one[:, 16:], two[:, 16:])
 
 
 def test_the_first_reference_becomes_what_the_model_makes() -> None:
-    online = online_model(online_config(anchor_refresh_latents=3))
+    online = online_model(online_config(reference_refresh_latents=3))
     state, sound = online.init_state(person()), torch.zeros(1, 6400)
     seen = []
     for _ in range(5):
@@ -377,7 +377,7 @@ def test_a_refiner_that_is_missing_is_said(online: OnlineModel) -> None:
         online.prime(person(), refiner=True)
 
 
-@pytest.mark.parametrize("changes", [{}, {"refiner_sigma": 0.3, "on_switch": "recompute", "colour_guard": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "colour_correction": 0.5}])
 def test_state_does_not_grow_and_its_buffers_stay(changes: dict[str, Any]) -> None:
     online = online_model(online_config(**changes))
 

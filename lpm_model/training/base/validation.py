@@ -130,7 +130,7 @@ class HeldOut:
         cut = [clip.latents[:, start : start + latents] for clip, start in zip(rows, starts, strict=True)]
         return Batch(
             windows=tuple(Window(clip.key, at, latents, (False, False)) for clip, at in zip(rows, starts, strict=True)),
-            latents=to_anchor(torch.from_numpy(np.stack(cut)).float(), self.model.config.anchor_gain),
+            latents=to_anchor(torch.from_numpy(np.stack(cut)).float(), self.model.config.residual_gain),
             conditions=self.source.conditions(rows, starts, latents, [[False] * len(rows)] * 2, generator),
             generator=generator,
         )
@@ -185,7 +185,7 @@ class HeldOut:
             )  # fmt: skip
         pictures = []
         for latents in (batch.latents, made):
-            whole = torch.cat([anchor, from_anchor(latents[:, :, 1:], anchor, self.model.config.anchor_gain)], dim=2)
+            whole = torch.cat([anchor, from_anchor(latents[:, :, 1:], anchor, self.model.config.residual_gain)], dim=2)
             pictures.append(to_frames(self.model.autoencoder.decode(whole.float().cpu()))[0, 1:].numpy())
         place, start = window
         span = slice(start * SAMPLES_PER_LATENT, (start + batch.latents.shape[2] - 1) * SAMPLES_PER_LATENT)

@@ -95,7 +95,7 @@ class HeldOut:
         with products(self.cast.device), self.cast.playing(role):
             made = own_roll_out(self.cast, role, batch, Spans(0, end, end), None, train=False)
             clip = torch.cat([chunk for _, chunk in made], dim=2).float()
-        image, gain = batch.latents[:, :, :1], online.config.anchor_gain
+        image, gain = batch.latents[:, :, :1], online.config.residual_gain
         both = (torch.cat([image, from_anchor(x, image, gain)], dim=2) for x in (clip, batch.latents[:, :, 1:end]))
         return likeness(*(x.cpu() for x in both))
 

@@ -93,7 +93,7 @@ class Streaming:
             heard = replace(heard, text=batch.conditions.text)
         clip = torch.cat([self.running.last, made], dim=2)
         if self.running.made:
-            clip = rebased(clip, self.running.image, self.online.config.anchor_gain)
+            clip = rebased(clip, self.running.image, self.online.config.residual_gain)
         conditions = conditions_of(heard, self.context, self.remembered - 1 - self.context, 1 + self.new)
         self.running.heard = _voices(heard, lambda voice: voice[:, -self.remembered :])
         self.running.last, self.running.made = made[:, :, -1:].detach(), self.running.made + self.new
@@ -129,7 +129,7 @@ class Streaming:
 
     def _recompute(self, cache: KVCache, heard: Conditions, begin: int, generator: torch.Generator) -> None:
         """Where the model is to do so, encode the window anew under another text, as serving does."""
-        if self.online.online.on_switch != "recompute":
+        if self.online.online.on_prompt_change != "recompute":
             return
         rows = range(cache.written.shape[0])
         window = self.online.kept_latents

@@ -200,7 +200,7 @@ class OnPolicy:
             for _, chunk in own_roll_out(self.cast, self.role, batch, spans, exit_index, train=train):
                 held = torch.cat([held, chunk], dim=2)[:, :, spans.first - spans.end :]
         heard = conditions_of(batch.conditions, online.config.context_latents, spans.first, held.shape[2])
-        clip = rebased(held, batch.latents[:, :, :1], online.config.anchor_gain) if spans.first else held
+        clip = rebased(held, batch.latents[:, :, :1], online.config.residual_gain) if spans.first else held
         return Sample(clip, heard)
 
 

@@ -234,7 +234,7 @@ class DmdModule(Stage):
         first = int(torch.randint(1, max(2, frames - stage.perceptual_latents + 1), (1,), generator=generator))
         span, image = slice(first, first + stage.perceptual_latents), sample.clip[:, :, :1]
         made, wanted = (
-            from_anchor(x[:, :, span], image, online.config.anchor_gain) for x in (sample.clip, sample.target)
+            from_anchor(x[:, :, span], image, online.config.residual_gain) for x in (sample.clip, sample.target)
         )
         return stage.perceptual_weight * decoder_distance(online.autoencoder, made, wanted)
 

@@ -317,7 +317,7 @@ class ClipBatches(IterableDataset[Batch]):
             windows=tuple(
                 Window(clip.key, start, bucket.latents, (own, other), at) for clip, start, own, other, at in origins
             ),
-            latents=to_anchor(latents, self.model.config.anchor_gain),
+            latents=to_anchor(latents, self.model.config.residual_gain),
             conditions=conditions,
             generator=self.noise(step),
         )

@@ -124,7 +124,7 @@ def test_a_window_hears_its_own_span(base: BaseModel) -> None:
         batch = source.make(step)
         for row in range(3):
             first = int(batch.latents[row, 0, 0, 0, 0])
-            gain = base.config.anchor_gain
+            gain = base.config.residual_gain
             assert batch.latents[row, 0, :, 0, 0].tolist() == [first, gain, 2 * gain, 3 * gain]
             whole = base.clip_features(torch.from_numpy(clip.speak).float()[None] / 32768)[0].bfloat16().float()
             span = slice(first, first + 4 + base.config.context_latents)

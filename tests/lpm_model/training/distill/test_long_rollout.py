@@ -41,7 +41,7 @@ def exits(*numbers: int) -> torch.Generator:
 def test_steps_are_one_roll_out(make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lpm_model.training.distill.long_rollout.exit_of", lambda *_: 1)
     cast = make_cast(STEADY)
-    online, gain, context = cast.online, cast.online.config.anchor_gain, cast.online.config.context_latents
+    online, gain, context = cast.online, cast.online.config.residual_gain, cast.online.config.context_latents
     player, batches = Streaming(cast, STEADY), [make_batch(cast, step=step) for step in range(3)]
     states = [batch.generator.get_state() for batch in batches]
     samples = [player.sample(batch, exits(), train=False) for batch in batches]
@@ -104,11 +104,11 @@ def test_every_kind_of_change_comes_at_a_chunk_border(make_cast: MakeCast) -> No
     assert {switch.at for switch in happened} == {0, 3, 6, 9}
 
 
-@pytest.mark.parametrize("on_switch", ["go_on", "recompute"])
+@pytest.mark.parametrize("on_prompt_change", ["keep", "recompute"])
 def test_another_text_is_scored_where_it_holds(
-    on_switch: str, make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+    on_prompt_change: str, make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(UNWATCHED, online=tiny.online_config(on_switch=on_switch, refiner_sigma=0.3))
+    settings = replace(UNWATCHED, online=tiny.online_config(on_prompt_change=on_prompt_change, refiner_sigma=0.3))
     cast = make_cast(settings)
     first, second = make_batch(cast, step=0), make_batch(cast, step=1)
     other = replace(second, conditions=replace(second.conditions, text=tiny.normal(2, 4, 8, seed=9)))

@@ -152,7 +152,7 @@ def test_what_is_looked_at_is_the_end_of_the_roll_out(make_cast: MakeCast, make_
     whole = OnPolicy(cast, replace(UNWATCHED, clip_latents=9), "student").sample(batch, shared(), train=False)
     batch.generator.set_state(state)
     end = OnPolicy(cast, UNWATCHED, "student").sample(batch, shared(), train=False)
-    gain = cast.online.config.anchor_gain
+    gain = cast.online.config.residual_gain
     absolute = from_anchor(whole.clip[:, :, 5:], whole.clip[:, :, :1], gain)
     again = from_anchor(end.clip[:, :, 1:], end.clip[:, :, :1], gain)
     assert torch.allclose(torch.cat([end.clip[:, :, :1], again], dim=2), absolute, atol=1e-5)
