@@ -18,6 +18,7 @@ from torch.nn import functional
 from lpm_model.autoencoder.api import VideoAutoencoder
 from lpm_model.config import ABSENT, REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
 from lpm_model.encoders.load import build_audio_encoder, build_text_encoder
+from lpm_model.latent_codec import LatentCodec
 
 Image = NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -100,7 +101,7 @@ class CharacterModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.size_px = config, size_px
-        self.autoencoder = autoencoder
+        self.autoencoder, self.codec = autoencoder, LatentCodec.of(config)
         self.audio_encoder = build_audio_encoder(config.audio, encoders)
         self.text_encoder = build_text_encoder(config, encoders)
         if config.audio_width not in (0, self.audio_encoder.width):

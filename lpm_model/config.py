@@ -226,6 +226,11 @@ class ModelConfig:
             )
 
     @property
+    def codes_residuals(self) -> bool:
+        """Whether latents are residuals to the reference-image latent, which then every token is given as well."""
+        return self.residual_gain != 0
+
+    @property
     def head_width(self) -> int:
         """Width of one head."""
         return self.width // self.heads

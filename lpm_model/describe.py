@@ -169,6 +169,6 @@ def flops_of(config: ModelConfig, setting: Setting) -> dict[str, int]:
         )
         mixed = 2 * config.audio_mix_width * config.audio_tokens * (config.audio_width + c)
         found["audio projectors"] = 2 * heard * mixed
-    if config.residual_gain and not setting.past_frames:
+    if config.codes_residuals and not setting.past_frames:
         found["embeddings and head"] += batch * setting.tokens * 8 * c * config.latent_channels
     return found

@@ -310,7 +310,7 @@ class DiffusionTransformer(nn.Module):
         self.reach_all = False
         c = config.width
         self.patch = nn.Linear(4 * config.latent_channels, c)
-        if config.residual_gain:
+        if config.codes_residuals:
             self.anchor = nn.Linear(4 * config.latent_channels, c, bias=False)
         self.time = nn.Sequential(nn.Linear(config.time_width, c), nn.SiLU(), nn.Linear(c, c))
         self.time_modulation = nn.Linear(c, 6 * c)
@@ -405,7 +405,7 @@ class DiffusionTransformer(nn.Module):
         """
         b, channels, f, h, w = latents.shape
         x = self.tokens(latents)
-        if self.config.residual_gain:
+        if self.config.codes_residuals:
             anchor = self.anchor(self._own(patches(latents[:, :, :1]), 1)) if cache is None else cache.anchor
             x = x + anchor.to(x.dtype).repeat(1, f, 1)
         references = conditions.references if cache is None else None
@@ -489,7 +489,7 @@ class DiffusionTransformer(nn.Module):
 
         self(image, image.new_zeros(image.shape[0], 1), conditions.without("speak", "listen"), record=record)
         cache.advance(1)
-        if self.config.residual_gain:
+        if self.config.codes_residuals:
             cache.anchor = self.anchor(patches(image))
         cache.reference_keys, cache.reference_values = torch.stack(keys), torch.stack(values)
         if conditions.references is not None and conditions.reference_positions is not None:

@@ -41,7 +41,6 @@ from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
 from lpm_model.encoders.load import encoders_of
 from lpm_model.float8 import to_float8
-from lpm_model.latent_codec import from_anchor
 from lpm_model.lora import load_adapter, twin
 from lpm_model.precision import native_type
 from lpm_model.rollout import BlockLoop, Drawn, Noise, chunk_conditions
@@ -277,7 +276,7 @@ class OnlineModel(BlockLoop):
     @torch.inference_mode()
     def _show(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
         """Frames of a chunk."""
-        latents = from_anchor(clean, state.character.image, self.config.residual_gain)
+        latents = self.codec.decode(clean, state.character.image)
         video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
         colour = state.colour
         if self.online.colour_correction:

@@ -18,7 +18,6 @@ from lpm_model.cache import KVCache
 from lpm_model.character import Character, CharacterModel
 from lpm_model.config import ModelConfig, OnlineConfig
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.latent_codec import from_anchor
 
 Start = Callable[[slice], tuple[Tensor, int]]
 """Gives the noisy chunk of a span to begin from and the index of its noise level, where the chunk also ends."""
@@ -344,7 +343,7 @@ class BlockLoop(CharacterModel):
         due = (made >= at) & (made - clean.shape[2] < at)
         if not at or not bool(due.any()):
             return
-        latents = from_anchor(clean[:, :, -1:], character.image, self.config.residual_gain)
+        latents = self.codec.decode(clean[:, :, -1:], character.image)
         picture = self.autoencoder.decode(latents.to(self.autoencoder.decoder_type))
         references = character.references.clone()
         references[due, 0] = self.autoencoder.encode(picture)[due, :, 0].to(references.dtype)

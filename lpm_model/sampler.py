@@ -17,7 +17,6 @@ from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders.load import encoders_of
-from lpm_model.latent_codec import from_anchor, to_anchor
 from lpm_model.precision import native_type
 
 SHIFT = 3.0
@@ -137,7 +136,6 @@ def sample_latents(
     overlap_latents: int = 3,
 ) -> Tensor:
     """Latents [B, channels, 1 + k, h, w] for voices of 4000 k samples; windows continue each other with an overlap."""
-    gain = base.config.residual_gain
     batch, total = speak.shape[0], 1 + speak.shape[1] // SAMPLES_PER_LATENT
     generator = torch.Generator().manual_seed(seed)
     voices = base.clip_features(speak), base.clip_features(listen)
@@ -153,12 +151,12 @@ def sample_latents(
             references=character.references.expand(batch, -1, -1, -1, -1),
             reference_positions=character.positions,
         )
-        known = to_anchor(done[:, :, start:], gain)
+        known = base.codec.encode(done[:, :, start:])
         window, _ = sample_window(
             base.dit, known, frames, conditions, steps=steps, guidance=guidance, audio_guidance=audio_guidance,
             generator=generator,
         )  # fmt: skip
-        new = from_anchor(window[:, :, known.shape[2] :], known[:, :, :1], gain)
+        new = base.codec.decode(window[:, :, known.shape[2] :], known[:, :, :1])
         done = torch.cat([done, new], dim=2)
     return done
 

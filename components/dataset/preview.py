@@ -17,7 +17,7 @@ from lpm_model.autoencoder.api import VideoAutoencoder
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import to_frames
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_LATENT, STATES
-from lpm_model.latent_codec import from_anchor
+from lpm_model.latent_codec import LatentCodec
 from lpm_model.losses import motion_weights
 from lpm_model.progress import Progress
 from lpm_model.sampler import BaseModel
@@ -53,7 +53,7 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
     about = read_dataset(dataset, encoder.digest)
     encoders = Path(settings.encoders) if settings.encoders else None
     torch.manual_seed(settings.seed)
-    clips, _ = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
+    clips, _ = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_fraction)
     source = clip_batches(clips, BaseModel(settings.model, encoder, about["size_px"], encoders), settings, 0)
     total = settings.steps * settings.accumulate
     steps = sorted({index * total // batches for index in range(min(batches, total))})
@@ -80,15 +80,14 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
 def _rows(
     source: ClipBatches, batch: Batch, clips: ShardClips, encoder: VideoAutoencoder, settings: BaseTraining
 ) -> list[dict[str, Any]]:
-    anchor = batch.latents[:, :, :1]
-    absolute = from_anchor(batch.latents[:, :, 1:], anchor, settings.model.residual_gain)
+    absolute = LatentCodec.of(settings.model).decode_clip(batch.latents)
     weights = motion_weights(batch.latents[:, :, 1:], settings.motion_weight)
     references = batch.conditions.references
     assert references is not None
     rows = []
     with torch.no_grad():
         for row, window in enumerate(batch.windows):
-            frames = to_frames(encoder.decode(torch.cat([anchor[row], absolute[row]], dim=1)[None]))[0].numpy()
+            frames = to_frames(encoder.decode(absolute[row][None]))[0].numpy()
             pictures = [to_frames(encoder.decode(one[None, :, None]))[0, 0].numpy() for one in references[row]]
             clip = clips.find(window.key)
             rows.append(

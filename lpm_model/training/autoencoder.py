@@ -127,7 +127,7 @@ class AutoencoderModule(lightning.LightningModule):
         known = {id(kernel) for kernel in kernels}
         rest = [weight for weight in self.model.parameters() if weight.requires_grad and id(weight) not in known]
         both = (
-            KernelMuon(kernels, settings.matrix_learning_rate, settings.weight_decay),
+            KernelMuon(kernels, settings.muon_lr, settings.weight_decay),
             torch.optim.AdamW(rest, settings.learning_rate, (0.9, 0.95), weight_decay=settings.weight_decay),
         )
         return [scheduled(each, settings.steps, settings.warmup_steps, self.start) for each in both]
@@ -159,8 +159,8 @@ def train_autoencoder(
     held_out = every[::20] if len(every) >= 20 else every
     seen = [v for i, v in enumerate(every) if i % 20] if len(every) >= 20 else every
     model = build_autoencoder(config)
-    if settings.start:
-        start_from(model, Path(settings.start))
+    if settings.init_from:
+        start_from(model, Path(settings.init_from))
     if settings.decoder_only:
         for part in (model.fold, model.down, model.encoder, model.encoder_mix, model.to_latent):
             part.requires_grad_(False)

@@ -64,7 +64,7 @@ class Validation:
     """Measuring a training on people it does not learn from."""
 
     every_steps: int = setting(0, help="Steps between validations, the last step is one too; 0 leaves them out.")
-    held_out_share: float = setting(
+    held_out_fraction: float = setting(
         0.0, help="Share of the people whose clips are held out, chosen by a hash; always the same ones of a dataset."
     )
     windows: int = setting(32, help="Most windows for each voice.")
@@ -73,10 +73,10 @@ class Validation:
     guidance: float = setting(2.0, help="Of a rendering, over text and voices.")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.held_out_share < 1:
-            raise ValueError(f"held_out_share is {self.held_out_share}: give a share from 0 to below 1")
-        if self.every_steps and not self.held_out_share:
-            raise ValueError("validation needs people held out: set train.validation.held_out_share, such as 0.05")
+        if not 0 <= self.held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction is {self.held_out_fraction}: give a share from 0 to below 1")
+        if self.every_steps and not self.held_out_fraction:
+            raise ValueError("validation needs people held out: set train.validation.held_out_fraction, such as 0.05")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ class BaseTraining:
     scale: Scale = setting(Scale(), help="Processes.", affects=False)
     lora: Lora = setting(
         Lora(),
-        help="Low-rank adapters on frozen weights; what `trained` names learns too; the model's folder holds the sum.",
+        help="Low-rank adapters on frozen weights; what `trainable_params` names learns too; the model's folder holds the sum.",
     )
     validation: Validation = setting(Validation(), help="Validation.")
     autoencoder: str = setting(
@@ -97,7 +97,7 @@ class BaseTraining:
     encoders: str = setting(
         "", help="Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."
     )
-    start: str = setting(
+    init_from: str = setting(
         "", help="Folder of weights to start from (`lpm import-wan`, or an earlier stage); empty = random ones."
     )
     steps: int = setting(740, help="Optimizer steps.")
@@ -130,18 +130,18 @@ class BaseTraining:
         ("idle", "speak", "listen"),
         help="What people do in the windows that are drawn: a window counts by its share of frames in these states.",
     )
-    trained: tuple[str, ...] = setting(
+    trainable_params: tuple[str, ...] = setting(
         (),
         help="Regular expressions: weights whose name holds one of them learn, the others stay; none lets all learn.",
     )
     references: int = setting(1, help="Most references that a clip is given; the global one comes first.")
-    reference_chance: float = setting(
+    reference_prob: float = setting(
         0.3, help="Chance that a batch is given more than the global one, where its clips have them."
     )
     expressive: float = setting(
         0.0, help="Exponent of a window's motion in its chance to be drawn: above 0 favours expressive people."
     )
-    image_start: float = setting(
+    image_start_prob: float = setting(
         0.5,
         help="Chance that a window starts at the clip's first latent, the image; the others start from a continuation.",
     )
@@ -150,17 +150,17 @@ class BaseTraining:
         help="In the first of these steps the model sees squares of the pictures, where they move, at a seventh of the "
         "tokens (lips are learned from many clips, not from many cells) ...",
     )
-    whole_every: int = setting(4, help="... but whole pictures in every so many-th of them.")
+    full_frame_every: int = setting(4, help="... but whole pictures in every so many-th of them.")
     crop_batch: int = setting(16, help="Clips in each step on squares.")
-    crop_cells: int = setting(6, help="Side of a square in latent cells, even.")
+    crop_size: int = setting(6, help="Side of a square in latent cells, even.")
     learning_rate: float = setting(1e-3, help="Peak of AdamW's cosine schedule: embeddings, norms, head.")
-    matrix_learning_rate: float = setting(0.02, help="Peak of Muon's cosine schedule: the matrices inside the blocks.")
+    muon_lr: float = setting(0.02, help="Peak of Muon's cosine schedule: the matrices inside the blocks.")
     warmup_steps: int = setting(40, help="Steps of linear warm-up.")
     schedule: Literal["cosine", "constant"] = setting("cosine", help="Learning rates after the warm-up.")
     weight_decay: float = setting(0.0, help="Weight decay of both.")
     clip_norm: float = setting(1.0, help="Gradient norm limit.")
     ema_decay: float = setting(0.995, help="Decay of the weight average that is kept.")
-    recompute: bool = setting(
+    activation_checkpointing: bool = setting(
         False, help="Keep only the input of each block and compute the rest again in the backward pass."
     )
     compile: bool = setting(False, help="Compile each block with torch.compile.")
@@ -169,13 +169,13 @@ class BaseTraining:
         help="Of the products: auto is bf16 where the device multiplies it natively, else fp32; weights, gradients and "
         "moments are fp32.",
     )
-    disturbance: float = setting(
+    noise_aug_prob: float = setting(
         0.2, help="Chance, each, that a voice comes with noise or a chord under it (the motion stays what it was)."
     )
     condition_dropout: float = setting(
         0.1, help="Chance, each, that text, speak, listen or references are absent (needed for guidance)."
     )
-    independent_noise: float = setting(
+    independent_noise_prob: float = setting(
         0.5,
         help="Chance that each latent frame gets its own noise level instead of one a clip (prepares causal "
         "distillation).",
@@ -268,7 +268,7 @@ class OffPolicyStage(DmdStage):
 class OnPolicyStage(DmdStage):
     """Stages 3 and 4: distribution matching on the student's own roll-outs."""
 
-    roll_out_latents: int = setting(
+    rollout_latents: int = setting(
         0, help="Latent frames of a roll-out; its last `clip_latents` are matched. 0 takes `clip_latents`."
     )
 
@@ -278,7 +278,7 @@ class LongStage(DmdStage):
     """Stage 5, streaming long tuning: a roll-out goes on from step to step, and what is steered changes on the way."""
 
     latents: int = setting(240, help="Latent frames after which a roll-out starts again.")
-    switch_chance: float = setting(
+    switch_prob: float = setting(
         0.5,
         help="Chance that, at a chunk border of a step, the roles change, both voices become another clip's, or the "
         "text does.",
@@ -286,7 +286,7 @@ class LongStage(DmdStage):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GuardSettings:
+class CollapseMonitorSettings:
     """Measuring a stage on people it does not learn from."""
 
     every_steps: int = setting(
@@ -294,7 +294,7 @@ class GuardSettings:
         help="Student steps between measurements; a stage's beginning and end are measured too. 0 leaves them out: "
         "the last weights are kept.",
     )
-    held_out_share: float = setting(
+    held_out_fraction: float = setting(
         0.05,
         help="Share of the people who are held out for it; 0, or a dataset of one person, measures on what is learned.",
     )
@@ -316,8 +316,8 @@ class Distillation:
     on_policy: OnPolicyStage = setting(OnPolicyStage(steps=3, critic_steps=2), help="Stage 3.")
     refiner: OnPolicyStage = setting(OnPolicyStage(), help="Stage 4; needs `online.refiner_sigma` above 0.")
     long: LongStage = setting(LongStage(), help="Stage 5.")
-    guard: GuardSettings = setting(
-        GuardSettings(), help="Keeps the best weights of each stage and ends one that collapses."
+    collapse_monitor: CollapseMonitorSettings = setting(
+        CollapseMonitorSettings(), help="Keeps the best weights of each stage and ends one that collapses."
     )
     lora: Lora = setting(
         Lora(),
@@ -331,7 +331,7 @@ class Distillation:
     audio_guidance: float | None = setting(
         None, help="Teacher's guidance over the voices alone, at the price of a third pass; None takes the same."
     )
-    disturbance: float = setting(0.2, help="Chance, each, that a voice comes with noise or a chord under it.")
+    noise_aug_prob: float = setting(0.2, help="Chance, each, that a voice comes with noise or a chord under it.")
     batch: int = setting(8, help="Clips a step.")
     clip_latents: int = setting(
         13, help="Latent frames of a roll-out that are learned from, the character image included."
@@ -367,7 +367,7 @@ class AutoencoderTraining:
     clip_frames: int = setting(9, help="Frames of a clip, 4k + 1.")
     crop_px: int = setting(96, help="Side of the random crop.")
     learning_rate: float = setting(1.5e-3, help="Peak of the cosine schedule, AdamW's.")
-    matrix_learning_rate: float = setting(0.01, help="Peak of the cosine schedule, Muon's.")
+    muon_lr: float = setting(0.01, help="Peak of the cosine schedule, Muon's.")
     weight_decay: float = setting(0.01, help="Of both optimizers.")
     clip_norm: float = setting(1.0, help="Largest gradient norm.")
     warmup_steps: int = setting(100, help="Steps of linear warm-up.")
@@ -376,7 +376,7 @@ class AutoencoderTraining:
         (0.1, 0.1),
         help="Least and most noise on normalised latents, so that the decoder forgives a generator's errors.",
     )
-    start: str = setting("", help="Folder of an autoencoder to go on from; empty = random weights.")
+    init_from: str = setting("", help="Folder of an autoencoder to go on from; empty = random weights.")
     decoder_only: bool = setting(False, help="Leave the encoder, and so all latents, as they are.")
     edge_weight: float = setting(0.5, help="Weight of the loss on differences between neighbouring pixels and frames.")
     motion_weight: float = setting(3.0, help="Extra weight of pixels that move.")

@@ -231,7 +231,7 @@ class Recurrence:
         before, after = len(track.made) - 1, len(track.made) - 1 + chunk
         track.made += clean.split(1, dim=2)
         if before < config.reference_refresh_latents <= after:
-            absolute = self.character.image + track.made[-1] / self.online.config.residual_gain
+            absolute = self.character.image + track.made[-1] / self.online.codec.gain
             picture = self.online.autoencoder.encode(self.online.autoencoder.decode(absolute))
             track.look_at(torch.cat([picture.transpose(1, 2), self.character.references[:, 1:]], dim=1))
         return clean

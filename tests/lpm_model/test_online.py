@@ -64,7 +64,7 @@ def test_streaming_equals_the_recurrence_that_forgets_nothing(latents_of: list[T
     expected = Recurrence(online, person()).run(speak, listen, TEXT * 6, seed=5)
     assert torch.allclose(torch.cat(latents_of, dim=2), expected, atol=1e-4)
     # The recurrence is in differences to the image, scaled (lpm_model.latent_codec); undone here by hand.
-    absolute = person().image + expected / online.config.residual_gain
+    absolute = person().image + expected / online.codec.gain
     whole = online.autoencoder.decode(torch.cat([person().image, absolute], dim=2))[:, :, 1:]
     assert int((frames.int() - to_frames(whole).int()).abs().max()) <= 1
 

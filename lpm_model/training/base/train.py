@@ -47,7 +47,7 @@ def draw_sigmas(batch: int, frames: int, settings: BaseTraining, generator: torc
     """Noise levels [B, F]: latent 0 clean, the others one level a clip or, by chance, one each."""
     shared = torch.rand(batch, 1, generator=generator).expand(-1, frames)
     own = torch.rand(batch, frames, generator=generator)
-    pick = torch.rand(batch, 1, generator=generator) < settings.independent_noise
+    pick = torch.rand(batch, 1, generator=generator) < settings.independent_noise_prob
     sigma = flow.shift_sigma(torch.where(pick, own, shared), settings.sigma_shift)
     return torch.cat([torch.zeros(batch, 1), sigma[:, 1:]], dim=1)
 
@@ -129,7 +129,7 @@ class BaseModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self.settings
-        both = muon_and_adamw(self.dit, settings.matrix_learning_rate, settings.learning_rate, settings.weight_decay)
+        both = muon_and_adamw(self.dit, settings.muon_lr, settings.learning_rate, settings.weight_decay)
         return [
             scheduled(
                 each,
@@ -148,13 +148,13 @@ def clip_batches(clips: Clips, base: BaseModel, settings: BaseTraining, start: i
         clips, base, latents=settings.clip_latents, batch=settings.batch,
         steps=range(start + mesh.data_rank, settings.steps * settings.accumulate, mesh.data), seed=settings.seed,
         squares=Squares(
-            steps=settings.crop_steps, whole_every=settings.whole_every,
-            batch=settings.crop_batch, cells=settings.crop_cells,
+            steps=settings.crop_steps, full_frame_every=settings.full_frame_every,
+            batch=settings.crop_batch, cells=settings.crop_size,
         ),
         draw=Draw(
             voices=settings.voices, states=settings.states, expressive=settings.expressive,
-            references=settings.references, reference_chance=settings.reference_chance,
-            image_start=settings.image_start, disturbance=settings.disturbance,
+            references=settings.references, reference_prob=settings.reference_prob,
+            image_start_prob=settings.image_start_prob, noise_aug_prob=settings.noise_aug_prob,
         ),
         shorter=settings.shorter_latents, tokens=settings.batch_tokens,
         together=settings.accumulate, kept_bytes=settings.loader_mb * 10**6,
@@ -178,7 +178,7 @@ def freeze_all_but(dit: DiffusionTransformer, patterns: Sequence[str]) -> None:
     names = dict(dit.named_parameters())
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
-            raise ValueError(f"train.trained: no weight's name holds {pattern!r}; one is {next(iter(names))!r}")
+            raise ValueError(f"train.trainable_params: no weight's name holds {pattern!r}; one is {next(iter(names))!r}")
     for name, weight in names.items():
         weight.requires_grad = not patterns or any(re.search(pattern, name) for pattern in patterns)
 
@@ -218,15 +218,15 @@ def _model(settings: BaseTraining, encoder: VideoAutoencoder, size_px: int, mesh
     """The model to be trained; its transformer is an empty shape but on the first process, which hands it out."""
     encoders = Path(settings.encoders) if settings.encoders else None
     base = BaseModel(settings.model, encoder, size_px, encoders, device="cpu" if mesh.first else "meta")
-    if settings.start and mesh.first:
-        start_from(base.dit, Path(settings.start))
-    freeze_all_but(base.dit, settings.trained)
+    if settings.init_from and mesh.first:
+        start_from(base.dit, Path(settings.init_from))
+    freeze_all_but(base.dit, settings.trainable_params)
     if settings.lora.rank:
-        named = [weight for weight in base.dit.parameters() if settings.trained and weight.requires_grad]
+        named = [weight for weight in base.dit.parameters() if settings.trainable_params and weight.requires_grad]
         add_adapter(base.dit, ADAPTER, settings.lora)
         for weight in named:
             weight.requires_grad = True
-    base.dit.recompute = settings.recompute
+    base.dit.recompute = settings.activation_checkpointing
     if settings.compile:
         for block in base.dit.blocks:
             block.compile()
@@ -243,7 +243,7 @@ def _train(
     about = read_dataset(dataset, encoder.digest)
     base = _model(settings, encoder, about["size_px"], mesh)
     state = SharedState(folder / "state", mesh)
-    clips, held_out = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_share)
+    clips, held_out = read_clips(dataset, settings.loader_mb * 10**6).split(settings.validation.held_out_fraction)
     validation = Validator(HeldOut(held_out, base, settings), show, mesh) if settings.validation.every_steps else None
     batches: Iterable[Any] = loaded(clip_batches(clips, base, settings, state.step(), mesh), settings.loader_workers)
     preference = None

@@ -26,7 +26,6 @@ from lpm_model import flow
 from lpm_model.character import CharacterModel, to_frames
 from lpm_model.config import SAMPLES_PER_LATENT, from_mapping
 from lpm_model.dit import DiffusionTransformer
-from lpm_model.latent_codec import from_anchor, to_anchor
 from lpm_model.losses import flow_matching_loss, training_weights
 from lpm_model.precision import products
 from lpm_model.sampler import load_base, sample_window
@@ -97,7 +96,7 @@ class HeldOut:
         )  # fmt: skip
         self.sets = {voice: chosen for voice in settings.voices if (chosen := self._choose(voice))}
         if not self.sets:
-            raise ValueError("validation needs two held-out clips of people who speak or listen: raise held_out_share")
+            raise ValueError("validation needs two held-out clips of people who speak or listen: raise held_out_fraction")
 
     def _choose(self, voice: str) -> list[tuple[int, int]]:
         """Clip and start of windows in which the person does what the voice is for; empty where clips are missing."""
@@ -130,7 +129,7 @@ class HeldOut:
         cut = [clip.latents[:, start : start + latents] for clip, start in zip(rows, starts, strict=True)]
         return Batch(
             windows=tuple(Window(clip.key, at, latents, (False, False)) for clip, at in zip(rows, starts, strict=True)),
-            latents=to_anchor(torch.from_numpy(np.stack(cut)).float(), self.model.config.residual_gain),
+            latents=self.model.codec.encode(torch.from_numpy(np.stack(cut)).float()),
             conditions=self.source.conditions(rows, starts, latents, [[False] * len(rows)] * 2, generator),
             generator=generator,
         )
@@ -177,15 +176,15 @@ class HeldOut:
         """A window beside what the model makes of its first frame and its voices: [4 (F - 1), H, 2 W, 3], its sound."""
         settings, window = self.settings.validation, self.sets[voice][number]
         batch = self._batch([window], "video").to(dit.patch.weight.device)
-        anchor = batch.latents[:, :, :1]
-        with products(anchor.device):
+        image = batch.latents[:, :, :1]
+        with products(image.device):
             made, _ = sample_window(
-                dit, anchor, batch.latents.shape[2], batch.conditions,
+                dit, image, batch.latents.shape[2], batch.conditions,
                 steps=settings.sampler_steps, guidance=settings.guidance, generator=batch.generator,
             )  # fmt: skip
         pictures = []
         for latents in (batch.latents, made):
-            whole = torch.cat([anchor, from_anchor(latents[:, :, 1:], anchor, self.model.config.residual_gain)], dim=2)
+            whole = torch.cat([image, self.model.codec.decode(latents[:, :, 1:], image)], dim=2)
             pictures.append(to_frames(self.model.autoencoder.decode(whole.float().cpu()))[0, 1:].numpy())
         place, start = window
         span = slice(start * SAMPLES_PER_LATENT, (start + batch.latents.shape[2] - 1) * SAMPLES_PER_LATENT)
@@ -268,12 +267,12 @@ def voice_gaps(folder: Path, dataset: Path, windows: int) -> dict[str, Gap]:
     trained = from_mapping(BaseTraining, provenance["settings"])
     clips = read_clips(dataset)
     if provenance["dataset_digest"] == about["digest"]:
-        share = trained.validation.held_out_share
+        share = trained.validation.held_out_fraction
         if not share:
             raise ValueError(
                 f"{folder} was trained on every clip of {dataset}: give --dataset another one (such as "
                 "`lpm ingest ingest.performer.bank=heldout` and `lpm curate` make), or train with "
-                "train.validation.held_out_share=0.1"
+                "train.validation.held_out_fraction=0.1"
             )
         _, clips = clips.split(share)
     held_out = HeldOut(clips, base, replace(trained, validation=Validation(windows=windows)))

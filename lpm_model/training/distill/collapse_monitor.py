@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from lpm_model.latent_codec import from_anchor
 from lpm_model.precision import products
-from lpm_model.training.config import GuardSettings
+from lpm_model.training.config import CollapseMonitorSettings
 from lpm_model.training.distill.roles import Cast, Role
 from lpm_model.training.distill.rollout_samplers import Spans, own_roll_out
 from lpm_model.training.engine.data import Batch
@@ -45,7 +44,7 @@ class Likeness:
         """Its parts by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def collapse(self, bounds: GuardSettings) -> str:
+    def collapse(self, bounds: CollapseMonitorSettings) -> str:
         """What is out of bounds, in words; empty where nothing is."""
         found = []
         for name in ("motion", "variance"):
@@ -95,8 +94,8 @@ class HeldOut:
         with products(self.cast.device), self.cast.playing(role):
             made = own_roll_out(self.cast, role, batch, Spans(0, end, end), None, train=False)
             clip = torch.cat([chunk for _, chunk in made], dim=2).float()
-        image, gain = batch.latents[:, :, :1], online.config.residual_gain
-        both = (torch.cat([image, from_anchor(x, image, gain)], dim=2) for x in (clip, batch.latents[:, :, 1:end]))
+        image = batch.latents[:, :, :1]
+        both = (torch.cat([image, online.codec.decode(x, image)], dim=2) for x in (clip, batch.latents[:, :, 1:end]))
         return likeness(*(x.cpu() for x in both))
 
 
@@ -116,7 +115,7 @@ class Guard(nn.Module):
     def __init__(
         self,
         average: Average,
-        settings: GuardSettings,
+        settings: CollapseMonitorSettings,
         measure: Callable[[], Likeness],
         mean: Callable[[Tensor], Tensor],
     ) -> None:

@@ -23,7 +23,6 @@ from lpm_model.training.distill.rollout_samplers import (
     conditions_of,
     exit_of,
     noise_of,
-    rebased,
     start_cache,
 )
 from lpm_model.training.distill.trajectories import Trajectories
@@ -75,7 +74,7 @@ class Streaming:
     def draw(self, shared: torch.Generator) -> Switch | None:
         """What changes in a step, and where."""
         chance, border, kind = torch.rand(3, generator=shared).tolist()
-        if chance >= self.settings.long.switch_chance:
+        if chance >= self.settings.long.switch_prob:
             return None
         chunk = self.online.chunk_latents
         return Switch(at=int(border * (self.new // chunk)) * chunk, kind=KINDS[int(kind * len(KINDS))])
@@ -93,7 +92,7 @@ class Streaming:
             heard = replace(heard, text=batch.conditions.text)
         clip = torch.cat([self.running.last, made], dim=2)
         if self.running.made:
-            clip = rebased(clip, self.running.image, self.online.config.residual_gain)
+            clip = self.online.codec.rebase(clip, self.running.image)
         conditions = conditions_of(heard, self.context, self.remembered - 1 - self.context, 1 + self.new)
         self.running.heard = _voices(heard, lambda voice: voice[:, -self.remembered :])
         self.running.last, self.running.made = made[:, :, -1:].detach(), self.running.made + self.new

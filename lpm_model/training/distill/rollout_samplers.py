@@ -14,7 +14,6 @@ from lpm_model import flow
 from lpm_model.cache import KVCache
 from lpm_model.character import Character
 from lpm_model.dit import Conditions
-from lpm_model.latent_codec import from_anchor
 from lpm_model.rollout import BlockLoop, Chunk, Noise, chunk_conditions
 from lpm_model.training.config import Distillation
 from lpm_model.training.distill.roles import Cast, Role
@@ -84,18 +83,6 @@ def noise_of(online: BlockLoop, image: Tensor, generator: torch.Generator) -> No
     """Of the chunks of a roll-out."""
     batch, channels, _, height, width = image.shape
     return Noise((batch, channels, online.chunk_latents, height, width), generator, image.device)
-
-
-def rebased(held: Tensor, image: Tensor, gain: float) -> Tensor:
-    """Latents [B, channels, F, h, w] of a roll-out as a clip of their own, relative to its first one, which is known.
-
-    Args:
-        held: relative to the roll-out's image (lpm_model.latent_codec).
-        image: [B, channels, 1, h, w].
-        gain: of the anchor.
-    """
-    known, rest = held[:, :, :1].detach(), held[:, :, 1:]
-    return torch.cat([from_anchor(known, image, gain), rest - known if gain else rest], dim=2)
 
 
 def conditions_of(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
@@ -200,7 +187,7 @@ class OnPolicy:
             for _, chunk in own_roll_out(self.cast, self.role, batch, spans, exit_index, train=train):
                 held = torch.cat([held, chunk], dim=2)[:, :, spans.first - spans.end :]
         heard = conditions_of(batch.conditions, online.config.context_latents, spans.first, held.shape[2])
-        clip = rebased(held, batch.latents[:, :, :1], online.config.residual_gain) if spans.first else held
+        clip = online.codec.rebase(held, batch.latents[:, :, :1]) if spans.first else held
         return Sample(clip, heard)
 
 

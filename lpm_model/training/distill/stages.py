@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from lpm_model import flow
 from lpm_model.dit import Conditions
-from lpm_model.latent_codec import from_anchor
 from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
 from lpm_model.rollout import Chunk
 from lpm_model.sampler import SHIFT, guided_velocity
@@ -59,7 +58,7 @@ class Stage(lightning.LightningModule):
         self.average = Average(weights, decay)
         self.guard: Guard | None = None
         if held_out is not None:
-            self.guard = Guard(self.average, settings.guard, lambda: held_out.measure(role), mesh.mean)
+            self.guard = Guard(self.average, settings.collapse_monitor, lambda: held_out.measure(role), mesh.mean)
 
     def configure_model(self) -> None:
         """All weights are whole on every process."""
@@ -80,7 +79,7 @@ class Stage(lightning.LightningModule):
     def student_stepped(self, done: int, steps: int) -> None:
         """After each step of the one who is kept: its average moves, and the guard may look."""
         self.average.update()
-        every = self.settings.guard.every_steps
+        every = self.settings.collapse_monitor.every_steps
         if self.guard is not None and (done % every == 0 or done == steps):
             found = self.guard.look(self.name, done)
             self.log_dict({"distance": found.distance, **found.figures()})
@@ -234,7 +233,7 @@ class DmdModule(Stage):
         first = int(torch.randint(1, max(2, frames - stage.perceptual_latents + 1), (1,), generator=generator))
         span, image = slice(first, first + stage.perceptual_latents), sample.clip[:, :, :1]
         made, wanted = (
-            from_anchor(x[:, :, span], image, online.config.residual_gain) for x in (sample.clip, sample.target)
+            online.codec.decode(x[:, :, span], image) for x in (sample.clip, sample.target)
         )
         return stage.perceptual_weight * decoder_distance(online.autoencoder, made, wanted)
 

@@ -86,7 +86,7 @@ class Work:
         return ClipBatches(
             self.clips, self.cast.online, latents=latents, batch=self.settings.batch // data,
             steps=range(steps.start * data + self.mesh.data_rank, steps.stop * data, data),
-            seed=self.settings.seed + offset, draw=Draw(disturbance=self.settings.disturbance), together=data,
+            seed=self.settings.seed + offset, draw=Draw(noise_aug_prob=self.settings.noise_aug_prob), together=data,
         )  # fmt: skip
 
     def run(
@@ -197,8 +197,8 @@ def _distill(
 
 def _split(clips: ShardClips, settings: Distillation) -> tuple[Clips, Clips]:
     """Clips to learn from, and clips to watch; the same ones where there is nobody to hold out."""
-    share, length = settings.guard.held_out_share, settings.clip_latents
-    if not settings.guard.every_steps or not share:
+    share, length = settings.collapse_monitor.held_out_fraction, settings.clip_latents
+    if not settings.collapse_monitor.every_steps or not share:
         return clips, clips
     if len({facts.group for facts in clips.facts}) < 2:
         log.warning("the dataset shows one person: the guard measures on clips that are learned from")
@@ -212,10 +212,10 @@ def _split(clips: ShardClips, settings: Distillation) -> tuple[Clips, Clips]:
 
 def _watched(clips: Clips, cast: Cast, settings: Distillation) -> HeldOut | None:
     """What the guard looks at, where there is one."""
-    if not settings.guard.every_steps:
+    if not settings.collapse_monitor.every_steps:
         return None
     source = ClipBatches(
-        clips, cast.online, latents=settings.clip_latents, batch=settings.guard.clips, steps=range(1),
+        clips, cast.online, latents=settings.clip_latents, batch=settings.collapse_monitor.clips, steps=range(1),
         seed=settings.seed + HELD_OUT_SEED,
     )  # fmt: skip
     return HeldOut(cast, source.make(0).to(cast.device))
@@ -237,14 +237,14 @@ def _stages(work: Work) -> dict[str, float]:
     if settings.off_policy.steps:
         metrics |= _match(work, "off_policy", settings.off_policy, OffPolicy(cast, settings), _trajectories(work))
     if settings.on_policy.steps:
-        player, latents = OnPolicy(cast, settings, "student"), settings.on_policy.roll_out_latents or length
+        player, latents = OnPolicy(cast, settings, "student"), settings.on_policy.rollout_latents or length
         metrics |= _match(work, "on_policy", settings.on_policy, player, lambda s: work.batches(s, latents, 2))
     if cast.online.refiner is not None:
         cast.start("refiner", "student")
         if not settings.refiner.steps:
             log.warning("refiner.steps is 0: the refiner is a copy of the backbone that was never trained to refine")
     if settings.refiner.steps:
-        player, latents = OnPolicy(cast, settings, "refiner"), settings.refiner.roll_out_latents or length
+        player, latents = OnPolicy(cast, settings, "refiner"), settings.refiner.rollout_latents or length
         metrics |= _match(work, "refiner", settings.refiner, player, lambda s: work.batches(s, latents, 3))
     if settings.long.steps:
         stream = Streaming(cast, settings)
@@ -281,7 +281,7 @@ def _make_trajectories(work: Work) -> None:
     missing = shards.missing(mine)
     source = ClipBatches(
         work.clips, work.cast.online, latents=settings.clip_latents, batch=settings.batch, steps=range(shards.count),
-        seed=settings.seed + 1, draw=Draw(disturbance=settings.disturbance),
+        seed=settings.seed + 1, draw=Draw(noise_aug_prob=settings.noise_aug_prob),
     )  # fmt: skip
     bar: Iterable[int] = missing
     if work.progress is not None and missing:

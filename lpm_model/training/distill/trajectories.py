@@ -74,10 +74,10 @@ def sample_teacher(teacher: DiffusionTransformer, batch: Batch, settings: Distil
 
 def shards_key(settings: Distillation, teacher_digest: str, dataset_digest: str) -> str:
     """What decides what the shards hold, in 16 letters; two distillations with one key can share them."""
-    split = settings.guard.held_out_share if settings.guard.every_steps else 0.0
+    split = settings.collapse_monitor.held_out_fraction if settings.collapse_monitor.every_steps else 0.0
     decides = (
         teacher_digest, dataset_digest, levels_of(settings), settings.teacher_steps, settings.guidance,
-        settings.audio_guidance, settings.batch, settings.clip_latents, settings.disturbance, settings.seed, split,
+        settings.audio_guidance, settings.batch, settings.clip_latents, settings.noise_aug_prob, settings.seed, split,
     )  # fmt: skip
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 

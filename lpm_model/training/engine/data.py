@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lpm_model.character import CharacterModel, reference_positions
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, STATES
 from lpm_model.dit import Conditions
-from lpm_model.latent_codec import to_anchor
 from lpm_model.training.engine.noise_augmentation import disturbed
 from lpm_model.training.engine.shard_reader import KEPT_BYTES, Clip, ClipFacts, Clips, Recent, facts_of
 
@@ -123,7 +122,7 @@ class Squares:
 
     steps: int
     """No squares from this step on."""
-    whole_every: int
+    full_frame_every: int
     """Every so many-th step before it sees whole pictures too."""
     batch: int
     """Clips in a step on squares."""
@@ -132,7 +131,7 @@ class Squares:
 
     def at(self, step: int) -> bool:
         """Whether a step sees squares."""
-        return step < self.steps and (step + 1) % self.whole_every != 0
+        return step < self.steps and (step + 1) % self.full_frame_every != 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,11 +146,11 @@ class Draw:
     """Exponent of its motion in that chance."""
     references: int = 1
     """Most references, the global one first."""
-    reference_chance: float = 0.0
+    reference_prob: float = 0.0
     """Chance of more than the global one."""
-    image_start: float = 0.5
+    image_start_prob: float = 0.5
     """Chance that a window starts at the image."""
-    disturbance: float = 0.0
+    noise_aug_prob: float = 0.0
     """Chance, each, of noise or a chord under a voice."""
 
     def weights(self, facts: ClipFacts, latents: int, motion: NDArray[np.float32] | None = None) -> Tensor:
@@ -307,7 +306,7 @@ class ClipBatches(IterableDataset[Batch]):
         starts = [self._start(self._weights(place, bucket.latents), generator) for place in places]
         cut = [clip.latents[:, start : start + bucket.latents] for clip, start in zip(rows, starts, strict=True)]
         latents = torch.from_numpy(np.stack(cut)).float()
-        noisy = (torch.rand(2, batch, generator=generator) < self.draw.disturbance).tolist()
+        noisy = (torch.rand(2, batch, generator=generator) < self.draw.noise_aug_prob).tolist()
         conditions = self.conditions(rows, starts, bucket.latents, noisy, generator)
         corners: Sequence[tuple[int, int] | None] = [None] * batch
         if squares is not None:
@@ -317,7 +316,7 @@ class ClipBatches(IterableDataset[Batch]):
             windows=tuple(
                 Window(clip.key, start, bucket.latents, (own, other), at) for clip, start, own, other, at in origins
             ),
-            latents=to_anchor(latents, self.model.config.residual_gain),
+            latents=self.model.codec.encode(latents),
             conditions=conditions,
             generator=self.noise(step),
         )
@@ -335,7 +334,7 @@ class ClipBatches(IterableDataset[Batch]):
 
     def _start(self, weights: Tensor, generator: torch.Generator) -> int:
         """Where a window of a clip begins."""
-        from_image = bool(torch.rand(1, generator=generator) < self.draw.image_start) and weights[0] > 0
+        from_image = bool(torch.rand(1, generator=generator) < self.draw.image_start_prob) and weights[0] > 0
         return 0 if from_image else int(torch.multinomial(weights, 1, generator=generator))
 
     def conditions(
@@ -372,7 +371,7 @@ class ClipBatches(IterableDataset[Batch]):
     def _kinds(self, rows: Sequence[Clip], generator: torch.Generator) -> list[str]:
         """Kinds of references for a batch: the global one, and at times more that all its clips have."""
         first = rows[0].kinds[0]
-        if self.draw.references == 1 or torch.rand(1, generator=generator) >= self.draw.reference_chance:
+        if self.draw.references == 1 or torch.rand(1, generator=generator) >= self.draw.reference_prob:
             return [first]
         shared = [kind for kind in rows[0].kinds[1:] if all(kind in clip.kinds for clip in rows)]
         order = torch.randperm(len(shared), generator=generator)[: self.draw.references - 1].tolist()

@@ -157,7 +157,7 @@ class ShardClips:
         kept_out = set(groups[: math.ceil(share * len(groups))])
         if len(kept_out) == len(groups):
             raise ValueError(
-                f"held_out_share {share} of {len(groups)} people leaves nobody to learn from: lower it, or set it and "
+                f"held_out_fraction {share} of {len(groups)} people leaves nobody to learn from: lower it, or set it and "
                 "validation.every_steps to 0"
             )
         parts: tuple[list[_Entry], list[_Entry]] = [], []

@@ -112,7 +112,7 @@ def measure(place: Path) -> None:
         shared = Mesh(SEQUENCE, joint.rank)
         cases = {
             "data": fit(place, replace(SETTINGS, scale=DATA), place / "data", joint, HALF),
-            "sequence": fit(place, replace(SETTINGS, scale=SEQUENCE, recompute=True), place / "sequence", shared),
+            "sequence": fit(place, replace(SETTINGS, scale=SEQUENCE, activation_checkpointing=True), place / "sequence", shared),
             "lora": fit(place, replace(ADAPTED, scale=DATA), place / "lora", joint),
             "resumed": fit(place, replace(SETTINGS, scale=DATA), place / "alone", joint),
         }

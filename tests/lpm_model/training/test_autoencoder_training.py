@@ -29,7 +29,7 @@ from tests.lpm_model import tiny
 
 SHAPE = AutoencoderConfig(encoder_widths=(8, 8, 16), decoder_widths=(8, 8, 16))
 SETTINGS = AutoencoderTraining(
-    steps=120, batch=2, clip_frames=5, crop_px=32, matrix_learning_rate=0.03, learning_rate=5e-3,
+    steps=120, batch=2, clip_frames=5, crop_px=32, muon_lr=0.03, learning_rate=5e-3,
     warmup_steps=4, checkpoint_steps=50, ema_decay=0.8,
 )  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_it_learns_and_a_killed_run_ends_in_the_same_bytes(
 def test_a_decoder_is_trained_alone(videos: Path, tmp_path: Path) -> None:
     """More noise on the latents, which stay what they are: a dataset that was encoded before still fits."""
     train_autoencoder(videos, tmp_path / "first", SHAPE, replace(SETTINGS, steps=20), size_px=48)
-    again = replace(SETTINGS, steps=20, start=str(tmp_path / "first"), decoder_only=True, latent_noise=(0.0, 0.6))
+    again = replace(SETTINGS, steps=20, init_from=str(tmp_path / "first"), decoder_only=True, latent_noise=(0.0, 0.6))
     train_autoencoder(videos, tmp_path / "second", SHAPE, again, size_px=48)
     first, second = load_autoencoder(tmp_path / "first"), load_autoencoder(tmp_path / "second")
     video = torch.rand(1, 3, 5, 32, 32) * 2 - 1

@@ -30,7 +30,7 @@ from tests.lpm_model import tiny
 
 SETTINGS = BaseTraining(
     model=tiny.MODEL, steps=6, batch=2, clip_latents=4, checkpoint_steps=3, warmup_steps=2,
-    crop_steps=5, whole_every=3, crop_batch=3, crop_cells=2,
+    crop_steps=5, full_frame_every=3, crop_batch=3, crop_size=2,
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def batches(clips: Clips, base: BaseModel, steps: range = range(4), seed: int = 
 
 
 def test_latent_zero_is_clean_and_the_others_follow_the_shift() -> None:
-    settings = replace(SETTINGS, independent_noise=0.0)
+    settings = replace(SETTINGS, independent_noise_prob=0.0)
     sigma = draw_sigmas(4000, 5, settings, torch.Generator().manual_seed(0))
     assert torch.equal(sigma[:, 0], torch.zeros(4000))
     assert torch.equal(sigma[:, 1:], sigma[:, 1:2].expand(-1, 4))
@@ -77,7 +77,7 @@ def test_latent_zero_is_clean_and_the_others_follow_the_shift() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_of_clips_with_a_level_for_each_latent(share: float) -> None:
-    settings = replace(SETTINGS, independent_noise=share)
+    settings = replace(SETTINGS, independent_noise_prob=share)
     sigma = draw_sigmas(4000, 5, settings, torch.Generator().manual_seed(1))
     assert abs(float((sigma[:, 1] != sigma[:, 2]).float().mean()) - share) < 0.03
 
@@ -124,7 +124,7 @@ def test_a_window_hears_its_own_span(base: BaseModel) -> None:
         batch = source.make(step)
         for row in range(3):
             first = int(batch.latents[row, 0, 0, 0, 0])
-            gain = base.config.residual_gain
+            gain = base.codec.gain
             assert batch.latents[row, 0, :, 0, 0].tolist() == [first, gain, 2 * gain, 3 * gain]
             whole = base.clip_features(torch.from_numpy(clip.speak).float()[None] / 32768)[0].bfloat16().float()
             span = slice(first, first + 4 + base.config.context_latents)
@@ -305,7 +305,7 @@ def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:
     corners = {(int(at) // 8, int(at) % 8) for at in given.references[:, 0, 0, 0, 0]}
     assert corners == {(2, 0), (2, 2), (4, 0), (4, 2)}, "patches keep their phase, and all places are drawn"
     assert set(places_cut) == corners
-    squares = Squares(steps=5, whole_every=3, batch=5, cells=2)
+    squares = Squares(steps=5, full_frame_every=3, batch=5, cells=2)
     mixed = ClipBatches(read_clips(dataset), base, latents=4, batch=3, steps=range(7), seed=0, squares=squares)
     shapes = [tuple(batch.latents.shape) for batch in mixed]
     small, whole = (5, 16, 4, 2, 2), (3, 16, 4, 4, 4)

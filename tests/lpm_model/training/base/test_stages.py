@@ -52,14 +52,14 @@ def test_each_stage_runs_and_teaches_its_own_weights(
 ) -> None:
     settings = load_config([f"stage={stage}"]).train
     few = replace(settings.preference, conditions=min(settings.preference.conditions, 3), samples=3, sampler_steps=2)
-    settings = replace(settings, **SMALL, preference=few, autoencoder=str(encoder), start=str(first))
+    settings = replace(settings, **SMALL, preference=few, autoencoder=str(encoder), init_from=str(first))
     metrics = train_base(dataset, tmp_path, settings)
     assert math.isfinite(metrics["loss"])
     before, after = (load_file(folder / "model.safetensors") for folder in (first, tmp_path))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
-    if settings.trained:
-        assert all(any(re.search(pattern, name) for pattern in settings.trained) for name in changed)
+    if settings.trainable_params:
+        assert all(any(re.search(pattern, name) for pattern in settings.trainable_params) for name in changed)
         assert any("blocks" in name for name in changed)
     else:
         assert {name.split(".")[0] for name in changed} >= {"patch", "blocks", "head"}
@@ -69,7 +69,7 @@ def test_speak_and_listen_stages_teach_different_blocks() -> None:
     model = DiffusionTransformer(replace(tiny.MODEL, layers=12))
     taught = {}
     for stage in ("speak", "listen"):
-        freeze_all_but(model, load_config([f"stage={stage}"]).train.trained)
+        freeze_all_but(model, load_config([f"stage={stage}"]).train.trainable_params)
         taught[stage] = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert not taught["speak"] & taught["listen"]
     audio = {name for name, _ in model.named_parameters() if re.search(r"audio_|speak|listen", name)}
@@ -113,7 +113,7 @@ def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> N
     silent = batches(voices=("speak",)).make(0).conditions
     assert silent.speak is not None
     assert silent.listen is None
-    for batch in batches(references=3, reference_chance=1.0):
+    for batch in batches(references=3, reference_prob=1.0):
         positions = batch.conditions.reference_positions
         assert positions is not None
         assert set(positions.tolist()) == {-REFERENCE_KINDS[kind] for kind in clips[0].kinds}
@@ -121,7 +121,7 @@ def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> N
         rows = dict(zip((clip.key for clip in clips), clips, strict=True))
         for row, key in enumerate(batch.keys):
             assert np.allclose(batch.conditions.references[row].numpy(), rows[key].references, atol=1e-3)
-    assert {len(b.conditions.references[0]) for b in batches(references=2, reference_chance=0.5)} == {1, 2}  # type: ignore[index]
+    assert {len(b.conditions.references[0]) for b in batches(references=2, reference_prob=0.5)} == {1, 2}  # type: ignore[index]
     with pytest.raises(ValueError, match="anybody in the states discard"):
         batches(states=("discard",))
 
@@ -237,7 +237,7 @@ def test_tuning_moves_towards_the_preferred(first: Path, encoder: Path, dataset:
 
     monkeypatch.setattr(base_training.BaseModule, "training_step", spy)
     settings = BaseTraining(
-        **{**SMALL, "steps": 24}, autoencoder=str(encoder), start=str(first), condition_dropout=0.0,
+        **{**SMALL, "steps": 24}, autoencoder=str(encoder), init_from=str(first), condition_dropout=0.0,
         schedule="constant",
         preference=Preference(conditions=6, samples=6, sampler_steps=2, guidance=1.0, beta=200.0, flow_weight=0.0),
     )  # fmt: skip

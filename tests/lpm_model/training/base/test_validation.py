@@ -24,7 +24,7 @@ from tests.lpm_model import tiny
 
 SETTINGS = BaseTraining(
     model=tiny.MODEL, steps=4, batch=2, clip_latents=4, crop_steps=0, warmup_steps=0, checkpoint_steps=1,
-    validation=Validation(every_steps=2, held_out_share=0.5, windows=4, videos=1, sampler_steps=2),
+    validation=Validation(every_steps=2, held_out_fraction=0.5, windows=4, videos=1, sampler_steps=2),
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_a_trained_model_hears_the_voice_that_moves_the_picture(
 ) -> None:
     settings = with_encoder(
         encoder, steps=120, batch=8, checkpoint_steps=1000, ema_decay=0.9, condition_dropout=0.0,
-        validation=Validation(every_steps=1000, held_out_share=0.25, windows=24, videos=0),
+        validation=Validation(every_steps=1000, held_out_fraction=0.25, windows=24, videos=0),
     )  # fmt: skip
     metrics = train_base(spoken, tmp_path / "base", settings)
     assert metrics["speak_gap_low"] > 0.1 * metrics["validation_loss"]
@@ -148,7 +148,7 @@ def test_held_out_clips_are_never_trained_on_and_validation_changes_nothing(
     assert seen == {facts.key for facts in learned.facts}
     assert metrics["clips"] == 4 == len(held_out)
     assert shown == [f"step-{step:06d}-speak-0" for step in (10, 20)]
-    without = with_encoder(encoder, steps=20, validation=Validation(held_out_share=0.5))
+    without = with_encoder(encoder, steps=20, validation=Validation(held_out_fraction=0.5))
     train_base(dataset, tmp_path / "plain", without)
     measured, unmeasured = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("measured", "plain"))
     assert measured == unmeasured
@@ -193,15 +193,15 @@ def test_a_video_shows_the_truth_beside_what_was_made(dataset: Path, encoder: Pa
 def test_what_cannot_be_measured_is_said(
     dataset: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ValueError, match=r"set train\.validation\.held_out_share"):
+    with pytest.raises(ValueError, match=r"set train\.validation\.held_out_fraction"):
         Validation(every_steps=5)
-    with pytest.raises(ValueError, match="held_out_share is 1"):
-        Validation(held_out_share=1.0)
+    with pytest.raises(ValueError, match="held_out_fraction is 1"):
+        Validation(held_out_fraction=1.0)
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
     long = replace(SETTINGS, clip_latents=8)  # a window of this length never shows more listening than speaking
     assert list(HeldOut(read_clips(dataset), model, long).sets) == ["speak"]
     assert "in which people listen" in caplog.text
-    with pytest.raises(ValueError, match="raise held_out_share"):
+    with pytest.raises(ValueError, match="raise held_out_fraction"):
         HeldOut(list(read_clips(dataset))[:1], model, SETTINGS)
     train_base(dataset, tmp_path / "base", with_encoder(encoder, steps=1, validation=Validation()))
     with pytest.raises(ValueError, match="was trained on every clip"):

@@ -14,7 +14,7 @@ from lpm_model.config import to_mapping
 from lpm_model.online import OnlineModel
 from lpm_model.training.config import (
     Distillation,
-    GuardSettings,
+    CollapseMonitorSettings,
     LongStage,
     OdeStage,
     OffPolicyStage,
@@ -31,12 +31,12 @@ ALL_STAGES = Distillation(
     off_policy=OffPolicyStage(steps=1, critic_steps=1),
     on_policy=OnPolicyStage(steps=1, critic_steps=1),
     refiner=OnPolicyStage(steps=1, critic_steps=1),
-    long=LongStage(steps=2, critic_steps=1, latents=6, switch_chance=0.9),
-    guard=GuardSettings(every_steps=1, held_out_share=0.2, clips=2, motion=(0, 1e9), variance=(0, 1e9), colour=1e9),
+    long=LongStage(steps=2, critic_steps=1, latents=6, switch_prob=0.9),
+    collapse_monitor=CollapseMonitorSettings(every_steps=1, held_out_fraction=0.2, clips=2, motion=(0, 1e9), variance=(0, 1e9), colour=1e9),
     trajectories=4, teacher_steps=6, batch=2, clip_latents=4, checkpoint_steps=2,
 )  # fmt: skip
 """Every stage, watched, none of which can collapse."""
-UNWATCHED = replace(ALL_STAGES, guard=GuardSettings(every_steps=0))
+UNWATCHED = replace(ALL_STAGES, collapse_monitor=CollapseMonitorSettings(every_steps=0))
 """Every stage; the last weights are kept."""
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lpm_model.training.config import GuardSettings, OdeStage, OnPolicyStage
+from lpm_model.training.config import CollapseMonitorSettings, OdeStage, OnPolicyStage
 from lpm_model.training.distill.collapse_monitor import Guard, HeldOut, Likeness, likeness
 from lpm_model.training.distill.roles import Cast
 from lpm_model.training.distill.stages import OdeModule
@@ -29,7 +29,7 @@ def test_the_truth_is_at_distance_zero() -> None:
     found = likeness(TRUTH, TRUTH)
     assert found.figures() == pytest.approx({"sync": 1, "motion": 1, "variance": 1, "colour": 0})
     assert found.distance == pytest.approx(0, abs=1e-9)
-    assert found.collapse(GuardSettings()) == ""
+    assert found.collapse(CollapseMonitorSettings()) == ""
 
 
 @pytest.mark.parametrize("gain", [0.25, 3.0])
@@ -81,7 +81,7 @@ def test_the_best_is_kept_and_leaving_the_bounds_is_a_collapse(
 ) -> None:
     weight = nn.Parameter(torch.zeros(3))
     average, given = Average({"w": weight}), iter(seen)
-    guard = Guard(average, GuardSettings(), lambda: next(given), lambda value: value)
+    guard = Guard(average, CollapseMonitorSettings(), lambda: next(given), lambda value: value)
     for step in range(len(seen)):
         with torch.no_grad():
             weight.fill_(step)
@@ -127,10 +127,10 @@ def test_a_collapse_ends_the_stage_and_the_best_is_saved(
         return plain(self, *arguments)
 
     monkeypatch.setattr(OdeModule, "training_step", counted)
-    watched = replace(ALL_STAGES.guard, motion=(0.0, 1e6), variance=(0.0, 1.2), colour=1e9)
+    watched = replace(ALL_STAGES.collapse_monitor, motion=(0.0, 1e6), variance=(0.0, 1.2), colour=1e9)
     none = OnPolicyStage()
     settings = replace(
-        ALL_STAGES, ode=OdeStage(steps=9, learning_rate=0.2), guard=watched, on_policy=none, refiner=none,
+        ALL_STAGES, ode=OdeStage(steps=9, learning_rate=0.2), collapse_monitor=watched, on_policy=none, refiner=none,
         off_policy=replace(ALL_STAGES.off_policy, steps=0), long=replace(ALL_STAGES.long, steps=0),
     )  # fmt: skip
     with caplog.at_level(logging.WARNING):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lpm_model.dit import Conditions
-from lpm_model.latent_codec import from_anchor
 from lpm_model.rollout import Noise
 from lpm_model.training.config import LongStage
 from lpm_model.training.distill.long_rollout import Streaming, Switch, going_on
@@ -31,7 +30,7 @@ class Given(Noise):
 
 
 MakeCast, MakeBatch = Callable[..., Cast], Callable[..., Batch]
-STEADY = replace(UNWATCHED, long=LongStage(latents=9, switch_chance=0.0))
+STEADY = replace(UNWATCHED, long=LongStage(latents=9, switch_prob=0.0))
 
 
 def exits(*numbers: int) -> torch.Generator:
@@ -41,7 +40,7 @@ def exits(*numbers: int) -> torch.Generator:
 def test_steps_are_one_roll_out(make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lpm_model.training.distill.long_rollout.exit_of", lambda *_: 1)
     cast = make_cast(STEADY)
-    online, gain, context = cast.online, cast.online.config.residual_gain, cast.online.config.context_latents
+    online, context = cast.online, cast.online.config.context_latents
     player, batches = Streaming(cast, STEADY), [make_batch(cast, step=step) for step in range(3)]
     states = [batch.generator.get_state() for batch in batches]
     samples = [player.sample(batch, exits(), train=False) for batch in batches]
@@ -59,10 +58,9 @@ def test_steps_are_one_roll_out(make_cast: MakeCast, make_batch: MakeBatch, monk
         drawn += [torch.randn(2, 16, 1, 4, 4, generator=batch.generator) for _ in range(3 * 3)]
     cache = start_cache(online, image, heard)
     whole = torch.cat([c for _, c in online.rollout(cache, heard, 10, Given(drawn), first=1)], dim=2)
-    absolute = torch.cat([image, from_anchor(whole, image, gain)], dim=2)
+    absolute = torch.cat([image, online.codec.decode(whole, image)], dim=2)
     for number, sample in enumerate(samples):
-        known, rest = sample.clip[:, :, :1], sample.clip[:, :, 1:]
-        own = torch.cat([known, from_anchor(rest, known, gain)], dim=2)
+        own = online.codec.decode_clip(sample.clip)
         assert torch.allclose(own, absolute[:, :, 3 * number : 3 * number + 4], atol=1e-5), number
         for name in ("speak", "listen"):
             cut = voice(name)[:, 3 * number : 3 * number + context + 4]
@@ -95,7 +93,7 @@ def test_what_was_heard_goes_on_and_changes_at_the_border() -> None:
 
 def test_every_kind_of_change_comes_at_a_chunk_border(make_cast: MakeCast) -> None:
     online = tiny.online_config(chunk_latents=3, refiner_sigma=0.3)
-    settings = replace(UNWATCHED, online=online, clip_latents=14, long=LongStage(switch_chance=0.7))
+    settings = replace(UNWATCHED, online=online, clip_latents=14, long=LongStage(switch_prob=0.7))
     player = Streaming(make_cast(settings), settings)
     drawn = [player.draw(torch.Generator().manual_seed(seed)) for seed in range(300)]
     happened = [switch for switch in drawn if switch is not None]

@@ -60,7 +60,7 @@ def test_truncated_weights(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"base/model\.safetensors is damaged .*: copy it or run the step"):
         load_base(base)
     with pytest.raises(ValueError, match=r"base/model\.safetensors cannot be read .*: copy the whole folder again"):
-        train_base(place / "dataset", tmp_path / "next", settings(place, start=str(base)))
+        train_base(place / "dataset", tmp_path / "next", settings(place, init_from=str(base)))
     encoder = cut_off(place / "autoencoder", tmp_path / "autoencoder")
     with pytest.raises(ValueError, match=r"autoencoder/model\.safetensors is damaged"):
         train_base(place / "dataset", tmp_path / "next", replace(SETTINGS, autoencoder=str(encoder)))
@@ -70,7 +70,7 @@ def test_weights_of_another_shape(place: Path, tmp_path: Path) -> None:
     wider = replace(tiny.MODEL, ffn_width=64)
     remedy = r"has shape \(48,\), train\.model wants \(64,\): take the shape from its config\.json"
     with pytest.raises(ValueError, match=remedy):
-        train_base(place / "dataset", tmp_path / "next", settings(place, model=wider, start=str(place / "base")))
+        train_base(place / "dataset", tmp_path / "next", settings(place, model=wider, init_from=str(place / "base")))
     train_base(place / "dataset", tmp_path / "wide", settings(place, model=wider))
     mixed = shutil.copytree(place / "base", tmp_path / "mixed")
     shutil.copyfile(tmp_path / "wide" / "model.safetensors", mixed / "model.safetensors")

@@ -67,7 +67,7 @@ def test_a_loader_that_keeps_nothing_gives_what_a_list_in_memory_gives(dataset: 
         clips = read_clips(dataset, kept_bytes)
         return list(
             ClipBatches(list(clips) if at_hand else clips, model, latents=4, batch=3, steps=range(6), seed=0,
-                        draw=Draw(disturbance=0.5, references=3, reference_chance=0.5, expressive=1.0),
+                        draw=Draw(noise_aug_prob=0.5, references=3, reference_prob=0.5, expressive=1.0),
                         kept_bytes=kept_bytes)
         )  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_lengths_and_grids_do_not_mix(mixed: Path, model: BaseModel) -> None:
 
 
 def test_tokens_bound_a_batch_and_windows_keep_their_chance(mixed: Path, model: BaseModel) -> None:
-    squares = Squares(steps=30, whole_every=2, batch=9, cells=2)
+    squares = Squares(steps=30, full_frame_every=2, batch=9, cells=2)
     steps = range(1200)
     batches = ClipBatches(read_clips(mixed), model, latents=8, shorter=(5, 3), batch=9, steps=steps, seed=0, tokens=64)
     sizes = {(bucket.latents, bucket.grid): bucket.batch for bucket in batches.buckets}
@@ -162,7 +162,7 @@ def test_tokens_bound_a_batch_and_windows_keep_their_chance(mixed: Path, model: 
 def test_batches_of_one_optimizer_step_have_one_shape(mixed: Path, model: BaseModel) -> None:
     batches = ClipBatches(
         read_clips(mixed), model, latents=8, shorter=(5, 3), batch=3, steps=range(24), seed=0, together=3,
-        squares=Squares(steps=8, whole_every=2, batch=4, cells=2),
+        squares=Squares(steps=8, full_frame_every=2, batch=4, cells=2),
     )  # fmt: skip
     shapes = [batch.latents.shape for batch in batches]
     assert all(len(set(shapes[step : step + 3])) == 1 for step in range(0, 24, 3))
@@ -211,7 +211,7 @@ def test_whole_people_are_held_out_and_always_the_same(tmp_path: Path) -> None:
     assert [facts.key for facts in again.facts] == [facts.key for facts in held.facts]
     everything, nobody = read_clips(clips(numbers)).split(0.0)
     assert (len(everything), len(nobody)) == (30, 0)
-    with pytest.raises(ValueError, match=r"held_out_share 0\.95 of 10 people leaves nobody to learn from"):
+    with pytest.raises(ValueError, match=r"held_out_fraction 0\.95 of 10 people leaves nobody to learn from"):
         everything.split(0.95)
 
 

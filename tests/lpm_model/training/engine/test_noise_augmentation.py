@@ -44,7 +44,7 @@ def test_batches_are_disturbed_as_often_as_asked(tmp_path: Path) -> None:
     model = BaseModel(tiny.MODEL, tiny.autoencoder(), tiny.SIZE_PX)
 
     def speak(chance: float) -> torch.Tensor:
-        source = ClipBatches(clips, model, latents=4, batch=200, steps=range(1), seed=0, draw=Draw(disturbance=chance))
+        source = ClipBatches(clips, model, latents=4, batch=200, steps=range(1), seed=0, draw=Draw(noise_aug_prob=chance))
         conditions = source.make(0).conditions
         assert conditions.speak is not None
         return conditions.speak

@@ -26,7 +26,7 @@ from lpm_model.training.config import BaseTraining
 dataset, folder, encoder, stop = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 settings = BaseTraining(
     model=ModelConfig(width=512, layers=5, heads=4, ffn_width=2048), steps=5, accumulate=2, batch=2, clip_latents=4,
-    crop_steps=0, warmup_steps=0, checkpoint_steps=2, disturbance=0.5, references=3, autoencoder=encoder,
+    crop_steps=0, warmup_steps=0, checkpoint_steps=2, noise_aug_prob=0.5, references=3, autoencoder=encoder,
 )
 losses, plain = [], BaseModule.training_step
 
