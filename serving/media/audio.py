@@ -1,4 +1,4 @@
-"""Sample buffers of a live session: the character's speech queue and the jitter buffer of the user's microphone."""
+"""PCM16 buffers of a live session: the character's speech queue and the jitter buffer of the user's microphone."""
 
 from collections import deque
 
@@ -8,8 +8,13 @@ from numpy.typing import NDArray
 Pcm = NDArray[np.int16]
 
 
+def rms(pcm: Pcm) -> float:
+    """Root mean square of int16 samples [n], full scale 1.0; 0 for none."""
+    return float(np.sqrt(np.mean(np.square(pcm.astype(np.float32) / 32768.0)))) if pcm.size else 0.0
+
+
 class SampleQueue:
-    """First-in-first-out int16 samples without copying what is already stored."""
+    """FIFO of int16 samples that never copies what is already stored."""
 
     def __init__(self) -> None:
         self._parts: deque[Pcm] = deque()
@@ -25,7 +30,7 @@ class SampleQueue:
             self._size += pcm.size
 
     def peek(self, count: int) -> Pcm:
-        """The first `count` samples, or all there are."""
+        """Return the first `count` samples, or all there are, without removing them."""
         taken: list[Pcm] = []
         missing = min(count, self._size)
         for part in self._parts:
@@ -36,7 +41,7 @@ class SampleQueue:
         return np.concatenate(taken) if taken else np.zeros(0, np.int16)
 
     def drop(self, count: int) -> int:
-        """Forget the first `count` samples, or all there are; returns how many went."""
+        """Remove the first `count` samples, or all there are; return how many were removed."""
         dropped = min(count, self._size)
         left = dropped
         while left:
@@ -50,20 +55,20 @@ class SampleQueue:
         return dropped
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all samples."""
         self._parts.clear()
         self._size = 0
 
 
 class UserBuffer:
-    """Live microphone audio: bounded, the oldest goes first, and a pause is refilled before it plays on.
+    """Jitter buffer of live microphone audio: bounded, drops the oldest first, refills after an underrun.
 
-    `position` counts the samples of the user's stream that the model has passed, heard or dropped, so that the
-    delay from microphone to picture can be measured.
+    `position` counts the samples of the user's stream that the model has consumed or that were dropped, so that the
+    delay from microphone to video can be measured.
     """
 
     WINDOW_CHUNKS = 24
-    """A surplus that was never needed over this many chunks is only latency; half of what is allowed remains."""
+    """A surplus that was not needed over this many chunks only adds latency: it is cut to half of what is allowed."""
 
     def __init__(self, *, capacity: int, chunk: int, lookahead: int, surplus: int) -> None:
         self._queue = SampleQueue()
@@ -78,12 +83,12 @@ class UserBuffer:
         return len(self._queue)
 
     def append(self, pcm: Pcm) -> int:
-        """Add live samples [n]; returns how many old ones had to go."""
+        """Add live samples [n]; return how many old ones were dropped."""
         self._queue.append(pcm)
-        return self._shed(len(self._queue) - self._capacity)
+        return self._drop_oldest(len(self._queue) - self._capacity)
 
     def take(self) -> tuple[Pcm, bool]:
-        """The next chunk with its look-ahead, zero-padded [chunk + lookahead], and whether any of it is real."""
+        """Return the next chunk and look-ahead, zero-padded [chunk + lookahead], and whether any sample is real."""
         window = np.zeros(self._chunk + self._lookahead, np.int16)
         if not self._flowing and len(self._queue) < window.size:
             return window, False
@@ -93,12 +98,12 @@ class UserBuffer:
         self.position += self._queue.drop(self._chunk)
         self._lows.append(len(self._queue) - self._lookahead)
         if len(self._lows) == self._lows.maxlen and min(self._lows) > self._surplus:
-            self._shed(min(self._lows) - self._surplus // 2)
+            self._drop_oldest(min(self._lows) - self._surplus // 2)
             self._lows.clear()
         return window, bool(real.size)
 
-    def _shed(self, count: int) -> int:
-        gone = self._queue.drop(max(count, 0))
-        self.position += gone
-        self.dropped += gone
-        return gone
+    def _drop_oldest(self, count: int) -> int:
+        dropped = self._queue.drop(max(count, 0))
+        self.position += dropped
+        self.dropped += dropped
+        return dropped

