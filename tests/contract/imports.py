@@ -1,0 +1,126 @@
+"""The import graph of the packages: lazy imports and imports for types count like any other."""
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.contract.project import PACKAGES, ROOT, module_name, python_files
+
+Graph = Mapping[str, frozenset[str]]
+
+
+class Import(NamedTuple):
+    """One import statement: the line of the importing file and the module it reaches."""
+
+    line: int
+    module: str
+
+
+def imports_of(source: str, module: str, modules: Iterable[str], *, is_package: bool = False) -> Iterator[Import]:
+    """Yield the imports of one file that reach a module of ours.
+
+    Args:
+        source: text of the file.
+        module: dotted name of the file's module; relative imports start from it.
+        modules: every module of ours. `from a import b` reaches `a.b` where that is a module, `a` otherwise.
+        is_package: the file is an `__init__.py`.
+    """
+    known = frozenset(modules)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name) for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module, is_package)
+            for alias in node.names:
+                for name in (f"{base}.{alias.name}", base):
+                    if name in known:
+                        yield Import(node.lineno, name)
+                        break
+
+
+def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
+    """Return the dotted name that `from ... import` starts from."""
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".")
+    parts = parts[: len(parts) - node.level + is_package]
+    return ".".join([*parts, *([node.module] if node.module else [])])
+
+
+@cache
+def import_lines() -> dict[Path, tuple[Import, ...]]:
+    """Return the imports of ours of every source file."""
+    files = {path: module_name(path) for path in python_files(*PACKAGES)}
+    return {
+        path: tuple(imports_of(path.read_text(), name, files.values(), is_package=path.name == "__init__.py"))
+        for path, name in files.items()
+    }
+
+
+def import_graph() -> dict[str, frozenset[str]]:
+    """Return which modules each module imports, without itself."""
+    return {
+        module_name(path): frozenset(found.module for found in imports) - {module_name(path)}
+        for path, imports in import_lines().items()
+    }
+
+
+def circles(graph: Graph) -> list[list[str]]:
+    """Return the strongly connected components of more than one node (Tarjan), each sorted."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = lowest[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in index:
+                visit(other)
+                lowest[node] = min(lowest[node], lowest[other])
+            elif other in stack:
+                lowest[node] = min(lowest[node], index[other])
+        if lowest[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def rooms(parent: str, graph: Graph, packages: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the graph between the folders directly below a folder.
+
+    The parent's own modules (`config.py`, `step.py`) belong to no room: circles through them show in the graph of
+    modules.
+
+    Args:
+        parent: dotted name of the folder.
+        graph: the graph of modules.
+        packages: dotted names of all folders.
+    """
+    children = {name for name in packages if name.rpartition(".")[0] == parent}
+
+    def room(module: str) -> str | None:
+        return next((child for child in children if module == child or module.startswith(f"{child}.")), None)
+
+    edges: dict[str, set[str]] = defaultdict(set)
+    for module, imported in graph.items():
+        here = room(module)
+        if here:
+            edges[here] |= {there for name in imported if (there := room(name)) and there != here}
+    return {child: frozenset(edges[child]) for child in children}
+
+
+def folders() -> list[str]:
+    """Return the dotted names of all folders that hold sources, and of those above them."""
+    names = {path.relative_to(ROOT).parent for path in python_files(*PACKAGES)}
+    return sorted({".".join(p.parts) for name in names for p in (name, *name.parents) if p.parts})
