@@ -15,7 +15,7 @@ def deploy(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Register the model, gate it, and write what is served."""
+    """Register the model, apply the promotion rule and write the release folder."""
     from components.runtime.kfp_task import run_task
 
     folders = {"model": model.path, "report": report.path, "base": base.path}

@@ -1,4 +1,4 @@
-"""What a user can set about deployment."""
+"""Options of the deploy step."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from lpm_model.config import setting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GateConfig:
-    """When a new model takes the champion's place.
+class PromotionConfig:
+    """The rule by which a new model replaces the champion.
 
     It must not lose more than the tolerance on any score, and its mean over `primary` must gain `minimum_gain`.
     """
@@ -24,15 +24,15 @@ class GateConfig:
         help="Score -> how much worse than the champion it may be, in the score's unit.",
     )
     lower_is_better: tuple[str, ...] = setting(
-        ("speed",), help="Scores that improve downwards; all others, drift included, are 1 for the truth."
+        ("speed",), help="Scores that improve downwards; all others, drift included, are 1 for the ground truth."
     )
 
     def __post_init__(self) -> None:
         if not self.primary:
-            raise ValueError("deploy.gate.primary is empty: name at least one score that decides")
+            raise ValueError("deploy.promotion.primary is empty: name at least one score that decides")
         negative = [name for name, value in self.tolerances.items() if value < 0]
         if negative:
-            raise ValueError(f"deploy.gate.tolerances of {', '.join(negative)} is negative: use 0 or more")
+            raise ValueError(f"deploy.promotion.tolerances of {', '.join(negative)} is negative: use 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class DeployConfig:
 
     model_name: str = setting("lpm-online", help="Registered name of the model that is served.")
     base_name: str = setting("lpm-base", help="Registered name of the model it was distilled from.")
-    gate: GateConfig = setting(factory=GateConfig, help="When a model becomes champion.")
+    promotion: PromotionConfig = setting(factory=PromotionConfig, help="When a model becomes the champion.")
     service: ServiceConfig = setting(factory=ServiceConfig, help="The manifest for a cluster.")
     tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)
 

@@ -1,4 +1,4 @@
-"""The KServe InferenceService of one released model: plain values in, a manifest (dict or YAML text) out.
+"""Render the KServe InferenceService of one released model as a dict or as YAML text.
 
 Nothing here talks to a cluster. `helm/lpm` renders the same object from its values; a test compares the two.
 """
@@ -16,9 +16,9 @@ MODEL_DIR = "/mnt/models"
 PORT = 8080
 """HTTP and WebSocket port of `serving.runtime`."""
 ANNOTATION_PREFIX = "lpm.platform/"
-"""Our annotations (lineage, digest) start with this."""
+"""Prefix of our annotations (lineage, digest)."""
 MIN_GRACE_S = 900
-"""A terminating pod finishes its live sessions; less cuts people off."""
+"""Grace period in which a terminating pod finishes its live sessions; a shorter one interrupts calls."""
 STORAGE_SCHEMES = ("s3://", "gs://", "https://", "hf://", "pvc://", "oci://")
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -74,7 +74,7 @@ def render_inference_service(
     _check_numbers(min_replicas, max_replicas, timeout_s, grace_s, gpus)
     container = {
         "image": image,
-        # Draining ends as soon as nobody speaks; some of the grace period is left for closing.
+        # Draining ends as soon as no session is left; the rest of the grace period is for closing.
         "args": ["--model-dir", MODEL_DIR, "--drain-s", str(grace_s - 30)],
         "env": _environment(storage_uri, token_secret, env or {}),
         "resources": _resources(resources, gpus),
@@ -97,7 +97,7 @@ def to_yaml(manifest: Mapping[str, Any]) -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes equal parts out in full instead of as anchors, which readers of a manifest do not expect."""
+    """Dumper that writes repeated parts in full instead of as YAML anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -130,7 +130,7 @@ def _container_constants() -> dict[str, Any]:
             "failureThreshold": 6,
             "timeoutSeconds": 5,
         },
-        # Routes forget the pod before the server begins to say goodbye.
+        # The pod leaves the route before the server starts draining.
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],

@@ -1,4 +1,4 @@
-"""The served folder: only file kinds that cannot carry code, each checked for being what its name says."""
+"""The release folder: only file types that cannot carry code, each checked against its extension."""
 
 import json
 import shutil
@@ -8,41 +8,41 @@ from components.runtime.runner import link_tree
 from lpm_model.digests import model_digest
 
 ALLOWED = (".safetensors", ".json", ".png", ".md")
-"""A model folder holds nothing else."""
+"""File types a model folder may contain."""
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but weights, JSON, pictures and cards.
+    """Reject a folder that contains anything but weights, JSON, images and model cards.
 
     Raises:
-        ValueError: names the first file that is not allowed or not what its name says.
+        ValueError: the first file that is not allowed or whose content does not match its extension.
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} is no model folder: it needs config.json and at least one .safetensors file")
+        raise ValueError(f"{folder} is not a model folder: it needs config.json and at least one .safetensors file")
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
-            raise ValueError(f"{path} is a link: a model folder holds its files itself")
+            raise ValueError(f"{path} is a link: put the file itself into the model folder")
         if path.is_dir():
             continue
         if path.suffix not in ALLOWED:
             raise ValueError(
-                f"{path} may not be served: only {', '.join(ALLOWED)} are (a pickle can run code); "
+                f"{path} must not be served: only {', '.join(ALLOWED)} are allowed (a pickle can run code); "
                 "save weights as safetensors"
             )
         _check_content(path)
 
 
 def write_release(model: Path, release: Path, digest: str) -> None:
-    """Give a model folder a second place as hard links and check that it is the model that was asked for.
+    """Hard-link a model folder to the release folder and verify its digest.
 
     Raises:
-        ValueError: the folder's content is not what the digest says.
+        ValueError: the folder's content does not match the digest.
     """
     link_tree(model, release)
     found = model_digest(release)
     if found != digest:
         shutil.rmtree(release)
-        raise ValueError(f"{model} has digest {found[:12]}, registered was {digest[:12]}: register the model again")
+        raise ValueError(f"{model} has digest {found[:12]}, registered is {digest[:12]}: register the model again")
 
 
 def _check_content(path: Path) -> None:
@@ -62,7 +62,7 @@ def _check_content(path: Path) -> None:
     elif path.suffix == ".png":
         with path.open("rb") as handle:
             if handle.read(8) != b"\x89PNG\r\n\x1a\n":
-                raise ValueError(f"{path} is not a PNG picture")
+                raise ValueError(f"{path} is not a PNG image")
     else:
         try:
             path.read_text()

@@ -1,4 +1,4 @@
-"""deploy: registers a model with its lineage, gates it against the champion, writes the folder that is served."""
+"""The deploy step: register a model with its lineage, apply the promotion rule, write the release folder."""
 
 import math
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.deploy.config import DeployConfig
-from components.deploy.gate import Decision, decide
 from components.deploy.manifest import render_inference_service, to_yaml
+from components.deploy.promotion import Decision, decide
 from components.deploy.release import check_model_folder, write_release
 from components.runtime import model_registry as registry
 from components.runtime.cache_keys import code_commit
@@ -21,7 +21,7 @@ from lpm_model.progress import Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeployReport:
-    """What deploy did; also written as deploy.json."""
+    """Result of deploy; also written as deploy.json."""
 
     name: str
     """Registered name."""
@@ -34,11 +34,11 @@ class DeployReport:
     promoted: bool
     """True when this model is the champion now."""
     reasons: tuple[str, ...]
-    """Why."""
+    """Reasons for the decision, one sentence each."""
     scores: dict[str, float]
     """This model's scores."""
     released_version: str
-    """Version that the release folder holds: the champion, if there is one."""
+    """Version in the release folder: the champion, if there is one."""
     released_digest: str
     """Digest of the released model."""
     base_version: str
@@ -46,7 +46,7 @@ class DeployReport:
     storage_uri: str
     """Where the InferenceService expects the released folder."""
     reused: bool
-    """True when this very model was registered and judged before."""
+    """True when this model had been registered with the same scores before."""
 
 
 def deploy(
@@ -57,18 +57,18 @@ def deploy(
     progress: Progress,
     base: Path | None = None,
 ) -> DeployReport:
-    """Register a model, decide whether it becomes champion, and write what is served.
+    """Register a model, decide whether it becomes the champion, and write the release folder.
 
     Args:
         model: model folder of the Online LPM.
-        report: folder with the report.json of evaluate.
+        report: folder with the report.json that evaluate wrote.
         release: folder to write: the champion's files and inferenceservice.yaml.
-        config: names, gate, manifest, MLflow.
-        progress: shown while files are uploaded.
-        base: model folder of the Base LPM, registered too when given.
+        config: names, promotion rule, InferenceService, MLflow.
+        progress: progress bar while files are uploaded.
+        base: model folder of the Base LPM, also registered when given.
 
     Raises:
-        ValueError: a file that may not be served, a report without scores, or a digest that does not match.
+        ValueError: a file that must not be served, a report without scores, or a digest mismatch.
     """
     steps = iter(progress.track(("check", "register", "release"), "deploy", total=3))
     next(steps)
@@ -78,14 +78,14 @@ def deploy(
     next(steps)
     mlflow_client = client(config.tracking.uri)
     version = _registered(mlflow_client, config.model_name, model, digest, config, scores)
-    judged = _same(version.scores, scores)
+    scored_before = dict(version.scores) == scores
     base_version = ""
     if base is not None:
         check_model_folder(base)
         base_version = _registered(mlflow_client, config.base_name, base, model_digest(base), config).version
-    if not judged:
+    if not scored_before:
         registry.set_scores(mlflow_client, version, scores)
-    decision, released = _judge(mlflow_client, version, scores, config)
+    decision, released = _promote(mlflow_client, version, scores, config)
     next(steps)
     storage_uri = f"{config.service.storage_prefix.rstrip('/')}/{config.model_name}/{released.digest}"
     result = DeployReport(
@@ -100,7 +100,7 @@ def deploy(
         released_digest=released.digest,
         base_version=base_version,
         storage_uri=storage_uri,
-        reused=judged,
+        reused=scored_before,
     )
     _release(model, released, release, result, config)
     for _ in steps:
@@ -109,7 +109,7 @@ def deploy(
 
 
 def read_scores(report: Path) -> dict[str, float]:
-    """The finite scores of an evaluation.
+    """Return the finite scores of an evaluation.
 
     Raises:
         ValueError: report.json has none.
@@ -125,7 +125,7 @@ def read_scores(report: Path) -> dict[str, float]:
 
 
 def lineage_tags(model: Path) -> dict[str, str]:
-    """Tags that lead from a registered model back to its data, code and parent."""
+    """Return the tags that link a registered model to its data, code and parent."""
     provenance: Mapping[str, Any] = read_json(model / "provenance.json") if (model / "provenance.json").exists() else {}
     tags = {
         name: str(provenance[name])
@@ -142,21 +142,18 @@ def lineage_tags(model: Path) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _same(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
-    return old.keys() == new.keys() and all(old[name] == new[name] for name in new)
-
-
-def _judge(
+def _promote(
     mlflow_client: Any, version: registry.Version, scores: Mapping[str, float], config: DeployConfig
 ) -> tuple[Decision, registry.Version]:
-    """The gate's decision with the aliases set, and the version to release.
+    """Apply the promotion rule, set the aliases, and return the decision with the version to release.
 
-    That is the champion; where there has never been one, the challenger, so that the line's end can be looked at.
+    The released version is the champion or, while there has never been one, the challenger, so that the pipeline's
+    result can be inspected.
     """
     champion = registry.by_alias(mlflow_client, config.model_name, registry.CHAMPION)
     if champion is not None and champion.version == version.version:
-        return Decision(promoted=True, reasons=("this model is the champion already",)), version
-    decision = decide(scores, champion.scores if champion else None, config.gate)
+        return Decision(promoted=True, reasons=("this model is already the champion",)), version
+    decision = decide(scores, champion.scores if champion else None, config.promotion)
     if decision.promoted:
         registry.set_alias(mlflow_client, version, registry.CHAMPION)
         return decision, version
@@ -172,7 +169,7 @@ def _registered(
     config: DeployConfig,
     scores: Mapping[str, float] | None = None,
 ) -> registry.Version:
-    """The version that holds a folder; registered now if it never was."""
+    """Return the version of a model folder, registering it if it is new."""
     known = registry.find(mlflow_client, name, digest)
     if known is None:
         with step_run("deploy", config.tracking) as run:
@@ -184,12 +181,12 @@ def _registered(
 def _release(
     model: Path, released: registry.Version, release: Path, result: DeployReport, config: DeployConfig
 ) -> None:
-    """Write the release from this model's folder, or from the registry where the champion stays."""
+    """Write the release from this model's folder, or from the registry if another version is the champion."""
     if released.digest == result.digest:
         _write(model, released, release, result, config)
         return
-    with registry.fetched(f"models:/{released.name}/{released.version}", config.tracking.uri) as kept:
-        _write(kept, released, release, result, config)
+    with registry.fetched(f"models:/{released.name}/{released.version}", config.tracking.uri) as champion:
+        _write(champion, released, release, result, config)
 
 
 def _write(source: Path, version: registry.Version, release: Path, result: DeployReport, config: DeployConfig) -> None:

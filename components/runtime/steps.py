@@ -26,9 +26,9 @@ class Step:
     """One line for --help."""
     more: str = ""
     """Last lines of --help: where to read on."""
-    kept: str = ""
-    """Parameter of the step function for the folder of this name in the cache, where it keeps what other calls can
-    use as well; it gets none where there is no cache."""
+    shared_cache: str = ""
+    """Parameter of the step function that receives the cache's folder of this name, for partial results that other
+    calls can use as well; not passed where there is no cache."""
     cacheable: bool = True
     """False where the step acts on the world outside its output folder."""
 
@@ -66,7 +66,7 @@ STEPS: dict[str, Step] = {
             folder="dataset",
             config_name="CurationConfig",
             about="Cut, filter, label and encode the videos into training clips.",
-            kept="looks",
+            shared_cache="looks",
             more="curate.profile=tiny|pretrain|sft sets the thresholds: `lpm data thresholds` prints them all.",
         ),
         Step(
@@ -99,7 +99,7 @@ STEPS: dict[str, Step] = {
             output="release",
             folder="release",
             config_name="DeployConfig",
-            about="Register the model in MLflow, gate it against the champion, write what is served.",
+            about="Register the model in MLflow, apply the promotion rule, write the release folder.",
             cacheable=False,
         ),
     )

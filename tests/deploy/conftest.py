@@ -1,4 +1,4 @@
-"""Small true model folders and a MLflow that lives in one SQLite file."""
+"""Small real model folders and an MLflow server backed by one SQLite file."""
 
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def config(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def make_model(tmp_path: Path) -> Callable[..., Path]:
-    """A model folder whose weights are one number."""
+    """Make a model folder whose weights are one repeated number."""
 
     def make(name: str, value: float = 0.0) -> Path:
         folder = tmp_path / name
@@ -41,7 +41,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_report(tmp_path: Path) -> Callable[..., Path]:
-    """The part of an evaluation that deploy reads."""
+    """Write the part of an evaluation report that deploy reads."""
 
     def make(name: str, **changes: float | None) -> Path:
         folder = tmp_path / name

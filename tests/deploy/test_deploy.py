@@ -1,4 +1,4 @@
-"""deploy against a real MLflow registry in SQLite."""
+"""The deploy step against a real MLflow registry in SQLite."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 from components.deploy.config import DeployConfig
 from components.deploy.step import DeployReport, deploy
 from components.runtime import model_registry as registry
-from components.runtime.lineage import Link, Source, chain_of, extend, read_links
+from components.runtime.lineage import Link, SourceLink, chain_of, extend, read_links
 from components.runtime.tracking import client
 from lpm_model.digests import RUN_MANIFEST, model_digest
 from lpm_model.files import read_json, write_json
@@ -19,7 +19,7 @@ Maker = Callable[..., Path]
 
 
 @pytest.fixture
-def go(config: DeployConfig, make_model: Maker, make_report: Maker, tmp_path: Path):
+def deploy_model(config: DeployConfig, make_model: Maker, make_report: Maker, tmp_path: Path):
     def run(name: str, value: float, **scores: float | None) -> DeployReport:
         model = tmp_path / name if (tmp_path / name).exists() else make_model(name, value)
         return deploy(model, make_report(f"{name}-report", **scores), tmp_path / "release", config, NoProgress())
@@ -27,8 +27,8 @@ def go(config: DeployConfig, make_model: Maker, make_report: Maker, tmp_path: Pa
     return run
 
 
-def test_the_first_model_is_champion_and_released(go, config: DeployConfig, tmp_path: Path) -> None:
-    report = go("one", 1.0)
+def test_first_model_becomes_champion_and_is_released(deploy_model, config: DeployConfig, tmp_path: Path) -> None:
+    report = deploy_model("one", 1.0)
     mlflow = client(config.tracking.uri)
     version = mlflow.get_model_version_by_alias("lpm-online", "champion")
     assert (report.version, report.alias, report.promoted) == ("1", "champion", True)
@@ -42,24 +42,24 @@ def test_the_first_model_is_champion_and_released(go, config: DeployConfig, tmp_
     assert read_json(tmp_path / "release" / "deploy.json")["version"] == "1"
 
 
-def test_the_manifest_names_the_released_digest(go, tmp_path: Path) -> None:
-    report = go("one", 1.0)
+def test_inference_service_names_the_released_digest(deploy_model, tmp_path: Path) -> None:
+    report = deploy_model("one", 1.0)
     manifest = yaml.safe_load((tmp_path / "release" / "inferenceservice.yaml").read_text())
     assert manifest["kind"] == "InferenceService"
     assert report.digest in manifest["metadata"]["annotations"].values()
     assert report.storage_uri == f"s3://lpm-models/lpm-online/{report.digest}"
 
 
-def test_a_better_model_takes_the_place(go, config: DeployConfig) -> None:
-    go("one", 1.0)
-    report = go("two", 2.0, sync=0.9)
+def test_better_model_replaces_the_champion(deploy_model, config: DeployConfig) -> None:
+    deploy_model("one", 1.0)
+    report = deploy_model("two", 2.0, sync=0.9)
     assert (report.version, report.alias) == ("2", "champion")
     assert client(config.tracking.uri).get_model_version_by_alias("lpm-online", "champion").version == 2
 
 
-def test_a_worse_model_stays_challenger_and_the_champion_is_released(go, config: DeployConfig, tmp_path: Path) -> None:
-    first = go("one", 1.0)
-    report = go("two", 2.0, sync=0.3)
+def test_worse_model_is_challenger_and_champion_is_released(deploy_model, config: DeployConfig, tmp_path: Path) -> None:
+    first = deploy_model("one", 1.0)
+    report = deploy_model("two", 2.0, sync=0.3)
     mlflow = client(config.tracking.uri)
     assert (report.version, report.alias, report.promoted) == ("2", "challenger", False)
     assert any("sync" in reason for reason in report.reasons)
@@ -70,22 +70,22 @@ def test_a_worse_model_stays_challenger_and_the_champion_is_released(go, config:
     assert released.read_bytes() == own.read_bytes()
 
 
-def test_a_challenger_can_win_later(go, config: DeployConfig) -> None:
-    go("one", 1.0)
-    go("two", 2.0, sync=0.3)
-    report = go("two", 2.0, sync=0.95)
+def test_challenger_can_be_promoted_later(deploy_model, config: DeployConfig) -> None:
+    deploy_model("one", 1.0)
+    deploy_model("two", 2.0, sync=0.3)
+    report = deploy_model("two", 2.0, sync=0.95)
     assert (report.version, report.alias, report.reused) == ("2", "champion", False)
     assert registry.by_alias(client(config.tracking.uri), "lpm-online", "challenger") is None
 
 
-def test_the_same_model_is_registered_once(go, config: DeployConfig) -> None:
-    go("one", 1.0)
-    again = go("one", 1.0)
+def test_same_model_is_registered_once(deploy_model, config: DeployConfig) -> None:
+    deploy_model("one", 1.0)
+    again = deploy_model("one", 1.0)
     assert (again.version, again.alias, again.reused) == ("1", "champion", True)
     assert len(client(config.tracking.uri).search_model_versions("name = 'lpm-online'")) == 1
 
 
-def test_the_base_is_registered_too(
+def test_base_model_is_registered_too(
     config: DeployConfig, make_model: Maker, make_report: Maker, tmp_path: Path
 ) -> None:
     model, base, report = make_model("online"), make_model("base", 5.0), make_report("report")
@@ -95,17 +95,17 @@ def test_the_base_is_registered_too(
     assert version.tags["model_digest"] == model_digest(base)
 
 
-def test_unmeasured_models_are_released_only_when_there_is_no_champion(go, tmp_path: Path) -> None:
-    report = go("one", 1.0, listening=None)
+def test_model_without_primary_score_is_released_only_without_a_champion(deploy_model, tmp_path: Path) -> None:
+    report = deploy_model("one", 1.0, listening=None)
     assert (report.alias, report.released_version) == ("challenger", "1")
     assert (tmp_path / "release" / "config.json").exists()
 
 
-def test_lineage_of_a_registered_model(
+def test_lineage_of_registered_model(
     config: DeployConfig, make_model: Maker, make_report: Maker, tmp_path: Path
 ) -> None:
     model = make_model("one")
-    source = Source(source_id="clip", sha256="5" * 64, licence="CC0", consent_ref="form 1")
+    source = SourceLink(source_id="clip", sha256="5" * 64, licence="CC0", consent_ref="form 1")
     ingest = Link(step="ingest", inputs={}, output="r", config="c", code="k", commit="g", sources=(source,))
     distill = Link(step="distill", inputs={}, output=model_digest(model), config="c", code="k", commit="g")
     write_json(tmp_path / "raw" / RUN_MANIFEST, {"steps": []})
@@ -126,7 +126,7 @@ def test_lineage_of_a_registered_model(
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_report_without_scores_is_refused(config: DeployConfig, make_model: Maker, tmp_path: Path) -> None:
+def test_report_without_scores_is_rejected(config: DeployConfig, make_model: Maker, tmp_path: Path) -> None:
     write_json(tmp_path / "report" / "report.json", {"scores": {}})
     with pytest.raises(ValueError, match="has no scores"):
         deploy(make_model("one"), tmp_path / "report", tmp_path / "release", config, NoProgress())

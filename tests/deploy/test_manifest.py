@@ -1,4 +1,4 @@
-"""The rendered InferenceService is strictly valid, restricted, and refuses what would fail in the cluster."""
+"""The rendered InferenceService: valid against the CRD, restricted, and strict about its arguments."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-def test_valid_against_the_crd() -> None:
+def test_inference_service_is_valid_against_the_crd() -> None:
     folder = schemas.crd_folder()
     if folder is None:
         pytest.skip("no CRDs: set LPM_CRDS to a folder with the CRD files")
@@ -36,12 +36,12 @@ def test_valid_against_the_crd() -> None:
         schemas.check_custom(manifest, folder)
 
 
-def test_pod_is_restricted() -> None:
+def test_pod_meets_the_restricted_security_standard() -> None:
     manifest = render_inference_service(**ARGUMENTS)
     assert schemas.restricted_findings([manifest]) == []
 
 
-def test_container_starts_the_runtime_on_the_downloaded_model() -> None:
+def test_container_starts_the_runtime_on_the_mounted_model() -> None:
     predictor = render_inference_service(**ARGUMENTS)["spec"]["predictor"]
     (container,) = predictor["containers"]
     assert container["command"] == ["python", "-m", "serving.runtime"]
@@ -54,14 +54,14 @@ def test_container_starts_the_runtime_on_the_downloaded_model() -> None:
     assert predictor["terminationGracePeriodSeconds"] >= 900
 
 
-def test_lineage_digest_and_mode_are_annotations() -> None:
+def test_annotations_hold_lineage_digest_and_deployment_mode() -> None:
     annotations = render_inference_service(**ARGUMENTS, lineage={"run-id": "abc"})["metadata"]["annotations"]
     assert annotations["serving.kserve.io/deploymentMode"] == "Standard"
     assert annotations["lpm.platform/model-digest"] == ARGUMENTS["model_digest"]
     assert annotations["lpm.platform/run-id"] == "abc"
 
 
-def test_gpus_are_limits_and_defaults_stay_untouched() -> None:
+def test_gpus_become_limits_and_leave_the_defaults_unchanged() -> None:
     def resources(**changes: Any) -> dict[str, Any]:
         manifest = render_inference_service(**{**ARGUMENTS, **changes})
         return dict(manifest["spec"]["predictor"]["containers"][0]["resources"])
@@ -72,7 +72,7 @@ def test_gpus_are_limits_and_defaults_stay_untouched() -> None:
     assert "nvidia.com/gpu" not in resources()["limits"]
 
 
-def test_yaml_reads_back_the_same() -> None:
+def test_yaml_round_trips_without_anchors() -> None:
     manifest = render_inference_service(**ARGUMENTS)
     text = to_yaml(manifest)
     assert yaml.safe_load(text) == manifest
@@ -102,7 +102,7 @@ def test_yaml_reads_back_the_same() -> None:
         ({"env": {"STORAGE_URI": "x"}}, "remove it from env"),
     ],
 )
-def test_mistakes_are_refused_with_a_remedy(changes: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected_with_a_remedy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render_inference_service(**{**ARGUMENTS, **changes})
 

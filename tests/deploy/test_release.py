@@ -1,4 +1,4 @@
-"""Nothing that could run code is released."""
+"""Only files that cannot carry code are released."""
 
 import pickle
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Maker = Callable[..., Path]
 PICKLE = pickle.dumps({"weights": [1.0]})
 
 
-def test_a_clean_folder_passes(make_model: Maker) -> None:
+def test_clean_model_folder_is_accepted(make_model: Maker) -> None:
     model = make_model("one")
     check_model_folder(model)
     assert len(model_digest(model)) == 64
@@ -35,7 +35,9 @@ def test_a_clean_folder_passes(make_model: Maker) -> None:
         ("notes.md", b"\xff\xfe\x00", "is not text"),
     ],
 )
-def test_what_is_not_what_it_says_is_refused(make_model: Maker, name: str, content: bytes, reason: str) -> None:
+def test_content_contradicting_its_extension_is_rejected(
+    make_model: Maker, name: str, content: bytes, reason: str
+) -> None:
     path = make_model("one") / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -43,7 +45,7 @@ def test_what_is_not_what_it_says_is_refused(make_model: Maker, name: str, conte
         check_model_folder(path.parents[name.count("/")])
 
 
-def test_links_out_of_the_folder_are_refused(make_model: Maker, tmp_path: Path) -> None:
+def test_links_are_rejected(make_model: Maker, tmp_path: Path) -> None:
     model = make_model("one")
     (tmp_path / "secret.json").write_text("{}")
     (model / "more.json").symlink_to(tmp_path / "secret.json")
@@ -51,23 +53,23 @@ def test_links_out_of_the_folder_are_refused(make_model: Maker, tmp_path: Path) 
         check_model_folder(model)
 
 
-def test_a_folder_without_weights_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no model folder"):
+def test_folder_without_weights_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not a model folder"):
         check_model_folder(tmp_path)
 
 
-def test_deploy_refuses_before_anything_is_registered(
+def test_deploy_rejects_a_bad_folder_before_registering_it(
     config: DeployConfig, make_model: Maker, make_report: Maker, tmp_path: Path
 ) -> None:
     model = make_model("one")
     (model / "model.bin").write_bytes(PICKLE)
-    with pytest.raises(ValueError, match=r"model\.bin may not be served"):
+    with pytest.raises(ValueError, match=r"model\.bin must not be served"):
         deploy(model, make_report("report"), tmp_path / "release", config, NoProgress())
     assert not (tmp_path / "release").exists()
     assert not client(config.tracking.uri).search_registered_models()
 
 
-def test_another_model_than_asked_for_is_not_written(make_model: Maker, tmp_path: Path) -> None:
+def test_release_with_wrong_digest_is_not_written(make_model: Maker, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="register the model again"):
         write_release(make_model("one"), tmp_path / "release", "0" * 64)
     assert not (tmp_path / "release").exists()

@@ -105,7 +105,7 @@ def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_keys_of_any_name_are_not_taken_for_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = outcome(capsys, "config", "deploy.gate.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30")
+    code, out, _ = outcome(capsys, "config", "deploy.promotion.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30")
     assert code == 0
     assert "workers: 0.5" in out
 
@@ -116,8 +116,8 @@ def test_config_prints_what_is_composed(capsys: pytest.CaptureFixture[str]) -> N
     assert "source: here" in out
     _, every, _ = outcome(capsys, "config", "--all", "data.source=here")
     assert "source: here" in every
-    assert "matrix_learning_rate: 0.02" in every
-    assert "matrix_learning_rate" not in out
+    assert "muon_lr: 0.02" in every
+    assert "muon_lr" not in out
 
 
 def test_curate_names_the_command_that_prints_every_profiles_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
