@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from components.runtime.lineage import Link, Source
+from components.runtime.lineage import Link, SourceLink
 from components.runtime.progress import Event
 from components.runtime.runner import StepRecord
 from components.runtime.steps import STEPS
@@ -135,7 +135,7 @@ def lineage_lines(links: Sequence[Link]) -> list[str]:
     return lines
 
 
-def _rights(source: Source) -> str:
+def _rights(source: SourceLink) -> str:
     return ", ".join(text for text in (source.licence, source.consent_ref) if text)
 
 

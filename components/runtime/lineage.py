@@ -1,11 +1,10 @@
 """The run manifest (run.json): every step copies its inputs' manifests and adds itself, down to the source videos."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
+from components.dataset.sources import read_sources
 from components.runtime.steps import STEPS
 from lpm_model.config import from_mapping
 from lpm_model.digests import RUN_MANIFEST
@@ -13,8 +12,8 @@ from lpm_model.files import read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """One source video."""
+class SourceLink:
+    """What the manifest says of one source video."""
 
     source_id: str
     """Name inside the run."""
@@ -37,12 +36,14 @@ class Link:
     output: str
     """Digest of what was written."""
     config: str
-    """Digest of the config."""
+    """Digest of the settings that affect the result."""
     code: str
     """Digest of the code that the step reaches."""
     commit: str
     """Git commit of the code."""
-    sources: tuple[Source, ...] = field(default=())
+    packages: dict[str, str] = field(default_factory=dict)
+    """Package -> version, of those that shape the result."""
+    sources: tuple[SourceLink, ...] = ()
     """Source videos (ingest only)."""
 
 
@@ -70,14 +71,10 @@ def extend(inputs: Mapping[str, Path], output: Path, link: Link) -> None:
     write_json(output / RUN_MANIFEST, {"steps": [asdict(known) for known in (*chain, link)]})
 
 
-def read_sources(raw: Path) -> tuple[Source, ...]:
-    """Source videos of a raw folder, from its sources.jsonl."""
-    path = raw / "sources.jsonl"
-    if not path.exists():
-        return ()
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    names = ("source_id", "sha256", "licence", "consent_ref")
-    return tuple(Source(**{name: str(row.get(name) or "") for name in names}) for row in rows)
+def source_links(raw: Path) -> tuple[SourceLink, ...]:
+    """Return the source videos of a raw folder, from its sources.jsonl."""
+    names = [item.name for item in fields(SourceLink)]
+    return tuple(SourceLink(**{name: getattr(source, name) for name in names}) for source in read_sources(raw))
 
 
 def chain_of(target: str, tracking_uri: str = "") -> list[Link]:

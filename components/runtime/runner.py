@@ -1,8 +1,8 @@
 """Runs one step: reuses an unchanged result, measures, records lineage. CLI, DVC and KFP tasks all come through here.
 
-A result is kept under `<cache>/steps/<verb>/<key>/`; the key digests the inputs, the config and the code that the
-step reaches, so that a change in any of them runs the step again. A step always works inside its cache entry:
-a killed run finds there what it had done so far.
+A result is cached under `<cache>/steps/<verb>/<key>/`; the key digests the inputs, the settings that affect the result,
+the code that the step reaches and the versions of the packages that shape the result, so that a change in any of them
+runs the step again. A step always works inside its cache entry, where a killed run finds its partial results.
 """
 
 import dataclasses
@@ -23,19 +23,19 @@ from components.runtime.cache_keys import (
     code_digest,
     config_digest,
     input_digest,
-    settings_that_count,
+    package_versions,
 )
-from components.runtime.lineage import Link, extend, read_sources
+from components.runtime.lineage import Link, extend, source_links
 from components.runtime.steps import Step, report_mapping
-from lpm_model.config import to_mapping
+from lpm_model.config import result_settings
 from lpm_model.digests import file_digest, output_digest
 from lpm_model.files import locked, read_json, write_json
 from lpm_model.progress import Progress
 
 log = logging.getLogger(__name__)
 
-KEPT_ENTRIES = 4
-"""Cached results kept for each verb; older ones are deleted."""
+MAX_ENTRIES = 4
+"""Cached results of each verb; older ones are deleted."""
 _ENTRY = "step.json"
 _UNFINISHED_S = 7 * 24 * 3600.0
 """Time since the last call after which an unfinished result is deleted."""
@@ -58,13 +58,46 @@ class StepRecord:
     output: str = ""
     """Digest of the output folder."""
     config: str = ""
-    """Digest of the config."""
+    """Digest of the settings that affect the result."""
     code: str = ""
     """Digest of the code."""
+    packages: dict[str, str] = field(default_factory=dict)
+    """Package -> version, of those that shape the result."""
     worked_seconds: float = 0.0
     """Wall time of the call that made the result (s)."""
     report: dict[str, Any] = field(default_factory=dict)
     """The step's report."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """A step with all that decides its result."""
+
+    step: Step
+    """The verb's table entry."""
+    inputs: Mapping[str, Path | str]
+    """Parameter -> folder or text."""
+    config: Any
+    """The step's config dataclass."""
+    digests: dict[str, str]
+    """Parameter -> digest; of the tombstones too, where there are any."""
+    settings: str
+    """Digest of the settings that affect the result."""
+    code: str
+    """Digest of the code that the step reaches."""
+    packages: dict[str, str]
+    """Package -> version, of those that shape the result."""
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether an identical call gives the same result."""
+        return self.step.cacheable and all(self.digests.values())
+
+    @property
+    def key(self) -> str:
+        """Name of the cache entry."""
+        parts = [self.step.verb, self.digests, self.settings, self.code, self.packages]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def run_step(
@@ -76,51 +109,61 @@ def run_step(
     *,
     cache: Path | None = None,
 ) -> StepRecord:
-    """Run one step, or reuse what an identical call gave before.
+    """Run one step, or reuse the result of an identical call.
 
     Args:
         step: the verb's table entry.
         inputs: parameter -> folder or text.
         output: folder to write; replaced when it exists.
         config: the step's config dataclass.
-        progress: how the step says how far it is.
-        cache: folder of kept results; None runs the step straight into `output`.
+        progress: receives the step's progress.
+        cache: folder of cached results; None runs the step straight into `output`.
 
     Raises:
-        ValueError: an input folder is missing, or the step refuses its inputs.
+        ValueError: an input folder is missing, or the step rejects its inputs.
     """
     started = time.monotonic()
-    for name, value in inputs.items():
-        if isinstance(value, Path) and not value.is_dir():
-            raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
-    digests = {name: input_digest(value) for name, value in inputs.items()}
-    shared = {step.kept: cache / step.kept} if step.kept and cache is not None else {}
-    stones = Path(getattr(config, "tombstones", ""))
-    if stones.is_file():  # a kept result may hold what was forgotten since
-        digests["tombstones"] = file_digest(stones)
-    settings = config_digest(settings_that_count(to_mapping(config)))
-    code = code_digest(step.module)
+    call = _call(step, inputs, config)
+    shared = {step.shared_cache: cache / step.shared_cache} if step.shared_cache and cache is not None else {}
     with _PeakMemory() as memory:
-        if cache is None or not step.cacheable or not all(digests.values()):
-            record = _work(step, inputs, output, config, progress, digests, settings, code, shared)
+        if cache is None or not call.cacheable:
+            record = _work(call, output, progress, shared)
             return dataclasses.replace(record, seconds=_since(started), peak_rss_mb=memory.peak_mb())
-        key = hashlib.sha256(json.dumps([step.verb, digests, settings, code]).encode()).hexdigest()[:24]
-        entry = cache / "steps" / step.verb / key
+        entry = cache / "steps" / step.verb / call.key
         with locked(entry):  # a second identical run waits and then reuses the result
             entry.mkdir(parents=True, exist_ok=True)
             os.utime(entry)
-            kept = _reuse(entry, step.output)
+            cached = _reuse(entry, step.output)
             target = entry / step.output
-            record = kept or _work(step, inputs, target, config, progress, digests, settings, code, shared)
-            if kept is not None:
+            record = cached or _work(call, target, progress, shared)
+            if cached is not None:
                 os.utime(entry / _ENTRY)
-            elif not record.report.get("to_try_again"):  # else the same call may give more another time
+            elif not record.report.get("num_retryable"):  # else the same call may give more next time
                 write_json(entry / _ENTRY, record)
                 _prune(entry.parent)
             link_tree(target, output)
         return dataclasses.replace(
-            record, cached=kept is not None, seconds=_since(started), peak_rss_mb=memory.peak_mb()
+            record, cached=cached is not None, seconds=_since(started), peak_rss_mb=memory.peak_mb()
         )
+
+
+def _call(step: Step, inputs: Mapping[str, Path | str], config: Any) -> _Call:
+    for name, value in inputs.items():
+        if isinstance(value, Path) and not value.is_dir():
+            raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
+    digests = {name: input_digest(value) for name, value in inputs.items()}
+    tombstones = Path(getattr(config, "tombstones", ""))
+    if tombstones.is_file():  # a cached result may hold what has been erased since
+        digests["tombstones"] = file_digest(tombstones)
+    return _Call(
+        step=step,
+        inputs=inputs,
+        config=config,
+        digests=digests,
+        settings=config_digest(result_settings(config)),
+        code=code_digest(step.module),
+        packages=package_versions(step.module),
+    )
 
 
 def link_tree(source: Path, target: Path) -> None:
@@ -140,41 +183,34 @@ def link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=link)
 
 
-def _work(
-    step: Step,
-    inputs: Mapping[str, Path | str],
-    output: Path,
-    config: Any,
-    progress: Progress,
-    digests: dict[str, str],
-    settings: str,
-    code: str,
-    shared: dict[str, Path],
-) -> StepRecord:
+def _work(call: _Call, output: Path, progress: Progress, shared: Mapping[str, Path]) -> StepRecord:
     started = time.monotonic()
     output.parent.mkdir(parents=True, exist_ok=True)
+    step = call.step
     folders = {step.output: output, **shared}
-    report = report_mapping(step.function()(**inputs, **folders, config=config, progress=progress))
+    report = report_mapping(step.function()(**call.inputs, **folders, config=call.config, progress=progress))
     digest = output_digest(output)
     link = Link(
         step=step.verb,
-        inputs=digests,
+        inputs=call.digests,
         output=digest,
-        config=settings,
-        code=code,
+        config=call.settings,
+        code=call.code,
         commit=code_commit(),
-        sources=read_sources(output) if step.verb == "ingest" else (),
+        packages=call.packages,
+        sources=source_links(output) if step.verb == "ingest" else (),
     )
-    extend({name: value for name, value in inputs.items() if isinstance(value, Path)}, output, link)
+    extend({name: value for name, value in call.inputs.items() if isinstance(value, Path)}, output, link)
     return StepRecord(
         step=step.verb,
         seconds=0.0,
         peak_rss_mb=0.0,
         cached=bool(report.get("reused", False)),
-        inputs=digests,
+        inputs=call.digests,
         output=digest,
-        config=settings,
-        code=code,
+        config=call.settings,
+        code=call.code,
+        packages=call.packages,
         worked_seconds=_since(started),
         report=report,
     )
@@ -187,25 +223,25 @@ def _reuse(entry: Path, output: str) -> StepRecord | None:
     record = StepRecord(**read_json(entry / _ENTRY))
     if output_digest(entry / output) == record.output:
         return record
-    log.warning("the kept result of %s was changed on disk (%s): running the step again", record.step, entry)
+    log.warning("the cached result of %s was changed on disk (%s): running the step again", record.step, entry)
     shutil.rmtree(entry)
     entry.mkdir()
     return None
 
 
 def _prune(verb_folder: Path) -> None:
-    """Delete the oldest complete entries; an unfinished one may still be resumed, for a week."""
+    """Delete the oldest complete entries; an unfinished one can be resumed for a week."""
     for entry in [entry for entry in verb_folder.iterdir() if entry.is_dir() and not (entry / _ENTRY).exists()]:
         if time.time() - entry.stat().st_mtime > _UNFINISHED_S:
             try:
                 with locked(entry, wait=False):
-                    log.warning("%s is deleted: unfinished, and nobody went on with it for a week", entry)
+                    log.warning("deleting %s: unfinished, and not resumed for a week", entry)
                     shutil.rmtree(entry)
             except BlockingIOError:
-                log.info("%s is being worked on", entry)
+                log.info("%s is in use by another process", entry)
     complete = [entry.parent for entry in verb_folder.glob(f"*/{_ENTRY}")]
     complete.sort(key=lambda entry: (entry / _ENTRY).stat().st_mtime, reverse=True)
-    for entry in complete[KEPT_ENTRIES:]:
+    for entry in complete[MAX_ENTRIES:]:
         shutil.rmtree(entry)
 
 

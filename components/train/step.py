@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from components.runtime.cache_keys import settings_that_count
 from components.runtime.provenance import (
     ModelReport,
     dataset_version,
@@ -17,7 +16,7 @@ from components.runtime.provenance import (
 )
 from components.runtime.tracking import StepRun, client, step_run
 from components.train.config import TrainConfig
-from lpm_model.config import to_mapping
+from lpm_model.config import result_settings, to_mapping
 from lpm_model.digests import model_digest
 from lpm_model.progress import Progress
 
@@ -41,8 +40,8 @@ def train(dataset: Path, model: Path, config: TrainConfig, progress: Progress) -
     from lpm_model.training.engine.launch import launch
 
     digest = dataset_version(dataset)
-    parent = model_digest(Path(config.start)) if config.start else ""
-    settings = settings_that_count(to_mapping(config))
+    parent = model_digest(Path(config.init_from)) if config.init_from else ""
+    settings = result_settings(config)
     with step_run("train", config.tracking) as run, resumable(model, digest, parent, settings) as work:
         run.params({**settings, "scale": to_mapping(config.scale)})
         run.dataset(dataset, digest)
@@ -59,11 +58,11 @@ def fit(
 ) -> dict[str, float]:
     """What every process of a training does; the first one's curves and videos go to the MLflow run."""
     from lpm_model.training.base.train import train_base
-    from lpm_model.training.engine.launch import first_process
+    from lpm_model.training.engine.launch import is_main_process
 
     tracking = config.tracking
     run = None
-    if run_id and first_process():
+    if run_id and is_main_process():
         run = StepRun(client(tracking.uri), run_id, "train", tracking.tensorboard)
     loggers, show = (run.lightning_loggers(), videos_into(run)) if run else (False, None)
     return train_base(dataset, work, config, progress, logger=loggers, show=show)

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from components.runtime.steps import Step
+from lpm_model.config import setting
 from lpm_model.files import staged, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountConfig:
     factor: int = 2
+    workers: int = setting(1, help="Processes.", affects=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +25,7 @@ class CountReport:
 
 
 class Calls:
-    """How often the step has really run."""
+    """Counts the executions of the step."""
 
     def __init__(self) -> None:
         self.count = 0

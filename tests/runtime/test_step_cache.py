@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.runtime import runner
-from components.runtime.cache_keys import code_digest, input_digest
+from components.runtime.cache_keys import input_digest
 from components.runtime.lineage import chain_of, read_links
 from components.runtime.runner import StepRecord, run_step
 from components.runtime.steps import Step
@@ -23,10 +23,10 @@ DEFAULT = CountConfig()
 
 
 @dataclasses.dataclass
-class Unsettled:
-    """Report of a step that may give more another time."""
+class RetryableReport:
+    """Report of a step with parts that may succeed next time."""
 
-    to_try_again: int
+    num_retryable: int
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def go(step: Step, raw: Path, tmp_path: Path):
     return run
 
 
-def test_same_call_is_reused(go, calls: Calls, tmp_path: Path) -> None:
+def test_identical_call_is_reused(go, calls: Calls, tmp_path: Path) -> None:
     first, second = go(), go(name="again")
     assert (first.cached, second.cached, calls.count) == (False, True, 1)
     assert second.output == first.output
@@ -58,16 +58,33 @@ def test_config_input_and_code_each_count(go, calls: Calls, raw: Path, monkeypat
     assert calls.count == 4
 
 
+def test_package_versions_enter_the_key_and_the_lineage(
+    go, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("2.1.0", "2.1.0", "2.2.0"):
+        monkeypatch.setattr(runner, "package_versions", lambda module, version=version: {"numpy": version})
+        record = go()
+        assert record.packages == read_links(tmp_path / "out")[0].packages == {"numpy": version}
+    assert len(list((tmp_path / "cache" / "steps" / "count").glob("*/step.json"))) == 2
+    assert go().cached
+
+
+def test_settings_without_effect_do_not_change_the_key(go, calls: Calls) -> None:
+    go()
+    assert go(CountConfig(workers=8)).cached
+    assert calls.count == 1
+
+
 def test_damaged_result_is_not_reused(go, calls: Calls, tmp_path: Path) -> None:
     go()
-    (kept,) = (tmp_path / "cache" / "steps" / "count").glob("*/dataset/total.txt")
-    kept.write_text("15")
+    (cached,) = (tmp_path / "cache" / "steps" / "count").glob("*/dataset/total.txt")
+    cached.write_text("15")
     assert not go().cached
     assert (tmp_path / "out" / "total.txt").read_text() == "14"
     assert calls.count == 2
 
 
-def test_deleting_the_run_leaves_the_cache(go, tmp_path: Path) -> None:
+def test_deleting_a_run_does_not_affect_the_cache(go, tmp_path: Path) -> None:
     go()
     for path in (tmp_path / "out").iterdir():
         path.unlink()
@@ -75,34 +92,34 @@ def test_deleting_the_run_leaves_the_cache(go, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "total.txt").read_text() == "14"
 
 
-def test_without_cache_it_runs_each_time(go, calls: Calls) -> None:
+def test_step_runs_every_time_without_a_cache(go, calls: Calls) -> None:
     assert not go(cached=False).cached
     assert not go(cached=False).cached
     assert calls.count == 2
 
 
-def test_only_a_few_results_are_kept(go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "KEPT_ENTRIES", 2)
+def test_oldest_results_are_evicted(go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_ENTRIES", 2)
     for factor in range(2, 6):
         go(CountConfig(factor=factor))
     assert len(list((tmp_path / "cache" / "steps" / "count").glob("*/step.json"))) == 2
     assert go(CountConfig(factor=5)).cached
 
 
-def test_a_result_that_may_get_better_is_not_reused(go, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step says that it left something out which another try may take in; then that it did not."""
+def test_result_with_retryable_parts_is_not_reused(go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step reports a transient failure first, and none the second time."""
     module = sys.modules["components.count.step"]
     plain, left = module.count, [1, 0]
 
-    def count(**given: Any) -> Any:
-        plain(**given)
-        return Unsettled(to_try_again=left.pop(0))
+    def count(**received: Any) -> Any:
+        plain(**received)
+        return RetryableReport(num_retryable=left.pop(0))
 
     monkeypatch.setattr(module, "count", count)
     assert [go().cached for _ in range(3)] == [False, False, True]
 
 
-def test_unfinished_results_go_when_nobody_comes_back(go, tmp_path: Path) -> None:
+def test_unfinished_results_are_deleted_after_a_week(go, tmp_path: Path) -> None:
     steps = tmp_path / "cache" / "steps" / "count"
     for name, age_s in (("left", 8 * 24 * 3600), ("busy", 8 * 24 * 3600), ("fresh", 3600)):
         (steps / name / ".dataset.partial").mkdir(parents=True)
@@ -113,30 +130,30 @@ def test_unfinished_results_go_when_nobody_comes_back(go, tmp_path: Path) -> Non
     assert not (steps / "left").exists()
 
 
-def test_what_other_calls_can_use_lies_in_the_cache(
+def test_shared_cache_folder_is_passed_to_the_step(
     step: Step, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = []
+    received = []
     module = sys.modules["components.count.step"]
     plain = module.count
 
     def count(*, looks: Path | None = None, **rest: Any) -> Any:
-        given.append(looks)
+        received.append(looks)
         return plain(**rest)
 
     monkeypatch.setattr(module, "count", count)
-    shelved = dataclasses.replace(step, kept="looks")
+    sharing = dataclasses.replace(step, shared_cache="looks")
     for cache in (tmp_path / "cache", None):
-        run_step(shelved, {"raw": raw}, tmp_path / "out", DEFAULT, NoProgress(), cache=cache)
-    assert given == [tmp_path / "cache" / "looks", None]
+        run_step(sharing, {"raw": raw}, tmp_path / "out", DEFAULT, NoProgress(), cache=cache)
+    assert received == [tmp_path / "cache" / "looks", None]
 
 
-def test_missing_input_is_named(step: Step, tmp_path: Path) -> None:
+def test_missing_input_is_reported(step: Step, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="count needs raw: .*nothing does not exist"):
         run_step(step, {"raw": tmp_path / "nothing"}, tmp_path / "out", CountConfig(), NoProgress())
 
 
-def test_lineage_grows_and_names_digests(go, raw: Path, tmp_path: Path) -> None:
+def test_lineage_records_digests_of_inputs_and_output(go, raw: Path, tmp_path: Path) -> None:
     record = go()
     (link,) = read_links(tmp_path / "out")
     assert link.step == "count"
@@ -148,33 +165,13 @@ def test_lineage_grows_and_names_digests(go, raw: Path, tmp_path: Path) -> None:
         chain_of(str(raw))
 
 
-def test_time_and_memory_are_measured(go) -> None:
+def test_wall_time_and_peak_memory_are_measured(go) -> None:
     record = go()
     assert record.peak_rss_mb > 10
     assert 0 < record.seconds < 60
 
 
-def _project(root: Path, body: str) -> str:
-    package = root / "components" / "verb"
-    package.mkdir(parents=True, exist_ok=True)
-    (root / "components" / "__init__.py").touch()
-    (package / "__init__.py").touch()
-    (package / "step.py").write_text("from components.verb import helper\n")
-    (package / "helper.py").write_text(body)
-    (package / "unused.py").write_text("X = 1\n")
-    code_digest.cache_clear()
-    return code_digest("components.verb.step", root)
-
-
-def test_code_digest_follows_imports_and_ignores_comments(tmp_path: Path) -> None:
-    first = _project(tmp_path, "def f():\n    return 1\n")
-    assert _project(tmp_path, '# why\ndef f():\n    """Text."""\n\n    return 1\n') == first
-    assert _project(tmp_path, "def f():\n    return 2\n") != first
-    (tmp_path / "components" / "verb" / "template.html").write_text("<p>")
-    assert _project(tmp_path, "def f():\n    return 1\n") != first
-
-
-def test_source_folders_are_seen_to_change(tmp_path: Path) -> None:
+def test_input_digest_follows_changes_of_a_source_folder(tmp_path: Path) -> None:
     assert input_digest("performer") == input_digest("performer")
     assert input_digest("s3://bucket/prefix") == ""
     (tmp_path / "a.mp4").write_bytes(b"1")

