@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -71,15 +72,15 @@ def result_settings(config: Any, *, ignore: Collection[str] = ()) -> dict[str, A
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
-    """Build a (nested) config dataclass from plain values and refuse what it does not know.
+    """Build a (nested) config dataclass from plain values; reject unknown keys and values that do not fit.
 
     Args:
         cls: the dataclass to build.
         values: a mapping such as a parsed YAML or JSON document.
-        where: dotted prefix for messages.
+        where: dotted prefix for messages, such as "curate."; every message names the full key.
 
     Raises:
-        ValueError: an unknown key (the nearest valid one is named), a missing one, or a value of a wrong type.
+        ValueError: an unknown key (the nearest valid one is named), a missing one, or a value that does not fit.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
@@ -99,8 +100,27 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "") ->
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ValueError(f"config {where or cls.__name__} lacks {', '.join(missing)}: add the value(s)")
-    return cls(**arguments)
+        raise ValueError(f"config lacks {', '.join(where + name for name in missing)}: add the value(s)")
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise ValueError(_with_full_key(str(error), where, fields)) from error
+
+
+def _with_full_key(message: str, where: str, fields: Collection[str]) -> str:
+    """Put the path of a dataclass before a message of its own checks, without what the message already says of it.
+
+    `workers is 0` becomes `curate.workers is 0`; `bench.seconds is 1`, said by `evaluate.bench`, becomes
+    `evaluate.bench.seconds is 1`; a message that starts with no key becomes `curate: ...`.
+    """
+    path = where.rstrip(".").split(".") if where else []
+    for start in range(len(path)):
+        known = ".".join(path[start:])
+        if message.startswith(known) and message[len(known) : len(known) + 1] in (".", ":", " "):
+            return ".".join([*path[:start], message])
+    if re.split(r"[^A-Za-z0-9_]", message, maxsplit=1)[0] in fields:
+        return where + message
+    return f"{where[:-1]}: {message}" if where else message
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:

@@ -17,7 +17,7 @@ class StepResources:
 
     def __post_init__(self) -> None:
         if self.gpus < 0:
-            raise ValueError(f"resources.gpus is {self.gpus}: use 0 or more")
+            raise ValueError(f"gpus is {self.gpus}: use 0 or more")
 
     def kubernetes(self) -> dict[str, dict[str, str]]:
         """As `resources` of a container."""

@@ -354,13 +354,13 @@ class CurationConfig:
         names = [item.name for item in dataclasses.fields(Thresholds)]
         for odd in sorted(set(self.thresholds) - set(names)):
             near = difflib.get_close_matches(odd, names, n=1, cutoff=0.0)
-            raise ValueError(f"no threshold {odd!r}: did you mean {near[0]}? `lpm data thresholds` prints them all")
+            raise ValueError(f"thresholds.{odd} is unknown: did you mean {near[0]}? `lpm data thresholds` prints them all")
         if self.size_px < 32 or self.size_px % 16:
             raise ValueError(f"size_px is {self.size_px}: use a multiple of 16 that is at least 32")
         if not 0 < self.min_clip_s <= self.max_clip_s:
-            raise ValueError(f"clips of {self.min_clip_s}..{self.max_clip_s} s: min_clip_s must be in (0, max_clip_s]")
+            raise ValueError(f"min_clip_s is {self.min_clip_s}: give more than 0 and at most max_clip_s, {self.max_clip_s}")
         if self.clip_frames[0] > self.clip_frames[1]:
-            raise ValueError(f"no 4k+1 frames lie in {self.min_clip_s}..{self.max_clip_s} s: raise max_clip_s")
+            raise ValueError(f"max_clip_s is {self.max_clip_s}: no 4k + 1 frames lie between min_clip_s and it; raise it")
         if not 0 < self.stride <= 1:
             raise ValueError(f"stride is {self.stride}: use a value in (0, 1]")
         for name in ("mesh_stride", "workers", "max_faces", "max_references"):
@@ -372,7 +372,7 @@ class CurationConfig:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give 0 or more")
         if not 0 <= self.min_retention <= self.max_retention <= 1:
-            raise ValueError(f"retention {self.min_retention}..{self.max_retention}: give 0 <= min <= max <= 1")
+            raise ValueError(f"min_retention is {self.min_retention}: give 0 <= min_retention <= max_retention <= 1")
 
     @property
     def active_thresholds(self) -> Thresholds:

@@ -62,6 +62,7 @@ class DeployConfig:
     tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)
 
     def __post_init__(self) -> None:
-        for name in (self.model_name, self.base_name):
+        for key in ("model_name", "base_name"):
+            name = getattr(self, key)
             if not re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9_.]*", name):
-                raise ValueError(f"registered name {name!r}: use letters, digits, '-', '_' and '.'")
+                raise ValueError(f"{key} is {name!r}: use letters, digits, '-', '_' and '.'")

@@ -55,7 +55,7 @@ def run_task(
     if source:
         arguments["source"] = source
     try:
-        settings = from_mapping(step.config_class(), json.loads(config))
+        settings = from_mapping(step.config_class(), json.loads(config), where=f"{verb}.")
         record = run_step(step, arguments, folder, settings, progress, cache=cache)
     except Exception as error:
         if run_dir:

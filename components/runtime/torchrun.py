@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train or distil; the first process runs the whole step, the others only its computation."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from lpm_model.training.engine.launch import first_process
+    from lpm_model.training.engine.launch import is_main_process
 
     parser = argparse.ArgumentParser(prog="python -m components.runtime.torchrun", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     step = STEPS[given.verb]
-    config = from_mapping(step.config_class(), json.loads(given.config))
+    config = from_mapping(step.config_class(), json.loads(given.config), where=f"{step.verb}.")
     inputs, output = {name: getattr(given, name) for name in step.inputs}, getattr(given, step.output)
-    if first_process():
+    if is_main_process():
         record(run_step)(step, inputs, output, config, NoProgress())
     else:
         fit = importlib.import_module(step.module).fit

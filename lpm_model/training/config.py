@@ -203,7 +203,7 @@ class BaseTraining:
                 f"the {self.model.heads} heads"
             )
         if self.preference.conditions and self.scale.world > 1:
-            raise ValueError("preference tuning runs in one process: set scale.processes=1 and scale.nodes=1")
+            raise ValueError("preference tuning runs in one process: set train.scale.processes=1 and train.scale.nodes=1")
         if any(length < 2 for length in self.shorter_latents):
             raise ValueError(f"shorter_latents are {list(self.shorter_latents)}: each must be at least 2")
         for name, allowed in (("voices", VOICES), ("states", tuple(STATES))):
@@ -232,7 +232,7 @@ class OdeStage:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError("the ODE stage needs steps of at least 0 and ema_decay in [0, 1)")
+            raise ValueError(f"steps is {self.steps}, ema_decay {self.ema_decay}: use steps of at least 0 and ema_decay in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +247,7 @@ class DmdStage:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.critic_steps < 1:
-            raise ValueError("a DMD stage needs steps of at least 0 and critic_steps of at least 1")
+            raise ValueError(f"steps is {self.steps}, critic_steps {self.critic_steps}: use at least 0 and at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -348,7 +348,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if self.trajectories < self.batch:
-            raise ValueError(f"{self.trajectories} trajectories do not fill a batch of {self.batch}: lower batch")
+            raise ValueError(f"trajectories is {self.trajectories}: that does not fill a batch of {self.batch}; lower batch")
         if self.refiner.steps and not self.online.refiner_sigma:
             raise ValueError("distill.refiner.steps trains a refiner: set online.refiner_sigma, such as 0.3")
         if self.scale.sequence_parallel > 1 or self.batch % self.scale.world:

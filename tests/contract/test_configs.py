@@ -1,12 +1,18 @@
 """Every YAML loads into types; what nobody knows is refused with what was probably meant."""
 
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from components.runtime.steps import STEPS
-from pipelines.config import CONF, compose_values, groups, load_config, to_plain
+from lpm_model.config import help_texts
+from pipelines.config import CONF, RootConfig, compose_values, groups, load_config, to_plain
 from tests.contract.project import ROOT
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
@@ -85,3 +91,39 @@ def test_a_config_written_to_yaml_loads_to_an_equal_config(profile: str, tmp_pat
     path.write_text(yaml.safe_dump(to_plain(config)))
     assert load_config(values=path) == config
     assert load_config(["train.steps=18"], values=path) != config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("curate.workers=0", "curate.workers is 0: give at least 1"),
+        ("ingest.performer.workers=0", "ingest.performer.workers is 0: give at least 1"),
+        ("distill.online.chunk_latents=2", "distill.online.chunk_latents is 2; choose 1, 3 or 6"),
+        ("evaluate.bench.conversations=1", "evaluate.bench.conversations is 1: shuffling"),
+        ("curate.captions.vlm.url=host", "curate.captions.vlm.url is 'host': give"),
+        ("train.scale.nodes=0", "train.scale: nodes, processes"),
+        ("train.lora.rank=-1", "train.lora.rank is -1 on 3 targets"),
+        (
+            "curate.thresholds.max_txt_ratio=1",
+            "curate.thresholds.max_txt_ratio is unknown: did you mean max_text_ratio",
+        ),
+        ("resources.train.gpus=-1", "resources.train.gpus is -1"),
+        ("data.source=''", "data.source is empty"),
+    ],
+)
+def test_value_errors_name_the_full_key_once(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_config([override])
+    assert str(caught.value).startswith(message)
+
+
+def test_every_setting_has_a_help_text() -> None:
+    def without_help(cls: type[Any], prefix: str) -> Iterator[str]:
+        hints = typing.get_type_hints(cls)
+        for name, text in help_texts(cls).items():
+            if not text.endswith((".", ")")):
+                yield f"{prefix}{name}"
+            if dataclasses.is_dataclass(hints[name]):
+                yield from without_help(hints[name], f"{prefix}{name}.")
+
+    assert list(without_help(RootConfig, "")) == []

@@ -60,5 +60,5 @@ def test_invalid_rules_are_rejected() -> None:
         PromotionConfig(primary=())
     with pytest.raises(ValueError, match="negative"):
         PromotionConfig(tolerances={"sync": -1.0})
-    with pytest.raises(ValueError, match="registered name"):
+    with pytest.raises(ValueError, match="_name is"):
         DeployConfig(model_name="a/b")

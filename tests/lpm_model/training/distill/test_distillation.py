@@ -60,9 +60,9 @@ def test_a_killed_distillation_has_kept_the_same(
     assert same(tmp_path / "killed", tmp_path / "whole")
     metrics = json.loads((tmp_path / "whole" / "provenance.json").read_text())["metrics"]
     # Each stage begins with what the one before has kept, and keeps what is no worse.
-    chain = [metrics[f"{key}_distance"] for key in STAGES if key != "refiner"]
+    chain = [metrics[f"{key}_validation_distance"] for key in STAGES if key != "refiner"]
     assert chain == sorted(chain, reverse=True)
-    assert all(0 <= metrics[f"{key}_kept_step"] <= getattr(ALL_STAGES, key).steps for key in STAGES)
+    assert all(0 <= metrics[f"{key}_best_step"] <= getattr(ALL_STAGES, key).steps for key in STAGES)
 
 
 def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
@@ -141,7 +141,7 @@ def test_adapters_end_in_a_plain_model_and_a_refiner_upon_it(base: Path, dataset
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not fill a batch of 8"):
+    with pytest.raises(ValueError, match="does not fill a batch of 8"):
         Distillation(trajectories=4)
     with pytest.raises(ValueError, match=r"set online\.refiner_sigma"):
         Distillation(refiner=OnPolicyStage(steps=1))
