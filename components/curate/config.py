@@ -182,7 +182,7 @@ class Thresholds:
 class ScorerConfig:
     """What measures the clips besides what every clip needs."""
 
-    off: tuple[str, ...] = setting(
+    disabled: tuple[str, ...] = setting(
         (), help="Scorers to leave out, such as text; their columns stay empty and their thresholds decide nothing."
     )
     extra: tuple[str, ...] = setting((), help="Scorers to run as well: nudity, speech_quality, light_asd, dover.")

@@ -32,12 +32,12 @@ from components.curate.clips.make import Inputs, make_clips
 from components.curate.clips.store import ClipStore
 from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
 from components.curate.labels.pairing import label_source
-from components.curate.run.analyze import analyse
+from components.curate.run.analyse import analyse
 from components.curate.run.passes import in_sync
 from components.curate.scorers import SCORERS, make_scorers
-from components.curate.video.duplicates import Print, find_copies, frames_in
+from components.curate.video.duplicates import SourceFingerprint, find_copies, frames_in
 from components.curate.video.probe import SourceRejected
-from components.curate.video.roi_cache import Cutouts
+from components.curate.video.roi_cache import RoiCache
 from components.dataset.sources import Source
 from components.performer.media import write_mp4
 from components.runtime.progress import RichProgress
@@ -137,7 +137,7 @@ def judge(file: Path, copied: tuple[tuple[int, int], ...] = ()) -> Verdict:
         inputs = Inputs(
             raw=file.parent, own=own, labelled=labelled, partner=None, config=config, encoder=_NoEncoder(),
             captioner=MeasuredCaptioner(), scorers=make_scorers(config.scorers),
-            cutouts=Cutouts(Path(folder), own.frames), copied=frames_in(copied, own.frames),
+            roi_cache=RoiCache(Path(folder), own.frames), copied=frames_in(copied, own.frames),
         )  # fmt: skip
         found = make_clips(inputs, ClipStore(Path(folder)))
     reasons = [reason for row in found.rows for reason in row["reasons"]] + list(found.track_reasons)
@@ -150,14 +150,14 @@ def judge(file: Path, copied: tuple[tuple[int, int], ...] = ()) -> Verdict:
     )
 
 
-def fingerprint(file: Path) -> Print:
+def fingerprint(file: Path) -> SourceFingerprint:
     """What tells copies; nothing else of the first pass is needed."""
     config = settings()
     off = tuple(scorer.name for scorer in SCORERS)
     own = analyse(
-        file.parent, source_of(file), dataclasses.replace(config, mesh_stride=24, scorers=ScorerConfig(off=off))
+        file.parent, source_of(file), dataclasses.replace(config, mesh_stride=24, scorers=ScorerConfig(disabled=off))
     )
-    return Print(
+    return SourceFingerprint(
         source_id=file.stem, shots=own.shots, hashes=own.hashes, change=own.change, loudness=own.loudness
     )  # fmt: skip
 
@@ -281,7 +281,7 @@ def table(verdicts: dict[str, list[Verdict]]) -> dict[str, dict[str, int]]:
 
 
 def show(verdicts: dict[str, list[Verdict]]) -> dict[str, float]:
-    """Print the table; returns the two shares."""
+    """SourceFingerprint the table; returns the two shares."""
     counts = table(verdicts)
     print(f"{'planted defect':<20}{'right':>8}{'other':>8}{'missed':>8}   other reasons")
     for kind, row in counts.items():

@@ -21,13 +21,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.captions.expressions import strengths
-from components.curate.captions.measured import MeasuredCaptioner, described_frames
+from components.curate.captions.expressions import expression_strengths
+from components.curate.captions.measured import MeasuredCaptioner, describable_frames
 from components.curate.clips.plan import Plan
-from components.curate.clips.rows import seen_of
+from components.curate.clips.rows import caption_input
 from components.curate.config import CurationConfig, IdentityConfig, ScorerConfig
 from components.curate.labels.pairing import label_source
-from components.curate.run.analyze import analyse
+from components.curate.run.analyse import analyse
 from components.curate.scorers import SCORERS
 from components.curate.video.crops import Crop
 from components.curate.video.faces import FEATURES, FaceFinder
@@ -39,7 +39,7 @@ from components.performer.renderer import Renderer
 from components.performer.tracks import ARKIT_INDEX, Tracks
 from lpm_model.progress import NoProgress
 from tests.benchmarks.defects import source_of
-from tests.curate.corpus import as_picture
+from tests.curate.corpus import as_frame
 
 SHOWN: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -88,13 +88,13 @@ def _person(renderer: Renderer, seed: int) -> tuple[NDArray[np.str_], NDArray[np
     rows, faces = [], []
     for picture, kind in zip(renderer.render(Identity.from_seed(seed), tracks), kinds, strict=True):
         finder = FaceFinder(1)
-        found = finder.find(as_picture(picture))
+        found = finder.find(as_frame(picture))
         finder.reset()
         rows.append(found[0] if found else np.full(len(FEATURES), np.nan, np.float32))
         face = embed(picture, rows[-1]) if kind in ("neutral", "smile", "turn") else None
         faces.append(np.full(128, np.nan, np.float32) if face is None else face)
     table = np.stack(rows)
-    found_by = strengths(table, np.nanmedian(table, axis=0))
+    found_by = expression_strengths(table, np.nanmedian(table, axis=0))
     level = np.nan_to_num(np.stack([found_by[word] for word in WORDS]))
     said = np.where(level.max(axis=0) >= 1, np.array(WORDS)[level.argmax(axis=0)], "neutral")
     return kinds, said, np.stack(faces)
@@ -142,7 +142,7 @@ def measure(people: int, bank: str) -> dict[str, Any]:
 
 def _segments(recording: Path, truth: Path) -> Iterator[tuple[str, str]]:
     """What is performed in each segment of a recording's clips, and what its caption says."""
-    config = CurationConfig(scorers=ScorerConfig(off=tuple(scorer.name for scorer in SCORERS)))
+    config = CurationConfig(scorers=ScorerConfig(disabled=tuple(scorer.name for scorer in SCORERS)))
     own = analyse(recording.parent, source_of(recording), config)
     emotions = np.load(truth)["emotion"]
     labelled, unseen = label_source(own, None, config.states), np.zeros((0, 0, 0, 3), np.uint8)
@@ -150,11 +150,11 @@ def _segments(recording: Path, truth: Path) -> Iterator[tuple[str, str]]:
     for number, track in enumerate(own.tracks):
         for start in range(track.start, track.stop - _CLIP_FRAMES, _CLIP_FRAMES):
             plan = Plan(clip_id="", track=number, start=start, frames=_CLIP_FRAMES, crop=whole, choices=[])
-            seen = seen_of(plan, unseen, own, labelled)
+            seen = caption_input(plan, unseen, own, labelled)
             for segment in MeasuredCaptioner().caption(seen).segments:
                 span = slice(segment.start, segment.stop)
                 shown, counts = np.unique(
-                    emotions[start : plan.stop][span][described_frames(seen.states[span])], return_counts=True
+                    emotions[start : plan.stop][span][describable_frames(seen.states[span])], return_counts=True
                 )
                 if "expression" in segment.fields and counts.max() > _MOST * counts.sum():
                     yield str(shown[counts.argmax()]), segment.fields["expression"].value[0]

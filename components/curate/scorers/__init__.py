@@ -1,10 +1,10 @@
-"""All scorers in one list. To add one: write its class beside these, list it here, give its columns thresholds."""
+"""The registry of all scorers. README.md explains how to add one: a class, an entry here, thresholds in config.py."""
 
 import functools
 from typing import Any
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
+from components.curate.scorers.base import ClipView, Scorer, Scores, StreamingScorer
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.dover import Dover
 from components.curate.scorers.light import Light, Stillness
@@ -21,69 +21,69 @@ from components.runtime import part_timing
 SCORERS: tuple[type[Scorer], ...] = (
     Container, Copies, Light, Stillness, Overlay, Text, Camera, Person, Sound, Sync, Labels,
 )  # fmt: skip
-"""Run on every clip unless `scorers.off` names them; in the order in which their thresholds are tried."""
+"""Scorers that run on every clip unless `scorers.disabled` names them, in the order in which thresholds are applied."""
 
-HEAVY: tuple[type[Scorer], ...] = (Nudity, SpeechQuality, LightAsd, Dover)
-"""Run only where `scorers.extra` names them."""
+OPTIONAL_SCORERS: tuple[type[Scorer], ...] = (Nudity, SpeechQuality, LightAsd, Dover)
+"""Scorers with heavy or user-supplied weights, run only if `scorers.extra` names them."""
 
-COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *HEAVY) for column in scorer.columns)
-"""Columns of all scorers; those of a scorer that is not run stay empty."""
+COLUMNS: tuple[str, ...] = tuple(column for scorer in (*SCORERS, *OPTIONAL_SCORERS) for column in scorer.columns)
+"""Manifest columns of all scorers; the columns of a scorer that does not run stay empty."""
 
 
-def chosen(config: ScorerConfig) -> tuple[type[Scorer], ...]:
-    """The scorers that a config asks for.
+def selected_scorers(config: ScorerConfig) -> tuple[type[Scorer], ...]:
+    """Return the scorer classes that a config selects.
 
     Raises:
-        ValueError: a name that no scorer has.
+        ValueError: an unknown scorer name.
     """
-    names = {scorer.name for scorer in SCORERS}, {scorer.name for scorer in HEAVY}
-    for given, known, field in ((config.off, names[0], "off"), (config.extra, names[1], "extra")):
-        if odd := sorted(set(given) - known):
-            raise ValueError(f"scorers.{field} names {', '.join(odd)}: choose from {', '.join(sorted(known))}")
-    wanted = [scorer for scorer in SCORERS if scorer.name not in config.off]
-    wanted += [scorer for scorer in HEAVY if scorer.name in config.extra]
-    return tuple(wanted)
+    names = {scorer.name for scorer in SCORERS}, {scorer.name for scorer in OPTIONAL_SCORERS}
+    for given, known, field in ((config.disabled, names[0], "disabled"), (config.extra, names[1], "extra")):
+        if unknown := sorted(set(given) - known):
+            raise ValueError(f"scorers.{field} names {', '.join(unknown)}: choose from {', '.join(sorted(known))}")
+    selected = [scorer for scorer in SCORERS if scorer.name not in config.disabled]
+    selected += [scorer for scorer in OPTIONAL_SCORERS if scorer.name in config.extra]
+    return tuple(selected)
 
 
 @functools.cache
 def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
-    """The same, ready to run; once a process.
+    """Instantiate the selected scorers once per process.
 
     Raises:
-        ValueError: a name that no scorer has, or weights that are missing.
+        ValueError: an unknown scorer name, or missing weights.
     """
-    return tuple(scorer.make(config) for scorer in chosen(config))
+    return tuple(scorer.make(config) for scorer in selected_scorers(config))
 
 
-def try_extra(config: ScorerConfig) -> None:
-    """Start the scorers that `scorers.extra` names once, so that weights which are none cost no source.
+def validate_optional(config: ScorerConfig) -> None:
+    """Instantiate the scorers of `scorers.extra` once, so that bad weights fail before any source is decoded.
 
     Raises:
-        ValueError: weights that are missing, or a file that does not hold them.
+        ValueError: missing or invalid weights.
     """
-    for scorer in chosen(config):
-        if scorer in HEAVY:
+    for scorer in selected_scorers(config):
+        if scorer in OPTIONAL_SCORERS:
             scorer.make(config)
 
 
 @functools.cache
-def passports(config: ScorerConfig) -> tuple[dict[str, Any], ...]:
-    """Name, version, licence, weights and columns of each of them, once a process; starts no network.
+def describe_scorers(config: ScorerConfig) -> tuple[dict[str, Any], ...]:
+    """Return name, version, licence, weights digest and columns of each selected scorer; loads no network.
 
     Raises:
-        ValueError: a name that no scorer has, or a weight file that is missing.
+        ValueError: an unknown scorer name, or a missing weights file.
     """
-    return tuple(scorer.passport(config) for scorer in chosen(config))
+    return tuple(scorer.describe(config) for scorer in selected_scorers(config))
 
 
-def watchers(scorers: tuple[Scorer, ...]) -> dict[str, Watcher]:
-    """A watcher for one source from every scorer that wants one, by name."""
-    found = {scorer.name: scorer.watch() for scorer in scorers}
-    return {name: watcher for name, watcher in found.items() if watcher is not None}
+def streaming_scorers(scorers: tuple[Scorer, ...]) -> dict[str, StreamingScorer]:
+    """Start a stream for one source from every scorer that has one, by scorer name."""
+    streams = {scorer.name: scorer.start_stream() for scorer in scorers}
+    return {name: stream for name, stream in streams.items() if stream is not None}
 
 
-def score_clip(scorers: tuple[Scorer, ...], clip: Clip) -> Scores:
-    """Every column of a clip, rounded so that the manifest does not hang on the last bit."""
+def score_clip(scorers: tuple[Scorer, ...], clip: ClipView) -> Scores:
+    """Return every score column of a clip, rounded so that the manifest does not depend on the last bit."""
     values: Scores = dict.fromkeys(COLUMNS)
     for scorer in scorers:
         with part_timing.part(f"score: {scorer.name}"):

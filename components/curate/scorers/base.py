@@ -1,6 +1,6 @@
-"""What a scorer is: a small class that watches frames stream by, or looks at a finished clip, and gives numbers.
+"""The scorer interface: a small class that measures a finished clip, or every frame of a source as it is decoded.
 
-Scorers never decide: `Thresholds` in config.py does, by the names of the columns.
+Scorers never decide. `Thresholds` in config.py decides by column name.
 """
 
 import functools
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
-from components.curate.video.reduced import Frame
+from components.curate.video.reduced import StreamedFrame
 
 if TYPE_CHECKING:
     from components.curate.video.analysis import Analysis
@@ -24,148 +24,148 @@ _SAMPLED, _SAMPLED_PX = 16, 160
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
-    """One person's finished clip and all that is known about it."""
+class ClipView:
+    """One person's finished clip of T frames, as scorers see it."""
 
     own: "Analysis"
-    """First pass of the source."""
+    """Analysis of the whole source."""
     start: int
     """First frame in the source."""
-    pictures: NDArray[np.uint8]
-    """RGB crop [T, S, S, 3]."""
+    rgb: NDArray[np.uint8]
+    """Cropped RGB frames [T, S, S, 3]."""
     crop: "Crop"
-    """Where it lies in the source."""
+    """Square of the crop in source pixels."""
     track: "Track"
-    """The person over the whole shot."""
+    """Face track of the person over the whole shot."""
     others: list[NDArray[np.float32]]
-    """Face boxes [T, 4] of everybody else in source pixels; NaN where not seen."""
+    """Face boxes [T, 4] of everybody else in source pixels; NaN where not detected."""
     states: NDArray[np.uint8]
-    """0 idle, 1 speak, 2 listen by frame [T]."""
+    """0 idle, 1 speak, 2 listen, 255 discard, uint8 [T]."""
     confidence: NDArray[np.float32]
-    """Probability of the state by frame [T]."""
+    """Probability of the state, float32 [T]."""
     copied: NDArray[np.bool_]
-    """Frames [T] that an earlier source shows as well."""
-    strange: NDArray[np.bool_]
-    """Frames [T] with a voice off the scene with which the person does not talk."""
+    """Frames that are a copy of an earlier source, bool [T]."""
+    offscreen_speech: NDArray[np.bool_]
+    """Frames with an off-screen voice that the person does not answer, bool [T]."""
 
     @property
     def frames(self) -> int:
-        """Length T."""
-        return len(self.pictures)
+        """Number of frames T."""
+        return len(self.rgb)
 
     @property
     def span(self) -> slice:
-        """The clip's frames in the source."""
+        """The clip's frames as a slice of the source."""
         return slice(self.start, self.start + self.frames)
 
     @property
-    def rows(self) -> NDArray[np.float32]:
-        """The person's features [T, F] by faces.FEATURES."""
+    def features(self) -> NDArray[np.float32]:
+        """The person's face features, float32 [T, F], columns as in faces.FEATURES."""
         return self.track.values[self.start - self.track.start :][: self.frames]
 
     @functools.cached_property
-    def sampled(self) -> NDArray[np.uint8]:
-        """About 16 of the pictures, at most 160 px wide: RGB [n, s, s, 3]."""
+    def sampled_rgb(self) -> NDArray[np.uint8]:
+        """About 16 evenly spaced frames, at most 160 px wide: RGB [n, s, s, 3]."""
         import cv2
 
-        chosen = self.pictures[:: max(self.frames // _SAMPLED, 1)]
-        if chosen.shape[1] <= _SAMPLED_PX:
-            return chosen
+        frames = self.rgb[:: max(self.frames // _SAMPLED, 1)]
+        if frames.shape[1] <= _SAMPLED_PX:
+            return frames
         size = (_SAMPLED_PX, _SAMPLED_PX)
-        return np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in chosen])
+        return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
     @functools.cached_property
     def face_box(self) -> NDArray[np.float32]:
-        """Median face box (x0, y0, x1, y1) as shares of the crop's side."""
-        box = np.nanmedian(self.rows[:, :4], axis=0)
+        """Median face box (x0, y0, x1, y1) as fractions of the crop's side."""
+        box = np.nanmedian(self.features[:, :4], axis=0)
         corner = np.array([self.crop.x, self.crop.y, self.crop.x, self.crop.y], np.float32)
         return np.asarray((box - corner) / self.crop.side, np.float32)
 
     def trace(self, name: str) -> NDArray[np.float32]:
-        """Rows of a watcher's trace that fall into the clip; column 0 is the frame of the source."""
+        """Return the rows of a streaming scorer's trace within the clip; column 0 is the source frame."""
         whole = self.own.traces[name]
         return whole[(whole[:, 0] >= self.start) & (whole[:, 0] < self.start + self.frames)]
 
 
 Scores = dict[str, float | None]
-"""Value by column; None where it cannot be told."""
+"""Value by column; None where it cannot be measured."""
 
 
-class Watcher(ABC):
-    """Sees every frame of one source once, in order, and keeps a few numbers of some."""
+class StreamingScorer(ABC):
+    """Receives every frame of one source once, in order, and accumulates a small trace."""
 
     @abstractmethod
-    def push(self, frame: Frame) -> None:
-        """Take the next frame."""
+    def push(self, frame: StreamedFrame) -> None:
+        """Process the next frame."""
 
     @abstractmethod
     def trace(self) -> NDArray[np.float32]:
-        """What was kept, float32 [rows, columns]; column 0 is the frame."""
+        """Return the trace, float32 [rows, columns]; column 0 is the frame number."""
 
 
-_WANTED = {"dover": "DOVER as ONNX", "light_asd": "Light-ASD's weights as safetensors"}
-"""What the user gives a plug-in."""
+_WEIGHTS_KIND = {"dover": "DOVER as ONNX", "light_asd": "Light-ASD's weights as safetensors"}
+"""Weights that the user supplies for an optional scorer."""
 
 
-def given_file(scorer: str, given: str) -> Path:
-    """The file that the config gives a plug-in.
+def weights_file(scorer: str, configured: str) -> Path:
+    """Return the weights file that the config gives for an optional scorer.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the file does not exist.
     """
-    path = Path(given)
+    path = Path(configured)
     if not path.is_file():
-        raise wrong_file(scorer, given, "is no file")
+        raise invalid_weights(scorer, configured, "is not a file")
     return path
 
 
-def wrong_file(scorer: str, given: Path | str, why: str) -> ValueError:
-    """The error of a file that the config gives a plug-in, such as "is no file", with what to do."""
+def invalid_weights(scorer: str, configured: Path | str, reason: str) -> ValueError:
+    """Return the error for an unusable weights file, with a reason such as "is not a file" and the remedy."""
     return ValueError(
-        f"scorers.{scorer} is {str(given)!r}, which {why}: give {_WANTED[scorer]} (the README of curate says how), or "
-        f"take {scorer} out of scorers.extra"
+        f"scorers.{scorer} is {str(configured)!r}, which {reason}: give {_WEIGHTS_KIND[scorer]} (see "
+        f"components/curate/scorers/README.md), or remove {scorer} from scorers.extra"
     )
 
 
 class Scorer(ABC):
-    """One measurement of clips; made once a process."""
+    """One measurement of clips; instantiated once per process."""
 
     name: ClassVar[str]
-    """Name of the scorer, and of its trace."""
+    """Name in `scorers.disabled`, `scorers.extra`, dataset.json and timing.json, and of the trace."""
     version: ClassVar[str]
-    """Raised whenever the same clip gets other numbers: old results are then measured again."""
+    """Increase it whenever the same clip gets different numbers: cached results are then recomputed."""
     licence: ClassVar[str] = "Apache-2.0"
-    """Of code and weights."""
+    """SPDX licence of code and weights."""
     weights_sha256: ClassVar[str | None] = None
-    """Digest of the weights that come with a package, None where there are none."""
+    """Digest of packaged weights, None without weights."""
     columns: ClassVar[tuple[str, ...]]
-    """Columns that it adds to the manifest."""
+    """Columns that the scorer adds to the manifest."""
 
     @classmethod
     def make(cls, config: ScorerConfig) -> Self:
-        """The scorer as a config wants it; starts its network.
+        """Instantiate the scorer and load its network.
 
         Raises:
-            ValueError: its weights are missing, or are none.
+            ValueError: its weights are missing or invalid.
         """
         return cls()
 
     @classmethod
     def weights_digest(cls, config: ScorerConfig) -> str | None:
-        """Digest of the weights it would run with, without starting anything."""
+        """Return the digest of the weights the scorer would run with, without loading them."""
         return cls.weights_sha256
 
-    def watch(self) -> Watcher | None:
-        """A new watcher for one source; None where clips are enough."""
+    def start_stream(self) -> StreamingScorer | None:
+        """Return a new streaming scorer for one source; None if the scorer only needs clips."""
         return None
 
     @abstractmethod
-    def score(self, clip: Clip) -> Scores:
-        """A value for each column."""
+    def score(self, clip: ClipView) -> Scores:
+        """Return a value for each column; None where it cannot be measured."""
 
     @classmethod
-    def passport(cls, config: ScorerConfig) -> dict[str, Any]:
-        """Who makes the columns: written to dataset.json."""
+    def describe(cls, config: ScorerConfig) -> dict[str, Any]:
+        """Return the provenance of the columns, as written to dataset.json."""
         return {
             "name": cls.name,
             "version": cls.version,

