@@ -10,8 +10,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
+FAST := -n 2 --dist loadscope -m "not slow and not heavy and not browser"
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint serve bench compile
+.PHONY: help setup demo test test-fast coverage test-long lint serve bench compile hooks
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +25,13 @@ demo: setup ## From video to a live character: one whole run, then a table, repo
 
 test: lint ## Lint, types and all tests that take minutes.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+
+test-fast: setup ## Unit and contract tests in a minute: no torch.compile, no subprocess pipelines, no browser.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST) --durations 5
+
+coverage: setup ## Line coverage of the fast tests, package by package.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FAST) --cov --cov-report=
+	@$(BIN)/python -m tests.coverage_table
 
 test-long: setup ## The tests that take an hour.
 	$(BIN)/python -m pytest -m slow --timeout 7200
@@ -40,6 +49,9 @@ LONG := ablation defects labels
 bench: setup ## Measure: one table each for the performer, curation, training, distillation, streaming and live serving.
 	@set -e; for name in $(filter-out _% $(LONG),$(patsubst tests/benchmarks/%.py,%,$(wildcard tests/benchmarks/*.py))); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name; done
+
+hooks: setup ## Let git run the quick checks before each commit (needs pre-commit).
+	pre-commit install
 
 compile: setup ## Write the KFP pipeline to build/lpm.yaml.
 	$(BIN)/lpm compile

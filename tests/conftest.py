@@ -5,6 +5,27 @@ import os
 from pathlib import Path
 
 import pytest
+from _pytest.mark.expression import Expression
+
+from tests import lanes
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import heavy modules where `-m` leaves all of them out: their imports take seconds."""
+    expression = config.option.markexpr
+    if not expression or not lanes.is_heavy(collection_path):
+        return None
+    compiled = Expression.compile(expression)
+    possible = (
+        compiled.evaluate(lambda name, others=others, **_: name == "heavy" or others) for others in (True, False)
+    )
+    return None if any(possible) else True
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests of heavy modules."""
+    if lanes.is_heavy(item.path):
+        item.add_marker(pytest.mark.heavy)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constr
 # kfp: the pipeline's components run here as they are, with nothing installed at start. hydra-core: the `lpm` command.
 RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra train --extra data --extra demo --extra tracking --extra serve kfp hydra-core \
     && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
-COPY README.md ./
+COPY README.md LICENSE NOTICE THIRD_PARTY.md ./
 COPY lpm_model lpm_model
 COPY serving serving
 COPY components components

@@ -16,12 +16,16 @@ from tests.helm import binary
 
 KNOWN: Mapping[str, Mapping[str, frozenset[str]]] = {
     "kubectl": {
-        "apply": frozenset({"-f", "-n"}),
+        "apply": frozenset({"-f", "-n", "--dry-run"}),
+        "create namespace": frozenset(),
         "create secret generic": frozenset({"-n", "--from-env-file", "--from-literal"}),
+        "describe": frozenset({"-n"}),
         "exec": frozenset({"-it", "-n"}),
-        "get": frozenset({"-n", "-o", "-w"}),
-        "logs": frozenset({"-f", "-n"}),
+        "get": frozenset({"-A", "-n", "-o", "-w"}),
+        "logs": frozenset({"-f", "-n", "--tail"}),
         "port-forward": frozenset({"-n"}),
+        "run": frozenset({"-n", "--command", "--env", "--image", "--port"}),
+        "wait": frozenset({"-n", "--for", "--timeout"}),
     },
     "docker": {
         "build": frozenset({"-f", "-t", "--build-arg"}),
@@ -32,6 +36,7 @@ KNOWN: Mapping[str, Mapping[str, frozenset[str]]] = {
         "install": frozenset({"-n", "-f", "--create-namespace", "--set"}),
         "upgrade": frozenset({"-n", "-f", "--install", "--set"}),
         "test": frozenset({"-n", "--logs"}),
+        "template": frozenset({"-n", "-f"}),
         "uninstall": frozenset({"-n"}),
     },
 }
