@@ -1,4 +1,4 @@
-"""The two cameras of one conversation: whether two recordings are that, and how far their clocks are apart."""
+"""Find recordings that are the two cameras of one conversation, and the offset between their clocks."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,36 +11,36 @@ from components.curate.video.faces import Track
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 COMPARED_S = 60
-"""Seconds from the start of a recording by which it is compared with others."""
+"""Seconds from the start of a recording that are compared with others."""
 _MIN_PEAK = 8.0
-"""The match of two microphones has to stand out so far (in robust deviations) from all other offsets."""
+"""Smallest peak of the cross-correlation of two microphones, in robust deviations from all other offsets."""
 _MIN_COMMON_S = 4
 _MAX_DRIFT_FRAMES = 2
-"""Both halves of two recordings match at offsets this close, else they share no more than a jingle."""
+"""Largest difference of the offsets of both halves; recordings that only share a jingle differ by more."""
 _SAME_MOUTH = 0.6
-"""Correlation of two mouths above which they are one: a copy, or one person from two sides."""
+"""Correlation of two mouth gaps above which they are the same mouth: a copy, or one person from two angles."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """What two recordings are compared by."""
+    """The features by which two recordings are compared."""
 
     track: NDArray[np.int16]
-    """Sound, int16 [frames * 1000]."""
+    """Audio, int16 [frames * 1000]."""
     gap: NDArray[np.float32] | None = None
-    """Mouth gap of the one person who is seen [frames], NaN where the face is not seen; None without a picture."""
+    """Mouth gap of the only person in the video [frames], NaN where the face is not detected; None without video."""
 
 
 def camera_offset(own: NDArray[np.int16], other: NDArray[np.int16], max_s: float) -> int | None:
-    """Offset in samples between two recordings of one room, None where they do not match."""
+    """Return the offset in samples between two recordings of one room, or None if they do not match."""
     offset, strength = camera_match(own, other, max_s)
     return offset if strength > _MIN_PEAK else None
 
 
 def camera_match(own: NDArray[np.int16], other: NDArray[np.int16], max_s: float) -> tuple[int, float]:
-    """The best offset in samples between two recordings and how far its match stands out (robust deviations).
+    """Return the best offset in samples between two recordings and the height of its peak in robust deviations.
 
-    Each microphone hears both people, so the phase-weighted cross-correlation has a sharp peak at the offset.
+    Each microphone records both people, so the phase-weighted cross-correlation has a sharp peak at the offset.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 
@@ -58,14 +58,14 @@ def camera_match(own: NDArray[np.int16], other: NDArray[np.int16], max_s: float)
 
 
 def find_cameras(recordings: Sequence[Recording], max_s: float) -> list[tuple[int, int]]:
-    """Which recordings are the two cameras of one conversation: one room by the sound, two people by the mouths.
+    """Return index pairs of recordings that are the two cameras of one conversation.
 
-    The strongest matches are taken first and every recording is used once; for tens of recordings, as each is compared
-    with each.
+    A pair has the same room in its audio and two different mouths in its video. The strongest matches are taken first
+    and every recording is used at most once. Cost is quadratic in the number of recordings: use it for tens of them.
     """
     found = []
     for a, b in itertools.combinations(range(len(recordings)), 2):
-        strength = _likeness(recordings[a], recordings[b], max_s)
+        strength = _pair_strength(recordings[a], recordings[b], max_s)
         if strength > _MIN_PEAK:
             found.append((strength, a, b))
     pairs: list[tuple[int, int]] = []
@@ -75,8 +75,8 @@ def find_cameras(recordings: Sequence[Recording], max_s: float) -> list[tuple[in
     return sorted(pairs)
 
 
-def _likeness(one: Recording, other: Recording, max_s: float) -> float:
-    """How far the match of two recordings stands out in the weaker of their halves, 0 where they are no pair."""
+def _pair_strength(one: Recording, other: Recording, max_s: float) -> float:
+    """Return the peak height of two recordings in the weaker of their halves, 0 if they are not a pair."""
     common = min(len(one.track), len(other.track), COMPARED_S * AUDIO_RATE)
     if common < _MIN_COMMON_S * AUDIO_RATE:
         return 0.0
@@ -91,7 +91,7 @@ def _likeness(one: Recording, other: Recording, max_s: float) -> float:
 
 
 def _one_mouth(one: NDArray[np.float32] | None, other: NDArray[np.float32] | None, offset: int) -> bool:
-    """Whether two mouths open and close together: then both cameras show one person."""
+    """Return whether two mouths open and close together, so that both cameras show the same person."""
     if one is None or other is None:
         return False
     theirs = shift_frames(other, round(offset / SAMPLES_PER_FRAME), len(one), float("nan"))
@@ -102,7 +102,7 @@ def _one_mouth(one: NDArray[np.float32] | None, other: NDArray[np.float32] | Non
 
 
 def shift_frames(values: NDArray[np.float32], offset: int, frames: int, fill: float) -> NDArray[np.float32]:
-    """Values of another camera on this one's frames: out[f] = values[f + offset], `fill` outside."""
+    """Shift another camera's values onto this one's frames: out[f] = values[f + offset], `fill` outside."""
     at = np.arange(frames) + offset
     inside = (at >= 0) & (at < len(values))
     out = np.full(frames, fill, np.float32)
@@ -111,7 +111,7 @@ def shift_frames(values: NDArray[np.float32], offset: int, frames: int, fill: fl
 
 
 def gap_on_timeline(track: Track, frames: int) -> NDArray[np.float32]:
-    """A person's mouth gap on all frames of the source, NaN where the face is not seen."""
+    """Return a person's mouth gap on all frames of the source, NaN where the face is not detected."""
     out = np.full(frames, np.nan, np.float32)
     out[track.start : track.stop] = track.column("gap")
     return out

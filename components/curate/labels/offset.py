@@ -1,9 +1,9 @@
-"""By how many frames a source's sound is late: the mouth's opening against the sound's spectrum at every lag.
+"""Estimate the audio-video offset of a source: regress mouth opening on the audio spectrum at every lag.
 
-It asks whether a recording has to be refused or its sound moved. The relation of mouth and sound is fitted to the
-source itself, so it holds for any person, language and microphone, and takes some ten seconds of talk: on clips of four
-seconds whose sound was moved by 8 to 15 frames it was sure of 6 %. Whether the lips of one short clip belong to its
-sound is another question, which scorers/sync.py answers with a relation learnt beforehand.
+The result decides whether a recording is rejected or its audio shifted. The regression is fitted to the source itself,
+so it holds for any person, language and microphone, and needs about ten seconds of talking: on four-second clips with
+audio shifted by 8 to 15 frames it was confident about 6 %. Whether the lips of one short clip match its audio is a
+different question, which scorers/sync.py answers with a pre-trained map.
 """
 
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ from components.curate.labels.states import moving_spread
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
 
 MAX_LAG = 15
-"""Frames searched to either side."""
+"""Frames searched in either direction."""
 _BANDS = 8
 _BAND_HZ = (100.0, 8000.0)
 _DELAYS = (-1, 0, 1)
 _SLOW = 49
-"""Frames over which slow changes (loudness of a phrase, head pose) are taken out."""
+"""Window in frames of the high-pass filter that removes slow changes (loudness of a phrase, head pose)."""
 _RIDGE = 0.1
 _TALK_SPREAD = 0.03
 _FULL_TALK = 240.0
-"""Frames of a moving mouth from which on the confidence is not reduced."""
+"""Frames of a moving mouth above which the confidence is not reduced."""
 _MIN_TALK = 24.0
-"""Frames of a moving mouth below which nothing can be said."""
+"""Frames of a moving mouth below which the offset is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offset:
-    """How a source's sound lies against its pictures."""
+    """Offset between a source's audio and its video."""
 
     frames: int
-    """The sound is so many frames late (early if negative)."""
+    """Frames by which the audio is late (early if negative)."""
     confidence: float
-    """Explained share of the mouth's movement above that of the best lag elsewhere, 0..1; 0 = cannot be told."""
+    """Explained variance of the mouth's movement minus that of the best lag elsewhere, 0..1; 0 = unknown."""
 
 
 UNKNOWN = Offset(frames=0, confidence=0.0)
 
 
-def sound_bands(track: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Loudness of eight mel bands around the instant of each frame, compressed by the fourth root, float32 [T, 8].
+def mel_bands(track: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Return the energy of eight mel bands around each frame, compressed by the fourth root, float32 [T, 8].
 
     Args:
         track: int16 [T * 1000] at 24 kHz.
@@ -64,26 +64,26 @@ def sound_bands(track: NDArray[np.int16]) -> NDArray[np.float32]:
     return out
 
 
-def find_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np.float32]) -> Offset:
-    """Offset of a source from everybody's mouth.
+def find_av_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np.float32]) -> Offset:
+    """Estimate the offset of a source from the mouths of all its people.
 
-    At each lag the mouth's opening is predicted from the bands by least squares; only frames with a moving mouth
-    count, so pauses and listening say nothing. The lag that explains most is the offset.
+    At each lag the mouth opening is predicted from the bands by least squares. Only frames with a moving mouth count,
+    so pauses and listening are ignored. The lag that explains most variance is the offset.
 
     Args:
-        people: (first frame, mouth gap in eye distances [T]) of each person; NaN where the face is not seen.
-        bands: what `sound_bands` gives for the whole source.
+        people: (first frame, mouth gap in eye distances [T]) of each person; NaN where the face is not detected.
+        bands: `mel_bands` of the whole source.
 
     Returns:
-        The offset; UNKNOWN where too little movement or sound was found.
+        The offset, or UNKNOWN if there is too little movement or audio.
     """
     if not np.any(bands):
         return UNKNOWN
-    sound = fast_part((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
+    audio = high_pass((bands - bands.mean(axis=0)) / (bands.std(axis=0) + 1e-6))
     explained = np.zeros(2 * MAX_LAG + 1)
     total = 0.0
     for start, gap in people:
-        curve, weight = _explained(start, gap, sound)
+        curve, weight = _explained_variance(start, gap, audio)
         explained, total = explained + weight * curve, total + weight
     if total < _MIN_TALK:
         return UNKNOWN
@@ -91,12 +91,12 @@ def find_offset(people: list[tuple[int, NDArray[np.float32]]], bands: NDArray[np
     best = int(explained.argmax())
     elsewhere = np.abs(np.arange(len(explained)) - best) > 2
     margin = max(float(explained[best] - explained[elsewhere].max()), 0.0)
-    # A few seconds can be explained by chance at some lag or other.
+    # A few seconds can be explained by chance at some lag.
     return Offset(frames=best - MAX_LAG, confidence=margin * min(total / _FULL_TALK, 1.0))
 
 
-def shift_sound(track: NDArray[np.int16], frames: int) -> NDArray[np.int16]:
-    """A sound that is `frames` late put right (int16 [T * 1000], same length, silence where nothing is known)."""
+def shift_audio(track: NDArray[np.int16], frames: int) -> NDArray[np.int16]:
+    """Advance audio that is `frames` late: int16 [T * 1000] of the same length, padded with silence."""
     by = frames * SAMPLES_PER_FRAME
     out = np.zeros_like(track)
     if by >= 0:
@@ -106,16 +106,18 @@ def shift_sound(track: NDArray[np.int16], frames: int) -> NDArray[np.int16]:
     return out
 
 
-def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Explained share of one mouth's variance by lag, [2 * MAX_LAG + 1], and how many frames of talk it rests on."""
+def _explained_variance(
+    start: int, gap: NDArray[np.float32], audio: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return the explained variance ratio of one mouth by lag [2 * MAX_LAG + 1], and its frames of talking."""
     reach = MAX_LAG + max(_DELAYS)
     known = ~np.isnan(gap)
     if not known.any():
         return np.zeros(2 * MAX_LAG + 1), 0.0
-    mouth = fast_part(np.where(known, gap, np.nanmean(gap)).astype(np.float64)[:, None])[:, 0]
+    mouth = high_pass(np.where(known, gap, np.nanmean(gap)).astype(np.float64)[:, None])[:, 0]
     weight = np.clip(np.nan_to_num(moving_spread(gap, 9)) / _TALK_SPREAD, 0, 1) * known
     at = start + np.arange(len(gap))
-    weight *= (at >= reach) & (at < len(sound) - reach)  # the same frames at every lag
+    weight *= (at >= reach) & (at < len(audio) - reach)  # the same frames at every lag
     mass = float(weight.sum())
     if mass < 1.0:
         return np.zeros(2 * MAX_LAG + 1), 0.0
@@ -123,8 +125,8 @@ def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64])
     variance = max(float((weight * mouth**2).sum()), 1e-12)
     curve = []
     for lag in range(-MAX_LAG, MAX_LAG + 1):
-        # Sound that is `lag` late belongs to the mouth of `lag` frames before.
-        table = np.concatenate([sound[np.clip(at + lag + d, 0, len(sound) - 1)] for d in _DELAYS], axis=1)
+        # Audio that is `lag` late belongs to the mouth `lag` frames earlier.
+        table = np.concatenate([audio[np.clip(at + lag + d, 0, len(audio) - 1)] for d in _DELAYS], axis=1)
         table = table - (weight[:, None] * table).sum(axis=0) / mass
         square, cross = (table * weight[:, None]).T @ table, (table * weight[:, None]).T @ mouth
         ridge = (_RIDGE * np.trace(square) / len(square) + 1e-9) * np.eye(len(square))
@@ -133,8 +135,8 @@ def _explained(start: int, gap: NDArray[np.float32], sound: NDArray[np.float64])
     return np.array(curve), mass
 
 
-def fast_part(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Columns without their slow changes, [T, C]."""
+def high_pass(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Subtract the slow changes from columns [T, C]; float64 [T, C]."""
     kernel = np.hanning(_SLOW + 2)[1:-1]
     kernel /= kernel.sum()
     padded = np.pad(values.astype(np.float64), ((_SLOW // 2, _SLOW // 2), (0, 0)), mode="edge")

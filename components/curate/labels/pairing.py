@@ -1,4 +1,4 @@
-"""Who talks with whom: in one shot, and across the two cameras of one conversation with clocks of their own."""
+"""Label all people of a source and pair conversation partners, within a shot and across two cameras."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
 from components.curate.labels.cameras import camera_offset, gap_on_timeline, shift_frames
-from components.curate.labels.offset import UNKNOWN, Offset, find_offset, shift_sound, sound_bands
+from components.curate.labels.offset import UNKNOWN, Offset, find_av_offset, mel_bands, shift_audio
 from components.curate.labels.speech import loudness_db, speech_probability
-from components.curate.labels.states import Labels, drop_dubbed, label_people, sync_score
+from components.curate.labels.states import Labels, discard_dubbed, label_people, sync_score
 from components.curate.video.analysis import Analysis
 from components.curate.video.faces import Track
 from components.dataset.states import LISTEN, SPEAK
@@ -20,29 +20,29 @@ _MIN_SEPARATION_DB = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Labelled:
-    """States of all people of one source."""
+class SourceLabels:
+    """Labels of all people of one source."""
 
     labels: list[Labels]
-    """One per track of the analysis."""
+    """One per track of the analysis, in order."""
     partner: NDArray[np.uint8] | None
-    """The partner's states on this source's frames (None without a partner)."""
+    """States of the partner in front of the other camera, on this source's frames; None without one."""
     offset_samples: int
-    """Sample s of this source's sound is sample s + offset of the partner's."""
-    beside: list[int | None]
-    """For each track the track in the same shot that the person talks with, None without one."""
+    """Sample s of this source's audio is sample s + offset of the partner's."""
+    same_shot_partner: list[int | None]
+    """For each track the index of the partner's track in the same shot, None without one."""
     offscreen: NDArray[np.bool_]
-    """Frames with speech though nobody who is seen (or films) speaks: a narrator or an off-scene voice."""
+    """Frames with speech although no visible person (nor the partner) speaks, bool [frames]."""
     av_offset: Offset = UNKNOWN
-    """How late the source's sound was found to be, where that was asked (`source_offset`)."""
+    """Estimated audio-video offset of the source (`estimate_av_offset`)."""
 
 
-def louder_side(
+def louder_microphone(
     own_db: NDArray[np.float32], other_db: NDArray[np.float32], speech: NDArray[np.float32], threshold: float
 ) -> NDArray[np.float32] | None:
-    """+1 where the own microphone is clearly louder, -1 where the other is, by frame; None where nobody can tell.
+    """Return +1 where the own microphone is clearly louder, -1 where the other is, [frames]; None if undecidable.
 
-    The levels of two microphones differ anyway, so the two clusters of the difference are found first.
+    Two microphones have different gains, so the level difference is first split into its two clusters.
     """
     difference = _smooth(own_db - other_db)
     chosen = difference[(speech > threshold) & (np.maximum(own_db, other_db) > -55.0)]
@@ -64,8 +64,11 @@ def _smooth(values: NDArray[np.float32], width: int = 5) -> NDArray[np.float32]:
     return np.convolve(padded, np.ones(width, np.float32) / width, mode="valid").astype(np.float32)
 
 
-def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -> Labelled:
-    """Label every person of a source, using the partner's camera where it can be aligned."""
+def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -> SourceLabels:
+    """Label every person of a source, using the partner's camera if it can be aligned.
+
+    Speaking itself is decided in `states.decide_speaking`.
+    """
     offset = None if partner is None else camera_offset(own.track, partner.track, config.max_camera_offset_s)
     gaps = [gap_on_timeline(track, own.frames) for track in own.tracks]
     if partner is None or offset is None:
@@ -74,7 +77,7 @@ def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -
     other_speech = shift_frames(partner.speech, frames, own.frames, 0.0)
     speech = np.maximum(own.speech, other_speech)
     other_db = shift_frames(partner.loudness, frames, own.frames, -80.0)
-    side = louder_side(own.loudness, other_db, speech, config.speech_threshold)
+    side = louder_microphone(own.loudness, other_db, speech, config.speech_threshold)
     theirs = gap_on_timeline(_main_track(partner), partner.frames)
     theirs = shift_frames(theirs, frames, own.frames, float("nan"))
     labels: list[Labels] = []
@@ -93,53 +96,53 @@ def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -
 
 def _labelled(
     own: Analysis, labels: list[Labels], partner: NDArray[np.uint8] | None, offset_samples: int, config: StateConfig
-) -> Labelled:
-    """The labels with what follows from them."""
+) -> SourceLabels:
+    """Return the labels with the partners and off-screen speech that follow from them."""
     spoken = np.zeros(own.frames, bool) if partner is None else partner == SPEAK
     for track, one in zip(own.tracks, labels, strict=True):
         spoken[track.start : track.stop] |= one.states == SPEAK
-    return Labelled(
+    return SourceLabels(
         labels=labels,
         partner=partner,
         offset_samples=offset_samples,
-        beside=[_talks_with(index, own.tracks, labels) for index in range(len(labels))],
+        same_shot_partner=[_same_shot_partner(index, own.tracks, labels) for index in range(len(labels))],
         offscreen=(own.speech > config.speech_threshold) & ~spoken,
     )
 
 
-def source_offset(own: Analysis) -> Offset:
-    """How late a source's sound is, from the mouths of all its people."""
-    return find_offset([(track.start, track.column("gap")) for track in own.tracks], sound_bands(own.track))
+def estimate_av_offset(own: Analysis) -> Offset:
+    """Estimate by how many frames a source's audio is late, from the mouths of all its people."""
+    return find_av_offset([(track.start, track.column("gap")) for track in own.tracks], mel_bands(own.track))
 
 
-def put_right(own: Analysis, frames: int) -> Analysis:
-    """A source whose sound is `frames` late with the sound moved to where it belongs."""
-    track = shift_sound(own.track, frames)
+def align_audio(own: Analysis, frames: int) -> Analysis:
+    """Return an analysis with audio that was `frames` late moved into sync."""
+    track = shift_audio(own.track, frames)
     return dataclasses.replace(own, track=track, speech=speech_probability(track), loudness=loudness_db(track))
 
 
-def _talks_with(index: int, tracks: list[Track], labels: list[Labels]) -> int | None:
-    """The person in the same shot who listens most while this one speaks and speaks most while this one listens."""
-    best, most = None, 0
+def _same_shot_partner(index: int, tracks: list[Track], labels: list[Labels]) -> int | None:
+    """Return the track in the same shot that most often listens while this one speaks, or speaks while it listens."""
+    best, most_frames = None, 0
     for other, track in enumerate(tracks):
         if other == index or track.shot != tracks[index].shot:
             continue
         start, stop = max(track.start, tracks[index].start), min(track.stop, tracks[index].stop)
         own = labels[index].states[start - tracks[index].start : stop - tracks[index].start]
         theirs = labels[other].states[start - track.start : stop - track.start]
-        heard = int(((own == SPEAK) & (theirs == LISTEN)).sum() + ((own == LISTEN) & (theirs == SPEAK)).sum())
-        if heard > most:
-            best, most = other, heard
+        frames = int(((own == SPEAK) & (theirs == LISTEN)).sum() + ((own == LISTEN) & (theirs == SPEAK)).sum())
+        if frames > most_frames:
+            best, most_frames = other, frames
     return best
 
 
 def _main_track(analysis: Analysis) -> Track:
-    """The person a camera films: most seconds in the picture, weighted by size."""
+    """Return the person a camera films: the most frames in view, weighted by face size."""
     return max(analysis.tracks, key=lambda track: len(track.values) * track.face_px)
 
 
 def _by_shot(own: Analysis, gaps: list[NDArray[np.float32]], config: StateConfig) -> list[Labels]:
-    """Label a source without a partner, shot by shot."""
+    """Label a source without a partner's camera, shot by shot."""
     labels: list[Labels] = []
     for shot, (start, stop) in enumerate(own.shots):
         inside = [i for i, track in enumerate(own.tracks) if track.shot == shot]
@@ -147,11 +150,11 @@ def _by_shot(own: Analysis, gaps: list[NDArray[np.float32]], config: StateConfig
         for n, i in enumerate(inside):
             track = own.tracks[i]
             sync = sync_score(track.column("gap"), own.loudness[track.start : track.stop])
-            labels.append(drop_dubbed(_clip_labels(found[n], track, start), sync, config))
+            labels.append(discard_dubbed(_clip_labels(found[n], track, start), sync, config))
     return labels
 
 
 def _clip_labels(labels: Labels, track: Track, start: int) -> Labels:
-    """The part of a shot's labels in which a track exists."""
+    """Return the part of a shot's labels in which a track exists."""
     part = slice(track.start - start, track.stop - start)
     return Labels(states=labels.states[part], confidence=labels.confidence[part])

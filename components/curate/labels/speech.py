@@ -1,4 +1,4 @@
-"""Voice activity (Silero, run directly by onnxruntime) and loudness, one value a video frame."""
+"""Voice activity (Silero VAD, run directly by onnxruntime) and loudness, one value per video frame."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ _VAD_RATE = 16_000
 _WINDOW = 512
 _CONTEXT = 64
 _BLOCK, _MARGIN = 3 * _WINDOW * 500, 48
-"""Samples at 24 kHz that are resampled at once, and what the filter sees beside them (twice 15 would do)."""
+"""Samples at 24 kHz resampled at a time, and the margin for the filter (twice 15 would be enough)."""
 SILENCE_DB = -80.0
 """Loudness of digital silence."""
 
@@ -22,11 +22,11 @@ _WEIGHTS = PackagedWeights(
     member="data/silero_vad.onnx",
     sha256="1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
 )
-"""Importing the package would want torchaudio."""
+"""The weights are located without importing the package, which would require torchaudio."""
 
 
 def speech_probability(track: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Probability of speech in each video frame.
+    """Return the probability of speech in each video frame.
 
     Args:
         track: int16 [frames * 1000] at 24 kHz; frame f owns samples [f * 1000, (f + 1) * 1000).
@@ -42,34 +42,34 @@ def speech_probability(track: NDArray[np.int16]) -> NDArray[np.float32]:
     values = []
     before = np.zeros(_CONTEXT, np.float32)
     for block in _at_vad_rate(track):
-        sound = np.concatenate([before, block, np.zeros(-len(block) % _WINDOW, np.float32)])
-        for at in range(0, len(sound) - _CONTEXT, _WINDOW):
-            piece = sound[None, at : at + _CONTEXT + _WINDOW]
+        audio = np.concatenate([before, block, np.zeros(-len(block) % _WINDOW, np.float32)])
+        for at in range(0, len(audio) - _CONTEXT, _WINDOW):
+            piece = audio[None, at : at + _CONTEXT + _WINDOW]
             out, state = session.run(None, {"input": piece, "state": state, "sr": rate})
             values.append(float(out[0, 0]))
-        before = sound[-_CONTEXT:]
+        before = audio[-_CONTEXT:]
     centres_s = (np.arange(len(values)) + 0.5) * _WINDOW / _VAD_RATE
     return np.asarray(np.interp((np.arange(frames) + 0.5) / VIDEO_FPS, centres_s, values), np.float32)
 
 
 def _at_vad_rate(track: NDArray[np.int16]) -> Iterator[NDArray[np.float32]]:
-    """The sound at 16 kHz in blocks of whole windows, float32 in -1..1: hours of it at once would not fit."""
+    """Yield the audio at 16 kHz in blocks of whole windows, float32 in -1..1; hours at once would not fit in memory."""
     from scipy.signal import resample_poly
 
     for start in range(0, len(track), _BLOCK):
         low, stop = max(start - _MARGIN, 0), min(start + _BLOCK, len(track))
         part = track[low : stop + _MARGIN].astype(np.float32) / 32768
-        sound = resample_poly(part, 2, 3).astype(np.float32)
+        audio = resample_poly(part, 2, 3).astype(np.float32)
         first = (start - low) * 2 // 3
-        yield sound[first : first + -(-(stop - start) * 2 // 3)]
+        yield audio[first : first + -(-(stop - start) * 2 // 3)]
 
 
 def loudness_db(track: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Root mean square of each video frame's samples in dB of full scale, float32 [frames]."""
+    """Return the root mean square of each video frame's samples in dBFS, float32 [frames]."""
     frames = len(track) // SAMPLES_PER_FRAME
     blocks = track[: frames * SAMPLES_PER_FRAME].reshape(frames, SAMPLES_PER_FRAME)
     power = np.zeros(frames, np.float32)
-    for start in range(0, frames, 1024):  # hours of sound as floats would not fit
+    for start in range(0, frames, 1024):  # hours of audio as floats would not fit in memory
         power[start : start + 1024] = np.mean((blocks[start : start + 1024].astype(np.float32) / 32768) ** 2, axis=1)
     level = 10 * np.log10(power + 1e-12)
     return np.asarray(np.maximum(level, SILENCE_DB), np.float32)

@@ -1,58 +1,72 @@
-"""Who speaks when: mouth motion, speech and loudness become speak, listen, idle or discard for every person and frame.
+"""Label every person and frame as speak, listen, idle or discard, from mouth motion, speech and loudness.
 
-All people of a shot (and the partner in front of the other camera) are decoded together: the hypotheses are "nobody",
-"somebody out of sight" and "these people speak", so that one person's evidence re-ranks the others', and staying in a
-hypothesis is cheaper than switching, so that pauses between words do not break a turn. Then each edge is placed anew by
-the person's own mouth (edges.py), and pauses of up to `bridge_s` are bridged.
+`decide_speaking` holds the rule for "speak"; `label_people` derives the other states. All people of a shot (and the
+partner in front of the other camera) are decoded together, so that the evidence for one person also counts against the
+others, and switching is more expensive than staying, so that pauses between words do not break a turn.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import StateConfig
-from components.curate.labels.edges import bridge, mouth_evidence, place_edges
+from components.curate.labels.edges import bridge_pauses, mouth_evidence, refine_edges
 from components.curate.labels.intervals import runs
 from components.dataset.states import DISCARD, IDLE, LISTEN, SPEAK
 from lpm_model.config import VIDEO_FPS
 
 _MOTION_LIMIT = 3.0
 _EVIDENCE = 0.35
-"""Successive frames say nearly the same: each counts for about a third of an independent one."""
+"""Weight of a frame: consecutive frames are correlated, so each counts as about a third of an independent one."""
 _SWITCH = float(np.log(1 / 31))
 _JOIN = -1.5
-"""Log probability of one person more or less while another speaks on: answers to a speaker are short."""
-_HIDDEN = float(np.log(0.3))
+"""Log probability of one person starting or stopping while another keeps speaking: such answers are short."""
+_OFFSCREEN = float(np.log(0.3))
 _BOTH = -1.0
 _LOUDNESS_WEIGHT = 2.7
 _VOICE_WEIGHT = 2.3
 _VOICE_BIAS = 0.25
-"""Log odds: the voice detector answers a little too early and lets go a little too late."""
+"""Log odds: the voice detector starts a little too early and releases a little too late."""
 _RESTLESS = 0.77
-"""Log odds of talk above which a mouth without words contradicts."""
+"""Log odds of talking above which the mouth motion of a silent person contradicts the label."""
 _REST_SMOOTHING = 9
 _EDGE_WINDOW = 3
-"""Frames over which a mouth's movement is measured to find when it starts and stops."""
+"""Frames over which mouth motion is measured to find where it starts and stops."""
 
 
 Hypothesis = tuple[frozenset[int], bool]
-"""Who speaks, and whether anybody does."""
+"""Which visible people speak, and whether anybody speaks at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """Labels of one person."""
+    """Labels of one person over T frames."""
 
     states: NDArray[np.uint8]
-    """0 idle, 1 speak, 2 listen, 255 discard, by frame."""
+    """0 idle, 1 speak, 2 listen, 255 discard, per frame, uint8 [T]."""
     confidence: NDArray[np.float32]
-    """Probability of the label, by frame."""
+    """Probability of the label per frame, float32 [T]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speaking:
+    """Who speaks when."""
+
+    people: list[NDArray[np.bool_]]
+    """Whether each visible person speaks, bool [T]."""
+    offscreen: NDArray[np.bool_]
+    """Whether only somebody off screen speaks, bool [T]."""
+    hypotheses: list[Hypothesis]
+    """The H hypotheses that were compared."""
+    posterior: NDArray[np.float64]
+    """Probability of each hypothesis, float64 [T, H]."""
 
 
 def moving_spread(values: NDArray[np.float32], window: int) -> NDArray[np.float32]:
-    """Standard deviation in a centred window of frames; NaN where most of the window is unknown."""
+    """Return the standard deviation in a centred window of frames; NaN where most of the window is NaN."""
     half = window // 2
     padded = np.pad(values.astype(np.float64), half, mode="edge") if len(values) else values.astype(np.float64)
     if len(values) == 0:
@@ -67,7 +81,7 @@ def moving_spread(values: NDArray[np.float32], window: int) -> NDArray[np.float3
 
 
 def motion_evidence(gap: NDArray[np.float32], config: StateConfig, window: int) -> NDArray[np.float32]:
-    """Log odds that the mouth talks, from the spread of its opening; 0 where the face is not seen."""
+    """Return the log odds that a mouth talks from the spread of its gap; 0 where the face is not detected."""
     spread = np.maximum(moving_spread(gap, window), 1e-5)
     low, high = np.log(config.still_motion), np.log(config.moving_motion)
     scaled = (np.log(spread) - (low + high) / 2) / ((high - low) / 2) * 2.0
@@ -76,13 +90,52 @@ def motion_evidence(gap: NDArray[np.float32], config: StateConfig, window: int) 
 
 
 def voice_odds(speech: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Log odds of speech, [T], no surer than a detector can be."""
-    heard = np.clip(speech.astype(np.float64), 0.02, 0.98)
-    return np.log(heard / (1 - heard))
+    """Return the log odds of speech, float64 [T], with probabilities clipped to 0.02..0.98."""
+    probability = np.clip(speech.astype(np.float64), 0.02, 0.98)
+    return np.log(probability / (1 - probability))
 
 
-def _mouth(gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.float32]:
-    return mouth_evidence(gap, motion_evidence(gap, config, _EDGE_WINDOW))
+def decide_speaking(
+    speech: NDArray[np.float32],
+    gaps: Sequence[NDArray[np.float32]],
+    config: StateConfig,
+    *,
+    loudness_side: NDArray[np.float32] | None = None,
+    pair: tuple[int, int] | None = None,
+) -> Speaking:
+    """Decide who speaks in every frame. This is the rule behind the state "speak".
+
+    1. Every frame has these hypotheses: nobody speaks, somebody off screen speaks, one visible person speaks, or two
+       visible people speak at once.
+    2. A hypothesis scores the log odds of the voice activity detector (`speech`), the log odds that each person's mouth
+       moves as in talking (the spread of `gaps` over `motion_window` frames between `still_motion` and
+       `moving_motion`), and, with two cameras, which microphone is louder. See `_hypothesis_scores`.
+    3. Viterbi decoding picks the most likely sequence of hypotheses; switching costs log(1/31) per switch.
+    4. Runs shorter than `min_state_s` are merged into their neighbours, each edge is moved to where the person's own
+       mouth and voice change (`edges.refine_edges`), and pauses of up to `bridge_s` are filled.
+
+    Args:
+        speech: probability of speech per frame, float32 [T].
+        gaps: mouth gap of each person in eye distances, float32 [T]; NaN where the face is not detected.
+        config: thresholds.
+        loudness_side: which microphone of `pair` is louder: +1 the first person's, -1 the second's, float32 [T].
+        pair: indices of the two people who have a camera and a microphone each.
+
+    Returns:
+        Who speaks when, with the probabilities of all hypotheses.
+    """
+    motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
+    hypotheses = _hypotheses(len(gaps))
+    scores = _hypothesis_scores(speech, motions, hypotheses, loudness_side, pair)
+    path, posterior = _decode(scores, hypotheses)
+    shortest = round(config.min_state_s * VIDEO_FPS)
+    states = [_states_by_hypothesis(person, hypotheses) for person in range(len(gaps))]
+    speaks = [merge_short(by_hypothesis[path], shortest) == SPEAK for by_hypothesis in states]
+    offscreen = np.array([voice and not people for people, voice in hypotheses])[path]
+    mouths = [mouth_evidence(gap, motion_evidence(gap, config, _EDGE_WINDOW)) for gap in gaps]
+    speaks = refine_edges(speaks, mouths, voice_odds(speech), offscreen, config)
+    speaks = [bridge_pauses(one, round(config.bridge_s * VIDEO_FPS)) for one in speaks]
+    return Speaking(people=speaks, offscreen=offscreen, hypotheses=hypotheses, posterior=posterior)
 
 
 def label_people(
@@ -93,86 +146,78 @@ def label_people(
     loudness_side: NDArray[np.float32] | None = None,
     pair: tuple[int, int] | None = None,
 ) -> list[Labels]:
-    """Label everybody on one time line.
+    """Label everybody on one time line: speak as `decide_speaking` says, listen while anybody else speaks, else idle.
 
-    Args:
-        speech: probability of speech by frame, float32 [T].
-        gaps: for each person the mouth gap in eye distances, float32 [T]; NaN where the face is not seen.
-        config: thresholds.
-        loudness_side: which microphone of `pair` is louder: +1 the first person's, -1 the second's, float32 [T].
-        pair: indices of the two people that have a camera and microphone each.
+    Args: as for `decide_speaking`.
 
     Returns:
         One Labels per person, in order.
     """
     if not len(speech):
         return [Labels(states=np.zeros(0, np.uint8), confidence=np.zeros(0, np.float32)) for _ in gaps]
-    motions = [motion_evidence(gap, config, config.motion_window) for gap in gaps]
-    sets = _hypotheses(len(motions))
-    scores = _evidence(speech, motions, sets, loudness_side, pair)
-    path, posterior = _decode(scores, sets)
-    active = np.array([[i in people for i in range(len(motions))] for people, _ in sets])
-    spoken = np.array([talk for _, talk in sets])
+    speaking = decide_speaking(speech, gaps, config, loudness_side=loudness_side, pair=pair)
+    anybody = np.logical_or.reduce([*speaking.people, speaking.offscreen])
     shortest = round(config.min_state_s * VIDEO_FPS)
-    kinds = [np.where(active[:, i], SPEAK, np.where(spoken, LISTEN, IDLE)).astype(np.uint8) for i in range(len(gaps))]
-    found = [merge_short(kind[path], shortest) == SPEAK for kind in kinds]
-    unseen = spoken[path] & ~active[path].any(axis=1)
-    found = place_edges(found, [_mouth(gap, config) for gap in gaps], voice_odds(speech), unseen, config)
-    found = [bridge(speaks, round(config.bridge_s * VIDEO_FPS)) for speaks in found]
-    anybody = np.logical_or.reduce([*found, unseen])
     labels = []
-    for kind, speaks, gap in zip(kinds, found, gaps, strict=True):
+    for person, (speaks, gap) in enumerate(zip(speaking.people, gaps, strict=True)):
         states = np.where(speaks, SPEAK, np.where(anybody, LISTEN, IDLE)).astype(np.uint8)
-        confidence = np.where(kind[None, :] == states[:, None], posterior, 0).sum(axis=1)
-        states = merge_short(hold_listening(states, round(config.listen_hold_s * VIDEO_FPS)), shortest)
+        agrees = _states_by_hypothesis(person, speaking.hypotheses)[None, :] == states[:, None]
+        confidence = np.where(agrees, speaking.posterior, 0).sum(axis=1)
+        states = merge_short(extend_listening(states, round(config.listen_hold_s * VIDEO_FPS)), shortest)
         states = _discard_restless(states, gap, config)
         labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
     return labels
 
 
+def _states_by_hypothesis(person: int, hypotheses: Sequence[Hypothesis]) -> NDArray[np.uint8]:
+    """Return a person's state under each hypothesis, uint8 [H]."""
+    states = [SPEAK if person in people else LISTEN if voice else IDLE for people, voice in hypotheses]
+    return np.array(states, np.uint8)
+
+
 def _hypotheses(people: int) -> list[Hypothesis]:
-    """(who speaks, whether anybody speaks): nobody, somebody hidden, each person, and every two at once."""
+    """Return all hypotheses: nobody, somebody off screen, each person, and every two people at once."""
     sets: list[Hypothesis] = [(frozenset(), False), (frozenset(), True)]
     sets += [(frozenset(who), True) for size in (1, 2) for who in itertools.combinations(range(people), size)]
     return sets
 
 
-def _evidence(
+def _hypothesis_scores(
     speech: NDArray[np.float32],
     motions: list[NDArray[np.float32]],
-    sets: list[Hypothesis],
+    hypotheses: list[Hypothesis],
     side: NDArray[np.float32] | None,
     pair: tuple[int, int] | None,
 ) -> NDArray[np.float64]:
-    """Log likelihood of every hypothesis by frame, float64 [T, H]."""
+    """Return the log likelihood of every hypothesis per frame, float64 [T, H]."""
     odds = voice_odds(speech) - _VOICE_BIAS
-    scores = np.zeros((len(speech), len(sets)))
-    for h, (people, talk) in enumerate(sets):
-        scores[:, h] += _VOICE_WEIGHT * (odds if talk else -odds) / 2
+    scores = np.zeros((len(speech), len(hypotheses)))
+    for h, (people, voice) in enumerate(hypotheses):
+        scores[:, h] += _VOICE_WEIGHT * (odds if voice else -odds) / 2
         for i, motion in enumerate(motions):
             scores[:, h] += motion / 2 if i in people else -motion / 2
-        if talk and not people:
-            scores[:, h] += _HIDDEN
+        if voice and not people:
+            scores[:, h] += _OFFSCREEN
         if len(people) > 1:
             scores[:, h] += _BOTH
-        if talk and side is not None and pair is not None:
+        if voice and side is not None and pair is not None:
             first, second = pair[0] in people, pair[1] in people
-            both = 1 - np.abs(side)  # neither microphone is clearly louder where both are spoken into
+            both = 1 - np.abs(side)  # neither microphone is clearly louder while both people speak
             scores[:, h] += _LOUDNESS_WEIGHT * (side if first > second else -side if second > first else both)
     return scores * _EVIDENCE
 
 
-def _step(before: Hypothesis, after: Hypothesis) -> float:
-    """Log probability of going from one hypothesis to another."""
+def _switch_score(before: Hypothesis, after: Hypothesis) -> float:
+    """Return the log probability of switching from one hypothesis to another."""
     if before == after:
         return 0.0
     return _JOIN if before[0] and after[0] and (before[0] < after[0] or after[0] < before[0]) else _SWITCH
 
 
-def _decode(scores: NDArray[np.float64], sets: list[Hypothesis]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Most likely path [T] and marginal probabilities [T, H] of a chain in which every switch costs the same."""
+def _decode(scores: NDArray[np.float64], hypotheses: list[Hypothesis]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the Viterbi path [T] and the forward-backward posterior [T, H] of the hypotheses."""
     steps, count = scores.shape
-    switch = np.array([[_step(a, b) for b in sets] for a in sets])
+    switch = np.array([[_switch_score(a, b) for b in hypotheses] for a in hypotheses])
     best, ahead, back = np.zeros((steps, count)), np.zeros((steps, count)), np.zeros((steps, count))
     came = np.zeros((steps, count), np.int64)
     best[0] = ahead[0] = scores[0]
@@ -192,7 +237,7 @@ def _decode(scores: NDArray[np.float64], sets: list[Hypothesis]) -> tuple[NDArra
 
 
 def merge_short(states: NDArray[np.uint8], shortest: int) -> NDArray[np.uint8]:
-    """Give runs shorter than `shortest` frames to the longer of their neighbours, the shortest runs first."""
+    """Merge runs shorter than `shortest` frames into their longer neighbour, the shortest runs first."""
     states = states.copy()
     while True:
         edges = np.concatenate([[0], np.flatnonzero(np.diff(states)) + 1, [len(states)]])
@@ -206,8 +251,8 @@ def merge_short(states: NDArray[np.uint8], shortest: int) -> NDArray[np.uint8]:
         states[edges[run] : edges[run + 1]] = states[source]
 
 
-def hold_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8]:
-    """Let listening last so many frames into the idle time after it: attention outlives the other's last word."""
+def extend_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8]:
+    """Extend listening by up to `frames` into the idle time after it: attention outlasts the last word."""
     states = states.copy()
     ends = np.flatnonzero((states[:-1] == LISTEN) & (states[1:] == IDLE)) + 1
     for end in ends:
@@ -217,17 +262,17 @@ def hold_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8]:
 
 
 def _discard_restless(states: NDArray[np.uint8], gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.uint8]:
-    """Mark long spans in which a mouth moves as in talk although its person does not speak."""
+    """Discard long spans in which a mouth moves as in talking although the person does not speak."""
     smooth, window = _REST_SMOOTHING, config.discard_window
     padded = np.pad(motion_evidence(gap, config, window), smooth // 2, mode="edge")
     restless = np.convolve(padded, np.ones(smooth) / smooth, mode="valid")
-    reach = window // 2 + smooth // 2  # so far, the windows still see the person's own words
+    reach = window // 2 + smooth // 2  # up to here the windows include the person's own speech
     near = np.convolve(np.pad(states == SPEAK, reach, mode="edge"), np.ones(2 * reach + 1), mode="valid") > 0.5
     return _mark_long(states, (restless > _RESTLESS) & ~near, round(config.min_discard_s * VIDEO_FPS))
 
 
-def drop_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:
-    """Discard long spans of speech whose loudness contradicts the mouth (speech and motion, but not in sync)."""
+def discard_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:
+    """Discard long spans of speech whose loudness does not correlate with the mouth (dubbed audio)."""
     dubbed = (labels.states == SPEAK) & (sync < config.min_sync)
     states = _mark_long(labels.states, dubbed, round(config.min_discard_s * VIDEO_FPS))
     return Labels(states=states, confidence=labels.confidence)
@@ -242,7 +287,7 @@ def _mark_long(states: NDArray[np.uint8], odd: NDArray[np.bool_], shortest: int)
 
 
 def sync_score(gap: NDArray[np.float32], loudness: NDArray[np.float32], lag: int = 5) -> NDArray[np.float32]:
-    """Best correlation of mouth opening and loudness within +-`lag` frames, in 2-s windows, float32 [T] in -1..1."""
+    """Return the best correlation of mouth gap and loudness within +-`lag` frames, in 2 s windows, float32 [T]."""
     opening = np.nan_to_num(gap, nan=float(np.nanmean(gap)) if np.any(~np.isnan(gap)) else 0.0)
     level = np.maximum(loudness, -60.0)
     window = 2 * VIDEO_FPS
@@ -252,7 +297,7 @@ def sync_score(gap: NDArray[np.float32], loudness: NDArray[np.float32], lag: int
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32], window: int) -> NDArray[np.float64]:
-    """Pearson correlation in a centred window, float64 [T]."""
+    """Return the Pearson correlation in a centred window, float64 [T]."""
     kernel = np.ones(window) / window
 
     def mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -265,14 +310,19 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32], window: int) ->
     return np.where(norm > 1e-6, cov / np.maximum(norm, 1e-6), 0.0)
 
 
-def gate(track: NDArray[np.int16], states: NDArray[np.uint8], closed: int, samples_per_frame: int) -> NDArray[np.int16]:
-    """Silence the frames of one state (and discarded ones) in a sound track, with 10 ms ramps.
+def gate_audio(
+    track: NDArray[np.int16], states: NDArray[np.uint8], closed: int, samples_per_frame: int
+) -> NDArray[np.int16]:
+    """Mute the frames of one state (and discarded ones) in an audio track, with 10 ms ramps.
 
     Args:
         track: int16 [T * samples_per_frame].
         states: uint8 [T].
-        closed: SPEAK gives the listener-only track, LISTEN the speaker-only track; idle stays in both.
+        closed: state to mute: SPEAK gives the listener-only track, LISTEN the speaker-only track; idle stays in both.
         samples_per_frame: samples of one frame.
+
+    Returns:
+        The gated audio, int16 [T * samples_per_frame].
     """
     openness = np.repeat((states != closed) & (states != DISCARD), samples_per_frame).astype(np.float32)
     ramp = samples_per_frame * VIDEO_FPS // 100

@@ -1,49 +1,49 @@
-"""Whether the camera moves, told from the upper corners of the picture, where people seldom are."""
+"""Camera motion, measured in the upper corners of the frame, where people seldom are."""
 
 import functools
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.base import Clip, Scorer, Scores, Watcher
-from components.curate.video.reduced import SMALL_PX, Frame
+from components.curate.scorers.base import ClipView, Scorer, Scores, StreamingScorer
+from components.curate.video.reduced import SMALL_PX, StreamedFrame
 
 _EVERY = 2
 _MIN_TEXTURE = 3.0
-"""Standard deviation of grey values below which a corner shows nothing to hold on to."""
+"""Standard deviation of grey values below which a corner has too little texture to track."""
 _MIN_RESPONSE = 0.15
 _AGREE_PX = 0.8
 
 
 class Camera(Scorer):
-    """Travel and jitter of the camera by phase correlation of the two upper corners; None before a bare wall."""
+    """Pan speed and jitter of the camera by phase correlation of the two upper corners; None for a bare wall."""
 
     name, version = "camera", "1"
     columns = ("camera_motion_ratio", "shake_ratio")
 
-    def watch(self) -> Watcher:
-        return _Corners()
+    def start_stream(self) -> StreamingScorer:
+        return _CornerMotion()
 
-    def score(self, clip: Clip) -> Scores:
+    def score(self, clip: ClipView) -> Scores:
         steps = clip.trace(self.name)[1:, 1:] / SMALL_PX
         known = steps[~np.isnan(steps[:, 0])]
         if len(known) < 4:
             return {"camera_motion_ratio": None, "shake_ratio": None}
-        # A pan moves evenly; a shaking hand turns round from one frame to the next.
-        turns = np.diff(steps, axis=0) / 2
-        turns = turns[~np.isnan(turns[:, 0])]
-        jitter = float(np.sqrt((turns**2).sum(axis=1).mean())) if len(turns) else 0.0
+        # A pan is steady; a shaking hand reverses direction from one frame to the next.
+        reversals = np.diff(steps, axis=0) / 2
+        reversals = reversals[~np.isnan(reversals[:, 0])]
+        jitter = float(np.sqrt((reversals**2).sum(axis=1).mean())) if len(reversals) else 0.0
         return {"camera_motion_ratio": float(np.hypot(*known.mean(axis=0))) / _EVERY, "shake_ratio": jitter}
 
 
-class _Corners(Watcher):
-    """Movement between every second frame; NaN where the corners are bare or disagree."""
+class _CornerMotion(StreamingScorer):
+    """Rows (frame, dx, dy) of motion between every second frame; NaN where corners lack texture or disagree."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[float, float, float]] = []
         self._last: list[NDArray[np.float32]] | None = None
 
-    def push(self, frame: Frame) -> None:
+    def push(self, frame: StreamedFrame) -> None:
         if frame.number % _EVERY:
             return
         height, width = frame.grey.shape
@@ -52,15 +52,15 @@ class _Corners(Watcher):
         if self._last is None or self._last[0].shape != corners[0].shape:
             self._rows.append((frame.number, np.nan, np.nan))
         else:
-            self._rows.append((frame.number, *_agreed(self._last, corners)))
+            self._rows.append((frame.number, *_common_shift(self._last, corners)))
         self._last = corners
 
     def trace(self) -> NDArray[np.float32]:
         return np.array(self._rows, np.float32).reshape(-1, 3)
 
 
-def _agreed(before: list[NDArray[np.float32]], after: list[NDArray[np.float32]]) -> tuple[float, float]:
-    """Common shift (x, y) in pixels of both corners, NaN where it cannot be told."""
+def _common_shift(before: list[NDArray[np.float32]], after: list[NDArray[np.float32]]) -> tuple[float, float]:
+    """Return the common shift (x, y) of both corners in pixels, NaN if it cannot be measured."""
     import cv2
 
     shifts = []

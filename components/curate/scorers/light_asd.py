@@ -1,4 +1,4 @@
-"""Whether an active-speaker network agrees with the labels: Light-ASD, a plug-in whose weights the user gives."""
+"""Agreement of the labels with Light-ASD, an active-speaker network whose weights the user supplies."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -7,30 +7,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers.base import Clip, Scorer, Scores, given_file
+from components.curate.scorers.base import ClipView, Scorer, Scores, weights_file
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES, VIDEO_FPS
 from lpm_model.digests import file_digest
 
 if TYPE_CHECKING:
     from components.curate.scorers.light_asd_net import LightAsdNet
 
-_STEADY = 13
-"""Frames over whose median a face's place is taken."""
+_MEDIAN = 13
+"""Frames of the median filter over a face's position."""
 _SMOOTH = 5
-"""Frames over which scores are averaged, as the network's authors do."""
+"""Frames over which scores are averaged, as the authors do."""
 _LONGEST = 150
-"""Faces (6 s) that the network sees at once."""
+"""Faces (6 s) per forward pass."""
 _OUTSIDE = 110
-_DETECTED = 1.2
-"""The detector of the network's training boxes more of a face than the mesh does: with it the listener of a real
-two-person shot scores -0.67 (speaker 5.07), without it -0.09 (4.85)."""
+_BOX_SCALE = 1.2
+"""The face detector used in the network's training draws larger boxes than the face mesh: with this factor the listener
+of a real two-person shot scores -0.67 (speaker 5.07), without it -0.09 (4.85)."""
 
 
 class LightAsd(Scorer):
-    """How far a network that sees and hears agrees with the labels, over the frames with anybody's speech.
+    """Agreement of an audiovisual network with the labels, over frames with anybody's speech.
 
-    asd_speak_agreement: share on which both say that the person speaks, or both that it does not; asd_score: the
-    network's mean score, above 0 where the person speaks. In pauses the network goes on to see speech.
+    asd_speak_agreement: fraction of frames on which network and label agree whether the person speaks. asd_score: mean
+    score of the network, above 0 if the person speaks. Pauses are excluded because the network still reports speech.
     """
 
     name, version, licence = "light_asd", "1", "MIT"
@@ -49,7 +49,7 @@ class LightAsd(Scorer):
     def weights_digest(cls, config: ScorerConfig) -> str | None:
         return file_digest(_weights(config))
 
-    def score(self, clip: Clip) -> Scores:
+    def score(self, clip: ClipView) -> Scores:
         voiced = clip.own.speech[clip.span] > 0.5
         if not voiced.any():
             return dict.fromkeys(self.columns)
@@ -59,18 +59,18 @@ class LightAsd(Scorer):
 
 
 def _weights(config: ScorerConfig) -> Path:
-    return given_file("light_asd", config.light_asd)
+    return weights_file("light_asd", config.light_asd)
 
 
-def speaking_scores(net: "LightAsdNet", clip: Clip) -> NDArray[np.float32]:
-    """The network's score of each frame of a clip, float32 [T]; above 0 the person speaks."""
+def speaking_scores(net: "LightAsdNet", clip: ClipView) -> NDArray[np.float32]:
+    """Return the network's score of each frame of a clip, float32 [T]; above 0 the person speaks."""
     import torch
 
     from components.curate.scorers.light_asd_net import FPS, PER_FACE
 
     count = max(clip.frames * FPS // VIDEO_FPS, 1)
-    at = np.arange(count) * VIDEO_FPS // FPS  # frames at 24 fps that are shown at 25
-    faces = torch.from_numpy(mouth_pictures(clip)[at].astype(np.float32))
+    at = np.arange(count) * VIDEO_FPS // FPS  # index of the 24 fps frame shown at each 25 fps time
+    faces = torch.from_numpy(mouth_crops(clip)[at].astype(np.float32))
     spectra = torch.from_numpy(_spectra(clip, count * PER_FACE))
     with torch.inference_mode():
         found = [
@@ -82,37 +82,37 @@ def speaking_scores(net: "LightAsdNet", clip: Clip) -> NDArray[np.float32]:
     return np.convolve(padded, np.full(_SMOOTH, 1 / _SMOOTH), "valid").astype(np.float32)
 
 
-def _spectra(clip: Clip, count: int) -> NDArray[np.float32]:
-    """The first `count` spectra of a clip's sound."""
+def _spectra(clip: ClipView, count: int) -> NDArray[np.float32]:
+    """Return the first `count` MFCC vectors of a clip's audio, float32 [count, 13]."""
     from scipy.signal import resample_poly
 
     from components.curate.scorers.light_asd_net import RATE, mfcc
 
     track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
-    sound = resample_poly(track.astype(np.float64), RATE, AUDIO_RATE)
-    return mfcc(np.pad(sound, (0, RATE // 10)))[:count]
+    audio = resample_poly(track.astype(np.float64), RATE, AUDIO_RATE)
+    return mfcc(np.pad(audio, (0, RATE // 10)))[:count]
 
 
-def mouth_pictures(clip: Clip) -> NDArray[np.uint8]:
-    """Grey pictures [T, 112, 112] around the mouth, cut as for the network's training.
+def mouth_crops(clip: ClipView) -> NDArray[np.uint8]:
+    """Return grey crops [T, 112, 112] around the mouth, as in the network's training, uint8.
 
-    They are 0.7 of a detected face's longer side wide and begin 0.15 of it above the face's middle.
+    A crop is 0.7 of the detected face's longer side wide and starts 0.15 of it above the face's centre.
     """
     import cv2
     from scipy.ndimage import median_filter
 
     from components.curate.scorers.light_asd_net import SIDE_PX
 
-    boxes = (clip.rows[:, :4] - np.array([clip.crop.x, clip.crop.y] * 2)) * (clip.pictures.shape[1] / clip.crop.side)
+    boxes = (clip.features[:, :4] - np.array([clip.crop.x, clip.crop.y] * 2)) * (clip.rgb.shape[1] / clip.crop.side)
     known = ~np.isnan(boxes[:, 0])
     frames = np.arange(clip.frames)
     x0, y0, x1, y1 = (np.interp(frames, frames[known], boxes[known, i]) for i in range(4))
-    half = _DETECTED * np.maximum(x1 - x0, y1 - y0) / 2
-    half, x, y = (median_filter(values, _STEADY, mode="nearest") for values in (half, (x0 + x1) / 2, (y0 + y1) / 2))
+    half = _BOX_SCALE * np.maximum(x1 - x0, y1 - y0) / 2
+    half, x, y = (median_filter(values, _MEDIAN, mode="nearest") for values in (half, (x0 + x1) / 2, (y0 + y1) / 2))
     out = np.empty((clip.frames, SIDE_PX, SIDE_PX), np.uint8)
-    for i, picture in enumerate(clip.pictures):
+    for i, frame in enumerate(clip.rgb):
         scale = SIDE_PX / (1.4 * half[i])
         place = np.array([[scale, 0, -scale * (x[i] - 0.7 * half[i])], [0, scale, -scale * (y[i] - 0.3 * half[i])]])
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         out[i] = cv2.warpAffine(grey, place, (SIDE_PX, SIDE_PX), flags=cv2.INTER_LINEAR, borderValue=_OUTSIDE)
     return out

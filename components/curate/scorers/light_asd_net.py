@@ -1,6 +1,6 @@
-"""Light-ASD's network (Liao et al., CVPR 2023): does this face speak what is heard? Modules are named as its weights.
+"""The Light-ASD network (Liao et al., CVPR 2023): does this face speak this audio? Module names match its weights.
 
-Faces are grey, 112 x 112, 25 a second, around the mouth; the sound is 13 cepstral coefficients, 100 a second.
+Inputs are grey mouth crops of 112 x 112 at 25 fps and 13 cepstral coefficients at 100 per second.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from components.curate.scorers.base import wrong_file
+from components.curate.scorers.base import invalid_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SIDE_PX, FPS, RATE = 112, 25, 16_000
-"""Side of a face, faces a second, and samples a second of the sound."""
+"""Side of a mouth crop, crops per second, and audio samples per second."""
 COEFFICIENTS, PER_FACE = 13, 4
-"""Numbers of a spectrum, and spectra of a face."""
+"""Cepstral coefficients, and MFCC vectors per crop."""
 _WIDTHS = (32, 64, 128)
 _KERNELS = (3, 5)
 _GREY_MEAN, _GREY_SPREAD = 0.4161, 0.1688
@@ -26,15 +26,15 @@ _WINDOW, _HOP, _TRANSFORM, _BANDS, _LIFTER = 400, 160, 512, 26, 22
 
 
 class _Block(nn.Module):
-    """Two kernel sizes side by side, each across a picture (or a spectrum) and then along time; their sum is mixed."""
+    """Two parallel kernel sizes, each over space (or spectrum), then over time; a 1x1 convolution mixes their sum."""
 
-    def __init__(self, before: int, after: int, *, sound: bool, stride: int = 1) -> None:
+    def __init__(self, before: int, after: int, *, audio: bool, stride: int = 1) -> None:
         super().__init__()
-        self._across = "m" if sound else "s"
-        convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if sound else (nn.Conv3d, nn.BatchNorm3d)
-        strides = 1 if sound else (1, stride, stride)
+        self._across = "m" if audio else "s"
+        convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if audio else (nn.Conv3d, nn.BatchNorm3d)
+        strides = 1 if audio else (1, stride, stride)
         for k in _KERNELS:
-            across, along = ((k, 1), (1, k)) if sound else ((1, k, k), (k, 1, 1))
+            across, along = ((k, 1), (1, k)) if audio else ((1, k, k), (k, 1, 1))
             for name, width, size, step in (
                 (f"{self._across}_{k}", before, across, strides),
                 (f"t_{k}", after, along, 1),
@@ -57,14 +57,14 @@ class _Block(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Three blocks with a pool after the first two."""
+    """Three blocks with pooling after the first two."""
 
-    def __init__(self, *, sound: bool) -> None:
+    def __init__(self, *, audio: bool) -> None:
         super().__init__()
         widths = (1, *_WIDTHS)
         for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True), 1):
-            self.add_module(f"block{i}", _Block(before, after, sound=sound, stride=2 if i == 1 else 1))
-        self._pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1)) if sound else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+            self.add_module(f"block{i}", _Block(before, after, audio=audio, stride=2 if i == 1 else 1))
+        self._pool = nn.MaxPool2d((1, 3), (1, 2), (0, 1)) if audio else nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
     def forward(self, x: "Tensor") -> "Tensor":
         for i in (1, 2, 3):
@@ -73,7 +73,7 @@ class _Encoder(nn.Module):
 
 
 class LightAsdNet(nn.Module):
-    """Faces and their sound in, a score for each face out: above 0 it speaks."""
+    """Map mouth crops and audio to a score per crop; above 0 the person speaks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,34 +81,34 @@ class LightAsdNet(nn.Module):
         recurrent = {name: nn.GRU(width, width, batch_first=True) for name in ("gru_forward", "gru_backward")}
         self.model = nn.ModuleDict(
             {
-                "visualEncoder": _Encoder(sound=False),
-                "audioEncoder": _Encoder(sound=True),
+                "visualEncoder": _Encoder(audio=False),
+                "audioEncoder": _Encoder(audio=True),
                 "GRU": nn.ModuleDict(recurrent),
             }
         )
         self.lossAV = nn.ModuleDict({"FC": nn.Linear(width, 2)})
 
     def forward(self, faces: "Tensor", spectra: "Tensor") -> "Tensor":
-        """Scores [T].
+        """Return scores [T].
 
         Args:
             faces: grey values 0..255, float32 [T, 112, 112].
-            spectra: float32 [4 T, 13] (see mfcc).
+            spectra: MFCC vectors, float32 [4 T, 13] (see `mfcc`).
         """
-        seen = self.model["visualEncoder"]((faces[None, None] / 255 - _GREY_MEAN) / _GREY_SPREAD)
-        heard = self.model["audioEncoder"](spectra.T[None, None])
-        x = seen.amax(dim=(3, 4)).transpose(1, 2) + heard.mean(dim=2).transpose(1, 2)
-        for name in ("gru_forward", "gru_backward"):  # the second one reads backwards
+        visual = self.model["visualEncoder"]((faces[None, None] / 255 - _GREY_MEAN) / _GREY_SPREAD)
+        audio = self.model["audioEncoder"](spectra.T[None, None])
+        x = visual.amax(dim=(3, 4)).transpose(1, 2) + audio.mean(dim=2).transpose(1, 2)
+        for name in ("gru_forward", "gru_backward"):  # the second one runs backwards in time
             x = nn.functional.gelu(self.model["GRU"].get_submodule(name)(x)[0]).flip(1)
         scores: Tensor = self.lossAV["FC"](x)[0, :, 1]
         return scores
 
 
 def load(path: Path) -> LightAsdNet:
-    """The network with published or own weights.
+    """Load the network from a safetensors file.
 
     Raises:
-        ValueError: the file is no safetensors file, or not of this network.
+        ValueError: the file is not a safetensors file, or does not hold this network's weights.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -116,28 +116,30 @@ def load(path: Path) -> LightAsdNet:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise wrong_file("light_asd", path, f"is no readable safetensors file ({error})") from error
+        raise invalid_weights("light_asd", path, f"is not a readable safetensors file ({error})") from error
     net = LightAsdNet()
-    own = {name: tensor for name, tensor in state.items() if not name.startswith("lossV.")}  # training's second head
+    own = {
+        name: tensor for name, tensor in state.items() if not name.startswith("lossV.")
+    }  # auxiliary head of the training
     try:
         net.load_state_dict(own)
     except RuntimeError as error:
         line = " ".join(str(error).split())[:200]
-        raise wrong_file("light_asd", path, f"does not hold the weights of Light-ASD ({line})") from error
+        raise invalid_weights("light_asd", path, f"does not hold the weights of Light-ASD ({line})") from error
     return net.eval()
 
 
-def mfcc(sound: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Mel-frequency cepstral coefficients as python_speech_features 0.6 defines them, float32 [spectra, 13].
+def mfcc(audio: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return mel-frequency cepstral coefficients as python_speech_features 0.6 defines them, float32 [n, 13].
 
     Args:
-        sound: samples at 16 kHz on the scale of int16.
+        audio: samples at 16 kHz in the range of int16.
     """
     from scipy.fft import dct
 
-    sound = np.concatenate([sound[:1], sound[1:] - 0.97 * sound[:-1]])
-    count = 1 + max(-(-(len(sound) - _WINDOW) // _HOP), 0)
-    padded = np.pad(sound, (0, max((count - 1) * _HOP + _WINDOW - len(sound), 0)))
+    audio = np.concatenate([audio[:1], audio[1:] - 0.97 * audio[:-1]])
+    count = 1 + max(-(-(len(audio) - _WINDOW) // _HOP), 0)
+    padded = np.pad(audio, (0, max((count - 1) * _HOP + _WINDOW - len(audio), 0)))
     pieces = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][:count]
     power = np.abs(np.fft.rfft(pieces, _TRANSFORM)) ** 2 / _TRANSFORM
     tiny = np.finfo(float).eps
@@ -149,7 +151,7 @@ def mfcc(sound: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def _triangles() -> NDArray[np.float64]:
-    """Mel filters whose corners lie on whole bins, float64 [257, 26]."""
+    """Return mel filters with corners on whole FFT bins, float64 [257, 26]."""
     mel = np.linspace(0, 2595 * np.log10(1 + RATE / 2 / 700), _BANDS + 2)
     corners = np.floor((_TRANSFORM + 1) * 700 * (10 ** (mel / 2595) - 1) / RATE)
     at = np.arange(_TRANSFORM // 2 + 1)[:, None]

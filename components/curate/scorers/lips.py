@@ -1,6 +1,6 @@
-"""How far a mouth is open, guessed from sound alone: a linear map of the spectrum around each frame.
+"""Estimate mouth opening from audio alone: a linear map of the spectrum around each frame.
 
-Fitted by `fit` on performers of the training bank; what it guesses is compared with the lips that are seen.
+fit_lips.py fits the map to rendered conversations. The sync scorer compares the estimate with the observed lips.
 """
 
 import functools
@@ -16,17 +16,17 @@ from lpm_model.encoders.mel import mel_filters
 WEIGHTS = Path(__file__).with_name("lips.safetensors")
 _BANDS, _WINDOW = 24, 1024
 _BEFORE, _AFTER = 2, 6
-"""Spectra of half frames before and after a frame that its guess sees."""
+"""Frames before and after a frame whose spectra the estimate uses."""
 
 
 @functools.cache
 def digest() -> str:
-    """Of the shipped weights."""
+    """Return the digest of the shipped weights."""
     return file_digest(WEIGHTS)
 
 
-def guess_opening(track: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Mouth opening by frame, float32 [frames], in no unit; of int16 [frames * 1000]."""
+def estimate_opening(track: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Estimate the mouth opening per frame, float32 [frames] without unit, from int16 [frames * 1000] at 24 kHz."""
     weights = _weights()
     return np.asarray((features(track) - weights["mean"]) @ weights["map"], np.float32)
 
@@ -40,7 +40,7 @@ def _weights() -> dict[str, NDArray[np.float32]]:
 
 
 def features(track: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Log spectra around each frame without the clip's mean, float32 [frames, 9 * 24]."""
+    """Return log spectra around each frame minus the clip's mean, float32 [frames, 9 * 24]."""
     frames, hop = len(track) // SAMPLES_PER_FRAME, SAMPLES_PER_FRAME // 2
     padded = np.pad(track.astype(np.float32) / 32768, (_WINDOW // 2, _WINDOW))
     pieces = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::hop][: 2 * frames]

@@ -1,19 +1,19 @@
-"""What is heard: speech, noise, music, and how fast somebody speaks."""
+"""Audio measurements: speech, noise, music, speech rate and pitch."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.curate.captions.prosody import pitch_hz
-from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.scorers.base import ClipView, Scorer, Scores
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, STATES
 from lpm_model.encoders.mel import mel_filters
 
 _WINDOW = 2048
 _TUNE_HZ = (100.0, 3000.0)
 _HELD_FRAMES = 3
-"""A note stays where it is for an eighth of a second; a voice glides."""
+"""A note is held for an eighth of a second; a voice glides."""
 _HELD = 0.75
-"""Likeness of two fine spectra that far apart which makes them one held chord."""
+"""Cosine similarity of two spectra _HELD_FRAMES apart above which they are one held chord."""
 _AUDIBLE_DB = -50.0
 _HIGHEST_VOICE_HZ, _MIN_VOICED = 600.0, 12
 _PACE_WINDOW, _PACE_RATE = 512, 100
@@ -21,12 +21,12 @@ _MIN_SPEECH_S = 0.8
 
 
 class Sound(Scorer):
-    """Share of speech, level of noise, share of music (held tones), pace of the speech, pitch of the voices."""
+    """Speech ratio, noise level, music ratio (held tones), speech pace and pitch of the voices."""
 
     name, version = "sound", "2"
     columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace", "voice_hz")
 
-    def score(self, clip: Clip) -> Scores:
+    def score(self, clip: ClipView) -> Scores:
         level, speech = clip.own.loudness[clip.span], clip.own.speech[clip.span] > 0.5
         track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
         noise_db = float(np.percentile(level, 10))
@@ -43,19 +43,19 @@ class Sound(Scorer):
 
 
 class Labels(Scorer):
-    """How sure the labels of speaking and listening are, and how much of the voice belongs to no conversation."""
+    """Confidence of the state labels, and the fraction of the voice that belongs to no conversation."""
 
     name, version = "labels", "2"
     columns = ("confidence", "offscreen_voice_ratio")
 
-    def score(self, clip: Clip) -> Scores:
+    def score(self, clip: ClipView) -> Scores:
         voiced = clip.own.speech[clip.span] > 0.5
-        strange = float((voiced & clip.strange).sum() / max(int(voiced.sum()), 1))
-        return {"confidence": float(clip.confidence.mean()), "offscreen_voice_ratio": strange}
+        ratio = float((voiced & clip.offscreen_speech).sum() / max(int(voiced.sum()), 1))
+        return {"confidence": float(clip.confidence.mean()), "offscreen_voice_ratio": ratio}
 
 
 def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float:
-    """Share of frames in which tones are held, as in music, ringing or hum.
+    """Return the fraction of frames in which tones are held, as in music, ringing or hum.
 
     Args:
         track: int16 [frames * 1000].
@@ -71,17 +71,17 @@ def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> floa
     fine = np.log(power[:, low:high] + 1e-5)
     kernel = np.ones(15) / 15
     smooth = np.apply_along_axis(np.convolve, 1, np.pad(fine, ((0, 0), (7, 7)), mode="edge"), kernel, mode="valid")
-    fine = np.maximum(fine - smooth, 0.0)  # the teeth of the spectrum, without its slope
+    fine = np.maximum(fine - smooth, 0.0)  # the peaks of the spectrum, without its slope
     fine /= np.linalg.norm(fine, axis=1, keepdims=True) + 1e-9
-    alike = (fine[_HELD_FRAMES:] * fine[:-_HELD_FRAMES]).sum(axis=1)
+    similarity = (fine[_HELD_FRAMES:] * fine[:-_HELD_FRAMES]).sum(axis=1)
     loud = (level_db > _AUDIBLE_DB)[_HELD_FRAMES:] & (level_db > _AUDIBLE_DB)[:-_HELD_FRAMES]
-    return float(((alike > _HELD) & loud).sum() / (frames - _HELD_FRAMES))
+    return float(((similarity > _HELD) & loud).sum() / (frames - _HELD_FRAMES))
 
 
 def voice_hz(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float | None:
-    """Median pitch of the loudest half of the frames, None where fewer than 12 are loud and voiced.
+    """Return the median pitch of the louder half of the frames (Hz), None if fewer than 12 are loud and voiced.
 
-    Loudness chooses, as a detector of speech no longer knows a voice that is played twice as fast.
+    Frames are selected by loudness because a voice activity detector fails on a voice played at double speed.
 
     Args:
         track: int16 [frames * 1000].
@@ -94,9 +94,9 @@ def voice_hz(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float |
 
 
 def speech_pace(track: NDArray[np.int16], speech: NDArray[np.bool_]) -> float | None:
-    """How much of the spectrum's variety is gone through in 20 ms of speech: 0 never changes, 1 is noise.
+    """Return the spectral change in 20 ms of speech relative to its variance: 0 for a constant, 1 for noise.
 
-    It grows with the speed of speech and not with the voice's pitch. None where there is too little speech.
+    It grows with the speech rate and not with the pitch. None if there is too little speech.
 
     Args:
         track: int16 [frames * 1000].

@@ -1,11 +1,11 @@
-"""How good the speech sounds, by Microsoft's DNSMOS P.835 network (arXiv 2110.01763); off by default."""
+"""Speech quality by Microsoft's DNSMOS P.835 network (arXiv 2110.01763); optional."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.scorers.base import Clip, Scorer, Scores
+from components.curate.scorers.base import ClipView, Scorer, Scores
 from components.runtime.packaged_weights import PackagedWeights, onnx_session
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
@@ -14,21 +14,21 @@ _WEIGHTS = PackagedWeights(
     requirement="speechmos==0.0.1.1",
     member="dnsmos_models/sig_bak_ovr.onnx",
     sha256="269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
-    without="take speech_quality out of curate.scorers.extra",
+    without="remove speech_quality from curate.scorers.extra",
 )
 _RATE, _SAMPLES = 16_000, 144_160
-"""The network hears 9.01 s; shorter sounds are repeated, as its authors do."""
+"""The network takes 9.01 s; shorter audio is repeated, as the authors do."""
 _MIN_SPEECH_S = 1.0
 _FITS = (
     ("speech_signal_mos", (-0.08397278, 1.22083953, 0.0052439)),
     ("speech_background_mos", (-0.13166888, 1.60915514, -0.39604546)),
     ("speech_mos", (-0.06766283, 1.11546468, 0.04602535)),
 )
-"""From each of the network's outputs to the scale of listeners: its authors' polynomials (package speechmos)."""
+"""Polynomials from the network's outputs to the listeners' scale (from the package speechmos)."""
 
 
 class SpeechQuality(Scorer):
-    """Opinion of the speech overall, of the voice and of what lies behind it: 1 bad .. 5 excellent."""
+    """Mean opinion scores of voice, background and speech overall: 1 (bad) .. 5 (excellent)."""
 
     name, version, licence = "speech_quality", "1", "MIT"
     columns = tuple(column for column, _ in _FITS)
@@ -37,7 +37,7 @@ class SpeechQuality(Scorer):
     def __init__(self) -> None:
         self.session = onnx_session(_WEIGHTS.path())
 
-    def score(self, clip: Clip) -> Scores:
+    def score(self, clip: ClipView) -> Scores:
         if (clip.own.speech[clip.span] > 0.5).sum() < _MIN_SPEECH_S * VIDEO_FPS:
             return dict.fromkeys(self.columns)
         track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
@@ -45,13 +45,14 @@ class SpeechQuality(Scorer):
 
 
 def opinions(session: Any, track: NDArray[np.int16]) -> dict[str, float]:
-    """Mean opinions by column of a sound int16 [samples] at 24 kHz, over windows of 9 s that cover it."""
+    """Return mean opinion scores by column of audio int16 [samples] at 24 kHz, averaged over windows of 9 s."""
     from scipy.signal import resample_poly
 
-    sound = resample_poly(track.astype(np.float32) / 32768, _RATE, AUDIO_RATE).astype(np.float32)
-    sound = np.resize(sound, max(len(sound), _SAMPLES))
-    starts = np.linspace(0, len(sound) - _SAMPLES, -(-len(sound) // _SAMPLES)).astype(int)
-    found = [session.run(None, {"input_1": sound[None, at : at + _SAMPLES]})[0][0] for at in starts]
+    audio = resample_poly(track.astype(np.float32) / 32768, _RATE, AUDIO_RATE).astype(np.float32)
+    audio = np.resize(audio, max(len(audio), _SAMPLES))
+    starts = np.linspace(0, len(audio) - _SAMPLES, -(-len(audio) // _SAMPLES)).astype(int)
+    found = [session.run(None, {"input_1": audio[None, at : at + _SAMPLES]})[0][0] for at in starts]
     return {
-        name: float(np.polyval(fit, said).mean()) for (name, fit), said in zip(_FITS, np.transpose(found), strict=True)
+        name: float(np.polyval(fit, values).mean())
+        for (name, fit), values in zip(_FITS, np.transpose(found), strict=True)
     }

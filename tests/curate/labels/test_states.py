@@ -1,4 +1,4 @@
-"""Labels of closed-form cases."""
+"""State labels of closed-form cases."""
 
 import dataclasses
 
@@ -7,9 +7,9 @@ import pytest
 
 from components.curate.config import StateConfig
 from components.curate.labels.states import (
-    drop_dubbed,
-    gate,
-    hold_listening,
+    discard_dubbed,
+    extend_listening,
+    gate_audio,
     label_people,
     merge_short,
     moving_spread,
@@ -44,7 +44,7 @@ STILL = np.full(FRAMES, 0.02, np.float32)
         ("none", "moves", DISCARD),
     ],
 )
-def test_the_table_of_the_paper(sound: str, mouth: str, expected: int) -> None:
+def test_voice_and_mouth_decide_the_state(sound: str, mouth: str, expected: int) -> None:
     heard = speech(0, FRAMES) if sound == "speech" else speech(0, 0)
     gap = talking() if mouth == "moves" else STILL
     (labels,) = label_people(heard, [gap], CONFIG)
@@ -52,15 +52,15 @@ def test_the_table_of_the_paper(sound: str, mouth: str, expected: int) -> None:
     assert labels.confidence.mean() > 0.8
 
 
-def test_speech_that_contradicts_the_mouth_is_discarded() -> None:
+def test_discard_dubbed_drops_speech_out_of_sync() -> None:
     (labels,) = label_people(speech(0, FRAMES), [talking()], CONFIG)
-    dubbed = drop_dubbed(labels, np.full(FRAMES, -0.9, np.float32), CONFIG)
+    dubbed = discard_dubbed(labels, np.full(FRAMES, -0.9, np.float32), CONFIG)
     assert (dubbed.states == DISCARD).mean() > 0.95
-    fine = drop_dubbed(labels, np.full(FRAMES, 0.4, np.float32), CONFIG)
+    fine = discard_dubbed(labels, np.full(FRAMES, 0.4, np.float32), CONFIG)
     assert (fine.states == SPEAK).mean() > 0.95
 
 
-def test_two_people_in_one_shot_take_turns() -> None:
+def test_label_people_separates_two_people_taking_turns() -> None:
     first, second = label_people(speech(0, FRAMES), [talking(0, 72), talking(72, FRAMES)], CONFIG)
     truth = np.where(np.arange(FRAMES) < 72, SPEAK, LISTEN)
     away_from_turn = np.abs(np.arange(FRAMES) - 72) > 6
@@ -68,15 +68,15 @@ def test_two_people_in_one_shot_take_turns() -> None:
     assert (second.states == np.where(truth == SPEAK, LISTEN, SPEAK))[away_from_turn].all()
 
 
-def test_the_moving_mouth_of_one_reranks_a_restless_one() -> None:
+def test_a_talking_mouth_outranks_a_restless_one() -> None:
     restless = (0.02 + 0.02 * np.sin(np.arange(FRAMES) * 0.9)).astype(np.float32)
     alone = label_people(speech(0, FRAMES), [restless], CONFIG)[0]
-    beside = label_people(speech(0, FRAMES), [restless, talking()], CONFIG)[0]
+    with_talker = label_people(speech(0, FRAMES), [restless, talking()], CONFIG)[0]
     assert (alone.states == SPEAK).mean() > 0.9
-    assert (beside.states != SPEAK).all()
+    assert (with_talker.states != SPEAK).all()
 
 
-def test_the_louder_microphone_decides_between_two_moving_mouths() -> None:
+def test_louder_microphone_decides_between_two_moving_mouths() -> None:
     side = np.where(np.arange(FRAMES) < 72, 1.0, -1.0).astype(np.float32)
     pair = label_people(speech(0, FRAMES), [talking(), talking()], CONFIG, loudness_side=side, pair=(0, 1))
     assert (pair[0].states[:64] == SPEAK).all()
@@ -84,14 +84,14 @@ def test_the_louder_microphone_decides_between_two_moving_mouths() -> None:
     assert (pair[1].states[:60] != SPEAK).all()
 
 
-def test_an_unseen_face_makes_no_claim() -> None:
+def test_undetected_face_listens_while_another_person_speaks() -> None:
     gone = np.full(FRAMES, np.nan, np.float32)
-    unseen, seen = label_people(speech(0, FRAMES), [gone, talking()], CONFIG)
-    assert (unseen.states == LISTEN).all()
-    assert (seen.states == SPEAK).all()
+    hidden, visible = label_people(speech(0, FRAMES), [gone, talking()], CONFIG)
+    assert (hidden.states == LISTEN).all()
+    assert (visible.states == SPEAK).all()
 
 
-def test_short_pauses_stay_in_a_turn_and_long_ones_do_not() -> None:
+def test_only_short_pauses_are_labelled_as_speech() -> None:
     heard = speech(0, FRAMES)
     heard[70:73] = 0.4
     (bridged,) = label_people(heard, [talking()], CONFIG)
@@ -101,37 +101,37 @@ def test_short_pauses_stay_in_a_turn_and_long_ones_do_not() -> None:
     assert (split.states[65:85] == IDLE).all()
 
 
-def test_listening_outlives_the_voice() -> None:
+def test_extend_listening_fills_idle_frames() -> None:
     states = np.array([LISTEN] * 5 + [IDLE] * 10 + [SPEAK] * 3 + [LISTEN] * 2 + [IDLE] * 2 + [SPEAK], np.uint8)
-    held = hold_listening(states, 4)
-    assert encode_states(held) == [[LISTEN, 9], [IDLE, 6], [SPEAK, 3], [LISTEN, 4], [SPEAK, 1]]
+    extended = extend_listening(states, 4)
+    assert encode_states(extended) == [[LISTEN, 9], [IDLE, 6], [SPEAK, 3], [LISTEN, 4], [SPEAK, 1]]
 
 
-def test_short_runs_join_the_longer_neighbour() -> None:
+def test_merge_short_joins_the_longer_neighbour() -> None:
     states = np.array([0] * 10 + [1] * 2 + [2] * 20, np.uint8)
     assert encode_states(merge_short(states, 4)) == [[0, 10], [2, 22]]
 
 
-def test_run_lengths_come_back() -> None:
+def test_encode_states_round_trip() -> None:
     states = np.array([0, 0, 1, 255, 255, 2], np.uint8)
     assert (decode_states(encode_states(states)) == states).all()
     assert decode_states([]).shape == (0,)
 
 
-def test_nothing_to_label() -> None:
+def test_label_people_accepts_zero_frames() -> None:
     (labels,) = label_people(np.zeros(0, np.float32), [np.zeros(0, np.float32)], CONFIG)
     assert labels.states.shape == (0,)
 
 
-def test_spread_of_a_square_wave_and_of_holes() -> None:
+def test_moving_spread_of_a_square_wave_and_of_nan() -> None:
     assert moving_spread(np.array([0, 1] * 10, np.float32), 5)[10] == pytest.approx(np.sqrt(0.24), abs=1e-6)
     assert np.isnan(moving_spread(np.full(20, np.nan, np.float32), 5)).all()
 
 
-def test_gates_are_complementary_and_keep_idle_parts() -> None:
+def test_gate_audio_mutes_one_state_and_keeps_idle_frames() -> None:
     states = np.array([SPEAK] * 10 + [IDLE] * 10 + [LISTEN] * 10, np.uint8)
     track = np.full(30_000, 1000, np.int16)
-    speak, listen = gate(track, states, LISTEN, 1000), gate(track, states, SPEAK, 1000)
+    speak, listen = gate_audio(track, states, LISTEN, 1000), gate_audio(track, states, SPEAK, 1000)
     assert (speak[:19_000] == 1000).all()
     assert (speak[20_500:] == 0).all()
     assert (listen[11_000:] == 1000).all()
@@ -139,12 +139,12 @@ def test_gates_are_complementary_and_keep_idle_parts() -> None:
     assert np.abs(np.diff(speak.astype(int))).max() < 20  # a ramp, not a click
 
 
-def test_discarded_frames_are_silent_on_both_sides() -> None:
+def test_gate_audio_mutes_discarded_frames() -> None:
     states = np.full(10, DISCARD, np.uint8)
-    assert not gate(np.full(10_000, 9, np.int16), states, LISTEN, 1000).any()
+    assert not gate_audio(np.full(10_000, 9, np.int16), states, LISTEN, 1000).any()
 
 
-def test_discard_needs_a_long_span() -> None:
+def test_short_restless_spans_are_not_discarded() -> None:
     brief = talking(60, 66)
     (labels,) = label_people(speech(0, 0), [brief], dataclasses.replace(CONFIG, min_discard_s=1.5))
     assert (labels.states == IDLE).all()

@@ -1,4 +1,4 @@
-"""The picture-quality plug-in: its two views against closed forms, and a network read from a file."""
+"""The DOVER scorer: both views against closed forms, and a network read from a file."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.curate.config import ScorerConfig
-from components.curate.scorers import make_scorers, passports, try_extra
+from components.curate.scorers import describe_scorers, make_scorers, validate_optional
 from components.curate.scorers.dover import Dover, detail_view, whole_view
 from lpm_model.digests import file_digest
 
@@ -45,30 +45,30 @@ def network(path: Path, inputs: tuple[str, str] = ("aes_view", "tech_view"), cli
     return path
 
 
-def pictures(value: int = 128, side: int = 256, frames: int = 49) -> np.ndarray:
+def rgb(value: int = 128, side: int = 256, frames: int = 49) -> np.ndarray:
     return np.full((frames, side, side, 3), value, np.uint8)
 
 
 MEAN_OF_GREY = float(np.mean((128 - np.array([123.675, 116.28, 103.53])) / [58.395, 57.12, 57.375]))
 
 
-def test_scores_come_from_the_given_file_and_are_fused_as_published(tmp_path: Path) -> None:
+def test_dover_scores_come_from_the_file_and_are_fused_as_published(tmp_path: Path) -> None:
     """The file's means are sums of five million numbers in float32."""
     path = network(tmp_path / "dover.onnx")
     config = ScorerConfig(extra=("dover",), dover=str(path))
     scorer = next(one for one in make_scorers(config) if isinstance(one, Dover))
-    clip: Any = SimpleNamespace(pictures=pictures())
+    clip: Any = SimpleNamespace(rgb=rgb())
     fused = (MEAN_OF_GREY - 0.1107) / 0.07355 * 0.6104 + (MEAN_OF_GREY + 0.08285) / 0.03774 * 0.3896
     assert scorer.score(clip) == {
         "dover": pytest.approx(1 / (1 + np.exp(-fused)), abs=1e-3),
         "dover_technical": pytest.approx(MEAN_OF_GREY, abs=2e-3),
         "dover_aesthetic": pytest.approx(MEAN_OF_GREY, abs=2e-3),
     }
-    assert passports(config)[-1]["weights_sha256"] == file_digest(path)
+    assert describe_scorers(config)[-1]["weights_sha256"] == file_digest(path)
 
 
-def test_the_whole_view_spans_the_clip() -> None:
-    clip = pictures(frames=96)
+def test_whole_view_spans_the_clip() -> None:
+    clip = rgb(frames=96)
     clip[:] = np.arange(96, dtype=np.uint8)[:, None, None, None]
     view = whole_view(clip)
     assert view.shape == (1, 3, 32, 224, 224)
@@ -77,10 +77,10 @@ def test_the_whole_view_spans_the_clip() -> None:
     assert shown[-1] > 90
 
 
-def test_the_detail_view_keeps_the_middle_of_each_cell_untouched() -> None:
+def test_detail_view_keeps_the_centre_of_each_cell_unscaled() -> None:
     """448 px: cells of 64 px, of which only the middle 32 are white."""
     inside = (np.arange(448) % 64 >= 16) & (np.arange(448) % 64 < 48)
-    clip = pictures(0, side=448)
+    clip = rgb(0, side=448)
     clip[:, np.outer(inside, inside)] = 255
     view = detail_view(clip, 4)
     assert view.shape == (4, 3, 32, 224, 224)
@@ -89,17 +89,17 @@ def test_the_detail_view_keeps_the_middle_of_each_cell_untouched() -> None:
 
 
 @pytest.mark.parametrize("side", [128, 224, 300])
-def test_any_size_gives_a_view(side: int) -> None:
-    assert detail_view(pictures(side=side, frames=25), 3).shape == (3, 3, 32, 224, 224)
+def test_detail_view_accepts_any_size(side: int) -> None:
+    assert detail_view(rgb(side=side, frames=25), 3).shape == (3, 3, 32, 224, 224)
 
 
-def test_a_missing_and_another_network_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no file: give DOVER as ONNX"):
-        passports(ScorerConfig(extra=("dover",)))
+def test_missing_and_wrong_networks_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a file: give DOVER as ONNX"):
+        describe_scorers(ScorerConfig(extra=("dover",)))
     other = network(tmp_path / "other.onnx", inputs=("x", "y"))
     with pytest.raises(ValueError, match="is not DOVER: give DOVER as ONNX"):
         make_scorers(ScorerConfig(extra=("dover",), dover=str(other)))
     film = tmp_path / "some.mp4"
     film.write_bytes(bytes(100))
-    with pytest.raises(ValueError, match=r"scorers\.dover is '.*some\.mp4', which is no ONNX file.*: give DOVER"):
-        try_extra(ScorerConfig(extra=("dover",), dover=str(film)))
+    with pytest.raises(ValueError, match=r"scorers\.dover is '.*some\.mp4', which is not an ONNX file.*: give DOVER"):
+        validate_optional(ScorerConfig(extra=("dover",), dover=str(film)))

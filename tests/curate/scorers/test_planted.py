@@ -1,4 +1,4 @@
-"""Spoiled clips end to end, as the benchmark of planted defects judges them: each is dropped for its own reason."""
+"""Clips with planted defects, end to end: each is dropped for its own reason."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def clips(conversation: Path, sides: list[Path]) -> list[Material]:
 @pytest.mark.parametrize(
     "kind", ["letterboxed", "picture in picture", "flicker", "shifted audio", "hard cut", "silence"]
 )
-def test_a_spoiled_clip_is_dropped_for_its_reason(clips: list[Material], tmp_path: Path, kind: str) -> None:
+def test_planted_defect_is_dropped_for_its_reason(clips: list[Material], tmp_path: Path, kind: str) -> None:
     spoiled = plant(kind, clips, 0, 0)
     write_mp4(tmp_path / "spoiled.mp4", spoiled.pictures, spoiled.sound, 20)
     verdict = judge(tmp_path / "spoiled.mp4")
@@ -26,7 +26,7 @@ def test_a_spoiled_clip_is_dropped_for_its_reason(clips: list[Material], tmp_pat
 
 
 @pytest.mark.parametrize("number", [0, 3])
-def test_a_clean_clip_stays(clips: list[Material], tmp_path: Path, number: int) -> None:
+def test_clean_clip_is_kept(clips: list[Material], tmp_path: Path, number: int) -> None:
     write_mp4(tmp_path / "clean.mp4", clips[number].pictures, clips[number].sound, 20)
     verdict = judge(tmp_path / "clean.mp4")
     assert verdict.kept, verdict

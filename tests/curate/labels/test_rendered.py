@@ -1,4 +1,4 @@
-"""A performed conversation against its truth: clocks, states, sound of each side."""
+"""A rendered conversation against its ground truth: clocks, states and the audio of each side."""
 
 import dataclasses
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from components.curate.clips.decide import decide
 from components.curate.config import CurationConfig, IntervalConfig, StateConfig, Thresholds
 from components.curate.labels.cameras import Recording, camera_offset, find_cameras, gap_on_timeline
-from components.curate.labels.conversation import strange_voice
+from components.curate.labels.conversation import offscreen_speech
 from components.curate.labels.pairing import label_source
 from components.curate.run import passes
-from components.curate.run.analyze import analyse
+from components.curate.run.analyse import analyse
 from components.curate.run.partial_results import load_analysis, load_print, save_analysis
 from components.curate.step import _partners
 from components.curate.video.analysis import Analysis
@@ -45,18 +45,18 @@ def accuracy(analysis: Analysis, partner: Analysis | None, conversation: Path, c
     return float((states[: len(truth)] == truth[: len(states)]).mean())
 
 
-def test_states_of_two_cameras(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
+def test_label_source_accuracy_with_two_cameras(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
     a, b = analyses
     assert accuracy(a, b, conversation, config) > 0.9
     assert accuracy(b, a, conversation, config) > 0.9
 
 
-def test_states_of_one_camera(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
+def test_label_source_accuracy_with_one_camera(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
     for analysis in analyses:
         assert accuracy(analysis, None, conversation, config) > 0.88
 
 
-def test_the_mouth_follows_the_jaw_at_once(analyses: list[Analysis], conversation: Path) -> None:
+def test_measured_mouth_gap_has_no_lag(analyses: list[Analysis], conversation: Path) -> None:
     for analysis in analyses:
         (track,) = analysis.tracks
         jaw = truth_of(analysis, conversation)["jaw_open"][track.start : track.stop]
@@ -66,7 +66,7 @@ def test_the_mouth_follows_the_jaw_at_once(analyses: list[Analysis], conversatio
         assert max(by_lag, key=by_lag.__getitem__) in (-1, 0, 1)
 
 
-def test_sound_starts_with_the_picture(analyses: list[Analysis], conversation: Path) -> None:
+def test_decoded_audio_starts_with_the_video(analyses: list[Analysis], conversation: Path) -> None:
     for analysis in analyses:
         own = truth_of(analysis, conversation)["speak_pcm"].astype(float)
         size = min(len(own), len(analysis.track))
@@ -74,7 +74,7 @@ def test_sound_starts_with_the_picture(analyses: list[Analysis], conversation: P
         assert int(both.argmax()) in (0, 1, size - 1)
 
 
-def test_a_late_camera_is_aligned_and_labelled_as_well(
+def test_late_camera_is_aligned_and_labelled(
     analyses: list[Analysis], conversation: Path, config: CurationConfig
 ) -> None:
     a, b = analyses
@@ -91,13 +91,13 @@ def test_a_late_camera_is_aligned_and_labelled_as_well(
     assert accuracy(a, late, conversation, config) > 0.9
 
 
-def test_recordings_of_different_rooms_do_not_match(analyses: list[Analysis]) -> None:
+def test_camera_offset_rejects_different_rooms(analyses: list[Analysis]) -> None:
     other = np.random.default_rng(1).normal(0, 2000, len(analyses[0].track)).astype(np.int16)
     assert camera_offset(analyses[0].track, other, 2.0) is None
     assert camera_offset(analyses[0].track, np.zeros_like(other), 2.0) is None
 
 
-def test_cameras_are_found_by_sound_but_no_copy_and_no_second_view_of_one_person(analyses: list[Analysis]) -> None:
+def test_find_cameras_rejects_copies_and_second_views(analyses: list[Analysis]) -> None:
     a, b = (Recording(track=one.track, gap=gap_on_timeline(one.tracks[0], one.frames)) for one in analyses)
     noise = np.random.default_rng(2).normal(0, 3000, len(b.track)).astype(np.int16)
     assert find_cameras([a, Recording(track=noise), b], 2.0) == [(0, 2)]
@@ -106,7 +106,7 @@ def test_cameras_are_found_by_sound_but_no_copy_and_no_second_view_of_one_person
     assert find_cameras([a, Recording(track=jingle, gap=b.gap)], 2.0) == []
 
 
-def test_sources_without_a_conversation_are_paired_within_a_folder(
+def test_sources_without_conversation_id_are_paired_within_a_folder(
     analyses: list[Analysis], config: CurationConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sources = []
@@ -124,21 +124,21 @@ def test_sources_without_a_conversation_are_paired_within_a_folder(
     assert "3 sources without a conversation_id are too many" in caplog.text
 
 
-def test_a_voice_that_is_never_answered_is_strange(analyses: list[Analysis], config: CurationConfig) -> None:
+def test_unanswered_voice_is_offscreen_speech(analyses: list[Analysis], config: CurationConfig) -> None:
     own = analyses[0]
     labelled = label_source(own, None, config.states)
     states = np.full(len(labelled.labels[0].states), IDLE, np.uint8)
     states[100:120] = SPEAK
     labels = [dataclasses.replace(labelled.labels[0], states=states)]
     labelled = dataclasses.replace(labelled, labels=labels, offscreen=np.ones(own.frames, bool))
-    strange = strange_voice(0, own, labelled, IntervalConfig(answer_s=1.0))
+    offscreen = offscreen_speech(0, own, labelled, IntervalConfig(answer_s=1.0))
     start = own.tracks[0].start
-    assert np.flatnonzero(~strange).tolist() == list(range(start + 76, start + 144))
+    assert np.flatnonzero(~offscreen).tolist() == list(range(start + 76, start + 144))
     assert decide({"offscreen_voice_ratio": 0.8}, Thresholds.profile("sft")) == ["offscreen_voice_ratio_above_max"]
     assert decide({"offscreen_voice_ratio": 1.0}, Thresholds.profile("tiny")) == []
 
 
-def test_an_analysis_comes_back_from_disk(analyses: list[Analysis], tmp_path: Path) -> None:
+def test_analysis_round_trip(analyses: list[Analysis], tmp_path: Path) -> None:
     save_analysis(tmp_path / "look.npz", analyses[0])
     back = load_analysis(tmp_path / "look.npz")
     assert back.source == analyses[0].source
@@ -148,13 +148,13 @@ def test_an_analysis_comes_back_from_disk(analyses: list[Analysis], tmp_path: Pa
     np.testing.assert_array_equal(back.track, analyses[0].track)
 
 
-def test_every_frame_is_decoded_once(sides: list[Path], config: CurationConfig) -> None:
+def test_video_frames_yields_every_frame_once(sides: list[Path], config: CurationConfig) -> None:
     numbers = [number for number, _, _ in video_frames(sides[0], config.limits)]
     assert numbers == list(range(288))
     assert audio_track(sides[0], 288, config.limits).shape == (288_000,)
 
 
-def test_a_film_with_black_bars_added_is_a_copy(
+def test_find_copies_ignores_black_bars(
     analyses: list[Analysis], sides: list[Path], config: CurationConfig, tmp_path: Path
 ) -> None:
     pictures = np.stack([picture.rgb for _, picture, _ in video_frames(sides[0], config.limits)])
