@@ -1,4 +1,4 @@
-"""Motion terms from head pose and eyelids: what a head does in a span, in the order in which it happens."""
+"""Motion terms from head pose and eyelids, in the order in which they happen in a span."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from components.curate.video.faces import FEATURES
 from lpm_model.config import VIDEO_FPS
 
 _SWING_RAD = 0.03
-"""A nod or a shake goes at least so far from the slow course of the head."""
+"""Smallest amplitude of a nod or shake relative to the low-pass head pose."""
 _TURN_RAD = 0.25
 _TILT_RAD = 0.15
 _LIVELY_DEG, _CALM_DEG = 3.0, 0.8
@@ -17,22 +17,22 @@ _BLINKS_PER_MIN = 30
 _MOST = 4
 
 
-def motion_terms(features: NDArray[np.float32], usual: NDArray[np.float32], free: NDArray[np.bool_]) -> list[str]:
-    """Motion terms of the vocabulary.
+def motion_terms(features: NDArray[np.float32], neutral: NDArray[np.float32], free: NDArray[np.bool_]) -> list[str]:
+    """Return the motion terms of the vocabulary.
 
     Args:
-        features: face features [T, F] by FEATURES.
-        usual: the features of the person's face as long as it does nothing [T, F].
-        free: the frames that may be described, bool [T]; the others are looked away from.
+        features: face features [T, F], columns as in FEATURES.
+        neutral: features of the person's neutral face [T, F].
+        free: describable frames, bool [T]; all others are ignored.
     """
     if not free.any():
         return []
-    yaw, pitch, roll, eyes = (_track(features, usual, free, name) for name in ("yaw", "pitch", "roll", "eyes"))
+    yaw, pitch, roll, eyes = (_track(features, neutral, free, name) for name in ("yaw", "pitch", "roll", "eyes"))
     when: dict[str, int] = {}
     nods = _swings(pitch, free)
     if nods:
         when["nods" if len(nods) > 1 else "nods once"] = nods[0]
-    shakes = _swings(np.abs(yaw - _course(yaw)), free, detrended=True)
+    shakes = _swings(np.abs(yaw - _low_pass(yaw)), free, detrended=True)
     if len(shakes) >= 3:
         when["shakes head"] = shakes[0]
     for name, held in (
@@ -46,7 +46,7 @@ def motion_terms(features: NDArray[np.float32], usual: NDArray[np.float32], free
         first = _first_run(held & free, _HELD)
         if first is not None:
             when[name] = first
-    blinks = _rises(free & (eyes < -0.45 * usual[:, FEATURES.index("eyes")]))
+    blinks = _rises(free & (eyes < -0.45 * neutral[:, FEATURES.index("eyes")]))
     if len(blinks) >= 2 and len(blinks) * 60 * VIDEO_FPS > _BLINKS_PER_MIN * int(free.sum()):
         when["blinks often"] = blinks[0]
     terms = sorted(when, key=lambda name: (when[name], name))[:_MOST]
@@ -54,21 +54,21 @@ def motion_terms(features: NDArray[np.float32], usual: NDArray[np.float32], free
 
 
 def _track(
-    features: NDArray[np.float32], usual: NDArray[np.float32], free: NDArray[np.bool_], name: str
+    features: NDArray[np.float32], neutral: NDArray[np.float32], free: NDArray[np.bool_], name: str
 ) -> NDArray[np.float64]:
-    """One feature relative to the person's usual value; 0 where it is unknown or not to be described."""
+    """Return one feature relative to the person's neutral value, 0 where unknown or not describable, float64 [T]."""
     column = FEATURES.index(name)
-    return np.where(free, np.nan_to_num(features[:, column].astype(np.float64) - usual[:, column]), 0.0)
+    return np.where(free, np.nan_to_num(features[:, column].astype(np.float64) - neutral[:, column]), 0.0)
 
 
-def _course(track: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over a second around each frame."""
+def _low_pass(track: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean over one second around each frame."""
     return np.convolve(np.pad(track, VIDEO_FPS // 2, mode="edge"), np.ones(VIDEO_FPS + 1) / (VIDEO_FPS + 1), "valid")
 
 
 def _swings(track: NDArray[np.float64], free: NDArray[np.bool_], *, detrended: bool = False) -> list[int]:
-    """First frames of the swings above the head's slow course that come back."""
-    return _rises(free & ((track if detrended else track - _course(track)) > _SWING_RAD))
+    """Return the first frames of the swings above the low-pass head pose."""
+    return _rises(free & ((track if detrended else track - _low_pass(track)) > _SWING_RAD))
 
 
 def _rises(flags: NDArray[np.bool_]) -> list[int]:
@@ -76,7 +76,7 @@ def _rises(flags: NDArray[np.bool_]) -> list[int]:
 
 
 def _first_run(flags: NDArray[np.bool_], length: int) -> int | None:
-    """Start of the first run of so many frames."""
+    """Return the start of the first run of at least `length` frames."""
     if len(flags) < length:
         return None
     runs = np.convolve(flags, np.ones(length), mode="valid")
@@ -85,7 +85,7 @@ def _first_run(flags: NDArray[np.bool_], length: int) -> int | None:
 
 
 def _energy(yaw: NDArray[np.float64], pitch: NDArray[np.float64]) -> str:
-    """How much the head moves where it does nothing that has a name."""
+    """Return how much the head moves if no other motion was found."""
     spread_deg = float(np.degrees(np.hypot(np.std(yaw), np.std(pitch))))
     if spread_deg > _LIVELY_DEG:
         return "moves head lively"

@@ -1,4 +1,4 @@
-"""How a voice sounds: pitch by autocorrelation, syllable rate by energy peaks. No weights."""
+"""Prosody: pitch by autocorrelation, syllable rate by energy peaks. Needs no weights."""
 
 import math
 from dataclasses import dataclass
@@ -9,62 +9,62 @@ from numpy.typing import NDArray
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 _WINDOW = 1200
-"""50 ms: two and a half periods of the lowest voice."""
+"""Samples (50 ms): two and a half periods of the lowest pitch."""
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 400.0
 _VOICED = 0.55
 _HOP = AUDIO_RATE // 100
 _SMOOTH = 9
-"""Energy windows (10 ms each) averaged before syllables are counted."""
+"""Energy windows of 10 ms averaged before syllables are counted."""
 _RISE_DB = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prosody:
-    """A voice over some frames."""
+    """Prosody of a voice over some frames."""
 
     loudness_db: float
-    """75th percentile of the frames' loudness, dB of full scale."""
+    """75th percentile of the frames' loudness, in dBFS."""
     pitch_hz: float
-    """Median of the voiced frames; NaN where none is voiced."""
+    """Median pitch of the voiced frames; NaN without any."""
     pitch_spread: float
-    """Distance of the 10th and the 90th percentile of the pitch in semitones; NaN where fewer than 6 are voiced."""
+    """Distance of the 10th and 90th percentile of the pitch in semitones; NaN with fewer than 6 voiced frames."""
     syllables_per_s: float
-    """Energy peaks a second."""
+    """Energy peaks per second."""
 
 
-def prosody(sound: NDArray[np.int16], loudness_db: NDArray[np.float32], spoken: NDArray[np.bool_]) -> Prosody:
-    """Measure the spoken frames.
+def prosody(audio: NDArray[np.int16], loudness_db: NDArray[np.float32], spoken: NDArray[np.bool_]) -> Prosody:
+    """Measure the prosody of the spoken frames.
 
     Args:
-        sound: int16 [T * 1000] at 24 kHz.
-        loudness_db: dB of full scale [T].
-        spoken: the frames to measure [T], at least one of them.
+        audio: int16 [T * 1000] at 24 kHz.
+        loudness_db: dBFS [T].
+        spoken: frames to measure, bool [T], at least one.
     """
-    pitch = pitch_hz(sound, spoken)
+    pitch = pitch_hz(audio, spoken)
     voiced = pitch[~np.isnan(pitch)]
     low, high = np.percentile(voiced, (10, 90)) if len(voiced) >= 6 else (math.nan, math.nan)
     return Prosody(
         loudness_db=float(np.percentile(loudness_db[spoken], 75)),
         pitch_hz=float(np.median(voiced)) if len(voiced) else math.nan,
         pitch_spread=float(12 * np.log2(high / low)),
-        syllables_per_s=syllables(sound, spoken) * VIDEO_FPS / float(spoken.sum()),
+        syllables_per_s=syllables(audio, spoken) * VIDEO_FPS / float(spoken.sum()),
     )
 
 
 def pitch_hz(
-    sound: NDArray[np.int16], spoken: NDArray[np.bool_], highest_hz: float = _HIGHEST_HZ
+    audio: NDArray[np.int16], spoken: NDArray[np.bool_], highest_hz: float = _HIGHEST_HZ
 ) -> NDArray[np.float64]:
-    """Fundamental frequency by frame, float64 [T]; NaN where the frame is not spoken or not voiced.
+    """Return the fundamental frequency per frame, float64 [T]; NaN where the frame is not spoken or not voiced.
 
-    The lag of the highest normalised autocorrelation, with the window's own autocorrelation divided out
-    (Boersma 1993), between 60 Hz and the highest that is looked for.
+    The lag of the highest normalised autocorrelation between 60 Hz and `highest_hz`, with the window's own
+    autocorrelation divided out (Boersma 1993).
     """
     found = np.full(len(spoken), np.nan)
     at = np.flatnonzero(spoken)
     if not len(at):
         return found
     half = _WINDOW // 2
-    padded = np.pad(sound.astype(np.float64), half)
+    padded = np.pad(audio.astype(np.float64), half)
     centres = at * SAMPLES_PER_FRAME + SAMPLES_PER_FRAME // 2
     blocks = np.stack([padded[centre : centre + _WINDOW] for centre in centres])
     window = np.hanning(_WINDOW)
@@ -88,17 +88,17 @@ def pitch_hz(
 
 
 def _climb(strength: NDArray[np.float64], lag: int) -> int:
-    """The top of the peak on whose slope a lag lies."""
+    """Climb from a lag to the top of its peak."""
     while lag + 1 < len(strength) and strength[lag + 1] > strength[lag]:
         lag += 1
     return lag
 
 
-def syllables(sound: NDArray[np.int16], spoken: NDArray[np.bool_]) -> int:
-    """Peaks of the smoothed energy that rise 2 dB above the dips beside them, in spoken frames."""
+def syllables(audio: NDArray[np.int16], spoken: NDArray[np.bool_]) -> int:
+    """Count peaks of the smoothed energy that rise 2 dB above the neighbouring dips, in spoken frames."""
     from scipy.signal import find_peaks
 
-    blocks = sound[: len(sound) // _HOP * _HOP].reshape(-1, _HOP).astype(np.float64)
+    blocks = audio[: len(audio) // _HOP * _HOP].reshape(-1, _HOP).astype(np.float64)
     energy = np.convolve(np.mean(blocks**2, axis=1), np.ones(_SMOOTH) / _SMOOTH, mode="same")
     level = 10 * np.log10(energy + 1.0)
     peaks, _ = find_peaks(level, prominence=_RISE_DB, distance=8)

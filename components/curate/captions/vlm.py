@@ -1,7 +1,7 @@
-"""A captioner behind any OpenAI-compatible endpoint.
+"""A captioner that calls any OpenAI-compatible endpoint.
 
-It looks and listens in separate requests, so that what it sees can't make it hear. What it gets wrong is logged and
-said by the measured captioner instead.
+Video and audio are sent in separate requests, so that one modality cannot leak into the other. Invalid answers are
+logged and replaced by the measured captioner's.
 """
 
 import base64
@@ -24,12 +24,12 @@ from components.curate.captions import vocabulary
 from components.curate.captions.measured import (
     Caption,
     Captioner,
+    CaptionInput,
     Field,
     Fields,
     MeasuredCaptioner,
     Modality,
-    Seen,
-    described_frames,
+    describable_frames,
     sentence,
 )
 from components.curate.options import CaptionConfig, VlmConfig
@@ -38,26 +38,26 @@ from lpm_model.config import AUDIO_RATE
 
 log = logging.getLogger(__name__)
 
-SEEN = ("emotion", "expression", "motion", "shot", *vocabulary.FREE)
-"""Fields that the pictures are asked for."""
-HEARD = ("emotion", "loudness", "pitch", "melody", "rate")
-"""Fields that the sound is asked for."""
-_LONGEST = 200
-"""Letters of a free text."""
-_MOST_WORDS = 6
+VIDEO_FIELDS = ("emotion", "expression", "motion", "shot", *vocabulary.FREE)
+"""Fields requested from the frames."""
+AUDIO_FIELDS = ("emotion", "loudness", "pitch", "melody", "rate")
+"""Fields requested from the audio."""
+_MAX_CHARACTERS = 200
+"""Longest free text."""
+_MAX_WORDS = 6
 
 
 class EndpointError(ValueError):
-    """The endpoint did not give a usable answer."""
+    """The endpoint did not return a usable answer."""
 
 
 def build_captioner(config: CaptionConfig) -> Captioner:
-    """The captioner that a config names."""
+    """Return the captioner that a config selects."""
     return MeasuredCaptioner() if config.captioner == "measured" else VlmCaptioner(config.vlm)
 
 
 class VlmCaptioner:
-    """Captions by a vision-language model over the fields of the vocabulary; states stay as measured."""
+    """Captions by a vision-language model, restricted to the vocabulary; states stay as measured."""
 
     def __init__(self, config: VlmConfig) -> None:
         self.name, self.version = config.model, config.version
@@ -65,54 +65,56 @@ class VlmCaptioner:
         self._measured = MeasuredCaptioner()
         self._failures = 0
 
-    def caption(self, seen: Seen) -> Caption:
-        """The caption of a clip and of its segments; without an answer, the measured one."""
-        known = self._measured.caption(seen)
-        if not len(seen.pictures):
-            return known
-        fields = self._fields(seen, known.fields)
+    def caption(self, clip: CaptionInput) -> Caption:
+        """Caption a clip and its segments; falls back to the measured caption."""
+        measured = self._measured.caption(clip)
+        if not len(clip.rgb):
+            return measured
+        fields = self._fields(clip, measured.fields)
         segments = tuple(
-            dataclasses.replace(segment, fields=said, text=sentence(said))
-            for segment in known.segments
-            for said in (self._fields(seen.part(segment.start, segment.stop), segment.fields),)
+            dataclasses.replace(segment, fields=stated, text=sentence(stated))
+            for segment in measured.segments
+            for stated in (self._fields(clip.span(segment.start, segment.stop), segment.fields),)
         )
         return Caption(text=sentence(fields), fields=fields, segments=segments)
 
-    def _fields(self, seen: Seen, measured: Fields) -> Fields:
-        """Measured fields, replaced by what the model says; of a listener only what does not change."""
+    def _fields(self, clip: CaptionInput, measured: Fields) -> Fields:
+        """Return the measured fields overridden by the model's; of a listener only the invariant fields."""
         if self._failures >= self._config.max_failures:
             return measured
-        free = described_frames(seen.states)
+        free = describable_frames(clip.states)
         listening = not free.any()
-        names = [name for name in SEEN if not listening or name in vocabulary.INVARIANT]
+        names = [name for name in VIDEO_FIELDS if not listening or name in vocabulary.INVARIANT]
         try:
-            shown = pictures_of(seen.pictures if listening else seen.pictures[free], self._config.frames)
-            said = self._ask(names, "video", shown)
+            images = image_parts(clip.rgb if listening else clip.rgb[free], self._config.frames)
+            stated = self._ask(names, "video", images)
             if self._config.audio and not listening:
-                said = {**self._ask(HEARD, "audio", [sound_of(seen)]), **said}
+                stated = {**self._ask(AUDIO_FIELDS, "audio", [audio_part(clip)]), **stated}
         except EndpointError as error:
             self._failures += 1
-            log.warning("the caption model gave no usable answer (%s): the measured caption is kept", error)
+            log.warning("the caption model returned no usable answer (%s): using the measured caption", error)
             if self._failures == self._config.max_failures:
-                log.warning("%s failed %d times in a row: it is not asked again", self._config.url, self._failures)
+                log.warning(
+                    "%s failed %d times in a row: no further requests are sent", self._config.url, self._failures
+                )
             return measured
         self._failures = 0
-        return {**measured, **said}
+        return {**measured, **stated}
 
-    def _ask(self, names: Sequence[str], modality: Modality, shown: list[dict[str, Any]]) -> Fields:
-        answer = post(self._config, request_body(self._config, names, modality, shown))
+    def _ask(self, names: Sequence[str], modality: Modality, parts: list[dict[str, Any]]) -> Fields:
+        answer = post(self._config, request_body(self._config, names, modality, parts))
         version = self._config.version or str(answer.get("model") or "unknown")[:80]
-        said = read_answer(answer, names)
+        stated = read_answer(answer, names)
         return {
             name: Field(value=value, modality=modality, model=self.name, version=version)
-            for name, value in said.items()
+            for name, value in stated.items()
         }
 
 
 def request_body(
-    config: VlmConfig, names: Sequence[str], modality: Modality, shown: list[dict[str, Any]]
+    config: VlmConfig, names: Sequence[str], modality: Modality, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The chat request: the fields wanted with their words, then the pictures or the sound."""
+    """Return the chat request: the requested fields with their vocabulary, then the images or the audio."""
     lines = []
     for name in names:
         words = vocabulary.allowed(name)
@@ -129,19 +131,19 @@ def request_body(
         "seed": 0,
         "max_tokens": 512,
         "response_format": {"type": "json_object"},
-        "messages": [{"role": "user", "content": [{"type": "text", "text": task}, *shown]}],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": task}, *parts]}],
     }
 
 
-def pictures_of(pictures: NDArray[np.uint8], count: int) -> list[dict[str, Any]]:
-    """Evenly chosen frames as JPEG parts of a message."""
+def image_parts(frames: NDArray[np.uint8], count: int) -> list[dict[str, Any]]:
+    """Return evenly spaced frames of RGB [T, H, W, 3] as JPEG parts of a message."""
     import cv2
 
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, count).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
     parts = []
     for index in chosen:
         done, data = cv2.imencode(
-            ".jpg", cv2.cvtColor(pictures[index], cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
+            ".jpg", cv2.cvtColor(frames[index], cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
         )
         assert done
         text = base64.b64encode(data.tobytes()).decode()
@@ -149,31 +151,31 @@ def pictures_of(pictures: NDArray[np.uint8], count: int) -> list[dict[str, Any]]
     return parts
 
 
-def sound_of(seen: Seen) -> dict[str, Any]:
-    """The sound while the person does not listen, as a WAV part of a message."""
-    open_ = np.repeat(seen.states != LISTEN, len(seen.sound) // max(len(seen.states), 1))
+def audio_part(clip: CaptionInput) -> dict[str, Any]:
+    """Return the audio, muted while the person listens, as a WAV part of a message."""
+    audible = np.repeat(clip.states != LISTEN, len(clip.audio) // max(len(clip.states), 1))
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(AUDIO_RATE)
-        out.writeframes(np.where(open_, seen.sound[: len(open_)], 0).astype("<i2").tobytes())
+        out.writeframes(np.where(audible, clip.audio[: len(audible)], 0).astype("<i2").tobytes())
     data = base64.b64encode(buffer.getvalue()).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could carry pictures and key to a place that nobody configured."""
+    """Reject redirects, which could send images and the key to a host that nobody configured."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 def post(config: VlmConfig, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Send a chat request, read a bounded answer within the time limit.
+    """Send a chat request and read a bounded answer within the time limit.
 
     Raises:
-        EndpointError: no connection, an error status, an answer that is too slow, too long or not a JSON object.
+        EndpointError: no connection, an error status, or an answer that is too slow, too long or not a JSON object.
     """
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     key = os.environ.get(config.key_env, "")
@@ -206,10 +208,10 @@ def post(config: VlmConfig, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_answer(answer: Mapping[str, Any], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The known fields of a chat answer; words outside the vocabulary are dropped and logged.
+    """Parse the fields of a chat answer; words outside the vocabulary are dropped and logged.
 
     Raises:
-        EndpointError: no message with a JSON object, or nothing in it can be used.
+        EndpointError: no message with a JSON object, or no usable field in it.
     """
     try:
         content = answer["choices"][0]["message"]["content"]
@@ -217,7 +219,7 @@ def read_answer(answer: Mapping[str, Any], names: Sequence[str]) -> dict[str, tu
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise EndpointError(f"no message with a JSON object ({type(error).__name__})") from error
     if not isinstance(values, dict):
-        raise EndpointError("the message is no JSON object")
+        raise EndpointError("the message is not a JSON object")
     found: dict[str, tuple[str, ...]] = {}
     for name in names:
         words = _words(name, values.get(name))
@@ -229,14 +231,16 @@ def read_answer(answer: Mapping[str, Any], names: Sequence[str]) -> dict[str, tu
 
 
 def _words(name: str, value: Any) -> tuple[str, ...]:
-    """What may be kept of one field's answer."""
-    given = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    texts = [" ".join(item.split()) for item in given if isinstance(item, str) and item.strip()]
+    """Return the usable words of one field's answer."""
+    answers = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    texts = [" ".join(item.split()) for item in answers if isinstance(item, str) and item.strip()]
     allowed = vocabulary.allowed(name)
     if allowed is None:
-        return (", ".join(texts)[:_LONGEST],) if texts else ()
+        return (", ".join(texts)[:_MAX_CHARACTERS],) if texts else ()
     known = [text.lower() for text in texts if text.lower() in allowed]
-    odd = [text for text in texts if text.lower() not in allowed]
-    if odd:
-        log.warning("the caption model said %r for %s, which is not in the vocabulary: left out", odd[0][:60], name)
-    return tuple(dict.fromkeys(known))[:_MOST_WORDS]
+    unknown = [text for text in texts if text.lower() not in allowed]
+    if unknown:
+        log.warning(
+            "the caption model answered %r for %s, which is not in the vocabulary: skipped", unknown[0][:60], name
+        )
+    return tuple(dict.fromkeys(known))[:_MAX_WORDS]

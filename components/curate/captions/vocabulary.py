@@ -1,4 +1,4 @@
-"""The words of performance captions, in one place: what a captioner may say, and what counts as unknown."""
+"""The vocabulary of performance captions: the words that a captioner may use for each field."""
 
 EMOTIONS = (
     "admiration", "affection", "amazement", "amusement", "anger", "anguish", "annoyance", "anticipation", "anxiety",
@@ -32,32 +32,32 @@ MOTIONS = {
         "touches face", "crosses arms", "sits still",
     ),
 }  # fmt: skip
-"""Motion terms by part of the body; a caption lists them in the order in which they happen."""
+"""Motion terms by body part; a caption lists them in the order in which they happen."""
 
 SHOTS = ("extreme close-up", "close-up", "medium close-up", "medium shot", "full shot")
 """Shot types, tightest first."""
 ACTIONS = ("speaking", "listening", "idle")
-"""What a person does, by state."""
+"""Action of a person, by state."""
 LEVELS = {
     "loudness": ("soft", "calm", "loud"),
     "pitch": ("low", "middle", "high"),
     "melody": ("monotone", "even", "lively"),
     "rate": ("slow", "measured", "fast"),
 }
-"""What is said about a voice."""
+"""Voice descriptors."""
 
 INVARIANT = ("action", "shot", "appearance", "setting", "lighting", "camera", "personality", "relation")
-"""Fields that hold for a whole clip: all that a listener's caption may carry, because while listening the sound alone
-drives what changes."""
+"""Time-invariant fields: the only ones in a listener's caption, because reactions while listening are driven by the
+audio alone."""
 FREE = ("appearance", "setting", "lighting", "camera", "personality", "relation")
-"""Fields in free words."""
+"""Free-text fields."""
 
 
 def allowed(field: str) -> frozenset[str] | None:
-    """The words that a field may hold; None = free words.
+    """Return the words that a field may hold; None for free text.
 
     Raises:
-        ValueError: no such field.
+        ValueError: unknown field.
     """
     if field in FREE:
         return None
