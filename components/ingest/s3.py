@@ -1,4 +1,4 @@
-"""Fetching raw video from S3 or anything that speaks its protocol."""
+"""Downloads raw video from S3 or a compatible object store."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from components.ingest.config import IngestConfig
-from components.ingest.formats import why_not
+from components.ingest.formats import rejection_reason
 from lpm_model.progress import Progress
 
 _DEFAULT_ENDPOINT: Final = "https://s3.amazonaws.com"
@@ -15,40 +15,40 @@ _SIDECAR_BYTES: Final = 65_536
 
 
 def download(address: str, folder: Path, config: IngestConfig, progress: Progress) -> tuple[list[tuple[str, str]], int]:
-    """Copy videos and sidecars below a prefix into a folder; files already there with the same size and tag stay.
+    """Download videos and sidecars below a prefix; files that exist with the same size and ETag are skipped.
 
     Server and keys come from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and
     AWS_REGION.
 
     Args:
         address: "s3://bucket/prefix".
-        folder: where objects go, under their key without the prefix.
+        folder: target; each object is stored under its key without the prefix.
         config: file types and limits.
-        progress: shown while objects are fetched.
+        progress: progress bar.
 
     Returns:
-        Videos and sidecars that were not fetched, and other media, as (key, reason); how many objects are neither.
+        Rejected objects as (key, reason), and the number of ignored objects (neither video, audio nor YAML).
 
     Raises:
-        ValueError: the bucket can't be listed, or holds too many videos.
+        ValueError: the bucket cannot be listed, or holds too many videos.
     """
     from minio.error import MinioException
     from urllib3.exceptions import HTTPError
 
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if not bucket:
-        raise ValueError(f"{address!r} names no bucket: give s3://bucket/prefix")
+        raise ValueError(f"{address!r} has no bucket: give s3://bucket/prefix")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         client = _client()
-        wanted, refused, others = _choose(
+        wanted, rejected, ignored = _select(
             client.list_objects(bucket_name=bucket, prefix=prefix, recursive=True), prefix, config
         )
         for entry, path in progress.track(wanted, "download"):
             _fetch(client, bucket, entry, folder / path)
     except (MinioException, HTTPError, OSError) as error:
         raise ValueError(f"cannot read {address} ({error}): check AWS_ENDPOINT_URL, the keys and the bucket") from error
-    return refused, others
+    return rejected, ignored
 
 
 def _client() -> Any:
@@ -68,13 +68,13 @@ def _client() -> Any:
     )
 
 
-def _choose(
+def _select(
     objects: Any, prefix: str, config: IngestConfig
 ) -> tuple[list[tuple[Any, PurePosixPath]], list[tuple[str, str]], int]:
-    """Objects worth fetching with the path each gets, those that are refused, and how many are neither."""
+    """Split objects into those to download with their target path, rejected ones, and the number of ignored ones."""
     wanted: list[tuple[Any, PurePosixPath]] = []
-    refused: list[tuple[str, str]] = []
-    videos = others = 0
+    rejected: list[tuple[str, str]] = []
+    videos = ignored = 0
     below = prefix if not prefix or prefix.endswith("/") else prefix + "/"
     for entry in objects:
         key = str(entry.object_name)
@@ -83,20 +83,20 @@ def _choose(
         name = key[len(below) :]
         suffix = PurePosixPath(name).suffix.lower()
         if suffix not in (*config.extensions, ".yaml"):
-            reason = why_not(name, config.extensions)
-            refused += [(key, reason)] if reason else []
-            others += not reason
+            reason = rejection_reason(name, config.extensions)
+            rejected += [(key, reason)] if reason else []
+            ignored += not reason
             continue
         if not name or any(part in ("", ".", "..") or part.startswith(".") for part in name.split("/")) or "\\" in name:
-            refused.append((key, "the key is not a plain relative path: rename the object"))
+            rejected.append((key, "the key is not a plain relative path: rename the object"))
         elif entry.size > (_SIDECAR_BYTES if suffix == ".yaml" else config.max_file_mb * _MB):
-            refused.append((key, f"{entry.size / _MB:.1f} MB is too large: split it or raise max_file_mb"))
+            rejected.append((key, f"{entry.size / _MB:.1f} MB is too large: split it or raise max_file_mb"))
         else:
             wanted.append((entry, PurePosixPath(name)))
             videos += suffix != ".yaml"
         if videos > config.max_files:
             raise ValueError(f"more than {config.max_files} videos below {prefix!r}: raise max_files if that is meant")
-    return wanted, refused, others
+    return wanted, rejected, ignored
 
 
 def _fetch(client: Any, bucket: str, entry: Any, target: Path) -> None:

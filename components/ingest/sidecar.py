@@ -1,4 +1,4 @@
-"""Consent and licence of a recording, from the YAML file beside it."""
+"""Reads licence and consent of a recording from the YAML file next to it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Final
 import yaml
 
 FOLDER_WIDE: Final = "consent.yaml"
-"""Name of the sidecar that speaks for its folder and the folders below it."""
+"""Name of the sidecar that applies to its folder and the folders below it."""
+NO_CONSENT: Final = "none on file"
+"""Prefix of a consent_ref which states that nobody has consented, such as a published recording."""
 _CAMERAS: Final = ("a", "b", "two_shot")
 _KEYS: Final = ("licence", "consent_ref", "conversation_id", "camera", "person_hint")
 _MAX_BYTES: Final = 65_536
@@ -15,28 +17,33 @@ _MAX_BYTES: Final = 65_536
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sidecar:
-    """What is known about a recording besides its pictures."""
+    """Metadata of a recording that its owner provides."""
 
     licence: str = ""
-    """Under which terms it may be used; empty = unknown."""
+    """Terms of use; empty = unknown."""
     consent_ref: str = ""
-    """Where the consent of the people in it is filed; empty = unknown."""
+    """Where the consent of the people in it is filed; empty = unknown, "none on file..." = nobody has consented."""
     conversation_id: str | None = None
     """Shared by recordings of the same conversation on one clock."""
     camera: str | None = None
-    """Who is in the picture: a, b or two_shot."""
+    """Who is visible: a, b or two_shot."""
     person_hint: str | None = None
-    """Name of the person in the picture, if there is just one."""
+    """Name of the visible person, if there is just one."""
+
+    @property
+    def has_consent(self) -> bool:
+        """Whether consent_ref names a consent."""
+        return bool(self.consent_ref) and not self.consent_ref.lower().startswith(NO_CONSENT)
 
 
-def sidecar_of(file: Path, root: Path) -> Sidecar | None:
-    """What is said of a file: its own `<file>.yaml` over the nearest `consent.yaml` up to `root`; None without either.
+def read_sidecar(file: Path, root: Path) -> Sidecar | None:
+    """Merge a file's own `<file>.yaml` over the nearest `consent.yaml` up to `root`; None if there is neither.
 
     Raises:
-        ValueError: one can't be read or has a key or value that is not known, or licence or consent_ref is in neither.
+        ValueError: a sidecar cannot be read or has an unknown key or value, or licence or consent_ref is missing.
     """
     own = file.with_name(file.name + ".yaml")
-    found = [path for path in (_folder_wide(file, root), own) if path is not None and path.is_file()]
+    found = [path for path in (_folder_sidecar(file, root), own) if path is not None and path.is_file()]
     if not found:
         return None
     texts: dict[str, str] = {}
@@ -54,7 +61,7 @@ def sidecar_of(file: Path, root: Path) -> Sidecar | None:
     )
 
 
-def _folder_wide(file: Path, root: Path) -> Path | None:
+def _folder_sidecar(file: Path, root: Path) -> Path | None:
     for folder in file.parents:
         if (folder / FOLDER_WIDE).is_file():
             return folder / FOLDER_WIDE
@@ -74,9 +81,9 @@ def _read(path: Path, root: Path) -> dict[str, str]:
         values = yaml.safe_load(data.decode())
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ValueError(f"sidecar {name} is not UTF-8 text: line {line} holds other bytes") from error
+        raise ValueError(f"sidecar {name} is not UTF-8 text: see line {line}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"sidecar {name} is not valid YAML: {_what_and_where(error, data.decode())}") from error
+        raise ValueError(f"sidecar {name} is not valid YAML: {_locate(error, data.decode())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"sidecar {name} must be a mapping with licence and consent_ref")
     unknown = sorted(str(key) for key in values if key not in _KEYS)
@@ -88,8 +95,8 @@ def _read(path: Path, root: Path) -> dict[str, str]:
     return texts
 
 
-def _what_and_where(error: yaml.YAMLError, text: str) -> str:
-    """What breaks the YAML, with line and column, both counted from 1."""
+def _locate(error: yaml.YAMLError, text: str) -> str:
+    """Describe a YAML error with its line and column, both counted from 1."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark, problem = error.problem_mark, f"{error.context or ''} {error.problem or ''}".strip()
         return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

@@ -1,4 +1,4 @@
-"""The first look into a file, in a process that it may take down."""
+"""Opens an untrusted file for the first time; runs in a worker process, which the decoder may crash."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from components.ingest.formats import DEMUXERS
 
 
-def look_into(file: Path) -> dict[str, Any]:
-    """{"seconds": length} of a video whose first picture can be decoded, else {"refusal": why}."""
+def open_video(file: Path) -> dict[str, Any]:
+    """Return {"duration_s": seconds} if the first video frame decodes, else {"rejection": reason}."""
     import av
 
     demuxer = DEMUXERS[file.suffix.lower()]
     try:
         with av.open(str(file), format=demuxer, options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
-                return {"refusal": "no video stream"}
+                return {"rejection": "no video stream"}
             if next(container.decode(video=0), None) is None:
-                return {"refusal": "no picture could be decoded"}
-            return {"seconds": float((container.duration or 0) / av.time_base)}
+                return {"rejection": "no frame could be decoded"}
+            return {"duration_s": float((container.duration or 0) / av.time_base)}
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        return {"refusal": f"not readable as video: {getattr(error, 'strerror', None) or error}"}
+        return {"rejection": f"not readable as video: {getattr(error, 'strerror', None) or error}"}

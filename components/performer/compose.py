@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 HELDOUT_PEOPLE: Final = 100_000
 """First identity seed of the benchmark's people; those for training come before it."""
 VOICE_CREDIT: Final = (
-    "Voices: hibari (Apache-2.0, distilled from Kokoro-82M) and Piper's en_US-joe (MIT, trained on CC0 recordings)."
+    "Voices: hibari by Maureese Williams (Apache-2.0; distilled from Kokoro-82M by hexgrad, Apache-2.0; lexica of misaki, "
+    "Apache-2.0) and Piper's en_US-joe (package MIT; recordings CC0-1.0; fine-tuned from the voice lessac, whose "
+    "recordings are licensed for research)."
 )
+"""Credit in the licence field of every recording."""
 _OTHER_GAIN: Final = 0.5  # how loud the other person is in a side's recording
 _FADE_SAMPLES: Final = 480  # 20 ms, where a line is cut off
 _SIDES: Final = ("a", "b")
@@ -310,7 +313,7 @@ def _write_consent(out: Path, config: PerformerConfig, recordings: list[Recordin
     from components.performer.rig import load_rig
 
     consent = {
-        "licence": f"Rendered people, no rights of others. {load_rig(config.head).credit} {VOICE_CREDIT}",
+        "licence": f"Rendered people; parts by others: {load_rig(config.head).credit} {VOICE_CREDIT}",
         "consent_ref": "synthetic",
     }
     (out / "consent.yaml").write_text(yaml.safe_dump(consent, sort_keys=False, width=1000), encoding="utf-8")

