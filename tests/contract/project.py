@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.dvc_stages import CODE_STAGE
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("lpm_model", "serving", "components", "pipelines")
 VERBS = ("ingest", "curate", "train", "distill", "evaluate", "deploy")
@@ -49,8 +51,9 @@ def module_name(path: Path) -> str:
 
 @cache
 def dvc_stages() -> dict[str, Any]:
+    """Return the stages of dvc.yaml that run a step."""
     stages: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    return stages
+    return {name: stage for name, stage in stages.items() if name != CODE_STAGE}
 
 
 def dvc_edges() -> set[tuple[str, str]]:

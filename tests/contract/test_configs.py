@@ -12,7 +12,7 @@ import yaml
 
 from components.runtime.steps import STEPS
 from lpm_model.config import help_texts
-from pipelines.config import CONF, RootConfig, compose_values, groups, load_config, to_plain
+from pipelines.config import CONF, RootConfig, annotated_yaml, groups, load_config, to_plain
 from tests.contract.project import ROOT
 
 CHOICES = [f"{group}={choice}" for group, choices in groups().items() for choice in choices]
@@ -80,8 +80,11 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path: Path) -> None:
         load_config(values=tmp_path / "none.yaml")
 
 
-def test_params_of_dvc_are_the_composed_defaults() -> None:
-    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == compose_values()
+def test_dvc_params_are_the_complete_default_config() -> None:
+    """After a change of a default: lpm config --all > params.yaml."""
+    text = (ROOT / "params.yaml").read_text()
+    assert text == annotated_yaml(load_config())
+    assert yaml.safe_load(text) == to_plain(load_config())
 
 
 @pytest.mark.parametrize("profile", groups()["profile"])

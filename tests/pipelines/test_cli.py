@@ -33,7 +33,7 @@ def all_commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple
 
 
 @pytest.mark.parametrize("command", all_commands(cli), ids=" ".join)
-def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_and_option_has_a_help_text(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = outcome(capsys, *command, "--help")
     assert code == 0
     assert f"Usage: lpm {' '.join(command)}" in out
@@ -50,13 +50,13 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
         (("run", "max_clip_s=30"), "unknown config key max_clip_s: did you mean curate.max_clip_s?"),
         (("run", "workers=2"), "did you mean ingest.performer.workers or curate.workers"),
         (("run", "curate.workers=0"), "error: curate.workers is 0: give at least 1"),
-        (("run", "curate.mesh_stride=7"), "error: curate.mesh_stride is 7: give at most 6, lest faces count as lost"),
+        (("run", "curate.mesh_stride=7"), "error: curate.mesh_stride is 7: give at most 6"),
         (("run", "profile=huge"), "no profile 'huge'"),
         (("run", "data.source"), "has no '='"),
         (("curate",), "curate needs raw: workspace/raw does not exist"),
-        (("serve",), "is no model folder: run `lpm run` first"),
+        (("serve",), "is not a model folder: run `lpm run` first"),
         (("lineage", "nothing"), "has no run.json"),
-        (("autoencoder", "train", "nothing"), "nothing is no folder"),
+        (("autoencoder", "train", "nothing"), "nothing is not a folder"),
         (("data", "browse", "nothing"), "give the folder that `lpm curate` wrote"),
         (("data", "forget", "nothing"), "give either --identity or --source"),
         (("data", "forget", "nothing", "--identity", "Ada"), "run `lpm curate` first"),
@@ -65,7 +65,7 @@ def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.
         (("distill", "distill.online.backbone_sigmas=[]"), "must fall from 1.0"),
     ],
 )
-def test_errors_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = outcome(capsys, *arguments)
     assert code == 2
     assert message in err
@@ -93,30 +93,31 @@ def test_a_removal_is_told_in_plain_words(tmp_path: Path, capsys: pytest.Capture
     assert _counted(1, "kept first passes") == "1 kept first pass"
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_prints_the_traceback() -> None:
     with pytest.raises(ValueError, match="workspace/raw does not exist"):
         main(["--debug", "curate"])
 
 
-def test_a_wrong_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = outcome(capsys, "curat")
     assert code == 2
     assert "curat" in err
 
 
-def test_keys_of_any_name_are_not_taken_for_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mapping_settings_accept_keys_of_any_name(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = outcome(capsys, "config", "deploy.promotion.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30")
     assert code == 0
     assert "workers: 0.5" in out
 
 
-def test_config_prints_what_is_composed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_prints_the_composed_values(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = outcome(capsys, "config", "data.source=here")
     assert code == 0
     assert "source: here" in out
     _, every, _ = outcome(capsys, "config", "--all", "data.source=here")
     assert "source: here" in every
     assert "muon_lr: 0.02" in every
+    assert "# Height and width of one person's" in every
     assert "muon_lr" not in out
 
 
@@ -133,7 +134,7 @@ def test_curate_names_the_command_that_prints_every_profiles_thresholds(capsys: 
     assert rows["min_bits_per_pixel"][0] == "-"
 
 
-def test_compile_writes_a_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_compile_writes_the_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, _ = outcome(capsys, "compile", "--out", "a/lpm.yaml")
     assert code == 0
     assert (tmp_path / "a" / "lpm.yaml").stat().st_size > 5000

@@ -1,0 +1,21 @@
+"""What the commands share: where they print, default folders, types of their options."""
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+OUT = Console()
+"""Results."""
+ERR = Console(stderr=True)
+"""Errors."""
+FOLDER = click.Path(path_type=Path, file_okay=False)
+"""Type of an option that names a folder."""
+FILE = click.Path(path_type=Path, dir_okay=False)
+"""Type of an option that names a file."""
+WORKSPACE = Path("workspace")
+"""Default folder of single steps and of DVC."""
+CACHE = Path(".work")
+"""Default folder of cached results."""
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+"""Config overrides in Hydra's syntax."""
