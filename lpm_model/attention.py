@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 THETA = 10_000.0
-PLAIN_PRODUCTS = 1 << 20
-"""On CPU, up to this many scores a head, two matrix products are two to ten times faster than the fused kernel."""
+NAIVE_ATTENTION_MAX_SCORES = 1 << 20
+"""On CPU, up to this many scores a head, two matmuls are two to ten times faster than the fused kernel."""
 
 
 def rope_angles(positions: Tensor, width: int) -> Tensor:
-    """Angles of a rotary embedding (https://arxiv.org/abs/2104.09864).
+    """Return the angles of a rotary embedding (https://arxiv.org/abs/2104.09864).
 
     Args:
         positions: any shape, in units of the axis.
@@ -27,7 +27,7 @@ def rope_angles(positions: Tensor, width: int) -> Tensor:
 
 
 def rope3d(time: Tensor, height: int, width: int, split: tuple[int, int, int]) -> Tensor:
-    """Rotations for latent frames at given temporal positions.
+    """Return the rotations of latent frames at given temporal positions.
 
     Args:
         time: [..., F] temporal position of each latent frame.
@@ -39,14 +39,14 @@ def rope3d(time: Tensor, height: int, width: int, split: tuple[int, int, int]) -
         float32 [..., F * height * width, D]: cosine and sine for each pair of channels.
     """
 
-    def turns(positions: Tensor, channels: int) -> Tensor:
+    def cos_sin(positions: Tensor, channels: int) -> Tensor:
         angles = rope_angles(positions, channels)
         return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
     whole = (*time.shape, height, width, -1, 2)
-    t = turns(time, split[0])[..., :, None, None, :, :].expand(whole)
-    rows = turns(torch.arange(height, device=time.device), split[1])[:, None].expand(whole)
-    columns = turns(torch.arange(width, device=time.device), split[2]).expand(whole)
+    t = cos_sin(time, split[0])[..., :, None, None, :, :].expand(whole)
+    rows = cos_sin(torch.arange(height, device=time.device), split[1])[:, None].expand(whole)
+    columns = cos_sin(torch.arange(width, device=time.device), split[2]).expand(whole)
     return torch.cat([t, rows, columns], dim=-2).flatten(-2).flatten(-4, -2)
 
 
@@ -56,26 +56,29 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     Args:
         x: [B, L, N, D].
         rotation: from `rope3d`, [L, D] or [B, L, D].
+
+    Returns:
+        [B, L, N, D], in the type of `x`.
     """
-    pairs, turn = (t.unflatten(-1, (-1, 2)) for t in (x.float(), rotation.unsqueeze(-2)))
+    pairs, angle = (t.unflatten(-1, (-1, 2)) for t in (x.float(), rotation.unsqueeze(-2)))
     if torch.compiler.is_compiling():  # compilers have no kernels for complex numbers
-        (even, odd), (cosine, sine) = pairs.unbind(-1), turn.unbind(-1)
-        turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+        (even, odd), (cosine, sine) = pairs.unbind(-1), angle.unbind(-1)
+        rotated = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
     else:  # two to ten times faster than the same in real numbers
-        product = torch.view_as_complex(pairs.contiguous()) * torch.view_as_complex(turn)
-        turned = torch.view_as_real(product)
-    return turned.flatten(-2).to(x.dtype)
+        product = torch.view_as_complex(pairs.contiguous()) * torch.view_as_complex(angle)
+        rotated = torch.view_as_real(product)
+    return rotated.flatten(-2).to(x.dtype)
 
 
-def plain(queries: int, keys: int, device: torch.device) -> bool:
-    """Whether so many scores a head are better left to two matrix products than to the fused kernel."""
-    return device.type == "cpu" and queries * keys <= PLAIN_PRODUCTS
+def use_naive_attention(queries: int, keys: int, device: torch.device) -> bool:
+    """Return whether two matmuls are faster than the fused kernel for this many queries and keys."""
+    return device.type == "cpu" and queries * keys <= NAIVE_ATTENTION_MAX_SCORES
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot product attention, [B, L, N, D] in and [B, L, N * D] out; mask [B, 1, 1 or Lq, Lk], True attends."""
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    if plain(q.shape[2], k.shape[2], q.device):
+    if use_naive_attention(q.shape[2], k.shape[2], q.device):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
@@ -88,11 +91,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 def attend_with_past(
     query: Tensor, past_key: Tensor, past_value: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """The same over a long past and a short present, without joining the two in memory.
+    """Attend to a long past and a short present without concatenating the two in memory.
 
     Args:
         query: [B, L, N, D] rotated.
-        past_key: [B, N, D, P] rotated, ready for the product.
+        past_key: [B, N, D, P] rotated, laid out for the matmul.
         past_value: [B, N, P, D].
         key: [B, L, N, D] rotated.
         value: [B, L, N, D].
@@ -105,14 +108,14 @@ def attend_with_past(
     scores = torch.cat([q @ past_key, q @ key.permute(0, 2, 3, 1)], dim=-1)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    share = scores.softmax(-1).to(value.dtype)
+    weights = scores.softmax(-1).to(value.dtype)
     past = past_key.shape[-1]
-    out = share[..., :past] @ past_value + share[..., past:] @ value.transpose(1, 2)
+    out = weights[..., :past] @ past_value + weights[..., past:] @ value.transpose(1, 2)
     return out.transpose(1, 2).flatten(2)
 
 
 def audio_windows(tokens: Tensor, window: int, frames: int) -> Tensor:
-    """The audio tokens that each of the last `frames` latent frames may attend to.
+    """Return the audio tokens that each of the last `frames` latent frames may attend to.
 
     Args:
         tokens: [B, P + F, n, C]: n tokens a latent frame, at least `window` - 1 frames before the first.

@@ -1,27 +1,26 @@
-"""KV cache of the streaming model: references apart, then sink and ring, keys stored before RoPE.
+"""KV cache of the streaming model: references, attention sink and a ring of recent latents, keys stored before RoPE.
 
-B batch, S + W slots of one latent frame each, T tokens a latent frame, N heads, D head width, P keys of the past.
-Rows may have different references and stand at different positions. Every buffer is made once and stays where it is.
-Positions are relative to the window and bounded by S + W + chunk, so that a call may last for ever
+B batch, S sink slots, W ring slots, one latent frame each, T tokens a latent frame, N heads, D head width, c latent
+frames of a chunk, R references.
+Rows may have different references and positions. Every buffer is allocated once and keeps its address.
+Positions are relative to the window and bounded by S + W + c, so that a call may last for ever
 (keys cached before RoPE and rotated at use; https://arxiv.org/abs/2309.17453 for sinks).
+What attention reads is derived from the cache by lpm_model.attention_plan.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lpm_model.attention import attend, attend_with_past, plain, rotate
 from lpm_model.config import ABSENT, OnlineConfig
-from lpm_model.cuda_graphs import Recordings
+from lpm_model.prepared_keys import PreparedKeys, StaticBuffers
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
-    """Where everything stands for one chunk."""
+    """Temporal positions of the slots and of the next chunk."""
 
     slots: int
     """Slots in use by at least one row; the rest is not read."""
@@ -30,43 +29,17 @@ class CacheLayout:
     chunk_positions: Tensor
     """[B, c] temporal positions of the chunk."""
     valid: Tensor | None
-    """[B, slots] slots in use per row; None where every row uses all of them."""
-
-
-@dataclass(slots=True)
-class Room:
-    """Static buffers for the past as products want it: rotated, and with a place for the chunk's own keys behind it."""
-
-    chunk: int
-    """Latent frames of a chunk."""
-    by_products: bool
-    """Laid out for two matrix products, or for the fused kernel."""
-    keys: Tensor
-    """[planes * layers, B, N, D, P] for products, [planes * layers, B, N, P + c * T, D] for the kernel."""
-    values: Tensor
-    """[planes * layers, B, N, P (+ c * T), D]."""
-    settled: set[int] = field(default_factory=set)
-    """Layers whose references and sink are in place; they keep their positions for ever."""
-
-
-@dataclass(slots=True)
-class Known:
-    """What the host knows of the rows, so that no pass waits for a device; None is looked up when it is asked for."""
-
-    filled: list[int] | None = None
-    """Slots in use of each row."""
-    complete: bool | None = None
-    """Whether every row has all references."""
+    """[B, slots] slots in use by each row; None where every row uses all of them."""
 
 
 @dataclass(slots=True)
 class KVCache:
-    """Static buffers; one counter a row says how many latent frames were ever written."""
+    """The history of B rows; one counter a row holds how many latent frames were ever written."""
 
     keys: Tensor
-    """[planes * layers, B, S + W, T, N, D], not rotated; one plane, or one for each denoising step."""
+    """[levels * layers, B, S + W, T, N, D], not rotated; one level, or one for each denoising step."""
     values: Tensor
-    """[planes * layers, B, S + W, T, N, D]."""
+    """[levels * layers, B, S + W, T, N, D]."""
     reference_keys: Tensor
     """[layers, B, R * T, N, D], not rotated."""
     reference_values: Tensor
@@ -75,32 +48,35 @@ class KVCache:
     """[B, R] temporal positions (negative: before latent 0; ABSENT where a row has fewer)."""
     written: Tensor
     """[B] latent frames written so far."""
-    anchor: Tensor
-    """[B, T, C] embedding of the character image, which every token is given; T is 0 without one."""
+    image_embedding: Tensor
+    """[B, T, C] embedding of the reference image, which is added to every token; T is 0 without one."""
     latents: Tensor
-    """[B, W, channels, h, w] the last clean latents, latent i at i mod W, for `recall`; W is 0 where none are kept."""
+    """[B, W, channels, h, w] the last clean latents, latent i at i mod W, for `window_of`; W is 0 where unused."""
     sink: int
     """S."""
-    offset: int = 0
-    """First layer of the plane that is read and written."""
-    room: Room | None = None
-    """None makes buffers anew for each chunk, as gradients need it."""
-    ready: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Each layer's past as products want it, kept while the counter stands still."""
-    turn: Callable[[Tensor, Tensor], Tensor] = rotate
-    """Turns the past's keys."""
-    known: Known = field(default_factory=Known)
-    """One for all planes."""
-    recordings: Recordings = field(default_factory=Recordings)
-    """Of chunks over these buffers."""
+    first_layer: int = 0
+    """First layer of the level that is read and written."""
+    prepared: PreparedKeys = field(default_factory=PreparedKeys)
+    """Derived from the other fields; shared by all levels."""
 
     @classmethod
     def empty(
         cls, layers: int, batch: int, tokens: int, heads: int, width: int, online: OnlineConfig, like: Tensor,
-        planes: int = 1,
+        levels: int = 1,
     ) -> "KVCache":  # fmt: skip
-        """Buffers for `batch` rows, without references."""
-        shape = (planes * layers, batch, online.cache_latents, tokens, heads, width)
+        """Allocate a cache for `batch` rows, without references.
+
+        Args:
+            layers: of the transformer.
+            batch: B.
+            tokens: T.
+            heads: N.
+            width: D.
+            online: sink and window sizes.
+            like: a tensor of the cache's type and device.
+            levels: histories next to each other, one for each noise level.
+        """
+        shape = (levels * layers, batch, online.cache_latents, tokens, heads, width)
         none = like.new_zeros(layers, batch, 0, heads, width)
         return cls(
             keys=like.new_zeros(shape),
@@ -109,7 +85,7 @@ class KVCache:
             reference_values=none,
             reference_positions=torch.zeros(batch, 0, dtype=torch.long, device=like.device),
             written=torch.zeros(batch, dtype=torch.long, device=like.device),
-            anchor=like.new_zeros(batch, 0, 0),
+            image_embedding=like.new_zeros(batch, 0, 0),
             latents=like.new_zeros(batch, 0, 0, 0, 0),
             sink=online.sink_latents,
         )
@@ -130,52 +106,48 @@ class KVCache:
         return int(self.keys.shape[3])
 
     @property
-    def planes(self) -> int:
-        """Histories kept beside each other."""
+    def levels(self) -> int:
+        """Histories next to each other, one for each noise level."""
         return int(self.keys.shape[0] // self.reference_keys.shape[0])
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        held = [self.keys, self.values, self.reference_keys, self.reference_values, self.latents]
-        held += [] if self.room is None else [self.room.keys, self.room.values]
-        return sum(t.nbytes for t in held)
-
-    def plane(self, index: int) -> "KVCache":
-        """The same cache, of which one plane is read and written."""
-        return replace(self, offset=index * self.reference_keys.shape[0])
+        """Bytes held, static buffers included."""
+        held = (self.keys, self.values, self.reference_keys, self.reference_values, self.latents)
+        return sum(t.nbytes for t in held) + self.prepared.nbytes
 
     @property
-    def steady(self) -> bool:
-        """Every slot of every row is in use and its buffers are settled: from now on chunks differ in values alone."""
-        return self.room is not None and len(self.room.settled) == self.keys.shape[0]
+    def capturable(self) -> bool:
+        """Whether chunks differ in values alone from now on, so that CUDA graphs can be captured.
 
-    def make_room(self, chunk: int) -> None:
-        """Make the static buffers for chunks of that many latent frames; call it once the references are in."""
-        layers, batch, slots, tokens, heads, width = self.keys.shape
-        past, own = self.reference_keys.shape[2] + slots * tokens, chunk * tokens
-        by_products = plain(own, past + own, self.keys.device)
-        length = past if by_products else past + own
-        values = self.values.new_zeros(layers, batch, heads, length, width)
-        keys = self.keys.new_zeros(layers, batch, heads, width, length) if by_products else torch.zeros_like(values)
-        self.room = Room(chunk, by_products, keys, values)
-        self.ready.clear()
+        That is so once every slot of every row is in use and the static buffers hold references and sink.
+        """
+        static = self.prepared.static
+        return static is not None and len(static.filled_layers) == self.keys.shape[0]
+
+    def level(self, index: int) -> "KVCache":
+        """Return a view that reads and writes the history of one noise level."""
+        return replace(self, first_layer=index * self.reference_keys.shape[0])
+
+    def allocate_static(self, chunk_latents: int) -> None:
+        """Allocate static buffers for chunks of that many latent frames; call it once the references are in."""
+        self.prepared.static = StaticBuffers.allocate(chunk_latents, self.keys, self.reference_keys.shape[2])
+        self.prepared.invalidate()
 
     def layout(self, chunk: int) -> CacheLayout:
-        """Positions of slots and of the next chunk, per row.
+        """Return the positions of the slots and of the next `chunk` latent frames, per row.
 
-        A ring slot j holds the newest latent frame i >= S with (i - S) mod W = j. Latent i stands at position i until
-        the ring is full; afterwards positions are counted so that the window ends at S + W - 1.
+        A ring slot j holds the newest latent frame i >= S with (i - S) mod W = j. Latent i has position i until
+        the ring is full; afterwards positions are shifted so that the window ends at S + W - 1.
         """
-        window = self.capacity - self.sink
         slot = torch.arange(self.capacity, device=self.written.device)
         written = self.written[:, None]
-        laps = torch.div(written - 1 - slot, window, rounding_mode="floor")
-        latent = torch.where(slot < self.sink, slot, slot + window * laps)
+        laps = torch.div(written - 1 - slot, self.window, rounding_mode="floor")
+        latent = torch.where(slot < self.sink, slot, slot + self.window * laps)
         valid = torch.where(slot < self.sink, slot < written, laps >= 0)
         overflow = (written - self.capacity).clamp(min=0)
         positions = torch.where(slot < self.sink, slot, latent - overflow)
-        filled = self._filled()
+        filled = self._filled_slots()
         used = max(filled)
         chunk_positions = torch.minimum(written, torch.full_like(written, self.capacity)) + torch.arange(
             chunk, device=self.written.device
@@ -187,175 +159,114 @@ class KVCache:
             valid=None if min(filled) == used else valid[:, :used],
         )
 
-    def mask(self, layout: CacheLayout, chunk: int) -> Tensor | None:
-        """[B, 1, 1, keys] which keys count (references, slots, the chunk's own), or None where all do."""
-        present = self.reference_positions != ABSENT
-        if self.known.complete is None:
-            self.known.complete = bool(present.all())
-        if layout.valid is None and self.known.complete:
-            return None
-        batch = present.shape[0]
-        valid = present.new_ones(batch, layout.slots) if layout.valid is None else layout.valid
-        seen = torch.cat([present, valid, present.new_ones(batch, chunk)], dim=1)
-        return seen.repeat_interleave(self.tokens, dim=1)[:, None, None]
-
-    def attend(
-        self, layer: int, layout: CacheLayout, rotation: Tensor, own: tuple[Tensor, Tensor, Tensor], mask: Tensor | None
-    ) -> Tensor:
-        """Attention of a chunk over the references, the slots in use and itself.
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Store one layer of the next c latent frames; call `advance` once after all layers.
 
         Args:
-            layer: of the model.
-            layout: from `layout`.
-            rotation: [B, P, D] of the past's keys, references first, from `rope3d`.
-            own: the chunk's queries and keys, rotated, and values, each [B, L, N, D].
-            mask: [B, 1, 1, P + L] from `mask`.
-
-        Returns:
-            [B, L, N * D].
+            layer: of the transformer.
+            keys: [B, c * T, N, D], not rotated.
+            values: [B, c * T, N, D].
         """
-        query, key, value = own
-        past = rotation.shape[1]
-        by_products = plain(query.shape[1], past + key.shape[1], query.device)
-        keys, values = self.past(layer, layout, rotation, value.dtype, by_products=by_products)
-        if by_products:
-            return attend_with_past(query, keys, values, key, value, mask)
-        if keys.shape[2] > past:  # static buffers with a place for the chunk's own
-            keys[:, :, past:], values[:, :, past:] = key.transpose(1, 2), value.transpose(1, 2)
-        else:
-            keys = torch.cat([keys, key.transpose(1, 2)], dim=2)
-            values = torch.cat([values, value.transpose(1, 2)], dim=2)
-        return attend(query, keys.transpose(1, 2), values.transpose(1, 2), mask)
-
-    def past(
-        self, layer: int, layout: CacheLayout, rotation: Tensor, dtype: torch.dtype, *, by_products: bool
-    ) -> tuple[Tensor, Tensor]:
-        """References and the slots in use, as products want them.
-
-        Returns:
-            Rotated keys [B, N, D, P] for products, else [B, N, P, D], and values [B, N, P, D]. For the kernel the
-            static buffers end in a place for the chunk's own.
-        """
-        place, room = self.offset + layer, self.room
-        if place not in self.ready:
-            static = room is not None and layout.slots == self.capacity
-            if room is not None and static and (room.by_products, room.keys.dtype) == (by_products, dtype):
-                self.ready[place] = self._refill(room, layer, rotation, settles=layout.valid is None)
-            else:
-                keys, values = self._joined(layer, layout.slots)
-                turned = self.turn(keys, rotation).to(dtype).permute(0, 2, *((3, 1) if by_products else (1, 3)))
-                self.ready[place] = turned.contiguous(), values.to(dtype).transpose(1, 2).contiguous()
-        return self.ready[place]
-
-    def _joined(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated, and values [B, P, N, D] of the references and the first slots."""
-        place = self.offset + layer
-        keys = [self.reference_keys[layer], self.keys[place][:, :slots].flatten(1, 2)]
-        values = [self.reference_values[layer], self.values[place][:, :slots].flatten(1, 2)]
-        return torch.cat(keys, dim=1), torch.cat(values, dim=1)
-
-    def _refill(self, room: Room, layer: int, rotation: Tensor, *, settles: bool) -> tuple[Tensor, Tensor]:
-        """The static buffers of a layer, brought up to date; references and sink stand still once they are there."""
-        place, past = self.offset + layer, rotation.shape[1]
-        if place in room.settled:
-            begin = self.reference_keys.shape[2] + self.sink * self.tokens
-            keys, values = (x[place][:, self.sink :].flatten(1, 2) for x in (self.keys, self.values))
-        else:
-            begin, (keys, values) = 0, self._joined(layer, self.capacity)
-        by_token = room.keys[place].transpose(2, 3) if room.by_products else room.keys[place]
-        by_token[:, :, begin:past] = self.turn(keys, rotation[:, begin:]).transpose(1, 2)
-        room.values[place][:, :, begin:past] = values.transpose(1, 2)
-        if settles:
-            room.settled.add(place)
-        return room.keys[place], room.values[place]
-
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Store un-rotated keys and values [B, c * T, N, D] of the next c latent frames (call `advance` once after)."""
-        rows, slot = self._slots(keys.shape[1] // self.tokens)
-        place = self.offset + layer
+        rows, slots = self._evict_oldest(keys.shape[1] // self.tokens)
         for buffer, new in ((self.keys, keys), (self.values, values)):
-            buffer[place][rows, slot] = new.detach().unflatten(1, (-1, self.tokens)).to(buffer.dtype)
+            frames = new.detach().unflatten(1, (-1, self.tokens)).to(buffer.dtype)
+            buffer[self.first_layer + layer][rows, slots] = frames
 
-    def keep(self, clean: Tensor) -> None:
-        """Store the next c clean latent frames [B, channels, c, h, w] too, where `recall` is to have them."""
+    def _evict_oldest(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return rows and slots [B, count] that the next latent frames take.
+
+        This is where entries are evicted: the first S latent frames take the sink's slots and stay for ever; each
+        later one takes the next slot of the ring, which, once the ring is full, is that of its oldest latent frame.
+        Overwriting the slot evicts it; nothing else is moved.
+        """
+        latent = self.written[:, None] + torch.arange(count, device=self.written.device)
+        slot = torch.where(latent < self.sink, latent, self.sink + (latent - self.sink) % self.window)
+        return self._rows(count), slot
+
+    def _rows(self, count: int) -> Tensor:
+        """Row numbers [B, count], to index with slots of the same shape."""
+        rows = torch.arange(self.written.shape[0], device=self.written.device)
+        return rows[:, None].expand(-1, count)
+
+    def store_latents(self, clean: Tensor) -> None:
+        """Store the next c clean latent frames [B, channels, c, h, w], if `window_of` will need them."""
         if self.latents.shape[1]:
-            rows, _ = self._slots(clean.shape[2])
-            latent = self.written[:, None] + torch.arange(clean.shape[2], device=self.written.device)
-            self.latents[rows, latent % self.window] = clean.detach().transpose(1, 2).to(self.latents.dtype)
+            count = clean.shape[2]
+            latent = self.written[:, None] + torch.arange(count, device=self.written.device)
+            frames = clean.detach().transpose(1, 2).to(self.latents.dtype)
+            self.latents[self._rows(count), latent % self.window] = frames
 
     def advance(self, chunk: int) -> None:
-        """Count the written latent frames; the only place where the counter moves."""
-        self.ready.clear()
-        self.known.filled = [min(slots + chunk, self.capacity) for slots in self._filled()]
+        """Count `chunk` written latent frames; the only place where the counter moves."""
+        self.prepared.invalidate()
+        self.prepared.host.filled_slots = [min(slots + chunk, self.capacity) for slots in self._filled_slots()]
         self.written += chunk
 
-    def recall(self, row: int) -> tuple["KVCache", Tensor, int]:
-        """What it takes to encode one row's window anew.
+    def window_of(self, row: int) -> tuple["KVCache", Tensor, int]:
+        """Return what is needed to encode one row's window again.
 
         Returns:
-            A cache of that row without its window, the window's latents [1, channels, k, h, w], and the number of the
-            first of them; k is 0 where there is none.
+            A cache of that row without its window, the window's latents [1, channels, k, h, w], and the index of the
+            first of them; k is 0 if the window is empty.
         """
         written = int(self.written[row])
         first = max(self.sink, written - self.window)
-        numbers = torch.arange(first, max(first, written), device=self.written.device)
-        names = ("keys", "values", "reference_keys", "reference_values")
-        alone = {name: getattr(self, name)[:, row : row + 1].clone() for name in names}
-        kept = {name: getattr(self, name)[row : row + 1] for name in ("reference_positions", "anchor")}
-        own: dict[str, Any] = {"room": None, "ready": {}, "known": Known(), "recordings": Recordings()}
-        fresh = replace(self, **alone, **kept, **own, latents=self.latents[:1, :0])
-        fresh.written = torch.full_like(self.written[:1], min(self.sink, written))
-        return fresh, self.latents[row, numbers % self.window].transpose(0, 1)[None], first
+        indices = torch.arange(first, max(first, written), device=self.written.device)
+        one = slice(row, row + 1)
+        fresh = replace(
+            self,
+            keys=self.keys[:, one].clone(),
+            values=self.values[:, one].clone(),
+            reference_keys=self.reference_keys[:, one].clone(),
+            reference_values=self.reference_values[:, one].clone(),
+            reference_positions=self.reference_positions[one],
+            image_embedding=self.image_embedding[one],
+            latents=self.latents[:1, :0],
+            written=torch.full_like(self.written[:1], min(self.sink, written)),
+            prepared=PreparedKeys(),
+        )
+        return fresh, self.latents[row, indices % self.window].transpose(0, 1)[None], first
 
-    def put_back(self, row: int, fresh: "KVCache", first: int) -> None:
-        """Take the window that `recall`'s cache has got meanwhile; its first latent frame is number `first`."""
+    def replace_window(self, row: int, fresh: "KVCache", first: int) -> None:
+        """Take over the window that was written to `window_of`'s cache; its first latent frame has index `first`."""
         count = int(fresh.written) - self.sink
         slots = self.sink + (torch.arange(count, device=self.written.device) + first - self.sink) % self.window
         for name in ("keys", "values"):
             getattr(self, name)[:, row, slots] = getattr(fresh, name)[:, 0, self.sink : self.sink + count]
-        self.ready.clear()
+        self.prepared.invalidate()
 
-    def take(self, mask: Tensor, other: "KVCache") -> None:
+    def replace_rows(self, mask: Tensor, other: "KVCache") -> None:
         """Replace the rows where mask [B] is True by those of another cache; the numbers of references may differ."""
         if self.reference_keys.shape[2] != other.reference_keys.shape[2]:
             most = max(self.reference_positions.shape[1], other.reference_positions.shape[1])
-            other = replace(other)
-            self._pad(most)
-            other._pad(most)
+            other = replace(other, prepared=PreparedKeys())
+            self._pad_references(most)
+            other._pad_references(most)
         for name in ("keys", "values"):
             getattr(self, name)[:, mask] = getattr(other, name)[:, mask]
-        for name in ("anchor", "latents", "reference_positions", "written"):
+        for name in ("image_embedding", "latents", "reference_positions", "written"):
             getattr(self, name)[mask] = getattr(other, name)[mask]
-        self.take_references(mask, other)
+        self.replace_references(mask, other)
 
-    def take_references(self, mask: Tensor, other: "KVCache") -> None:
-        """Replace the references of the rows where mask [B] is True by as many of another cache."""
+    def replace_references(self, mask: Tensor, other: "KVCache") -> None:
+        """Replace the references of the rows where mask [B] is True by the same number from another cache."""
         for name in ("reference_keys", "reference_values"):
             getattr(self, name)[:, mask] = getattr(other, name)[:, mask]
-        self.ready.clear()
-        self.known.filled = self.known.complete = None
-        self.recordings.made.clear()
-        if self.room is not None:
-            self.room.settled.clear()
+        self.prepared.reset()
 
-    def _filled(self) -> list[int]:
-        """Slots in use of each row; the device is asked once, and again after rows were replaced."""
-        if self.known.filled is None:
-            self.known.filled = self.written.clamp(max=self.capacity).tolist()
-        return self.known.filled
+    def _filled_slots(self) -> list[int]:
+        """Slots in use by each row; read from the device once, and again after rows were replaced."""
+        host = self.prepared.host
+        if host.filled_slots is None:
+            host.filled_slots = self.written.clamp(max=self.capacity).tolist()
+        return host.filled_slots
 
-    def _pad(self, references: int) -> None:
-        """Make place for more references."""
+    def _pad_references(self, references: int) -> None:
+        """Append absent references up to a number of them."""
         more = references - self.reference_positions.shape[1]
         self.reference_positions = functional.pad(self.reference_positions, (0, more), value=ABSENT)
         for name in ("reference_keys", "reference_values"):
             padded = functional.pad(getattr(self, name), (0, 0, 0, 0, 0, more * self.tokens))
             setattr(self, name, padded)
-        if self.room is not None and more:
-            self.make_room(self.room.chunk)
-
-    def _slots(self, chunk: int) -> tuple[Tensor, Tensor]:
-        """Rows and slots [B, c] of the next latent frames."""
-        latent = self.written[:, None] + torch.arange(chunk, device=self.written.device)
-        slot = torch.where(latent < self.sink, latent, self.sink + (latent - self.sink) % self.window)
-        return torch.arange(slot.shape[0], device=slot.device)[:, None].expand_as(slot), slot
+        if self.prepared.static is not None and more:
+            self.allocate_static(self.prepared.static.chunk_latents)

@@ -40,7 +40,7 @@ class Character:
         image, references = (x.expand(batch, *x.shape[1:]).contiguous() for x in (self.image, self.references))
         return Character(image, references, self.positions.expand(batch, -1).contiguous())
 
-    def replaced(self, mask: Tensor, other: "Character") -> "Character":
+    def with_rows(self, mask: Tensor, other: "Character") -> "Character":
         """The same with the rows where mask [B] is True from another batch."""
         most = max(self.references.shape[1], other.references.shape[1])
         own, new = self.padded(most), other.padded(most)

@@ -1,8 +1,8 @@
-"""Colour guard: takes a slow colour drift back from generated frames and leaves quick changes, such as light, alone.
+"""Colour-drift correction: removes a slow colour drift from generated frames and keeps quick changes, such as light.
 
-The mean and the spread of each Lab channel are averaged over seconds and led back to those of the character image
-(per-channel statistics as in Reinhard 2001, https://doi.org/10.1109/38.946629). It acts on what is shown only: the
-history that the model sees is its own.
+The mean and the spread of each Lab channel are averaged over seconds and matched to those of the reference image
+(per-channel statistics as in Reinhard 2001, https://doi.org/10.1109/38.946629). Only the frames shown are corrected:
+the model's own history stays as it is.
 
 B batch, T frames, H W pixels. Lab is CIE 1976 under D65 of sRGB.
 """
@@ -17,12 +17,12 @@ _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750),
 """Linear sRGB to XYZ (IEC 61966-2-1)."""
 _WHITE = (0.95047, 1.0, 1.08883)
 _KNEE = 6 / 29
-LEAST_SPREAD = 1.0
+MIN_SPREAD = 1.0
 """Channels that vary less (in Lab units) are shifted but not stretched."""
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
-    """SRGB [..., 3] in [0, 1] to Lab [..., 3]."""
+    """Convert sRGB [..., 3] in [0, 1] to Lab [..., 3]."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp(min=0) + 0.055) / 1.055) ** 2.4)
     xyz = linear @ rgb.new_tensor(_TO_XYZ).T / rgb.new_tensor(_WHITE)
     f = torch.where(xyz > _KNEE**3, xyz.clamp(min=_KNEE**3) ** (1 / 3), xyz / (3 * _KNEE**2) + 4 / 29)
@@ -31,7 +31,7 @@ def rgb_to_lab(rgb: Tensor) -> Tensor:
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """Lab [..., 3] to sRGB [..., 3], clipped to [0, 1]."""
+    """Convert Lab [..., 3] to sRGB [..., 3], clipped to [0, 1]."""
     lightness, a, b = lab.unbind(-1)
     y = (lightness + 16) / 116
     f = torch.stack([y + a / 500, y, y - b / 200], dim=-1)
@@ -42,16 +42,16 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ColourState:
-    """What the guard remembers of each row."""
+    """Colour statistics of each row."""
 
-    wanted: Tensor
-    """[B, 2, 3] mean and spread of L, a, b in the character image."""
-    recent: Tensor
+    target: Tensor
+    """[B, 2, 3] mean and spread of L, a, b in the reference image."""
+    average: Tensor
     """[B, 2, 3] the same of the frames so far, averaged over seconds."""
 
 
 def _statistics(lab: Tensor) -> Tensor:
-    """[B, 2, 3] of Lab [B, T, H, W, 3]."""
+    """Mean and spread [B, 2, 3] of Lab [B, T, H, W, 3]."""
     flat = lab.flatten(1, 3)
     return torch.stack([flat.mean(1), flat.std(1)], dim=1)
 
@@ -60,32 +60,32 @@ def _to_lab(video: Tensor) -> Tensor:
     return rgb_to_lab((video.float().permute(0, 2, 3, 4, 1) + 1) / 2)
 
 
-def colour_state(image: Tensor) -> ColourState:
-    """The state before the first frame; image [B, 3, T, H, W] in [-1, 1] as the decoder gives it."""
-    wanted = _statistics(_to_lab(image))
-    return ColourState(wanted=wanted, recent=wanted.clone())
+def init_colour_state(image: Tensor) -> ColourState:
+    """Create the state before the first frame; image [B, 3, T, H, W] in [-1, 1], as the decoder returns it."""
+    target = _statistics(_to_lab(image))
+    return ColourState(target=target, average=target.clone())
 
 
 def correct_colour_drift(
-    video: Tensor, state: ColourState, *, share: float, seconds: float, averaged_s: float
+    video: Tensor, state: ColourState, *, strength: float, seconds: float, time_constant_s: float
 ) -> tuple[Tensor, ColourState]:
     """Correct frames.
 
     Args:
         video: [B, 3, T, H, W] in [-1, 1].
-        state: from `colour_state` or the call before.
-        share: of the drift that is taken back, 0 to 1.
-        seconds: how long the frames last.
-        averaged_s: time constant of the average.
+        state: from `init_colour_state` or the previous call.
+        strength: fraction of the drift that is removed, 0 to 1.
+        seconds: duration of the frames.
+        time_constant_s: of the moving average.
 
     Returns:
-        The corrected video and the next state.
+        The corrected video [B, 3, T, H, W] in [-1, 1], and the next state.
     """
     lab = _to_lab(video)
-    recent = state.recent + (1 - math.exp(-seconds / averaged_s)) * (_statistics(lab) - state.recent)
-    (mean, spread), (wanted, wanted_spread) = recent.unbind(1), state.wanted.unbind(1)
-    steady = torch.minimum(spread, wanted_spread) < LEAST_SPREAD
-    stretch = torch.where(steady, torch.ones_like(spread), wanted_spread / spread.clamp(min=1e-6))
-    mean, wanted, stretch = (x[:, None, None, None] for x in (mean, wanted, stretch))
-    corrected = lab + share * ((lab - mean) * stretch + wanted - lab)
-    return lab_to_rgb(corrected).permute(0, 4, 1, 2, 3) * 2 - 1, replace(state, recent=recent)
+    average = state.average + (1 - math.exp(-seconds / time_constant_s)) * (_statistics(lab) - state.average)
+    (mean, spread), (target, target_spread) = average.unbind(1), state.target.unbind(1)
+    flat = torch.minimum(spread, target_spread) < MIN_SPREAD
+    stretch = torch.where(flat, torch.ones_like(spread), target_spread / spread.clamp(min=1e-6))
+    mean, target, stretch = (x[:, None, None, None] for x in (mean, target, stretch))
+    corrected = lab + strength * ((lab - mean) * stretch + target - lab)
+    return lab_to_rgb(corrected).permute(0, 4, 1, 2, 3) * 2 - 1, replace(state, average=average)

@@ -345,8 +345,8 @@ class OnlineConfig:
         return (0.0,) if self.history == "pass" else (self.refiner_sigma,)
 
     @property
-    def draws(self) -> int:
-        """Chunks of noise that the backbone takes for one of its own; the refiner takes one."""
+    def noise_draws(self) -> int:
+        """Chunks of noise that the backbone draws for one of its own; the refiner draws one."""
         return len(self.backbone_sigmas) + (self.history == "pass" and self.history_sigma > 0)
 
     @property

@@ -1,6 +1,6 @@
-"""Chunks as CUDA graphs: thousands of small kernels are launched at once, and the processor waits for none of them.
+"""CUDA graph capture and replay: the host launches a whole chunk at once instead of thousands of small kernels.
 
-What is recorded reads and writes the buffers that a cache holds for ever; everything else comes in through copies.
+A captured function reads and writes buffers that a cache never reallocates; everything else is copied in.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 @dataclass(slots=True)
-class Recording:
-    """One function over one cache."""
+class CapturedGraph:
+    """One captured function with its static inputs and output."""
 
     graph: "torch.cuda.CUDAGraph"
     inputs: tuple[Tensor, ...]
@@ -20,35 +20,42 @@ class Recording:
 
 
 @dataclass(slots=True)
-class Recordings:
-    """What was recorded over one cache, by name."""
+class GraphCache:
+    """CUDA graphs over the buffers of one KV cache, by name."""
 
-    made: dict[str, Recording | None] = field(default_factory=dict)
-    """None of what has run once."""
+    graphs: dict[str, CapturedGraph | None] = field(default_factory=dict)
+    """None for a function that has run once, without capture."""
 
-    def play(self, name: str, make: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """What `make` gives: its first call runs plainly, the second is recorded, the later ones are played back.
+    def run(self, name: str, function: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """Run a function: eagerly the first time, captured the second time, replayed afterwards.
 
         Args:
-            name: of the function and of what it closes over.
-            make: must ask the device for nothing; what it compiles and allocates is there after one run.
-            inputs: everything that differs from call to call, of the same shapes every time.
+            name: identifies the function and everything it closes over.
+            function: must not synchronise with the device; its compiled code and allocations exist after one run.
+            inputs: everything that differs between calls, of the same shapes every time.
+
+        Returns:
+            What `function` returns, a copy that the next replay does not overwrite.
         """
-        if name not in self.made:
-            self.made[name] = None
-            return make(inputs)
-        recording = self.made[name] or _record(make, inputs)
-        self.made[name] = recording
-        for own, given in zip(recording.inputs, inputs, strict=True):
-            own.copy_(given)
-        recording.graph.replay()
-        return recording.output.clone()
+        if name not in self.graphs:
+            self.graphs[name] = None
+            return function(inputs)
+        captured = self.graphs[name] or _capture(function, inputs)
+        self.graphs[name] = captured
+        for static, given in zip(captured.inputs, inputs, strict=True):
+            static.copy_(given)
+        captured.graph.replay()
+        return captured.output.clone()
+
+    def clear(self) -> None:
+        """Discard all graphs, because the buffers that they read have changed shape or content."""
+        self.graphs.clear()
 
 
-def _record(make: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> Recording:
-    own = tuple(x.clone() for x in inputs)
+def _capture(function: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor]) -> CapturedGraph:
+    static = tuple(x.clone() for x in inputs)
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
-        output = make(own)
-    return Recording(graph, own, output)
+        output = function(static)
+    return CapturedGraph(graph, static, output)

@@ -1,8 +1,8 @@
-"""Online LPM: the causal, streaming generator, as sessions that step over their sound.
+"""Online LPM: the causal, streaming generator, as sessions that step over their audio.
 
 B batch, c latent frames of a chunk, n audio tokens a latent frame, P latent frames of audio context.
-A call is endless: constant memory (static caches) and bounded positions (lpm_model.cache). How a chunk is made:
-lpm_model.rollout.
+Memory is constant (static caches) and positions are bounded (lpm_model.cache), so that a call may last for ever.
+How a chunk is made: lpm_model.rollout.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from lpm_model.character import (
     to_frames,
 )
 from lpm_model.checkpoint import load_weights, read_weights
-from lpm_model.colour_drift import colour_state, correct_colour_drift
+from lpm_model.colour_drift import correct_colour_drift, init_colour_state
 from lpm_model.config import (
     FRAMES_PER_LATENT,
     LATENT_FPS,
@@ -43,24 +43,24 @@ from lpm_model.encoders.load import encoders_of
 from lpm_model.float8 import to_float8
 from lpm_model.lora import load_adapter, twin
 from lpm_model.precision import native_type
-from lpm_model.rollout import BlockLoop, Drawn, Noise, chunk_conditions
-from lpm_model.state import Made, OnlineState, load_state, save_state
+from lpm_model.rollout import BlockLoop, DrawnNoise, Noise, NoiseSource, chunk_conditions
+from lpm_model.state import ChunkOutput, OnlineState, load_state, save_state
 
 STAGES = ThreadPoolExecutor(2, thread_name_prefix="lpm-stage")
-"""Runs refiner and decoder beside the backbone where a model is pipelined; its threads start on first use."""
+"""Runs refiner and decoder of a pipelined model in parallel with the backbone; threads start on first use."""
 REFINER = "refiner"
-"""Stem of the refiner's weights, and the name of its adapter where it shares the backbone's."""
+"""Stem of the refiner's weights, and the name of its adapter if it shares the backbone's weights."""
 REFINER_SEED = 1 << 32
 """Added to a row's seed for the refiner's noise."""
 
 
 class OnlineModel(BlockLoop):
-    """A live character: sessions that step over their sound."""
+    """A live character: sessions that step over their audio."""
 
     folder: Path | None = None
-    """Where it was loaded from."""
-    records: bool = False
-    """Whether chunks are recorded and played back (see `accelerate`)."""
+    """Folder that it was loaded from."""
+    use_cuda_graphs: bool = False
+    """Whether chunks are captured as CUDA graphs and replayed (see `accelerate`)."""
 
     @property
     def chunk_frames(self) -> int:
@@ -74,12 +74,12 @@ class OnlineModel(BlockLoop):
 
     @property
     def lookahead_samples(self) -> int:
-        """Audio samples after the chunk that a step also wants to see."""
+        """Audio samples after the chunk that a step needs as well."""
         return self.audio_encoder.lookahead_samples
 
     @cached_property
     def digest(self) -> str:
-        """Names shapes and weights; a state goes on only with the model that made it."""
+        """Identifies shapes and weights; a state resumes only with the model that made it."""
         if self.folder is not None:
             return weights_digest(self.folder)
         total = hashlib.sha256(repr((self.config, self.online, self.autoencoder.digest)).encode())
@@ -91,7 +91,7 @@ class OnlineModel(BlockLoop):
     def init_state(
         self, character: Character | Sequence[Character], batch: int | None = None, seed: int | Sequence[int] = 0
     ) -> OnlineState:
-        """The state of sessions before their first chunk.
+        """Create the state of sessions before their first chunk.
 
         Args:
             character: one for all rows, or one for each.
@@ -109,17 +109,17 @@ class OnlineModel(BlockLoop):
         who = given[0].rows(size) if len(given) == 1 else join_characters(given)
         who = Character(*(x.to(self.device) for x in (who.image, who.references, who.positions)))
         silence = self.clip_features(torch.zeros(size, SAMPLES_PER_LATENT, device=self.device))[:, :1]
-        features = silence.expand(-1, self.kept_latents, -1, -1).contiguous()
+        features = silence.expand(-1, self.audio_history_latents, -1, -1).contiguous()
         tail = torch.zeros(size, self.audio_encoder.past_samples, device=self.device)
         with torch.no_grad():
             image, decoder = self.autoencoder.decode_step(
                 who.image.to(self.autoencoder.decoder_type), self.autoencoder.init_decode(size)
             )
         return OnlineState(
-            cache=self.prime(who, static=True),
-            refiner_cache=None if self.refiner is None else self.prime(who, static=True, refiner=True),
+            cache=self.prefill(who, static=True),
+            refiner_cache=None if self.refiner is None else self.prefill(who, static=True, refiner=True),
             character=who, speak=features, listen=features.clone(), speak_tail=tail, listen_tail=tail.clone(),
-            decoder=_tidy(decoder), colour=colour_state(image),
+            decoder=_contiguous(decoder), colour=init_colour_state(image),
             generators=tuple(torch.Generator().manual_seed(s) for s in seeds),
             refiner_generators=tuple(torch.Generator().manual_seed(s + REFINER_SEED) for s in seeds),
             texts=("",) * size,
@@ -133,8 +133,9 @@ class OnlineModel(BlockLoop):
 
         Args:
             state: from `init_state` or the step before; its buffers are reused.
-            speak: [B, chunk_samples + lookahead_samples] in [-1, 1], own voice from the chunk's first sample.
-            listen: the same for the other's voice.
+            speak: [B, chunk_samples + lookahead_samples] in [-1, 1], the character's own audio from the chunk's first
+                sample on.
+            listen: the same of the partner's audio.
             text: a prompt for each row.
 
         Returns:
@@ -151,14 +152,14 @@ class OnlineModel(BlockLoop):
         texts = ("",) * speak.shape[0] if text is None else tuple(text)
         if len(texts) != speak.shape[0]:
             raise ValueError(f"{len(texts)} prompts for {speak.shape[0]} rows: give one for each")
-        spoken, speak_tail = self._features(state.speak, state.speak_tail, speak)
-        heard, listen_tail = self._features(state.listen, state.listen_tail, listen)
-        conditions = Conditions(text=self.text(texts), speak=spoken, listen=heard)
-        switched = tuple(row for row, (old, new) in enumerate(zip(state.texts, texts, strict=True)) if old != new)
-        frames, following = self._advance(state, conditions.map(self._own), switched)
-        keep = slice(spoken.shape[1] - self.kept_latents, None)
+        own, speak_tail = self._features(state.speak, state.speak_tail, speak)
+        partner, listen_tail = self._features(state.listen, state.listen_tail, listen)
+        conditions = Conditions(text=self.text(texts), speak=own, listen=partner)
+        changed = tuple(row for row, (old, new) in enumerate(zip(state.texts, texts, strict=True)) if old != new)
+        frames, following = self._advance(state, conditions.map(self._own), changed)
+        recent = slice(own.shape[1] - self.audio_history_latents, None)
         return frames, replace(
-            following, speak=spoken[:, keep].contiguous(), listen=heard[:, keep].contiguous(),
+            following, speak=own[:, recent].contiguous(), listen=partner[:, recent].contiguous(),
             speak_tail=speak_tail, listen_tail=listen_tail, texts=texts,
         )  # fmt: skip
 
@@ -166,125 +167,163 @@ class OnlineModel(BlockLoop):
         return value.to(self.device, self.dtype)
 
     def _features(self, features: Tensor, tail: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of what is kept and the chunk [B, kept + c, n, width], and the samples that the next chunk wants."""
+        """Encode the chunk's audio behind the features of the past.
+
+        Args:
+            features: [B, P, n, width] of the latent frames before the chunk.
+            tail: [B, past_samples] samples before the chunk.
+            audio: [B, chunk_samples + lookahead_samples].
+
+        Returns:
+            Features [B, P + c, n, width], and the tail [B, past_samples] of the next chunk.
+        """
         window = torch.cat([tail, audio.to(tail.device)], dim=1)
         new = self.audio_encoder.encode(window).to(features.device)
         end = self.audio_encoder.past_samples + self.chunk_samples
-        kept = window[:, end - self.audio_encoder.past_samples : end].contiguous()
-        return torch.cat([features, new], dim=1), kept
+        following = window[:, end - self.audio_encoder.past_samples : end].contiguous()
+        return torch.cat([features, new], dim=1), following
 
-    def _advance(self, state: OnlineState, heard: Conditions, switched: tuple[int, ...]) -> tuple[Tensor, OnlineState]:
-        """Backbone, refiner and decoder, one after the other on one chunk, or at once on chunks behind each other."""
+    def _advance(
+        self, state: OnlineState, conditions: Conditions, changed: tuple[int, ...]
+    ) -> tuple[Tensor, OnlineState]:
+        """Run backbone, refiner and decoder, in sequence on one chunk, or in parallel on successive chunks."""
         if not self.online.pipelined:
-            refined = self._refine_chunk(state, self._make_chunk(state, heard, switched))
-            return self._show(state, refined)
-        refining = None if state.made is None else STAGES.submit(self._refine_chunk, state, state.made)
-        showing = None if state.refined is None else STAGES.submit(self._show, state, state.refined)
-        made = self._make_chunk(state, heard, switched)
-        following = replace(state, made=made, refined=None if refining is None else refining.result())
+            refined = self._refine_chunk(state, self._make_chunk(state, conditions, changed))
+            return self._decode(state, refined)
+        waiting, latents = state.awaiting_refiner, state.awaiting_decoder
+        refining = None if waiting is None else STAGES.submit(self._refine_chunk, state, waiting)
+        decoding = None if latents is None else STAGES.submit(self._decode, state, latents)
+        output = self._make_chunk(state, conditions, changed)
+        refined_latents = None if refining is None else refining.result()
+        following = replace(state, awaiting_refiner=output, awaiting_decoder=refined_latents)
         if self.refiner is None:
-            following = replace(state, made=None, refined=made.clean)
-        if showing is None:
-            return torch.zeros(made.clean.shape[0], 0, self.size_px, self.size_px, 3, dtype=torch.uint8), following
-        frames, shown = showing.result()
-        return frames, replace(following, decoder=shown.decoder, colour=shown.colour)
+            following = replace(state, awaiting_refiner=None, awaiting_decoder=output.clean)
+        if decoding is None:
+            return self._no_frames(output.clean.shape[0]), following
+        frames, decoded = decoding.result()
+        return frames, replace(following, decoder=decoded.decoder, colour=decoded.colour)
+
+    def _no_frames(self, rows: int) -> Tensor:
+        return torch.zeros(rows, 0, self.size_px, self.size_px, 3, dtype=torch.uint8)
 
     @torch.inference_mode()
     def flush(self, state: OnlineState) -> tuple[Tensor, OnlineState]:
-        """The frames that are still in a pipelined state [B, up to pipeline_chunks * chunk_frames, H, W, 3]."""
+        """Finish the chunks in flight of a pipelined state.
+
+        Returns:
+            uint8 frames [B, up to pipeline_chunks * chunk_frames, H, W, 3], and the state without chunks in flight.
+        """
         out = []
-        while state.refined is not None or state.made is not None:
-            if state.refined is not None:
-                frames, state = self._show(state, state.refined)
+        while state.awaiting_decoder is not None or state.awaiting_refiner is not None:
+            if state.awaiting_decoder is not None:
+                frames, state = self._decode(state, state.awaiting_decoder)
                 out.append(frames)
-            made = state.made
-            state = replace(state, made=None, refined=None if made is None else self._refine_chunk(state, made))
+            waiting = state.awaiting_refiner
+            refined = None if waiting is None else self._refine_chunk(state, waiting)
+            state = replace(state, awaiting_refiner=None, awaiting_decoder=refined)
         if not out:
-            rows = state.cache.written.shape[0]
-            return torch.zeros(rows, 0, self.size_px, self.size_px, 3, dtype=torch.uint8), state
+            return self._no_frames(state.cache.written.shape[0]), state
         return torch.cat(out, dim=1), state
 
     @torch.inference_mode()
-    def _make_chunk(self, state: OnlineState, heard: Conditions, switched: tuple[int, ...]) -> Made:
-        """The backbone's chunk; its history goes on."""
-        extra = self.kept_latents - self.config.context_latents
+    def _make_chunk(self, state: OnlineState, conditions: Conditions, changed: tuple[int, ...]) -> ChunkOutput:
+        """Make the backbone's chunk and append it to its history."""
+        first = self.audio_history_latents - self.config.context_latents
         if self.online.on_prompt_change == "recompute":
-            self.recompute(state.cache, heard, switched, state.generators)
+            self.recompute_windows(state.cache, conditions, changed, state.generators)
         noise = Noise(self._shape(state), state.generators, self.device)
 
-        def make(heard: Conditions, noise: Noise | Drawn) -> Tensor:
-            ((_, clean),) = self.rollout(state.cache, heard, extra + self.chunk_latents, noise, first=extra)
+        def make(conditions: Conditions, noise: NoiseSource) -> Tensor:
+            ((_, clean),) = self.rollout(state.cache, conditions, first + self.chunk_latents, noise, first=first)
             return clean
 
-        clean = self._played(state.cache, make, heard, noise, self.online.draws)
-        self.refresh(state.cache, state.character, clean)
-        return Made(clean=clean, heard=heard, switched=switched)
+        clean = self._run(state.cache, make, conditions, noise, self.online.noise_draws)
+        self.refresh_reference(state.cache, state.character, clean)
+        return ChunkOutput(clean=clean, conditions=conditions, changed_rows=changed)
 
     @torch.inference_mode()
-    def _refine_chunk(self, state: OnlineState, made: Made) -> Tensor:
-        """The refiner's chunk, where there is a refiner; its history goes on."""
+    def _refine_chunk(self, state: OnlineState, output: ChunkOutput) -> Tensor:
+        """Make the refiner's chunk [B, channels, c, h, w] and append it to its history; the backbone's without one."""
         cache = state.refiner_cache
         if cache is None:
-            return made.clean
+            return output.clean
         if self.online.on_prompt_change == "recompute":
-            self.recompute(cache, made.heard, made.switched, state.refiner_generators, refiner=True)
-        span = self.kept_latents - self.config.context_latents
+            rows, generators = output.changed_rows, state.refiner_generators
+            self.recompute_windows(cache, output.conditions, rows, generators, refiner=True)
+        first = self.audio_history_latents - self.config.context_latents
         noise = Noise(self._shape(state), state.refiner_generators, self.device)
 
-        def make(heard: Conditions, noise: Noise | Drawn, coarse: Tensor) -> Tensor:
-            heard = chunk_conditions(heard, self.config.context_latents, span, self.chunk_latents)
-            heard = self._network(refiner=True)[0].hear(heard, coarse.shape[0], self.chunk_latents)
-            refined = self.refine(cache, coarse, heard, noise)
+        def make(conditions: Conditions, noise: NoiseSource, coarse: Tensor) -> Tensor:
+            given = chunk_conditions(conditions, self.config.context_latents, first, self.chunk_latents)
+            given = self._network(refiner=True)[0].with_cross_kv(given, coarse.shape[0], self.chunk_latents)
+            refined = self.refine(cache, coarse, given, noise)
             written = (0,) if self.online.history == "per_step" else ()
-            self.remember(cache, refined, heard, noise, refiner=True, written=written)
+            self.append(cache, refined, given, noise, refiner=True, written_levels=written)
             return refined
 
-        refined = self._played(cache, make, made.heard, noise, 1, made.clean)
-        self.refresh(cache, state.character, refined, refiner=True)
+        refined = self._run(cache, make, output.conditions, noise, 1, output.clean)
+        self.refresh_reference(cache, state.character, refined, refiner=True)
         return refined
 
-    def accelerate(self, *, float8: bool = False, fused: bool = False) -> None:
-        """Trade the first chunks' time, and some precision, for speed; before the first session.
+    def accelerate(self, *, float8: bool = False, compile: bool = False) -> None:  # noqa: A002 - torch's own word
+        """Trade start-up time, and some precision, for speed; call it before the first session.
 
         Args:
-            float8: 8-bit products inside the blocks.
-            fused: compiled blocks and, on a GPU, chunks played back as CUDA graphs once a session's window is full.
+            float8: FP8 matmuls inside the blocks.
+            compile: compiled blocks and, on a GPU, chunks replayed as CUDA graphs once a session's window is full.
         """
         if float8:
             to_float8(self.networks.values())
-        if fused:
+        if compile:
             for network in self.networks.values():
-                network.fuse()
-            self.records = self.device.type == "cuda"
+                network.set_execution(replace(network.execution, compiled=True))
+            self.use_cuda_graphs = self.device.type == "cuda"
 
-    def _played(
-        self, cache: KVCache, make: Callable[..., Tensor], heard: Conditions, noise: Noise, draws: int, *more: Tensor
+    def _run(
+        self,
+        cache: KVCache,
+        make: Callable[..., Tensor],
+        conditions: Conditions,
+        noise: NoiseSource,
+        draws: int,
+        *more: Tensor,
     ) -> Tensor:
-        """What `make` gives of conditions, noise and more, from a recording where that is on and nothing else moves."""
-        if not self.records or not cache.steady:
-            return make(heard, noise, *more)
-        names = [name for name in ("text", "speak", "listen") if getattr(heard, name) is not None]
-        inputs = [*more, *(noise.draw() for _ in range(draws)), *(getattr(heard, name) for name in names)]
+        """Run `make(conditions, noise, *more)`, through the cache's CUDA graphs once they can be captured.
 
-        def run(given: Sequence[Tensor]) -> Tensor:
-            own, drawn = given[: len(more)], given[len(more) : len(more) + draws]
-            present: dict[str, Any] = dict(zip(names, given[len(more) + draws :], strict=True))
-            return make(Conditions(**present), Drawn(iter(drawn)), *own)
+        Args:
+            cache: that `make` reads and writes.
+            make: makes a chunk [B, channels, c, h, w].
+            conditions: of the chunk.
+            noise: drawn on the host, before the graph is replayed.
+            draws: chunks of noise that `make` draws.
+            more: further inputs of `make`.
+        """
+        if not self.use_cuda_graphs or not cache.capturable:
+            return make(conditions, noise, *more)
+        names = [name for name in ("text", "speak", "listen") if getattr(conditions, name) is not None]
+        inputs = [*more, *(noise.draw() for _ in range(draws)), *(getattr(conditions, name) for name in names)]
 
-        return cache.recordings.play(" ".join(names), run, inputs)
+        def run(static: Sequence[Tensor]) -> Tensor:
+            own, drawn = static[: len(more)], static[len(more) : len(more) + draws]
+            present: dict[str, Any] = dict(zip(names, static[len(more) + draws :], strict=True))
+            return make(Conditions(**present), DrawnNoise(iter(drawn)), *own)
+
+        return cache.prepared.graphs.run(" ".join(names), run, inputs)
 
     @torch.inference_mode()
-    def _show(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
-        """Frames of a chunk."""
+    def _decode(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
+        """Decode a chunk [B, channels, c, h, w] to uint8 frames [B, chunk_frames, H, W, 3]."""
         latents = self.codec.decode(clean, state.character.image)
         video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
         colour = state.colour
         if self.online.colour_correction:
             video, colour = correct_colour_drift(
-                video, colour, share=self.online.colour_correction, seconds=self.chunk_latents / LATENT_FPS,
-                averaged_s=self.online.colour_correction_time_s,
+                video, colour, strength=self.online.colour_correction, seconds=self.chunk_latents / LATENT_FPS,
+                time_constant_s=self.online.colour_correction_time_s,
             )  # fmt: skip
-        return to_frames(video).cpu(), replace(state, decoder=_tidy(decoder), colour=colour, refined=None)
+        return to_frames(video).cpu(), replace(
+            state, decoder=_contiguous(decoder), colour=colour, awaiting_decoder=None
+        )
 
     def _shape(self, state: OnlineState) -> tuple[int, ...]:
         rows, channels, _, height, width = state.character.image.shape
@@ -297,7 +336,7 @@ class OnlineModel(BlockLoop):
         character: Character | Sequence[Character],
         seed: int | Sequence[int] = 0,
     ) -> None:
-        """Start the rows where mask [B] is True again; the other rows are left as they are.
+        """Restart the rows where mask [B] is True; the other rows do not change.
 
         Args:
             state: changed in place.
@@ -306,53 +345,53 @@ class OnlineModel(BlockLoop):
             seed: see `init_state`.
 
         Raises:
-            ValueError: chunks are still under way.
+            ValueError: chunks are still in flight.
         """
-        if state.made is not None or state.refined is not None:
-            raise ValueError("chunks are still under way in this pipelined state: flush it before a reset")
+        if state.awaiting_refiner is not None or state.awaiting_decoder is not None:
+            raise ValueError("chunks are still in flight in this pipelined state: flush it before a reset")
         mask = mask.to(self.device)
         fresh = self.init_state(character, mask.shape[0], seed)
-        state.cache.take(mask, fresh.cache)
+        state.cache.replace_rows(mask, fresh.cache)
         if state.refiner_cache is not None and fresh.refiner_cache is not None:
-            state.refiner_cache.take(mask, fresh.refiner_cache)
-        state.character = state.character.replaced(mask, fresh.character)
+            state.refiner_cache.replace_rows(mask, fresh.refiner_cache)
+        state.character = state.character.with_rows(mask, fresh.character)
         for name in ("speak", "listen", "speak_tail", "listen_tail"):
-            setattr(state, name, _picked(mask, getattr(fresh, name), getattr(state, name)))
+            setattr(state, name, _select_rows(mask, getattr(fresh, name), getattr(state, name)))
         pairs = zip(fresh.decoder.features, state.decoder.features, strict=True)
-        state.decoder = DecoderState(features=tuple(_picked(mask, new, old) for new, old in pairs))
+        state.decoder = DecoderState(features=tuple(_select_rows(mask, new, old) for new, old in pairs))
         state.colour = type(state.colour)(
-            wanted=_picked(mask, fresh.colour.wanted, state.colour.wanted),
-            recent=_picked(mask, fresh.colour.recent, state.colour.recent),
+            target=_select_rows(mask, fresh.colour.target, state.colour.target),
+            average=_select_rows(mask, fresh.colour.average, state.colour.average),
         )
         for name in ("generators", "refiner_generators", "texts"):
             rows = zip(mask.tolist(), getattr(fresh, name), getattr(state, name), strict=True)
-            setattr(state, name, tuple(new if again else old for again, new, old in rows))
+            setattr(state, name, tuple(new if restart else old for restart, new, old in rows))
 
     def _about(self) -> dict[str, str]:
-        """What a model must be to go on with a state of this one."""
+        """Properties that a model and a state must share."""
         return {"model": self.digest, "type": str(self.dtype), "settings": repr(self.online)}
 
     def save_state(self, state: OnlineState, path: Path) -> None:
-        """Write a state as safetensors; `load_state` goes on from it to the same bits."""
+        """Write a state as safetensors; `load_state` resumes from it to the same bits."""
         save_state(state, path, self._about())
 
     def load_state(self, path: Path) -> OnlineState:
-        """Read what `save_state` wrote.
+        """Load what `save_state` wrote.
 
         Raises:
-            ValueError: no such file, a damaged one, or one of another model or other settings.
+            ValueError: the file is missing, damaged, or of another model or other settings.
         """
         state = load_state(path, self._about(), self.chunk_latents)
         return state if self.device.type == "cpu" else state.to(self.device)
 
 
-def _picked(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """Rows of new where mask [B] is True, else of old."""
+def _select_rows(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Rows of new [B, ...] where mask [B] is True, else of old [B, ...]."""
     return torch.where(mask.view(-1, *[1] * (old.dim() - 1)), new, old)
 
 
-def _tidy(decoder: DecoderState) -> DecoderState:
-    """The same in one order of memory, so that a saved state goes on to the same bits."""
+def _contiguous(decoder: DecoderState) -> DecoderState:
+    """Return the same in contiguous memory, so that a saved state resumes to the same bits."""
     return DecoderState(features=tuple(f.contiguous() for f in decoder.features))
 
 
@@ -361,11 +400,11 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
 
     Args:
         folder: written by distill.
-        dtype: of the weights; None takes what the device is fast with.
-        device: None takes a GPU where there is one.
+        dtype: of the weights; None uses the device's native type.
+        device: None uses a GPU if there is one.
 
     Raises:
-        ValueError: not a folder of an Online LPM, or weights that do not fit.
+        ValueError: the folder holds no Online LPM, or weights that do not fit.
     """
     config = read_model_config(folder)
     if "online" not in config:
@@ -399,7 +438,7 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
 
 
 def _load_part(network: nn.Module, weights: Path, dtype: torch.dtype, device: torch.device) -> None:
-    """Give a network that has no memory yet the weights of a file."""
+    """Load the weights of a file into a network on the meta device."""
     if not weights.is_file():
         raise ValueError(f"{weights} is missing: run `lpm distill` again")
     load_weights(network, read_weights(weights), weights)

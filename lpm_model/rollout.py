@@ -1,13 +1,14 @@
 """The block loop of Online LPM: chunks made one after the other over a history. Distillation and serving both run it.
 
 B batch, c latent frames of a chunk, n audio tokens a latent frame, P latent frames of audio context.
-The backbone makes a chunk from noise over its own, noisy history; the refiner, where there is one, makes it again from
+The backbone makes a chunk from noise over its own, noisy history; the refiner, if there is one, makes it again from
 a low noise level over its own, clean history (paper section 4.1).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,38 +20,53 @@ from lpm_model.character import Character, CharacterModel
 from lpm_model.config import ModelConfig, OnlineConfig
 from lpm_model.dit import Conditions, DiffusionTransformer
 
-Start = Callable[[slice], tuple[Tensor, int]]
-"""Gives the noisy chunk of a span to begin from and the index of its noise level, where the chunk also ends."""
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a roll-out makes of a span."""
+    """One chunk of a roll-out."""
 
     clean: Tensor
     """[B, channels, c, h, w]."""
-    kept: Tensor
-    """What the history gets of it."""
-    written: Collection[int] = ()
-    """Planes of the history that hold its keys already."""
+    cached: Tensor
+    """[B, channels, c, h, w]: what the history receives, usually `clean`."""
+    written_levels: Collection[int] = ()
+    """Levels of the history that hold the chunk's keys already."""
 
 
-Make = Callable[[slice, Conditions], Chunk]
-"""Makes the chunk of a span, which hears these conditions."""
+MakeChunk = Callable[[slice, Conditions], Chunk]
+"""Makes the chunk of a span of latent frames under its conditions."""
 
 
 def chunk_conditions(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
-    """What one chunk of a clip hears: the voices of `frames` latent frames from `first` on, with their context."""
+    """Cut the conditions of one chunk out of those of a clip.
 
-    def cut(voice: Tensor | None) -> Tensor | None:
-        return None if voice is None else voice[:, first : first + context + frames]
+    Args:
+        conditions: of the clip; audio starts P latent frames before its latent 0.
+        context: P.
+        first: latent frame of the clip at which the chunk begins.
+        frames: latent frames of the chunk.
+
+    Returns:
+        Text as it is, audio [B, P + frames, n, audio_width], no references.
+    """
+
+    def cut(audio: Tensor | None) -> Tensor | None:
+        return None if audio is None else audio[:, first : first + context + frames]
 
     return Conditions(text=conditions.text, speak=cut(conditions.speak), listen=cut(conditions.listen))
 
 
+class NoiseSource(Protocol):
+    """Draws standard normal chunks."""
+
+    def draw(self) -> Tensor:
+        """Return the next chunk [B, channels, c, h, w]."""
+        ...
+
+
 @dataclass(slots=True)
 class Noise:
-    """Draws standard normal chunks of one shape."""
+    """Draws chunks of one shape from generators."""
 
     shape: tuple[int, ...]
     generator: torch.Generator | Sequence[torch.Generator] | None = None
@@ -58,7 +74,7 @@ class Noise:
     device: torch.device | None = None
 
     def draw(self) -> Tensor:
-        """The next chunk."""
+        """See `NoiseSource.draw`."""
         if self.generator is None or isinstance(self.generator, torch.Generator):
             drawn = torch.randn(self.shape, generator=self.generator)
         else:
@@ -67,13 +83,13 @@ class Noise:
 
 
 @dataclass(slots=True)
-class Drawn:
-    """Chunks of noise that were drawn before."""
+class DrawnNoise:
+    """Chunks of noise that were drawn beforehand."""
 
     chunks: Iterator[Tensor]
 
     def draw(self) -> Tensor:
-        """The next one."""
+        """See `NoiseSource.draw`."""
         return next(self.chunks)
 
 
@@ -84,8 +100,8 @@ class BlockLoop(CharacterModel):
         config: shape of both.
         online: how they stream.
         autoencoder: of the latents.
-        size_px: side of the picture.
-        encoders: folder of the pretrained encoders, where the config names any.
+        size_px: side of the frames.
+        encoders: folder of the pretrained encoders, if the config names any.
         refiner: its shape is the backbone's; False leaves it to the caller.
         device: of both; on "meta" they take no memory until they are given weights.
     """
@@ -124,22 +140,22 @@ class BlockLoop(CharacterModel):
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone is."""
+        """Device of the backbone."""
         return self.backbone.patch.weight.device
 
     @property
-    def kept_latents(self) -> int:
-        """Latent frames of audio features that a state keeps: a chunk's context, and what a recomputation hears."""
+    def audio_history_latents(self) -> int:
+        """Latent frames of audio features that a state holds: a chunk's context, and what a recomputed window needs."""
         recomputes = self.online.on_prompt_change == "recompute"
         return self.config.context_latents + recomputes * self.online.window_latents
 
     @torch.no_grad()
-    def prime(self, character: Character, *, static: bool = False, refiner: bool = False) -> KVCache:
-        """A cache that holds the characters of a batch: references apart, the image as latent 0.
+    def prefill(self, character: Character, *, static: bool = False, refiner: bool = False) -> KVCache:
+        """Create a cache that holds the characters of a batch: references apart, the image as latent 0.
 
         Args:
             character: one in each row.
-            static: make all buffers now and never again; not where gradients are taken.
+            static: allocate all buffers now and never again; not for passes with gradients.
             refiner: for the refiner instead of the backbone.
         """
         network, levels = self._network(refiner)
@@ -151,11 +167,11 @@ class BlockLoop(CharacterModel):
         )  # fmt: skip
         conditions = Conditions(references=character.references, reference_positions=character.positions)
         with torch.compiler.set_stance("force_eager"):  # a shape that comes once a session is not worth compiling
-            network.prime(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
+            network.prefill(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
         if self.online.on_prompt_change == "recompute":
             cache.latents = character.image.float().transpose(1, 2).repeat(1, cache.window, 1, 1, 1)
         if static:
-            cache.make_room(self.chunk_latents)
+            cache.allocate_static(self.chunk_latents)
         return cache
 
     def _network(self, refiner: bool) -> tuple[DiffusionTransformer, tuple[float, ...]]:
@@ -167,26 +183,49 @@ class BlockLoop(CharacterModel):
         return self.refiner, self.online.refiner_levels
 
     def denoise(self, cache: KVCache, noisy: Tensor, index: int, conditions: Conditions) -> Tensor:
-        """One forward of the backbone at its noise level `index`: the clean chunk [B, channels, c, h, w] it sees."""
-        return self.see(self.backbone, cache, noisy, self.online.backbone_sigmas[index], conditions, plane=index)
+        """Run one forward pass of the backbone.
 
-    def refine(self, cache: KVCache, coarse: Tensor, conditions: Conditions, noise: "Noise | Drawn") -> Tensor:
-        """One forward of the refiner from the backbone's chunk, re-noised: [B, channels, c, h, w]."""
+        Args:
+            cache: history.
+            noisy: [B, channels, c, h, w] at the noise level `index`.
+            index: of the noise level in `backbone_sigmas`.
+            conditions: of the chunk.
+
+        Returns:
+            The clean chunk [B, channels, c, h, w] that it predicts.
+        """
+        sigma = self.online.backbone_sigmas[index]
+        return self.predict_clean(self.backbone, cache, noisy, sigma, conditions, level_index=index)
+
+    def refine(self, cache: KVCache, coarse: Tensor, conditions: Conditions, noise: NoiseSource) -> Tensor:
+        """Run one forward pass of the refiner from the backbone's chunk, re-noised; both [B, channels, c, h, w]."""
         network, _ = self._network(refiner=True)
         level = self.online.refiner_sigma
         noisy = flow.interpolate(coarse, noise.draw(), torch.tensor(level))
-        return self.see(network, cache, noisy, level, conditions, plane=0)
+        return self.predict_clean(network, cache, noisy, level, conditions, level_index=0)
 
-    def see(
+    def predict_clean(
         self, network: DiffusionTransformer, cache: KVCache, noisy: Tensor, level: float, conditions: Conditions,
-        *, plane: int,
+        *, level_index: int,
     ) -> Tensor:  # fmt: skip
-        """The clean chunk that a network sees; with a history of steps, its keys go into that step's plane."""
-        steps = self.online.history == "per_step"
-        history = cache.plane(plane) if steps else cache
+        """Predict the clean chunk; with a history per step, the pass's keys are written to that step's level.
+
+        Args:
+            network: backbone or refiner.
+            cache: its history.
+            noisy: [B, channels, c, h, w].
+            level: noise level of `noisy`.
+            conditions: of the chunk.
+            level_index: level of the history to read and write, with a history per step.
+
+        Returns:
+            [B, channels, c, h, w].
+        """
+        per_step = self.online.history == "per_step"
+        history = cache.level(level_index) if per_step else cache
         sigma = noisy.new_full((noisy.shape[0], noisy.shape[2]), level)
         predicted = network(
-            noisy.to(network.patch.weight.dtype), sigma, conditions, history, record=history.write if steps else None
+            noisy.to(network.patch.weight.dtype), sigma, conditions, history, record=history.write if per_step else None
         )
         return flow.clean_from_velocity(noisy, predicted, sigma[:, None, :, None, None])
 
@@ -194,19 +233,17 @@ class BlockLoop(CharacterModel):
         self,
         cache: KVCache,
         conditions: Conditions,
-        noise: "Noise | Drawn",
+        noise: NoiseSource,
         *,
-        start: tuple[Tensor, int] | None = None,
         exit_index: int | None = None,
         train: bool = False,
     ) -> Tensor:
         """Denoise one chunk from noise.
 
         Args:
-            cache: history; its counter stands still (see `remember`).
+            cache: history; its counter is not moved (see `append`).
             conditions: of this chunk, in the backbone's type.
             noise: draws standard normal chunks.
-            start: a noisy chunk and the index of its noise level to begin from; None begins from noise.
             exit_index: stop after this noise level (self-forcing's random exit); None runs them all.
             train: keep gradients, of the last forward only (https://arxiv.org/abs/2506.08009).
 
@@ -215,8 +252,8 @@ class BlockLoop(CharacterModel):
         """
         sigmas = self.online.backbone_sigmas
         last = len(sigmas) - 1 if exit_index is None else exit_index
-        noisy, first = (noise.draw(), 0) if start is None else start
-        for index in range(first, last + 1):
+        noisy = noise.draw()
+        for index in range(last + 1):
             with torch.set_grad_enabled(train and index == last):
                 clean = self.denoise(cache, noisy, index, conditions)
             if index < last:
@@ -224,34 +261,34 @@ class BlockLoop(CharacterModel):
         return clean
 
     @torch.no_grad()
-    def remember(
+    def append(
         self,
         cache: KVCache,
         clean: Tensor,
         conditions: Conditions,
-        noise: "Noise | Drawn",
+        noise: NoiseSource,
         *,
         refiner: bool = False,
-        written: Collection[int] = (),
+        written_levels: Collection[int] = (),
     ) -> None:
-        """Put a finished chunk into the history, re-noised as the network is used to see it.
+        """Append a finished chunk to the history, re-noised to the levels that the network is trained to see.
 
         Args:
             cache: the backbone's or the refiner's.
             clean: [B, channels, c, h, w].
             conditions: of this chunk.
             noise: draws standard normal chunks.
-            refiner: whose history it is.
-            written: planes that hold the chunk's keys from its denoising.
+            refiner: the history is the refiner's.
+            written_levels: levels that hold the chunk's keys from its denoising.
         """
         network, levels = self._network(refiner)
         clean = clean.detach()
         for index, level in enumerate(levels):
-            if index not in written:
-                seen = flow.interpolate(clean, noise.draw(), torch.tensor(level)) if level else clean
-                sigma, plane = clean.new_full((clean.shape[0], clean.shape[2]), level), cache.plane(index)
-                network(seen.to(network.patch.weight.dtype), sigma, conditions, plane, record=plane.write)
-        cache.keep(clean)
+            if index not in written_levels:
+                noisy = flow.interpolate(clean, noise.draw(), torch.tensor(level)) if level else clean
+                sigma, history = clean.new_full((clean.shape[0], clean.shape[2]), level), cache.level(index)
+                network(noisy.to(network.patch.weight.dtype), sigma, conditions, history, record=history.write)
+        cache.store_latents(clean)
         cache.advance(clean.shape[2])
 
     def rollout(
@@ -259,93 +296,122 @@ class BlockLoop(CharacterModel):
         cache: KVCache,
         conditions: Conditions,
         latents: int,
-        noise: "Noise | Drawn",
+        noise: NoiseSource,
         *,
         first: int = 0,
-        start: Start | None = None,
         exit_index: int | None = None,
         train: bool = False,
-        make: Make | None = None,
-        refiner: bool = False,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """The block loop: each chunk is made over the history and then put into it. Serving takes one chunk at a time.
+        """Generate chunk after chunk with the backbone and append each to its history. Serving takes one at a time.
 
         Args:
             cache: history; changed in place and never part of a graph, so that a chunk's gradients stay its own.
-            conditions: voices from P latent frames before latent 0 on, in the backbone's type.
-            latents: where the last chunk ends; what does not fill a chunk is left out.
+            conditions: audio from P latent frames before latent 0 on, in the backbone's type.
+            latents: latent frame at which the last chunk ends; a rest that does not fill a chunk is skipped.
             noise: draws standard normal chunks.
             first: latent frame at which the first chunk begins.
-            start: see `Start`; None begins each chunk from noise.
             exit_index: see `generate`.
             train: see `generate`.
-            make: makes the chunks instead of `generate`; then the three before are not read.
+
+        Yields:
+            The span of a chunk's latent frames, and the chunk [B, channels, c, h, w].
+        """
+        count = len(self.online.backbone_sigmas) if exit_index is None else exit_index + 1
+        written = range(count) if self.online.history == "per_step" else ()
+        for span, given in self._chunks(conditions, first, latents):
+            if not train:  # with gradients each pass needs a graph of its own
+                with torch.no_grad():
+                    given = self.backbone.with_cross_kv(given, cache.written.shape[0], self.chunk_latents)
+            clean = self.generate(cache, given, noise, exit_index=exit_index, train=train)
+            self.append(cache, clean, given, noise, written_levels=written)
+            yield span, clean
+
+    def rollout_with(
+        self,
+        make: MakeChunk,
+        cache: KVCache,
+        conditions: Conditions,
+        latents: int,
+        noise: NoiseSource,
+        *,
+        first: int = 0,
+        refiner: bool = False,
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Make chunk after chunk with a function of the caller's and append each to the history.
+
+        Args:
+            make: makes a chunk.
+            cache: history, see `rollout`.
+            conditions: see `rollout`.
+            latents: see `rollout`.
+            noise: draws standard normal chunks for the history.
+            first: latent frame at which the first chunk begins.
             refiner: the history is the refiner's.
 
         Yields:
             The span of a chunk's latent frames, and the chunk [B, channels, c, h, w].
         """
-        for begin in range(first, latents - self.chunk_latents + 1, self.chunk_latents):
-            span = slice(begin, begin + self.chunk_latents)
-            heard = chunk_conditions(conditions, self.config.context_latents, begin, self.chunk_latents)
-            if make is not None:
-                chunk = make(span, heard)
-            else:
-                if not train:  # gradients want a graph of their own in each pass
-                    with torch.no_grad():
-                        heard = self.backbone.hear(heard, cache.written.shape[0], self.chunk_latents)
-                given = None if start is None else start(span)
-                last = exit_index if given is None else given[1]
-                clean = self.generate(cache, heard, noise, start=given, exit_index=last, train=train)
-                end = len(self.online.backbone_sigmas) if last is None else last + 1
-                denoised = range(0 if given is None else given[1], end) if self.online.history == "per_step" else ()
-                chunk = Chunk(clean, clean, denoised)
-            self.remember(cache, chunk.kept, heard, noise, refiner=refiner, written=chunk.written)
+        for span, given in self._chunks(conditions, first, latents):
+            chunk = make(span, given)
+            self.append(cache, chunk.cached, given, noise, refiner=refiner, written_levels=chunk.written_levels)
             yield span, chunk.clean
 
+    def _chunks(self, conditions: Conditions, first: int, latents: int) -> Iterator[tuple[slice, Conditions]]:
+        """Spans of whole chunks from `first` to `latents`, and the conditions of each."""
+        for begin in range(first, latents - self.chunk_latents + 1, self.chunk_latents):
+            span = slice(begin, begin + self.chunk_latents)
+            yield span, chunk_conditions(conditions, self.config.context_latents, begin, self.chunk_latents)
+
     @torch.no_grad()
-    def recompute(
+    def recompute_windows(
         self,
         cache: KVCache,
-        heard: Conditions,
+        conditions: Conditions,
         rows: Sequence[int],
         generators: Sequence[torch.Generator],
         *,
         refiner: bool = False,
     ) -> None:
-        """Encode the window of some rows anew, under another text or other voices (arXiv 2509.22622: KV recache).
+        """Encode the cached window of some rows again under another text or audio (KV recache, arXiv 2509.22622).
 
         Args:
-            cache: of a model whose `on_prompt_change` is recompute; the sink stays as it was made.
-            heard: what holds from now on: the new text, and voices that begin context and window before the next chunk.
-            rows: that are to be encoded anew.
+            cache: of a model whose `on_prompt_change` is recompute; the sink keeps its keys.
+            conditions: from now on: the new text, and audio that begins context and window before the next chunk.
+            rows: rows to encode again.
             generators: of each row's noise.
-            refiner: whose history it is.
+            refiner: the history is the refiner's.
         """
         size, context = self.chunk_latents, self.config.context_latents
         for row in rows:
-            fresh, latents, first = cache.recall(row)
-            own, begin, end = heard.row(row), first, first + latents.shape[2]
+            fresh, latents, first = cache.window_of(row)
+            own, begin, end = conditions.row(row), first, first + latents.shape[2]
             while begin < end:
                 border = min(end, 1 + ((begin - 1) // size + 1) * size)  # chunks begin at latent 1
                 piece = latents[:, :, begin - first : border - first]
                 at = self.online.window_latents + begin - end
                 noise = Noise(tuple(piece.shape), generators[row], self.device)
                 given = chunk_conditions(own, context, at, border - begin)
-                self.remember(fresh, piece, given, noise, refiner=refiner)
+                self.append(fresh, piece, given, noise, refiner=refiner)
                 begin = border
             if end > first:
-                cache.put_back(row, fresh, first)
+                cache.replace_window(row, fresh, first)
 
-    def refresh(self, cache: KVCache, character: Character, clean: Tensor, *, refiner: bool = False) -> None:
-        """Where it is due, put the picture that was just made in the place of the first reference."""
-        at, made = self.online.reference_refresh_latents, cache.written - 1
-        due = (made >= at) & (made - clean.shape[2] < at)
+    def refresh_reference(self, cache: KVCache, character: Character, clean: Tensor, *, refiner: bool = False) -> None:
+        """Replace the first reference by the latest generated frame in the rows where that is due.
+
+        Args:
+            cache: the backbone's or the refiner's.
+            character: of each row.
+            clean: [B, channels, c, h, w] the chunk just appended.
+            refiner: the history is the refiner's.
+        """
+        at, generated = self.online.reference_refresh_latents, cache.written - 1
+        due = (generated >= at) & (generated - clean.shape[2] < at)
         if not at or not bool(due.any()):
             return
         latents = self.codec.decode(clean[:, :, -1:], character.image)
-        picture = self.autoencoder.decode(latents.to(self.autoencoder.decoder_type))
+        image = self.autoencoder.decode(latents.to(self.autoencoder.decoder_type))
         references = character.references.clone()
-        references[due, 0] = self.autoencoder.encode(picture)[due, :, 0].to(references.dtype)
-        fresh = self.prime(Character(character.image, references, character.positions), refiner=refiner)
-        cache.take_references(due, fresh)
+        references[due, 0] = self.autoencoder.encode(image)[due, :, 0].to(references.dtype)
+        fresh = self.prefill(Character(character.image, references, character.positions), refiner=refiner)
+        cache.replace_references(due, fresh)

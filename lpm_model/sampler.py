@@ -17,6 +17,7 @@ from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders.load import encoders_of
+from lpm_model.execution import EAGER, Execution
 from lpm_model.precision import native_type
 
 SHIFT = 3.0
@@ -33,10 +34,11 @@ class BaseModel(CharacterModel):
         size_px: int,
         encoders: Path | None = None,
         device: str = "cpu",
+        execution: Execution = EAGER,
     ) -> None:
         super().__init__(config, autoencoder, size_px, encoders)
         with torch.device(device):
-            self.dit = DiffusionTransformer(config)
+            self.dit = DiffusionTransformer(config, execution)
 
 
 def guided_velocity(

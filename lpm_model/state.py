@@ -1,4 +1,4 @@
-"""A session's whole memory as one typed value, and its file.
+"""The whole state of streaming sessions as one typed value, and its file.
 
 B rows (sessions that step together), P latent frames of audio context, n audio tokens a latent frame.
 """
@@ -19,56 +19,56 @@ from lpm_model.character import Character
 from lpm_model.colour_drift import ColourState
 from lpm_model.dit import Conditions
 
-BUILT_ANEW = ("room", "ready", "turn", "known", "recordings")
-"""Fields of a cache that follow from the others."""
+DERIVED = ("prepared",)
+"""Fields of a cache that are computed from the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What the backbone has made of a chunk, for the refiner."""
+class ChunkOutput:
+    """A chunk of the backbone's, for the refiner."""
 
     clean: Tensor
     """[B, channels, c, h, w]."""
-    heard: Conditions
+    conditions: Conditions
     """Of the chunk, with the context of the state's own features."""
-    switched: tuple[int, ...]
-    """Rows whose text changed at the chunk's beginning."""
+    changed_rows: tuple[int, ...]
+    """Rows whose prompt changed at the beginning of the chunk."""
 
 
 @dataclass(slots=True)
 class OnlineState:
-    """Everything that B sessions are: history, audio context, decoder features, randomness."""
+    """Everything that B sessions carry from step to step: history, audio context, decoder features, randomness."""
 
     cache: KVCache
     """The backbone's history."""
     refiner_cache: KVCache | None
     """The refiner's."""
     character: Character
-    """Who is on screen in each row."""
+    """The character of each row."""
     speak: Tensor
-    """[B, P, n, audio_width] features of the latent frames before the chunk."""
+    """[B, P, n, audio_width] features of the latent frames before the chunk, of the character's own audio."""
     listen: Tensor
-    """The same for the other's voice."""
+    """[B, P, n, audio_width] the same of the partner's audio."""
     speak_tail: Tensor
-    """[B, past_samples] samples before the chunk."""
+    """[B, past_samples] samples before the chunk, of the character's own audio."""
     listen_tail: Tensor
-    """The same for the other's voice."""
+    """[B, past_samples] the same of the partner's audio."""
     decoder: DecoderState
     colour: ColourState
     generators: tuple[torch.Generator, ...]
-    """Of the backbone's noise, one a row: what a row becomes does not depend on the others."""
+    """Of the backbone's noise, one a row, so that a row does not depend on the others."""
     refiner_generators: tuple[torch.Generator, ...]
     """Of the refiner's noise."""
     texts: tuple[str, ...]
-    """The prompt of each row in the chunk before."""
-    made: Made | None = None
-    """Pipelined: waits for the refiner."""
-    refined: Tensor | None = None
-    """Pipelined: latents [B, channels, c, h, w] that wait for the decoder."""
+    """The prompt of each row in the previous chunk."""
+    awaiting_refiner: ChunkOutput | None = None
+    """Pipelined: the chunk that the refiner takes next."""
+    awaiting_decoder: Tensor | None = None
+    """Pipelined: latents [B, channels, c, h, w] that the decoder takes next."""
 
     @property
     def position(self) -> Tensor:
-        """[B] latent frames so far, the character image included."""
+        """[B] latent frames so far, the reference image included."""
         return self.cache.written
 
     @property
@@ -80,16 +80,16 @@ class OnlineState:
         )
 
     def to(self, device: torch.device | str) -> "OnlineState":
-        """The same state on another device."""
+        """Return the same state on another device."""
         moved: OnlineState = build(OnlineState, {name: t.to(device) for name, t in flatten(self).items()})
         for old, new in ((self.cache, moved.cache), (self.refiner_cache, moved.refiner_cache)):
-            if old is not None and new is not None and old.room is not None:
-                new.make_room(old.room.chunk)
+            if old is not None and new is not None and old.prepared.static is not None:
+                new.allocate_static(old.prepared.static.chunk_latents)
         return moved
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Tensor]:
-    """Tensors of a nested value by dotted name; what is None or can be built anew is left out."""
+    """Return the tensors of a nested value by dotted name; None and derived fields are skipped."""
     if value is None:
         return {}
     if isinstance(value, Tensor):
@@ -104,7 +104,7 @@ def flatten(value: Any, name: str = "") -> dict[str, Tensor]:
         parts = {str(index): item for index, item in enumerate(value)}
         found = {f"{name}.length": torch.tensor(len(value))}
     else:
-        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in BUILT_ANEW}
+        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in DERIVED}
         found = {}
     for part, item in parts.items():
         found |= flatten(item, f"{name}.{part}" if name else part)
@@ -112,7 +112,7 @@ def flatten(value: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def build(hint: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """The value of a type out of what `flatten` gave."""
+    """Build a value of a type from the tensors that `flatten` returned."""
     if typing.get_origin(hint) is types.UnionType:
         present = any(key == name or key.startswith(f"{name}.") for key in tensors)
         return build(typing.get_args(hint)[0], tensors, name) if present else None
@@ -130,7 +130,7 @@ def build(hint: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
         count, item = int(tensors[f"{name}.length"]), typing.get_args(hint)[0]
         return tuple(build(item, tensors, f"{name}.{index}") for index in range(count))
     hints = typing.get_type_hints(hint)
-    fields = [f.name for f in dataclasses.fields(hint) if f.name not in BUILT_ANEW]
+    fields = [f.name for f in dataclasses.fields(hint) if f.name not in DERIVED]
     return hint(**{f: build(hints[f], tensors, f"{name}.{f}" if name else f) for f in fields})
 
 
@@ -138,9 +138,9 @@ def save_state(state: OnlineState, path: Path, about: dict[str, str]) -> None:
     """Write a state as safetensors.
 
     Args:
-        state: it is left as it is.
-        path: file to write; a half-written one never stands under this name.
-        about: what a model must be to go on with it.
+        state: it is not changed.
+        path: file to write; a half-written file never has this name.
+        about: properties of the model that a loaded state must match.
     """
     from safetensors.torch import save_file
 
@@ -151,15 +151,15 @@ def save_state(state: OnlineState, path: Path, about: dict[str, str]) -> None:
 
 
 def load_state(path: Path, about: dict[str, str], chunk: int) -> OnlineState:
-    """Read a state that goes on exactly where it was saved.
+    """Load a state that resumes exactly where it was saved.
 
     Args:
         path: from `save_state`.
-        about: what this model is.
+        about: properties of this model.
         chunk: latent frames of its chunks.
 
     Raises:
-        ValueError: no such file, a damaged one, or one of another model.
+        ValueError: the file is missing, damaged, or of another model.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -170,15 +170,15 @@ def load_state(path: Path, about: dict[str, str], chunk: int) -> OnlineState:
             found = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): start the session anew") from error
+        raise ValueError(f"{path} is damaged ({error}): start a new session") from error
     for name, value in about.items():
         if found.get(name) != value:
             raise ValueError(
                 f"{path} is a state of another model ({name} {found.get(name)}, here {value}): "
-                "load the model that made it, or start the session anew"
+                "load the model that saved it, or start a new session"
             )
     state: OnlineState = build(OnlineState, tensors)
     for cache in (state.cache, state.refiner_cache):
         if cache is not None:
-            cache.make_room(chunk)
+            cache.allocate_static(chunk)
     return state

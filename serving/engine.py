@@ -181,7 +181,7 @@ class LpmEngine:
 
         self._folder, self._require_consent = folder, config.require_consent
         self._model = load_online(folder)
-        self._model.accelerate(float8=config.float8, fused=config.fused)
+        self._model.accelerate(float8=config.float8, compile=config.fused)
         self.fps, self.sample_rate = VIDEO_FPS, AUDIO_RATE
         self.size_px = int(self._model.size_px)
         self.chunk_frames = int(self._model.chunk_frames)

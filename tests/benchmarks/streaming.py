@@ -74,7 +74,7 @@ class Stream:
         who = Character(
             torch.randn(1, 16, 1, GRID, GRID), torch.randn(1, 1, 16, GRID, GRID), reference_positions(["global"])
         )
-        self.cache = self.model.prime(who, static=True)
+        self.cache = self.model.prefill(who, static=True)
         frames, wide = online.chunk_latents + SHAPE.context_latents, SHAPE.audio_width
         self.given = Conditions(
             text=torch.randn(1, TEXT, TEXT).to(kind),
@@ -85,7 +85,7 @@ class Stream:
         while int(self.cache.written) < online.cache_latents:
             self.chunk()
         with torch.inference_mode():
-            self.heard = self.model.backbone.hear(self.given, 1, online.chunk_latents)
+            self.heard = self.model.backbone.with_cross_kv(self.given, 1, online.chunk_latents)
 
     @torch.inference_mode()
     def forward(self) -> Tensor:
@@ -95,12 +95,12 @@ class Stream:
     @torch.inference_mode()
     def remember(self) -> None:
         """The cache pass."""
-        self.model.remember(self.cache, self.noise.draw(), self.heard, self.noise)
+        self.model.append(self.cache, self.noise.draw(), self.heard, self.noise)
 
     @torch.inference_mode()
     def hear(self) -> None:
         """What the voices come to, once a chunk."""
-        self.model.backbone.hear(self.given, 1, self.online.chunk_latents)
+        self.model.backbone.with_cross_kv(self.given, 1, self.online.chunk_latents)
 
     @torch.inference_mode()
     def chunk(self) -> Tensor:
@@ -139,7 +139,7 @@ def last_over_second_minute(stream: Stream) -> float:
 
     def seconds(minutes: int) -> float:
         stream.cache.written.fill_(minutes * 60 * LATENT_FPS)
-        stream.cache.ready.clear()
+        stream.cache.prepared.invalidate()
         start = time.perf_counter()
         stream.chunk()
         return time.perf_counter() - start

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lpm_model.attention import rope3d, rotate
 from lpm_model.character import Character
-from lpm_model.dit import LOWEST_SIGMA, Conditions, DiffusionTransformer, patches, timestep_embedding
+from lpm_model.dit import LOWEST_SIGMA, Conditions, DiffusionTransformer, timestep_embedding
 from lpm_model.online import REFINER_SEED, OnlineModel
 
 
@@ -45,8 +45,8 @@ def joint_pass(
     The image is [B, channels, 1, h, w]. Returns velocities per segment and, per layer and segment, keys and values.
     """
     rows, columns = segments[0].latents.shape[3] // 2, segments[0].latents.shape[4] // 2
-    anchor = dit.anchor(patches(image))
-    xs = [dit.tokens(s.latents) + (anchor.repeat(1, s.latents.shape[2], 1) if s.crosses else 0) for s in segments]
+    embedded = dit.embed_image(image)
+    xs = [dit.tokens(s.latents) + (embedded.repeat(1, s.latents.shape[2], 1) if s.crosses else 0) for s in segments]
     times = [dit.time(timestep_embedding(torch.tensor([[s.sigma]]), dit.config.time_width)) for s in segments]
     modulations = [dit.time_modulation(functional.silu(t)).unflatten(-1, (6, -1))[0, 0] for t in times]
 
@@ -90,7 +90,7 @@ def cross(dit: DiffusionTransformer, number: int, segment: Segment, x: Tensor) -
     shape = (batch, dit.config.context_latents + frames, dit.config.audio_tokens, dit.config.width)
     heard = null.expand(shape) if voice is None else embed(voice)
     attention = dit.blocks[number].cross
-    out: Tensor = attention(x, attention.hear(text, heard, frames), frames)
+    out: Tensor = attention(x, attention.cross_kv(text, heard, frames), frames)
     return out
 
 

@@ -64,7 +64,7 @@ def test_grid_order_is_time_row_column() -> None:
 @pytest.mark.parametrize("plain", [1 << 20, 0], ids=["two products", "fused"])
 @pytest.mark.parametrize("masked", ["none", "keys", "full"])
 def test_attend_is_torchs_attention(plain: int, masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "PLAIN_PRODUCTS", plain)
+    monkeypatch.setattr(attention, "NAIVE_ATTENTION_MAX_SCORES", plain)
     q, k, v = normal(2, 5, 3, 8, seed=1), normal(2, 7, 3, 8, seed=2), normal(2, 7, 3, 8, seed=3)
     rows = {"keys": 1, "full": 5}.get(masked)
     mask = None if rows is None else normal(2, 1, rows, 7, seed=4) > -0.5

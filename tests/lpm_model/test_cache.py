@@ -1,7 +1,7 @@
 """The KV cache against a plain list."""
 
 import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpm_model import attention
-from lpm_model.attention import rope3d, rotate
+from lpm_model.attention import rotate
+from lpm_model.attention_plan import CachedAttention, key_mask
 from lpm_model.cache import KVCache
 from lpm_model.config import ABSENT, OnlineConfig
 from lpm_model.rollout import Noise
@@ -43,12 +44,15 @@ def expected(written: int, sink: int, window: int) -> dict[int, int]:
     return dict(zip(kept, range(sink + window), strict=True))
 
 
+def plan_of(cache: KVCache) -> CachedAttention:
+    """The pass of a chunk of one latent frame whose tokens are a row."""
+    return CachedAttention.plan(cache, (1, 1, TOKENS), (cache.keys.shape[-1] - 4, 2, 2), rotate)
+
+
 def past(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
     """What attention reads, [B, keys, N, D], under a rotation by nothing."""
-    layout = cache.layout(1)
-    keys = cache.reference_keys.shape[2] + layout.slots * TOKENS
-    turn = torch.tensor([1.0, 0.0]).repeat(cache.written.shape[0], keys, WIDTH // 2)
-    found, values = cache.past(0, layout, turn, torch.float32, by_products=True)
+    plan = replace(plan_of(cache), rotate=lambda keys, rotation: keys)
+    found, values = plan.cached_keys(0, torch.float32, naive=True)
     return found.permute(0, 3, 1, 2), values.transpose(1, 2)
 
 
@@ -91,7 +95,7 @@ def test_rows_stand_at_their_own_positions(counts: list[int]) -> None:
     for row, count in enumerate(counts):
         for _ in range(1 + count):
             put(single[row], 1)
-        cache.take(torch.arange(len(counts)) == row, single[row])
+        cache.replace_rows(torch.arange(len(counts)) == row, single[row])
     for row, count in enumerate(counts):
         assert contents(cache, row, 1) == expected(1 + count, 2, 4)
         assert cache.layout(1).chunk_positions[row, 0] == min(1 + count, 6)
@@ -101,12 +105,12 @@ def test_mask_counts_references_own_slots_and_the_chunk() -> None:
     cache, ahead = make(2, 4, batch=2), make(2, 4, batch=2)
     refer(cache, [[-1], [-1]])
     put(cache, 1)
-    assert cache.mask(cache.layout(1), 1) is None
+    assert key_mask(cache, cache.layout(1), 1) is None
     for _ in range(3):
         put(ahead, 1)
     refer(ahead, [[-1], [-3]])
-    cache.take(torch.tensor([False, True]), ahead)
-    mask = cache.mask(cache.layout(1), 1)
+    cache.replace_rows(torch.tensor([False, True]), ahead)
+    mask = key_mask(cache, cache.layout(1), 1)
     assert mask is not None
     assert mask.shape == (2, 1, 1, (1 + 3 + 1) * TOKENS)
     assert mask[0].flatten().tolist() == [True] * 4 + [False] * 4 + [True] * 2
@@ -120,9 +124,9 @@ def test_a_row_with_fewer_references_does_not_see_what_it_lacks() -> None:
     refer(other, [[-1, -2], [-1, -6]], 2.0)
     put(cache, 1)
     put(other, 1)
-    cache.take(torch.tensor([True, False]), other)
+    cache.replace_rows(torch.tensor([True, False]), other)
     assert cache.reference_positions.tolist() == [[-1, -2], [-1, ABSENT]]
-    mask = cache.mask(cache.layout(1), 1)
+    mask = key_mask(cache, cache.layout(1), 1)
     assert mask is not None
     assert bool(mask[0].all())
     assert mask[1].flatten().tolist() == [True] * 2 + [False] * 2 + [True] * 4
@@ -150,7 +154,7 @@ def test_take_leaves_other_rows_bit_for_bit() -> None:
         put(own, 1)
     put(other, 1)
     before = copy.deepcopy(own)
-    own.take(torch.tensor([False, True, False]), other)
+    own.replace_rows(torch.tensor([False, True, False]), other)
     assert own.written.tolist() == [9, 1, 9]
     for name in ("keys", "values"):
         for row in (0, 2):
@@ -180,50 +184,48 @@ def test_what_is_kept_ready_follows_the_counter() -> None:
     second, _ = past(cache)
     assert (first.shape[1], second.shape[1]) == (TOKENS, 2 * TOKENS)
     put(other, 1)
-    cache.take(torch.tensor([True]), other)
+    cache.replace_rows(torch.tensor([True]), other)
     assert torch.equal(past(cache)[0], first)
 
 
-@pytest.mark.parametrize("plain_products", [0, 1 << 20], ids=["kernel", "products"])
-@given(st.lists(st.sampled_from(["write", "write", "write", "take", "plane"]), min_size=1, max_size=14))
+@pytest.mark.parametrize("max_scores", [0, 1 << 20], ids=["fused", "naive"])
+@given(st.lists(st.sampled_from(["write", "write", "write", "take", "level"]), min_size=1, max_size=14))
 @settings(max_examples=25, deadline=None)
-def test_static_buffers_read_as_new_ones_do(plain_products: int, plan: list[str]) -> None:
+def test_static_buffers_read_as_new_ones_do(max_scores: int, plan: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "PLAIN_PRODUCTS", plain_products)
+        patch.setattr(attention, "NAIVE_ATTENTION_MAX_SCORES", max_scores)
         draw = torch.Generator().manual_seed(len(plan))
         online = OnlineConfig(sink_latents=2, window_latents=3)
-        static, fresh = (KVCache.empty(1, 2, TOKENS, HEADS, 8, online, torch.zeros(1), planes=2) for _ in range(2))
+        static, fresh = (KVCache.empty(1, 2, TOKENS, HEADS, 8, online, torch.zeros(1), levels=2) for _ in range(2))
         for cache in (static, fresh):
             shape = (1, 2, TOKENS, HEADS, 8)
             cache.reference_keys, cache.reference_values = torch.ones(shape), torch.full(shape, 2.0)
             cache.reference_positions = torch.full((2, 1), -1)
             cache.advance(1)
-        static.make_room(1)
+        static.allocate_static(1)
         before = copy.deepcopy(fresh)
-        plane = 0
+        level = 0
         for act in ["write"] * 5 + plan:
             if act == "take":
                 for cache in (static, fresh):
-                    cache.take(torch.tensor([False, True]), before)
-            plane = 1 - plane if act == "plane" else plane
+                    cache.replace_rows(torch.tensor([False, True]), before)
+            level = 1 - level if act == "level" else level
             new = torch.randn(3, 2, TOKENS, HEADS, 8, generator=draw)
-            seen = [see(cache.plane(plane), new) for cache in (static, fresh)]
+            seen = [see(cache.level(level), new) for cache in (static, fresh)]
             assert torch.allclose(*seen, atol=1e-5)
             if act == "write":
                 for cache in (static, fresh):
-                    cache.plane(plane).write(0, new[1], new[2])
+                    cache.level(level).write(0, new[1], new[2])
                     cache.advance(1)
-        room = static.room
-        assert room is not None
-        assert room.by_products == bool(plain_products)
+        buffers = static.prepared.static
+        assert buffers is not None
+        assert buffers.naive == bool(max_scores)
 
 
 def see(cache: KVCache, own: torch.Tensor) -> torch.Tensor:
     """Attention of a chunk of one latent frame; own [3, B, tokens, N, D] are its queries, keys and values."""
-    layout = cache.layout(1)
-    positions = torch.cat([cache.reference_positions, layout.slot_positions], dim=1)
-    turn, past = (rope3d(p, 1, TOKENS, (4, 2, 2)) for p in (layout.chunk_positions, positions))
-    return cache.attend(0, layout, past, (rotate(own[0], turn), rotate(own[1], turn), own[2]), cache.mask(layout, 1))
+    plan = plan_of(cache)
+    return plan.attend(0, rotate(own[0], plan.rotation), rotate(own[1], plan.rotation), own[2])
 
 
 @given(st.integers(0, 12), st.integers(1, 3), st.integers(2, 4))
@@ -232,10 +234,10 @@ def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int,
     cache = make(sink, window, batch=2)
     cache.latents = torch.zeros(2, window, 1, 1, 1)
     for number in range(1 + writes):
-        cache.keep(torch.full((2, 1, 1, 1, 1), float(number)))
+        cache.store_latents(torch.full((2, 1, 1, 1, 1), float(number)))
         put(cache, 1)
     before = copy.deepcopy(cache)
-    fresh, latents, first = cache.recall(1)
+    fresh, latents, first = cache.window_of(1)
     kept = list(range(max(sink, 1 + writes - window), 1 + writes))
     assert latents.flatten().tolist() == kept
     assert int(fresh.written) == min(sink, 1 + writes)
@@ -245,7 +247,7 @@ def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int,
         fresh.advance(1)
     if kept:
         assert first == kept[0]
-        cache.put_back(1, fresh, first)
+        cache.replace_window(1, fresh, first)
     assert torch.equal(cache.keys, before.keys)
     assert contents(cache, 1, 1) == expected(1 + writes, sink, window)
 
@@ -254,7 +256,7 @@ def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int,
 def test_a_chunk_over_a_full_cache_asks_the_device_for_nothing(history: str) -> None:
     """On a device without values whoever waits for one fails."""
     online = online_model(online_config(history=history))
-    cache, given = online.prime(person(), static=True), conditions(1).without("references")
+    cache, given = online.prefill(person(), static=True), conditions(1).without("references")
     noise = Noise((1, 16, 1, 4, 4))
 
     def chunk() -> None:
@@ -268,8 +270,8 @@ def test_a_chunk_over_a_full_cache_asks_the_device_for_nothing(history: str) -> 
     held: dict[str, Any] = {f.name: getattr(cache, f.name) for f in fields(cache)}
     held |= {name: t.to(meta) for name, t in held.items() if isinstance(t, torch.Tensor)}
     cache = KVCache(**held)
-    cache.make_room(1)
+    cache.allocate_static(1)
     given, noise.device = given.map(lambda t: t.to(meta)), meta
     for _ in range(2):
         chunk()
-    assert cache.known.filled == [cache.capacity]
+    assert cache.prepared.host.filled_slots == [cache.capacity]

@@ -41,7 +41,7 @@ def test_the_formula_counts_what_the_counter_counts(config: ModelConfig) -> None
 def test_a_chunk_with_a_full_cache() -> None:
     online: OnlineModel = tiny.online_model()
     chunk = online.chunk_latents
-    cache = online.prime(tiny.person())
+    cache = online.prefill(tiny.person())
     clean = torch.randn(1, 16, chunk, 4, 4)
     given = tiny.conditions(chunk).without("references")
     sigma = torch.full((1, chunk), 0.5)
@@ -83,7 +83,7 @@ def test_the_command_prints_every_part() -> None:
         "audio projectors",
         "feed-forward",
         "weights",
-        "ms of the 500",
+        "for a chunk of 500 ms",
     ):
         assert part in result.output
 
@@ -95,6 +95,6 @@ def test_the_command_describes_a_folder(tmp_path: Path) -> None:
     assert (shape.width, shape.layers, online.chunk_latents, size_px) == (64, 3, 6, 64)
     result = CliRunner().invoke(cli, ["model", "describe", "--model", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert "ms of the 1,000 ms" in result.output
+    assert "for a chunk of 1,000 ms" in result.output
     with pytest.raises(ValueError, match="is no model folder"):
         shape_of(tmp_path / "none", OnlineConfig())

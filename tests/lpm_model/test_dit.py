@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lpm_model.attention import rope3d, rotate
+from lpm_model.blocks import RMSNorm
 from lpm_model.config import AudioConfig, ModelConfig
-from lpm_model.dit import Conditions, DiffusionTransformer, RMSNorm, timestep_embedding
+from lpm_model.dit import Conditions, DiffusionTransformer, timestep_embedding
 from tests.lpm_model.tiny import MODEL, conditions, normal, randomised, transformer
 
 LATENTS, SIGMA = normal(2, 16, 3, 4, 4, seed=9), torch.tensor([[0.0, 0.4, 0.7], [0.0, 0.9, 0.2]])

@@ -47,13 +47,13 @@ def stream(
 def latents_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Collects the clean latents of every step, which rounding to bytes would hide."""
     seen: list[Tensor] = []
-    plain = OnlineModel._show
+    decode = OnlineModel._decode
 
-    def show(self: OnlineModel, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
+    def collect(self: OnlineModel, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
         seen.append(clean.clone())
-        return plain(self, state, clean)
+        return decode(self, state, clean)
 
-    monkeypatch.setattr(OnlineModel, "_show", show)
+    monkeypatch.setattr(OnlineModel, "_decode", collect)
     return seen
 
 
@@ -126,7 +126,7 @@ def test_one_chunk_through_the_cache_is_one_masked_pass(online: OnlineModel) -> 
     """Image and references see each other, the chunk sees all: nothing of that needs a cache."""
     who, given = person(), conditions(1)
     noisy = normal(1, 16, 1, 4, 4, seed=8)
-    got = online.denoise(online.prime(who), noisy, 0, given.without("references"))
+    got = online.denoise(online.prefill(who), noisy, 0, given.without("references"))
     segments = [
         Segment(who.image, [0], 0.0),
         Segment(who.references.transpose(1, 2), who.positions.tolist(), 0.0, crosses=False),
@@ -152,13 +152,13 @@ def test_remember_needs_no_forward_before_it(online: OnlineModel) -> None:
     """Writing a chunk must not disturb what the same pass still reads, also when the ring is full."""
     given = conditions(1).without("references")
     quiet = online_model(online_config(history_sigma=0.0))
-    caches = [quiet.prime(person()) for _ in range(2)]
+    caches = [quiet.prefill(person()) for _ in range(2)]
     noise = Noise((1, 16, 1, 4, 4), torch.Generator().manual_seed(0))
     for step in range(8):
         clean = normal(1, 16, 1, 4, 4, seed=step)
         quiet.denoise(caches[0], clean, 0, given)
         for cache in caches:
-            quiet.remember(cache, clean, given, noise)
+            quiet.append(cache, clean, given, noise)
     assert torch.equal(caches[0].keys, caches[1].keys)
     assert torch.equal(caches[0].values, caches[1].values)
 
@@ -325,7 +325,9 @@ def test_a_filled_pipeline_is_flushed_before_a_reset() -> None:
 
 
 @pytest.mark.parametrize("refiner", [0.0, 0.3])
-@pytest.mark.parametrize("changes", [{}, {"colour_correction": 0.7, "reference_refresh_latents": 2, "on_prompt_change": "recompute"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"colour_correction": 0.7, "reference_refresh_latents": 2, "on_prompt_change": "recompute"}]
+)
 def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[str, Any]) -> None:
     speak, listen = voice(4000 * 9, 1, batch=2), voice(4000 * 9, 2, batch=2)
     models = [online_model(online_config(refiner_sigma=refiner, pipelined=p, **changes)) for p in (False, True)]
@@ -336,17 +338,19 @@ def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[st
 
 def test_recomputing_under_a_new_text_is_as_if_it_had_always_held() -> None:
     """While nothing has been forgotten: the same latents, put into the history under the new text from the start."""
-    online = online_model(online_config(on_prompt_change="recompute", history_sigma=0.0, sink_latents=1, window_latents=6))
+    online = online_model(
+        online_config(on_prompt_change="recompute", history_sigma=0.0, sink_latents=1, window_latents=6)
+    )
     given, context = conditions(6).without("references"), online.config.context_latents
     latents, noise = normal(1, 16, 6, 4, 4, seed=8), Noise((1, 16, 1, 4, 4), torch.Generator())
-    caches = [online.prime(person()) for _ in range(2)]
+    caches = [online.prefill(person()) for _ in range(2)]
     for cache, text in zip(caches, (normal(1, 4, 8, seed=30), given.text), strict=True):
         for i in range(6):
             heard = replace(chunk_conditions(given, context, i, 1), text=text)
-            online.remember(cache, latents[:, :, i : i + 1], heard, noise)
+            online.append(cache, latents[:, :, i : i + 1], heard, noise)
     assert not torch.allclose(caches[0].values, caches[1].values, atol=1e-3)
     # Nothing is heard of a chunk after the window here, so the window is the end of what is given.
-    online.recompute(caches[0], given, [0], [torch.Generator()])
+    online.recompute_windows(caches[0], given, [0], [torch.Generator()])
     for name in ("keys", "values", "written"):
         assert torch.allclose(getattr(caches[0], name), getattr(caches[1], name), atol=1e-5)
 
@@ -374,18 +378,21 @@ def test_the_first_reference_becomes_what_the_model_makes() -> None:
 
 def test_a_refiner_that_is_missing_is_said(online: OnlineModel) -> None:
     with pytest.raises(ValueError, match="no refiner"):
-        online.prime(person(), refiner=True)
+        online.prefill(person(), refiner=True)
 
 
-@pytest.mark.parametrize("changes", [{}, {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "colour_correction": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "colour_correction": 0.5}]
+)
 def test_state_does_not_grow_and_its_buffers_stay(changes: dict[str, Any]) -> None:
     online = online_model(online_config(**changes))
 
     def size(state: OnlineState) -> tuple[int, ...]:
         tensors = (state.speak, state.listen, state.speak_tail, state.listen_tail, state.decoder.features[0])
-        rooms = [c.room for c in (state.cache, state.refiner_cache) if c is not None]
-        held = [t.data_ptr() for room in rooms if room is not None for t in (room.keys, room.values)]
-        return (state.nbytes, len(state.cache.ready), *held, *(t.nbytes for t in tensors))
+        caches = [state.cache] if state.refiner_cache is None else [state.cache, state.refiner_cache]
+        buffers = [cache.prepared.static for cache in caches]
+        held = [t.data_ptr() for static in buffers if static is not None for t in (static.keys, static.values)]
+        return (state.nbytes, len(state.cache.prepared.layers), *held, *(t.nbytes for t in tensors))
 
     state = online.init_state(person())
     sound = torch.zeros(1, online.chunk_samples + online.lookahead_samples)
@@ -420,12 +427,12 @@ def test_audio_of_another_length_is_refused(online: OnlineModel) -> None:
 def test_gradients_reach_the_last_forward_alone() -> None:
     model = online_model()
     model.backbone.requires_grad_(True)
-    cache, given = model.prime(person()), conditions(1).without("references")
+    cache, given = model.prefill(person()), conditions(1).without("references")
     noise = Noise((1, 16, 1, 4, 4), torch.Generator().manual_seed(0))
     clean = model.generate(cache, given, noise, train=True)
     assert clean.requires_grad
     assert not model.generate(cache, given, noise).requires_grad
-    model.remember(cache, clean, given, noise)
+    model.append(cache, clean, given, noise)
     clean.square().mean().backward()
     assert float(model.backbone.head.weight.grad.abs().sum()) > 0
     assert not cache.keys.requires_grad

@@ -1,4 +1,4 @@
-"""Streaming long tuning: a roll-out that goes on from step to step over the same cache (LongLive, arXiv 2509.22622).
+"""StreamingSampler long tuning: a roll-out that goes on from step to step over the same cache (LongLive, arXiv 2509.22622).
 
 Each step rolls one clip on. Its voices are another clip's than those of the step before, and by chance something
 changes at one of its chunk borders: the roles, both voices once more, or the text.
@@ -16,13 +16,13 @@ from torch import Tensor
 from lpm_model.cache import KVCache
 from lpm_model.dit import Conditions
 from lpm_model.rollout import chunk_conditions
-from lpm_model.training.config import Distillation
-from lpm_model.training.distill.roles import Cast, Role
+from lpm_model.training.distill.config import Distillation
+from lpm_model.training.distill.roles import ModelRoles, Role
 from lpm_model.training.distill.rollout_samplers import (
     Sample,
-    conditions_of,
-    exit_of,
-    noise_of,
+    clip_conditions,
+    draw_exit_index,
+    rollout_noise,
     start_cache,
 )
 from lpm_model.training.distill.trajectories import Trajectories
@@ -43,7 +43,7 @@ class Switch:
 
 
 @dataclass(slots=True)
-class Running:
+class RolloutState:
     """A roll-out under way."""
 
     cache: KVCache
@@ -57,19 +57,19 @@ class Running:
     """Latent frames made."""
 
 
-class Streaming:
+class StreamingSampler:
     """The student on a roll-out that is kept between the steps, `per_roll_out` of them."""
 
     role: Role = "student"
 
-    def __init__(self, cast: Cast, settings: Distillation) -> None:
-        self.cast, self.settings, self.online = cast, settings, cast.online
+    def __init__(self, roles: ModelRoles, settings: Distillation) -> None:
+        self.roles, self.settings, self.online = roles, settings, roles.online
         self.new = (settings.clip_latents - 1) // self.online.chunk_latents * self.online.chunk_latents
         self.per_roll_out = -(-settings.long.latents // self.new)
         self.context = self.online.config.context_latents
         # Of the next chunk, of the known latent frame before it, and of a window that is encoded anew.
-        self.remembered = max(self.context + 1, self.online.kept_latents)
-        self.running: Running | None = None
+        self.remembered = max(self.context + 1, self.online.audio_history_latents)
+        self.running: RolloutState | None = None
 
     def draw(self, shared: torch.Generator) -> Switch | None:
         """What changes in a step, and where."""
@@ -81,11 +81,11 @@ class Streaming:
 
     def sample(self, batch: Batch | Trajectories, shared: torch.Generator, *, train: bool) -> Sample:
         assert isinstance(batch, Batch)
-        with self.cast.playing(self.role):
+        with self.roles.activate(self.role):
             if self.running is None or self.running.made >= self.per_roll_out * self.new:
                 self.running = self._start(batch)
-            switch, exit_index = self.draw(shared), exit_of(self.online, shared)
-            heard = going_on(self.running.heard, batch.conditions, self.context + 1, self.new, switch)
+            switch, exit_index = self.draw(shared), draw_exit_index(self.online, shared)
+            heard = extend_audio(self.running.heard, batch.conditions, self.context + 1, self.new, switch)
             made = self._roll_on(self.running, heard, batch, switch, exit_index, train=train)
         text_changes = switch is not None and switch.kind == "text"
         if text_changes:
@@ -93,12 +93,12 @@ class Streaming:
         clip = torch.cat([self.running.last, made], dim=2)
         if self.running.made:
             clip = self.online.codec.rebase(clip, self.running.image)
-        conditions = conditions_of(heard, self.context, self.remembered - 1 - self.context, 1 + self.new)
+        conditions = clip_conditions(heard, self.context, self.remembered - 1 - self.context, 1 + self.new)
         self.running.heard = _voices(heard, lambda voice: voice[:, -self.remembered :])
         self.running.last, self.running.made = made[:, :, -1:].detach(), self.running.made + self.new
         return Sample(clip, conditions, first=1 + switch.at if switch is not None and text_changes else 1)
 
-    def _start(self, batch: Batch) -> Running:
+    def _start(self, batch: Batch) -> RolloutState:
         """A roll-out from a batch's image; before it nothing but the image's own context was heard."""
         image, given = batch.latents[:, :, :1], batch.conditions
 
@@ -106,13 +106,20 @@ class Streaming:
             own = voice[:, : self.context + 1]
             return torch.cat([own[:, :1].expand(-1, self.remembered - own.shape[1], -1, -1), own], dim=1)
 
-        return Running(start_cache(self.online, image, given), image, image, _voices(given, before))
+        return RolloutState(start_cache(self.online, image, given), image, image, _voices(given, before))
 
     def _roll_on(
-        self, running: Running, heard: Conditions, batch: Batch, switch: Switch | None, exit_index: int, *, train: bool
+        self,
+        running: RolloutState,
+        heard: Conditions,
+        batch: Batch,
+        switch: Switch | None,
+        exit_index: int,
+        *,
+        train: bool,
     ) -> Tensor:
         """The next latent frames [B, channels, n, h, w], relative to the roll-out's image."""
-        noise, chunk = noise_of(self.online, running.image, batch.generator), self.online.chunk_latents
+        noise, chunk = rollout_noise(self.online, running.image, batch.generator), self.online.chunk_latents
         graph = max(0, self.new - (self.settings.gradient_latents or self.new)) // chunk * chunk
         at = switch.at if switch is not None and switch.kind == "text" else 0
         chunks: list[tuple[slice, Tensor]] = []
@@ -131,12 +138,12 @@ class Streaming:
         if self.online.online.on_prompt_change != "recompute":
             return
         rows = range(cache.written.shape[0])
-        window = self.online.kept_latents
+        window = self.online.audio_history_latents
         voices = _voices(heard, lambda voice: voice[:, self.remembered + begin - window :])
-        self.online.recompute(cache, voices, rows, [generator] * len(rows))
+        self.online.recompute_windows(cache, voices, rows, [generator] * len(rows))
 
 
-def going_on(heard: Conditions, given: Conditions, first: int, frames: int, switch: Switch | None) -> Conditions:
+def extend_audio(heard: Conditions, given: Conditions, first: int, frames: int, switch: Switch | None) -> Conditions:
     """What was heard, and behind it the voices of `frames` latent frames of a batch, with a change of roles or clip.
 
     Args:

@@ -20,7 +20,7 @@ LEARNERS: tuple[Role, ...] = ("student", "refiner", "critic")
 """All but the teacher."""
 
 
-class Cast:
+class ModelRoles:
     """The networks of a distillation.
 
     Args:
@@ -99,7 +99,6 @@ class Cast:
 def _copy(network: DiffusionTransformer) -> DiffusionTransformer:
     """Another one with the same weights."""
     with torch.device("meta"):
-        other = DiffusionTransformer(network.config)
-    other.recompute = network.recompute
+        other = DiffusionTransformer(network.config, network.execution)
     other.load_state_dict({name: value.clone() for name, value in network.state_dict().items()}, assign=True)
     return other.requires_grad_(False).eval()

@@ -15,8 +15,8 @@ from lpm_model.cache import KVCache
 from lpm_model.character import Character
 from lpm_model.dit import Conditions
 from lpm_model.rollout import BlockLoop, Chunk, Noise, chunk_conditions
-from lpm_model.training.config import Distillation
-from lpm_model.training.distill.roles import Cast, Role
+from lpm_model.training.distill.config import Distillation
+from lpm_model.training.distill.roles import ModelRoles, Role
 from lpm_model.training.distill.trajectories import Trajectories
 from lpm_model.training.engine.data import Batch
 
@@ -35,7 +35,7 @@ class Sample:
     """[B, channels, F, h, w] the teacher's clip that this one was made from."""
 
 
-class Player(Protocol):
+class RolloutSampler(Protocol):
     """Makes clips of one role."""
 
     role: Role
@@ -52,7 +52,7 @@ class Player(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
+class RolloutSpans:
     """Latent frames of a roll-out."""
 
     first: int
@@ -63,7 +63,7 @@ class Spans:
     """The last chunk ends here."""
 
     @classmethod
-    def of(cls, latents: int, chunk: int, settings: Distillation) -> "Spans":
+    def of(cls, latents: int, chunk: int, settings: Distillation) -> "RolloutSpans":
         """Of a roll-out of so many latent frames."""
         end = 1 + (latents - 1) // chunk * chunk
         first = max(0, end - settings.clip_latents)
@@ -76,29 +76,29 @@ def start_cache(online: BlockLoop, image: Tensor, conditions: Conditions, *, ref
     assert conditions.references is not None
     assert conditions.reference_positions is not None
     character = Character(image, conditions.references, conditions.reference_positions)
-    return online.prime(character, refiner=refiner)
+    return online.prefill(character, refiner=refiner)
 
 
-def noise_of(online: BlockLoop, image: Tensor, generator: torch.Generator) -> Noise:
+def rollout_noise(online: BlockLoop, image: Tensor, generator: torch.Generator) -> Noise:
     """Of the chunks of a roll-out."""
     batch, channels, _, height, width = image.shape
     return Noise((batch, channels, online.chunk_latents, height, width), generator, image.device)
 
 
-def conditions_of(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
+def clip_conditions(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
     """Of a clip of `frames` latent frames from latent frame `first` of a roll-out on."""
     cut = chunk_conditions(conditions, context, first, frames)
     return replace(cut, references=conditions.references, reference_positions=conditions.reference_positions)
 
 
-def refined(
-    cast: Cast, cache: KVCache, coarse: Iterator[tuple[slice, Tensor]], conditions: Conditions, noise: Noise,
-    spans: Spans, *, train: bool,
+def refine_rollout(
+    roles: ModelRoles, cache: KVCache, coarse: Iterator[tuple[slice, Tensor]], conditions: Conditions, noise: Noise,
+    spans: RolloutSpans, *, train: bool,
 ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
     """The refiner's chunks from those of a backbone's roll-out, chunk by chunk, so that neither is held whole.
 
     Args:
-        cast: student and refiner.
+        roles: student and refiner.
         cache: the refiner's.
         coarse: the backbone's roll-out.
         conditions: of the roll-out.
@@ -106,27 +106,27 @@ def refined(
         spans: of the roll-out.
         train: with gradients from `spans.begin` on.
     """
-    online = cast.online
+    online = roles.online
     written = (0,) if online.online.history == "per_step" else ()
 
     def make(span: slice, heard: Conditions) -> Chunk:
-        with cast.playing("student"), torch.no_grad():
+        with roles.activate("student"), torch.no_grad():
             _, chunk = next(coarse)
         with torch.set_grad_enabled(train and span.start >= spans.begin):
             fine = online.refine(cache, chunk, heard, noise)
         return Chunk(fine, fine, written)
 
-    return online.rollout(cache, conditions, spans.end, noise, first=1, make=make, refiner=True)
+    return online.rollout_with(make, cache, conditions, spans.end, noise, first=1, refiner=True)
 
 
-def own_roll_out(
-    cast: Cast, role: Role, batch: Batch, spans: Spans, exit_index: int | None, *, train: bool
+def student_rollout(
+    roles: ModelRoles, role: Role, batch: Batch, spans: RolloutSpans, exit_index: int | None, *, train: bool
 ) -> Iterator[tuple[slice, Tensor]]:
     """Chunks of the student from noise after a batch's image, or, for the refiner, of both."""
-    online, image, heard = cast.online, batch.latents[:, :, :1], batch.conditions
-    noise = noise_of(online, image, batch.generator)
+    online, image, heard = roles.online, batch.latents[:, :, :1], batch.conditions
+    noise = rollout_noise(online, image, batch.generator)
     backbone = train and role == "student"
-    with cast.playing("student"):
+    with roles.activate("student"):
         cache = start_cache(online, image, heard)
 
     def chunks() -> Iterator[tuple[slice, Tensor]]:
@@ -135,62 +135,63 @@ def own_roll_out(
 
     if role == "student":
         return chunks()
-    with cast.playing("refiner"):
+    with roles.activate("refiner"):
         own = start_cache(online, image, heard, refiner=True)
-    return refined(cast, own, chunks(), heard, noise, spans, train=train)
+    return refine_rollout(roles, own, chunks(), heard, noise, spans, train=train)
 
 
-class OffPolicy:
+class OffPolicySampler:
     """The student on the teacher's clips, re-noised, over the teacher's history (paper section 4.2, stage 2)."""
 
     role: Role = "student"
 
-    def __init__(self, cast: Cast, settings: Distillation) -> None:
-        self.cast, self.settings = cast, settings
+    def __init__(self, roles: ModelRoles, settings: Distillation) -> None:
+        self.roles, self.settings = roles, settings
 
     def sample(self, batch: Batch | Trajectories, shared: torch.Generator, *, train: bool) -> Sample:
         assert isinstance(batch, Trajectories)
-        online, teacher = self.cast.online, batch.clean
+        online, teacher = self.roles.online, batch.clean
         image, sigmas = teacher[:, :, :1], online.online.backbone_sigmas
-        noise = noise_of(online, image, batch.generator)
-        spans = Spans.of(teacher.shape[2], online.chunk_latents, self.settings)
+        noise = rollout_noise(online, image, batch.generator)
+        spans = RolloutSpans.of(teacher.shape[2], online.chunk_latents, self.settings)
 
         def make(span: slice, heard: Conditions) -> Chunk:
             index = int(torch.randint(len(sigmas), (1,), generator=batch.generator))
             noisy = flow.interpolate(teacher[:, :, span], noise.draw(), torch.tensor(sigmas[index]))
             with torch.set_grad_enabled(train and span.start >= spans.begin):
-                return Chunk(online.denoise(cache, noisy, index, heard), kept=teacher[:, :, span])
+                return Chunk(online.denoise(cache, noisy, index, heard), cached=teacher[:, :, span])
 
-        with self.cast.playing("student"):
+        with self.roles.activate("student"):
             cache = start_cache(online, image, batch.conditions)
-            made = [chunk for _, chunk in online.rollout(cache, batch.conditions, spans.end, noise, first=1, make=make)]
+            rollout = online.rollout_with(make, cache, batch.conditions, spans.end, noise, first=1)
+            made = [chunk for _, chunk in rollout]
         clip = torch.cat([image, *made], dim=2)
         return Sample(clip, batch.conditions, target=teacher[:, :, : clip.shape[2]])
 
 
-class OnPolicy:
+class OnPolicySampler:
     """Student or refiner on the student's own roll-outs (https://arxiv.org/abs/2506.08009; paper 4.2, stages 3 and 4).
 
     The end of a roll-out is looked at. Only its last latent frames carry a graph and no others are held, so that the
     memory does not grow with its length. The student's exit step is random; the refiner has whole chunks to work on.
     """
 
-    def __init__(self, cast: Cast, settings: Distillation, role: Role) -> None:
-        self.cast, self.settings, self.role = cast, settings, role
+    def __init__(self, roles: ModelRoles, settings: Distillation, role: Role) -> None:
+        self.roles, self.settings, self.role = roles, settings, role
 
     def sample(self, batch: Batch | Trajectories, shared: torch.Generator, *, train: bool) -> Sample:
         assert isinstance(batch, Batch)
-        online, held = self.cast.online, batch.latents[:, :, :1]
-        spans = Spans.of(batch.latents.shape[2], online.chunk_latents, self.settings)
-        exit_index = exit_of(online, shared) if self.role == "student" else None
-        with self.cast.playing(self.role):
-            for _, chunk in own_roll_out(self.cast, self.role, batch, spans, exit_index, train=train):
+        online, held = self.roles.online, batch.latents[:, :, :1]
+        spans = RolloutSpans.of(batch.latents.shape[2], online.chunk_latents, self.settings)
+        exit_index = draw_exit_index(online, shared) if self.role == "student" else None
+        with self.roles.activate(self.role):
+            for _, chunk in student_rollout(self.roles, self.role, batch, spans, exit_index, train=train):
                 held = torch.cat([held, chunk], dim=2)[:, :, spans.first - spans.end :]
-        heard = conditions_of(batch.conditions, online.config.context_latents, spans.first, held.shape[2])
+        heard = clip_conditions(batch.conditions, online.config.context_latents, spans.first, held.shape[2])
         clip = online.codec.rebase(held, batch.latents[:, :, :1]) if spans.first else held
         return Sample(clip, heard)
 
 
-def exit_of(online: BlockLoop, shared: torch.Generator) -> int:
+def draw_exit_index(online: BlockLoop, shared: torch.Generator) -> int:
     """Index of the noise level after which a roll-out's chunks are taken (arXiv 2506.08009), alike on all ranks."""
     return int(torch.randint(len(online.online.backbone_sigmas), (1,), generator=shared))

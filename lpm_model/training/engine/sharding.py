@@ -1,8 +1,9 @@
-"""FSDP2: weights, gradients, averages and moments of a training cut by rows over all processes.
+"""FSDP2: weights, gradients, averages and moments of a training, sharded by rows over all processes.
 
-W processes. A weight is held as a DTensor, rows of it on each; a block's are gathered when it runs.
+W processes. A weight is a DTensor with some of its rows on each; those of a block are gathered when it runs.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,15 +19,15 @@ from lpm_model.training.engine.launch import Mesh
 
 
 def shard(transformer: DiffusionTransformer, mesh: Mesh, *, bf16: bool) -> None:
-    """Cut a transformer over all processes, block by block, in place; the first process's weights are the ones kept.
+    """Shard a transformer over all processes, block by block, in place, with the weights of the main process.
 
     Args:
-        transformer: on the first process with weights, on the others as an empty shape (device meta).
+        transformer: with weights on the main process, without storage (device meta) on the others.
         mesh: processes.
         bf16: gather the blocks' weights as bfloat16; gradients are reduced in float32 either way.
     """
-    weights: dict[str, Any] = dict(transformer.state_dict()) if mesh.first else {}
-    transformer.to("meta")  # what is sharded next takes no memory until its rows are known
+    weights: dict[str, Any] = dict(transformer.state_dict()) if mesh.is_main else {}
+    transformer.to("meta")  # so that sharding allocates this process's rows only
     over = init_device_mesh(mesh.device.type, (mesh.scale.world,))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -41,17 +42,17 @@ def shard(transformer: DiffusionTransformer, mesh: Mesh, *, bf16: bool) -> None:
 
 
 def sequence_group(mesh: Mesh) -> SequenceGroup | None:
-    """The processes that share this one's tokens; None where it has them to itself."""
+    """Return the processes that share the tokens of a batch with this one; None without sequence parallelism."""
     if mesh.scale.sequence_parallel == 1:
         return None
     axes = init_device_mesh(
-        mesh.device.type, (mesh.data, mesh.scale.sequence_parallel), mesh_dim_names=("data", "sequence")
+        mesh.device.type, (mesh.data_parallel, mesh.scale.sequence_parallel), mesh_dim_names=("data", "sequence")
     )
     return SequenceGroup(axes["sequence"].get_group())
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The whole weights on the first process's CPU, of a sharded or a plain model; empty on the others."""
+    """Return the full weights of a sharded or plain model on the CPU of the main process; empty on the others."""
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return dict(model.state_dict())
     whole: dict[str, Any] = get_model_state_dict(
@@ -61,29 +62,29 @@ def full_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 class Branches:
-    """Remembers which optional branches any process went through since the last step.
+    """Records which optional branches any process has used since the last step.
 
-    Sharded gradients are reduced by all processes together, so absent branches get zeros; before a step those that
-    nobody used go back to None, which optimizers skip, as in one process.
+    Sharded gradients are reduced by all processes together, so unused branches get zeros; before a step the gradients
+    of branches that no process used are reset to None, which optimizers skip, as in a single process.
     """
 
     def __init__(self, transformer: DiffusionTransformer, device: torch.device) -> None:
-        transformer.reach_all = True
-        self.sides = transformer.branches()
+        transformer.set_execution(replace(transformer.execution, touch_all_parameters=True))
+        self.sides = transformer.branch_parameters()
         self.used = torch.zeros(len(self.sides), 2, device=device)
 
-    def note(self, conditions: Conditions) -> None:
-        """A forward pass under these conditions."""
+    def record(self, conditions: Conditions) -> None:
+        """Record a forward pass under these conditions."""
         for row, name in enumerate(self.sides):
             self.used[row, int(getattr(conditions, name) is None)] = 1
         if conditions.text is not None:
-            self.used[list(self.sides).index("text")] = 1  # rows without a text are given the null among the others
+            self.used[list(self.sides).index("text")] = 1  # rows without a text get the null embedding
 
-    def settle(self) -> None:
-        """Before the step."""
+    def drop_unused_gradients(self) -> None:
+        """Reset the gradients of branches that no process used; call it before the optimizer step."""
         distributed.all_reduce(self.used, distributed.ReduceOp.MAX)
         for sides, used in zip(self.sides.values(), self.used.tolist(), strict=True):
-            for weights, reached in zip(sides, used, strict=True):
-                for weight in weights if not reached else ():
+            for weights, was_used in zip(sides, used, strict=True):
+                for weight in weights if not was_used else ():
                     weight.grad = None
         self.used.zero_()

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.config import REFERENCE_KINDS, STATES
 from lpm_model.dit import Conditions, DiffusionTransformer
+from lpm_model.execution import Execution
 from lpm_model.sampler import BaseModel
 from lpm_model.training.base import train as base_training
 from lpm_model.training.base.preference import Pairs, dominant_pair, judge, preference_loss
 from lpm_model.training.base.train import BaseModule, freeze_all_but, train_base
-from lpm_model.training.config import BaseTraining, Preference
-from lpm_model.training.engine.data import Batch, ClipBatches, Draw, motion_of
+from lpm_model.training.base.config import BaseTraining, Preference
+from lpm_model.training.engine.data import Batch, ClipBatches, WindowSampling, motion_of
 from lpm_model.training.engine.shard_reader import Clip, read_clips
 from pipelines.config import groups, load_config
 from tests.killed import Killed, kill_after
@@ -90,9 +91,9 @@ def a_clip(states: list[int], latents: np.ndarray | None = None) -> Clip:
 def test_a_window_counts_by_its_share_of_the_wanted_states() -> None:
     speak, listen = STATES["speak"], STATES["listen"]
     clip = a_clip([speak, speak, listen, listen, listen]).facts
-    assert torch.allclose(Draw(states=("speak",)).weights(clip, 3), torch.tensor([1.0, 0.5, 0.0, 0.0]))
-    assert torch.allclose(Draw(states=("listen",)).weights(clip, 3), torch.tensor([0.0, 0.5, 1.0, 1.0]))
-    assert torch.allclose(Draw().weights(clip, 3), torch.ones(4))
+    assert torch.allclose(WindowSampling(states=("speak",)).weights(clip, 3), torch.tensor([1.0, 0.5, 0.0, 0.0]))
+    assert torch.allclose(WindowSampling(states=("listen",)).weights(clip, 3), torch.tensor([0.0, 0.5, 1.0, 1.0]))
+    assert torch.allclose(WindowSampling().weights(clip, 3), torch.ones(4))
 
 
 def test_expressive_windows_are_drawn_more() -> None:
@@ -100,7 +101,7 @@ def test_expressive_windows_are_drawn_more() -> None:
     latents[:, 4:] = 2.0  # all that moves, moves between latents 3 and 4
     clip = a_clip([1] * 5, latents)
     for exponent, expected in ((1.0, 2.0), (2.0, 4.0)):
-        weights = Draw(expressive=exponent).weights(clip.facts, 3, motion_of(clip))
+        weights = WindowSampling(expressive=exponent).weights(clip.facts, 3, motion_of(clip))
         assert weights.tolist() == [0.0, 0.0, expected, expected]
 
 
@@ -108,7 +109,7 @@ def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> N
     clips, model = read_clips(dataset), BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
 
     def batches(**changes: object) -> ClipBatches:
-        return ClipBatches(clips, model, latents=4, batch=8, steps=range(8), seed=0, draw=Draw(**changes))  # type: ignore[arg-type]
+        return ClipBatches(clips, model, latents=4, batch=8, steps=range(8), seed=0, sampling=WindowSampling(**changes))  # type: ignore[arg-type]
 
     silent = batches(voices=("speak",)).make(0).conditions
     assert silent.speak is not None
@@ -173,7 +174,7 @@ def gradients(model: DiffusionTransformer, given: Conditions) -> list[torch.Tens
 def test_recomputed_blocks_give_the_same_gradients() -> None:
     model, given = tiny.transformer().requires_grad_(True), tiny.conditions(3)
     plain = gradients(model, given)
-    model.recompute = True
+    model.set_execution(Execution(activation_checkpointing=True))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, gradients(model, given), strict=True))
 
 
