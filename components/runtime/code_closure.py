@@ -31,7 +31,8 @@ class CodeClosure:
 def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     """Return the import closure of a module: its source files, their data files and the names they import.
 
-    Comments, layout, docstrings and help texts do not count; text files, templates and weights do.
+    Comments, layout, docstrings and help texts do not count. Text files, templates and weights next to the modules of
+    a reached package do; so do those in its subfolders that a string in the reached code names.
 
     Args:
         module: dotted name of a module of the project.
@@ -39,6 +40,7 @@ def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     """
     digests: dict[str, str] = {}
     names: set[str] = set()
+    folders: set[str] = set()
     packages: list[Path] = []
     found: set[str] = set()
     pending = [module]
@@ -53,12 +55,13 @@ def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
         imports = list(_imports(tree, name, is_package))
         pending += [name.rpartition(".")[0], *imports]
         names.update(imported.split(".")[0] for imported in imports)
-        names.update(_text_arguments(tree))
         digests[file.relative_to(root).as_posix()] = _program_digest(tree)
+        names.update(_text_arguments(tree))
+        folders.update(part for text in _texts(tree) for part in text.split("/"))
         if is_package:
             packages.append(file.parent)
-    for folder in packages:
-        digests.update({path.relative_to(root).as_posix(): file_digest(path) for path in _data_files(folder)})
+    for package in packages:
+        digests.update({path.relative_to(root).as_posix(): file_digest(path) for path in _data_files(package, folders)})
     return CodeClosure(files=dict(sorted(digests.items())), names=frozenset(names))
 
 
@@ -98,6 +101,13 @@ def _text_arguments(tree: ast.AST) -> Iterator[str]:
                     yield value.value
 
 
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """All string literals."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def _program_digest(tree: ast.Module) -> str:
     """Hex SHA-256 of a program without comments, layout, docstrings and help texts. Changes the tree."""
     for node in ast.walk(tree):
@@ -116,8 +126,8 @@ def _is_text(statement: ast.stmt) -> bool:
     )
 
 
-def _data_files(package: Path) -> Iterator[Path]:
-    """Data files of a package: next to its modules, and in folders that are no packages."""
+def _data_files(package: Path, named: Collection[str]) -> Iterator[Path]:
+    """Data files of a package: next to its modules, and in its named subfolders that are not packages."""
     pending = [package]
     while pending:
         folder = pending.pop()
@@ -125,6 +135,7 @@ def _data_files(package: Path) -> Iterator[Path]:
             if path.name in _SKIPPED_FOLDERS or path.name.startswith("."):
                 continue
             if path.is_dir() and not (path / "__init__.py").exists():
-                pending.append(path)
+                if folder != package or path.name in named:
+                    pending.append(path)
             elif path.is_file() and path.suffix not in _SKIPPED_SUFFIXES:
                 yield path

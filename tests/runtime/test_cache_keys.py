@@ -40,6 +40,16 @@ def test_code_digest_follows_data_files_but_not_readmes(tmp_path: Path) -> None:
     assert digest_of(tmp_path, "") != first
 
 
+def test_code_digest_follows_subfolders_that_the_code_names(tmp_path: Path) -> None:
+    for folder in ("weights", "web"):
+        (tmp_path / "components" / "verb" / folder).mkdir(parents=True)
+    first = digest_of(tmp_path, 'FOLDER = "weights/tiny"\n')
+    (tmp_path / "components" / "verb" / "web" / "index.html").write_text("<p>")
+    assert digest_of(tmp_path, 'FOLDER = "weights/tiny"\n') == first
+    (tmp_path / "components" / "verb" / "weights" / "model.bin").write_bytes(b"1")
+    assert digest_of(tmp_path, 'FOLDER = "weights/tiny"\n') != first
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -98,6 +108,11 @@ def test_settings_without_effect_are_left_out_of_the_key(override: str) -> None:
 @pytest.mark.parametrize("override", ["curate.stride=0.5", "curate.states.bridge_s=0.4", "curate.clips_per_shard=8"])
 def test_settings_with_effect_are_part_of_the_key(override: str) -> None:
     assert result_settings(load_config().curate) != result_settings(load_config([override]).curate)
+
+
+def test_curation_does_not_reach_the_renderer_or_the_server() -> None:
+    files = code_closure(STEPS["curate"].module).files
+    assert not [path for path in files if path.startswith(("components/performer/", "serving/"))]
 
 
 def test_assembly_settings_do_not_affect_the_clips_of_a_source() -> None:
