@@ -1,0 +1,94 @@
+"""Every name of the glossary exists: in the code, in the settings, as a command, or as a metric."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+
+from docs.draw import stages
+from pipelines.config import load_config, to_plain
+from tests.contract.commands import check_lpm
+from tests.contract.project import PACKAGES, ROOT, python_files
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+COLUMNS = ("paper", "field", "code", "setting", "command or metric")
+
+
+def rows() -> list[dict[str, str]]:
+    lines = [line for line in GLOSSARY.read_text().splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in cells if row[0] not in {"paper", "---"}]
+
+
+def names(column: str) -> list[str]:
+    """Return the names that a column gives between backticks, each once."""
+    return list(dict.fromkeys(name for row in rows() for name in re.findall(r"`([^`]+)`", row[column])))
+
+
+@cache
+def defined() -> frozenset[str]:
+    """Return everything that the sources define: modules, classes, functions, parameters, fields and constants."""
+    found: set[str] = set()
+    for path in python_files(*PACKAGES):
+        found |= {path.stem, *_definitions(ast.parse(path.read_text()))}
+    return frozenset(found)
+
+
+def _definitions(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+@cache
+def words_of_strings() -> frozenset[str]:
+    """Return the words of all strings and names of the sources: metrics, messages of the protocol, options."""
+    texts = [path.read_text() for path in python_files(*PACKAGES)]
+    per_stage = {f"{stage}_{name}" for stage in stages() for name in ("loss", "distance", "best_step")}
+    return frozenset(word for text in texts for word in re.findall(r"[\w.-]+", text)) | per_stage
+
+
+def settings(values: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from settings(value, f"{prefix}{key}.")
+
+
+def test_the_glossary_has_its_rows() -> None:
+    found = rows()
+    assert 60 <= len(found) <= 100
+    assert all(any(cell != "-" for cell in row.values()) for row in found)
+    assert len({row["field"] for row in found}) == len(found)
+
+
+@pytest.mark.parametrize("name", names("code"))
+def test_names_in_code_exist(name: str) -> None:
+    assert name in defined()
+
+
+@pytest.mark.parametrize("key", names("setting"))
+def test_settings_exist(key: str) -> None:
+    assert key in set(settings(to_plain(load_config())))
+
+
+@pytest.mark.parametrize("name", names("command or metric"))
+def test_commands_and_metrics_exist(name: str) -> None:
+    if name.startswith("lpm "):
+        check_lpm(shlex.split(name)[1:])
+    else:
+        assert name in words_of_strings()
+
+
+def test_missing_names_are_found() -> None:
+    assert "NoSuchThing" not in defined()
+    assert "no_such_metric" not in words_of_strings()
+    assert "curate.no_such_setting" not in set(settings(to_plain(load_config())))
