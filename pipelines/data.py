@@ -1,4 +1,4 @@
-"""`lpm data`: look at datasets, check them, and take people out of them."""
+"""`lpm data`: inspect and check datasets, and erase people or recordings from them."""
 
 import errno
 from collections.abc import Iterable
@@ -12,32 +12,32 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from components.curate.erase.target import Kind
+    from components.curate.erase.target import TargetKind
 
 OUT = Console()
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 WORKSPACE, CACHE = Path("workspace"), Path(".work")
-WORDS = {
+LABELS = {
     "json": ("clip description", "clip descriptions"),
     "latents": ("encoded clip", "encoded clips"),
-    "listen": ("sound that a person hears", "sounds that a person hears"),
-    "speak": ("sound that a person makes", "sounds that a person makes"),
-    "references": ("set of reference pictures", "sets of reference pictures"),
-    "previews": ("preview picture", "preview pictures"),
-    "kept first passes": ("kept first pass", "kept first passes"),
+    "listen": ("listener audio track", "listener audio tracks"),
+    "speak": ("speaker audio track", "speaker audio tracks"),
+    "references": ("set of reference images", "sets of reference images"),
+    "previews": ("preview image", "preview images"),
+    "cached analyses": ("cached analysis", "cached analyses"),
 }
-"""What is counted, in plain words, one and many; all else is a plural in s."""
+"""Singular and plural of counted items; all others are regular plurals."""
 
 
-ABOUT = """Look at datasets, check them, and remove people or recordings from them.
+ABOUT = """Inspect and check datasets, and erase people or recordings from them.
 
 \b
-lpm data browse runs/latest/dataset --serve              what was kept, what was dropped and why
-lpm data preview --dataset runs/latest/dataset           what a training will see
-lpm data check runs/latest/dataset                       every member and digest, after a copy
-lpm data forget runs/latest/dataset --identity NAME      take a person out for good
-lpm data thresholds                                      what decides whether a clip is kept
+lpm data browse runs/latest/dataset --serve              kept and dropped clips, and why
+lpm data preview --dataset runs/latest/dataset           the batches a training run will use
+lpm data check runs/latest/dataset                       verify every member and digest
+lpm data erase runs/latest/dataset --identity NAME       erase a person for good
+lpm data thresholds                                      the thresholds of every profile
 """
 
 
@@ -50,14 +50,18 @@ def data() -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
 @click.option("--out", type=FILE, default=Path("preview.html"), show_default=True, help="HTML file to write.")
-@click.option("--batches", default=3, show_default=True, help="Batches shown, evenly over the training's steps.")
+@click.option(
+    "--batches", default=3, show_default=True, help="Number of batches, spread evenly over the training steps."
+)
 def preview_command(overrides: tuple[str, ...], dataset: Path, out: Path, batches: int) -> None:
-    """Show what a training will see: pictures, voices, captions, references, states, loss weights, on one page.
+    """Write one page with training batches: video, audio, captions, references, states and loss weights.
 
-    The settings are those of `lpm train`: lpm data preview --dataset runs/latest/dataset stage=listen
+    Takes the same settings as `lpm train`: lpm data preview --dataset runs/latest/dataset stage=listen
     """
     if not dataset.is_dir():
-        raise ValueError(f"{dataset} is no folder: give the one that `lpm curate` wrote, such as runs/latest/dataset")
+        raise ValueError(
+            f"{dataset} is not a folder: give the one that `lpm curate` wrote, such as runs/latest/dataset"
+        )
     from components.dataset.preview import preview
     from components.runtime.progress import RichProgress
     from pipelines.config import load_config
@@ -72,9 +76,11 @@ def preview_command(overrides: tuple[str, ...], dataset: Path, out: Path, batche
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8010, show_default=True, help="Port of --serve; 0 = a free one."
 )
-@click.option("--autoencoder", type=FOLDER, help="The one that DATASET was encoded with; the shipped one if left out.")
+@click.option(
+    "--autoencoder", type=FOLDER, help="Autoencoder that DATASET was encoded with [default: the bundled one]."
+)
 def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | None) -> None:
-    """Say where the page of DATASET is: funnel, kept and dropped clips with their tracks, thresholds to play with.
+    """Print the location of the report page of DATASET: funnel, kept and dropped clips, and threshold sliders.
 
     The page opens from disk. With --serve it also plays clips, decoded from their latents.
     """
@@ -85,7 +91,7 @@ def browse_command(dataset: Path, serve: bool, port: int, autoencoder: Path | No
         OUT.print(f"open {escape(page.as_uri())}", soft_wrap=True)
         return
     with _server(dataset, port, autoencoder) as running:
-        OUT.print(f"open http://127.0.0.1:{running.server_port}/ (Ctrl-C ends it)", soft_wrap=True)
+        OUT.print(f"open http://127.0.0.1:{running.server_port}/ (stop with Ctrl-C)", soft_wrap=True)
         try:
             running.serve_forever()
         except KeyboardInterrupt:
@@ -101,15 +107,15 @@ def _server(dataset: Path, port: int, autoencoder: Path | None) -> "ThreadingHTT
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise ValueError(
-            f"127.0.0.1:{port} cannot be listened on ({error.strerror}): choose another with --port (0: a free one)"
+            f"127.0.0.1:{port} is not available ({error.strerror}): choose another port with --port (0 = a free one)"
         ) from error
 
 
 @data.command("thresholds")
 def thresholds_command() -> None:
-    """Print the thresholds of every profile (curate.profile=NAME); a dash decides nothing.
+    """Print the thresholds of every profile (curate.profile=NAME); a dash means switched off.
 
-    curate.thresholds.NAME=VALUE sets one over the profile's; null switches it off.
+    curate.thresholds.NAME=VALUE overrides one; null switches it off.
     """
     from dataclasses import asdict
     from typing import get_args
@@ -129,7 +135,7 @@ def thresholds_command() -> None:
 @data.command("check")
 @click.argument("dataset", type=FOLDER)
 def check_command(dataset: Path) -> None:
-    """Check every row, shard member, latent and digest of DATASET, and write its Data Docs anew."""
+    """Check every row, shard member, latent and digest of DATASET, and rewrite its Data Docs."""
     from components.dataset.manifest import read_rows
     from components.dataset.validate import validate
     from lpm_model.files import read_json
@@ -138,31 +144,34 @@ def check_command(dataset: Path) -> None:
     low, high = described.get("clip_frames", (1, 10**6))
     validate(rows, dataset, (low, high))
     OUT.print(
-        f"{described['clips']} clips hold; see {escape(str(dataset / 'validation' / 'index.html'))}", soft_wrap=True
+        f"{described['clips']} clips are valid; see {escape(str(dataset / 'validation' / 'index.html'))}",
+        soft_wrap=True,
     )
 
 
-@data.command("forget")
+@data.command("erase")
 @click.argument("dataset", type=FOLDER)
 @click.option(
     "--identity",
     default="",
-    help="A person: a person_id of the manifest, or a sidecar's person_hint; in any case and spacing.",
+    help="Person: a person_id of the manifest, or a sidecar's person_hint, in any case and spacing.",
 )
 @click.option(
     "--source",
     default="",
-    help="A recording: the name of its file (with the folders below data.source), the path of a file with its bytes, "
-    "its SHA-256 (8 digits do), or its source id.",
+    help="Recording: its file name (with the folders below data.source), the path of a file with the same bytes, its "
+    "SHA-256 (8 digits suffice), or its source id.",
 )
-@click.option("--raw", type=FOLDER, help="Raw folder whose recordings go too; the one beside DATASET if left out.")
-@click.option("--keep-raw", is_flag=True, help="Leave the raw folder as it is.")
-@click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Kept results that hold it go too.")
-@click.option("--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Where models are looked for.")
-@click.option("--tracking-uri", default="", help="MLflow that is asked for models.")
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
-@click.option("--digests", is_flag=True, help="Print the digest of everything that was removed.")
-def forget_command(
+@click.option("--raw", type=FOLDER, help="Raw folder to erase from as well [default: the one next to DATASET].")
+@click.option("--keep-raw", is_flag=True, help="Do not touch the raw folder.")
+@click.option("--cache", type=FOLDER, default=CACHE, show_default=True, help="Cache folder to erase from as well.")
+@click.option(
+    "--runs", type=FOLDER, default=Path("runs"), show_default=True, help="Folder that is searched for affected models."
+)
+@click.option("--tracking-uri", default="", help="MLflow server that is searched for affected models.")
+@click.option("--dry-run", is_flag=True, help="Print what would be erased, without changing anything.")
+@click.option("--digests", is_flag=True, help="Print the digest of every erased item.")
+def erase_command(
     dataset: Path,
     identity: str,
     source: str,
@@ -174,51 +183,54 @@ def forget_command(
     dry_run: bool,
     digests: bool,
 ) -> None:
-    """Remove a person or a recording from DATASET for good, and prove it by digest.
+    """Erase a person or a recording from DATASET for good, and verify it by digest.
 
-    Every clip that shows them or lets them be heard goes, with its latents, references, sounds, preview and pictures
-    in the report. A person takes along every recording that shows them or whose person_hint names them, whole: clips
-    of others in it go too, and are named. A tombstone (digests only) keeps ingest and curate from letting them in
-    again, under any file name.
-    Other copies (the source folder, DVC's cache, other runs) are yours to remove; models that learned from them are
+    Removes every clip with their face or voice, with its latents, references, audio, preview and images in the report.
+    Erasing a person erases every recording that shows them or whose person_hint names them, as a whole: clips of other
+    people in it are removed too, and reported. A tombstone (digests only) makes ingest and curate reject them in the
+    future, under any file name.
+    Other copies (the source folder, DVC's cache, other runs) are not touched; models that were trained on them are
     listed.
     """
     if bool(identity) == bool(source):
         raise ValueError("give either --identity or --source")
-    from components.curate.erase.erase import Places, foresee, forget, models_of, tracked_models
+    from components.curate.erase.erase import Places, erase, mlflow_runs_trained_on, models_trained_on, preview_erase
 
-    kind: Kind = "identity" if identity else "source"
+    kind: TargetKind = "identity" if identity else "source"
     place = None if keep_raw else raw or dataset.parent / "raw"
     if place is not None and dataset.is_dir() and not (place / "sources.jsonl").is_file():
-        raise ValueError(f"{place} is no raw folder: give the one that the dataset was curated from, or --keep-raw")
+        raise ValueError(f"{place} is not a raw folder: give the one that the dataset was curated from, or --keep-raw")
     if dry_run:
-        seen = foresee(dataset, kind, identity or source, place)
-        _say(seen.notes)
-        heard = f" ({seen.heard} of them of others, as they let the forgotten be heard)" if seen.heard else ""
-        _say([f"would remove {_counted(seen.clips, 'clips')}{heard} and {_counted(seen.recordings, 'recordings')}"])
+        preview = preview_erase(dataset, kind, identity or source, place)
+        _print(preview.notes)
+        others = f" ({preview.clips_of_others} of them of other people, with audio of the erased one)"
+        clips = _counted(preview.clips, "clips") + (others if preview.clips_of_others else "")
+        _print([f"would erase {clips} and {_counted(preview.recordings, 'recordings')}"])
         return
     places = Places(raw=place, cache=cache, tombstones=cache / "tombstones.json")
-    report = forget(dataset, kind, identity or source, places)
-    _say(report.notes)
-    _say(f"removed {_counted(count, what)}" for what, count in report.removed.items())
-    _say(f"  {digest}" for digest in report.items if digests)
-    _say(
+    report = erase(dataset, kind, identity or source, places)
+    _print(report.notes)
+    _print(f"erased {_counted(count, what)}" for what, count in report.removed.items())
+    _print(f"  {digest}" for digest in report.items if digests)
+    _print(
         [
-            f"proved: of {_counted(len(report.items), 'removed digests')} none is left in {report.checked_files} files "
-            f"and members of {', '.join(map(str, report.folders))}; the dataset is now {report.after[:12]}"
+            f"verified: none of {_counted(len(report.items), 'erased digests')} is left in {report.checked_files} "
+            f"files and members of {', '.join(map(str, report.folders))}; the new dataset digest is {report.after[:12]}"
         ]
     )
-    models = [*models_of(report.before, runs), *tracked_models(report.before, tracking_uri)]
-    _say([f"{_counted(len(models), 'models')} learned from the dataset that held it" + (":" if models else "")])
-    _say(f"  {model}" for model in models)
+    models = [*models_trained_on(report.before, runs), *mlflow_runs_trained_on(report.before, tracking_uri)]
+    _print(
+        [f"{_counted(len(models), 'models')} trained on dataset versions that contained it" + (":" if models else "")]
+    )
+    _print(f"  {model}" for model in models)
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print(lines: Iterable[str]) -> None:
     for line in lines:
         OUT.print(escape(line), soft_wrap=True)
 
 
 def _counted(count: int, what: str) -> str:
-    """A number of things in words."""
-    one, many = WORDS.get(what, (what.removesuffix("s"), what))
+    """Format a number of items."""
+    one, many = LABELS.get(what, (what.removesuffix("s"), what))
     return f"{count} {one if count == 1 else many}"

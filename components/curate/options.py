@@ -8,37 +8,40 @@ from lpm_model.config import setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VlmConfig:
-    """A vision-language model behind an endpoint that speaks the OpenAI chat protocol (vLLM, SGLang, a vendor's)."""
+    """A vision-language model behind an OpenAI-compatible chat endpoint (vLLM, SGLang or a vendor's)."""
 
     url: str = setting("", help="Base address, such as http://vlm:8000/v1; the client posts to <url>/chat/completions.")
     model: str = setting("", help="Name of the model at the endpoint.")
-    version: str = setting(
-        "", help="Its version, as the captions will state it; empty = what the endpoint answers as `model`."
-    )
+    version: str = setting("", help="Version recorded in the captions; empty = the `model` that the endpoint reports.")
     key_env: str = setting(
-        "LPM_VLM_KEY", help="Environment variable that holds the key; unset or empty = none is sent.", affects=False
+        "LPM_VLM_KEY",
+        help="Environment variable with the API key; unset or empty = no key is sent.",
+        affects=False,
     )
-    frames: int = setting(6, help="Pictures sent for a span.")
-    audio: bool = setting(False, help="Also ask about the sound, in a request of its own that shows no picture.")
-    timeout_s: float = setting(60.0, help="Longest wait for a whole answer.")
-    max_answer_bytes: int = setting(262_144, help="Longer answers are not read.")
+    frames: int = setting(6, help="Frames sent per span.")
+    audio: bool = setting(False, help="Also request audio fields, in a separate request without images.")
+    timeout_s: float = setting(60.0, help="Time limit for a complete answer.")
+    max_answer_bytes: int = setting(262_144, help="Longer answers are rejected.")
     max_failures: int = setting(
-        5, help="After so many failures in a row the endpoint is not asked again for this source."
+        5, help="Number of consecutive failures after which the endpoint is not called again for a source."
     )
 
     def __post_init__(self) -> None:
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"captions.vlm.url is {self.url!r}: give an http:// or https:// address")
-        if not 1 <= self.frames <= 32 or self.timeout_s <= 0 or self.max_answer_bytes < 1 or self.max_failures < 1:
-            raise ValueError("captions.vlm wants frames in 1..32 and timeout_s, max_answer_bytes, max_failures above 0")
+        if not 1 <= self.frames <= 32:
+            raise ValueError(f"captions.vlm.frames is {self.frames}: give 1 to 32")
+        for name in ("timeout_s", "max_answer_bytes", "max_failures"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"captions.vlm.{name} is {getattr(self, name)}: give more than 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionConfig:
-    """Who writes the captions."""
+    """Which captioner runs."""
 
     captioner: Literal["measured", "vlm"] = setting(
-        "measured", help="From measured tracks, or by a vision-language model, which falls back to them where it fails."
+        "measured", help="From measured tracks, or by a vision-language model with the measured captions as fallback."
     )
     vlm: VlmConfig = setting(factory=VlmConfig, help="The endpoint.")
 
@@ -49,18 +52,21 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceConfig:
-    """Which pictures of a person stand beside a clip, and how far from it they have to be."""
+    """Which reference images of a person accompany a clip, and how far from it they must be."""
 
-    max_views: int = setting(4, help="Most head views a clip.")
-    max_expressions: int = setting(8, help="Most expressions a clip.")
-    guard_s: float = setting(0.5, help="References lie at least so far from the clip's span.")
-    candidates: int = setting(3, help="Frames looked at for each reference; the sharpest, most open one is taken.")
+    max_views: int = setting(4, help="Most head views per clip.")
+    max_expressions: int = setting(8, help="Most expressions per clip.")
+    guard_s: float = setting(0.5, help="Smallest distance of a reference from the clip's span.")
+    candidates: int = setting(3, help="Frames examined per reference; the sharpest with open eyes is used.")
     min_distance: float = setting(
-        0.005, help="Perceptual distance (0..1) to every frame of the clip below which a picture is a copy of it."
+        0.005, help="Perceptual distance (0..1) to every frame of the clip below which an image counts as a copy."
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_views <= 4 or not 0 <= self.max_expressions <= 8 or self.candidates < 1:
-            raise ValueError("references wants max_views in 0..4, max_expressions in 0..8 and candidates of at least 1")
-        if self.guard_s < 0 or not 0 <= self.min_distance <= 1:
-            raise ValueError("references wants guard_s >= 0 and min_distance in 0..1")
+        for name, low, high in (("max_views", 0, 4), ("max_expressions", 0, 8), ("min_distance", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"references.{name} is {getattr(self, name)}: give {low} to {high}")
+        if self.guard_s < 0:
+            raise ValueError(f"references.guard_s is {self.guard_s}: give 0 or more")
+        if self.candidates < 1:
+            raise ValueError(f"references.candidates is {self.candidates}: give at least 1")

@@ -70,7 +70,7 @@ class Clips:
         parts = next(members for name, members in read_shard(shard) if name == clip_id)
         latents = torch.from_numpy(load_array(parts["latents.npy"]).astype(np.float32))[None]
         with self._lock, torch.inference_mode():
-            frames = to_frames(self._autoencoder.decode(latents.to(self._autoencoder.decoder_type)).float())[0].numpy()
+            frames = to_frames(self._autoencoder.decode(latents.to(self._autoencoder.decoder_dtype)).float())[0].numpy()
         sound = mix(load_array(parts["speak.npy"]), load_array(parts["listen.npy"]))
         with tempfile.TemporaryDirectory(prefix="lpm-clip-") as place:
             path = Path(place) / "clip.mp4"

@@ -21,8 +21,8 @@ from lpm_model.latent_codec import LatentCodec
 from lpm_model.losses import motion_weights
 from lpm_model.progress import Progress
 from lpm_model.sampler import BaseModel
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import clip_batches
-from lpm_model.training.config import BaseTraining
 from lpm_model.training.engine.data import Batch, ClipBatches, Window, read_dataset
 from lpm_model.training.engine.shard_reader import Clip, ShardClips, read_clips
 from serving.media.mp4 import Mp4Writer
@@ -95,7 +95,7 @@ def _rows(
                     "title": f"{window.key}, from latent frame {window.start}" + _place(window),
                     "video": _video(frames, _sound(source, clip, window)),
                     "voices": [
-                        {"name": name, "audio": _wav(voice), "disturbed": window.disturbed[role]}
+                        {"name": name, "audio": _wav(voice), "disturbed": window.noisy[role]}
                         for role, (name, voice) in enumerate(_voices(source, clip, window).items())
                     ],
                     "caption": clip.caption,
@@ -115,9 +115,9 @@ def _voices(source: ClipBatches, clip: Clip, window: Window) -> dict[str, Tensor
     """Samples of each given voice under the frames of the window."""
     span = slice(window.start * SAMPLES_PER_LATENT, (window.start + window.latents - 1) * SAMPLES_PER_LATENT)
     return {
-        name: source.voices(clip, window.disturbed[role])[role, span]
+        name: source.voices(clip, window.noisy[role])[role, span]
         for role, name in enumerate(("speak", "listen"))
-        if name in source.draw.voices
+        if name in source.sampling.voices
     }
 
 

@@ -14,32 +14,32 @@ class Source:
     """One line of raw/sources.jsonl."""
 
     source_id: str
-    """Name of the source in the corpus."""
+    """Unique name of the source in the corpus."""
     file: str
-    """Path below raw/."""
+    """Path relative to raw/."""
     sha256: str
     """Digest of the file."""
     bytes: int
-    """Size of the file."""
+    """Size of the file in bytes."""
     origin: str
     """performer, folder or s3."""
     licence: str
     """Licence from the sidecar."""
     consent_ref: str
-    """Where the consent of the people shown is kept."""
+    """Reference to the consent of the people shown."""
     conversation_id: str | None = None
-    """Conversation that several cameras filmed."""
+    """Conversation that several cameras recorded."""
     camera: str | None = None
     """a, b or two_shot."""
     person_hint: str | None = None
-    """Who is seen, if the owner says."""
+    """Name of the person shown, if the owner gives it."""
 
 
 def read_sources(raw: Path) -> list[Source]:
-    """The lines of sources.jsonl in order of their ids.
+    """Read sources.jsonl; return its sources in order of their ids.
 
     Raises:
-        ValueError: the file is missing, a line is broken, or an id is used twice or cannot name a folder.
+        ValueError: the file is missing, a line is invalid, or an id is used twice or cannot name a folder.
     """
     listing = raw / "sources.jsonl"
     if not listing.is_file():

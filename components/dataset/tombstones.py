@@ -1,6 +1,6 @@
-"""What must not come back: digests of forgotten recordings and people, and nothing else about them.
+"""Tombstones: digests of erased recordings and people, which must not return, and nothing else about them.
 
-`lpm data forget` writes tombstones; ingest and curate refuse what they name.
+`lpm data erase` writes them; ingest and curate reject what they match.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ TOMBSTONES = "tombstones.json"
 """Name of the file in a dataset folder."""
 
 Match = Literal["bytes", "name"]
-"""By what a recording is known to be forgotten."""
+"""What identified a recording as erased."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tombstone:
-    """One removal."""
+    """One erasure."""
 
-    asked: str
-    """Digest of what the user asked for, so that an interrupted removal is recognised."""
+    request: str
+    """Digest of the user's request, so that an interrupted erasure can be recognised."""
     sources: tuple[str, ...]
     """SHA-256 of the recordings."""
     names: tuple[str, ...]
@@ -35,34 +35,34 @@ class Tombstone:
     items: tuple[str, ...]
     """SHA-256 of everything that was removed."""
     datasets: tuple[str, ...]
-    """Versions of the dataset that held it."""
-    forgotten_on: str = ""
+    """Dataset versions that contained it."""
+    erased_on: str = ""
     """Date (UTC)."""
 
     def covers(self, sha256: str, *names: str | None) -> Match | None:
-        """By what a recording (its bytes; its name or its people's names) is what was removed; None = it is not."""
+        """Return whether a recording matches by its bytes or by its or its people's names; None if it does not."""
         if sha256 in self.sources:
             return "bytes"
         return "name" if any(not self._digests(name).isdisjoint(self.names) for name in names if name) else None
 
-    def answers(self, request: str) -> bool:
-        """Whether it is what a request (kind and name) led to."""
-        return self.asked in self._digests(request)
+    def matches_request(self, request: str) -> bool:
+        """Return whether a request (kind and name) led to this erasure."""
+        return self.request in self._digests(request)
 
     @staticmethod
     def _digests(name: str) -> set[str]:
-        """Of a name, and of this very spelling, as a tombstone may hold just that."""
+        """Return the digests of the normalised name and of the exact spelling, since a tombstone may hold either."""
         return {name_digest(name), _digest(name)}
 
 
-def plain(name: str) -> str:
-    """A name as names are compared: Unicode's NFKC, case-folded, with single spaces and none around it."""
+def normalize_name(name: str) -> str:
+    """Normalise a name for comparison: NFKC, case-folded, with single spaces and no surrounding ones."""
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
 
 
 def name_digest(name: str) -> str:
-    """Digest of a person's or a recording's name, the same for every spelling that is `plain`'s."""
-    return _digest(plain(name))
+    """Return the digest of a person's or recording's name, equal for all spellings with the same `normalize_name`."""
+    return _digest(normalize_name(name))
 
 
 def _digest(text: str) -> str:
@@ -70,12 +70,12 @@ def _digest(text: str) -> str:
 
 
 def today() -> str:
-    """The date (UTC)."""
+    """Return the current date (UTC)."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 class Tombstones:
-    """All tombstones of some files; a missing file holds none."""
+    """All tombstones of some files; a missing file has none."""
 
     def __init__(self, *files: Path) -> None:
         self.all: list[Tombstone] = []
@@ -83,17 +83,17 @@ class Tombstones:
             if file.is_file():
                 self.all += [one for one in _read(file) if one not in self.all]
 
-    def forbids(self, sha256: str, *names: str | None) -> Match | None:
-        """By what a recording (its bytes; its name or its people's names) was forgotten; None = it was not."""
+    def find_match(self, sha256: str, *names: str | None) -> Match | None:
+        """Return whether any tombstone matches a recording, and by what (see `Tombstone.covers`)."""
         return next((match for one in self.all if (match := one.covers(sha256, *names))), None)
 
     def write(self, file: Path) -> None:
-        """Write them all to one file."""
+        """Write all tombstones to one file."""
         write_json(file, {"tombstones": [dataclasses.asdict(one) for one in self.all]})
 
 
 def add(file: Path, stones: Iterable[Tombstone]) -> None:
-    """Add tombstones to a file; those that it has stay once."""
+    """Add tombstones to a file, without duplicates."""
     known = Tombstones(file)
     known.all += [one for one in stones if one not in known.all]
     known.write(file)
@@ -102,5 +102,5 @@ def add(file: Path, stones: Iterable[Tombstone]) -> None:
 def _read(file: Path) -> list[Tombstone]:
     values: Any = read_json(file)
     if not isinstance(values, dict) or not isinstance(values.get("tombstones"), list):
-        raise ValueError(f"{file} holds no tombstones: restore it, else what was forgotten could come back")
+        raise ValueError(f"{file} is not a tombstone file: restore it, otherwise erased recordings could return")
     return [from_mapping(Tombstone, value) for value in values["tombstones"]]

@@ -1,4 +1,4 @@
-"""Performed conversations with their truth for the benchmark of labels: rendered and looked at once, then cached."""
+"""Rendered conversations with ground truth for the label benchmark: rendered and analysed once, then cached."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from components.curate.config import CurationConfig
 from components.curate.labels.speech import loudness_db, speech_probability
-from components.curate.run import analyze
-from components.curate.run.partial_results import load_analysis, save_analysis
+from components.curate.run import analyse
+from components.curate.run.analysis_file import load_analysis, save_analysis
 from components.curate.video import decode, faces, shots
 from components.curate.video.analysis import Analysis
 from components.dataset.sources import Source
@@ -27,7 +27,7 @@ Layout = Literal["two cameras", "one camera", "two people in one shot"]
 LAYOUTS: tuple[Layout, ...] = ("two cameras", "one camera", "two people in one shot")
 SECONDS = 20.0
 CONDITIONS = ("clean", "noise 20 dB", "noise 10 dB", "noise 5 dB", "music 20 dB", "music 10 dB", "music 5 dB")
-"""What is added to the sound, with the ratio of the speech's power to its own."""
+"""Audio that is added, with the speech-to-noise power ratio."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,17 +35,17 @@ class Take:
     """One conversation at one size."""
 
     size_px: int
-    """Height of the picture."""
+    """Frame height."""
     cameras: dict[str, Analysis]
-    """First pass over each recording: a, b and two_shot."""
-    truth: dict[str, dict[str, NDArray[Any]]]
-    """What a and b did, by name of the array."""
+    """Analysis of each recording: a, b and two_shot."""
+    ground_truth: dict[str, dict[str, NDArray[Any]]]
+    """Ground-truth arrays of a and b, by name."""
 
 
 def takes(
     cache: Path, bank: Bank, counts: dict[int, int], progress: Progress, *, seed: int = 40
 ) -> list[Take]:  # fmt: skip
-    """Render (or find) so many conversations of each size and look at them (or read what was seen)."""
+    """Render and analyse the given number of conversations per size, or read them from the cache."""
     found = []
     for size_px, count in counts.items():
         config = PerformerConfig(
@@ -56,55 +56,55 @@ def takes(
         recordings = render_corpus(home / "media", config, progress, home / "truth")
         for name in dict.fromkeys(recording.conversation_id for recording in recordings):
             own = [recording for recording in recordings if recording.conversation_id == name]
-            truth = {side: _truth(home / "truth" / f"{name}_{side}.npz") for side in "ab"}
-            looked = {recording.camera: _look(recording, home / "looks") for recording in own}
-            found.append(Take(size_px=size_px, cameras={str(k): v for k, v in looked.items()}, truth=truth))
+            ground_truth = {side: _ground_truth(home / "truth" / f"{name}_{side}.npz") for side in "ab"}
+            cameras = {str(recording.camera): _analysis(recording, home / "analysis") for recording in own}
+            found.append(Take(size_px=size_px, cameras=cameras, ground_truth=ground_truth))
     return found
 
 
-def _truth(path: Path) -> dict[str, NDArray[Any]]:
+def _ground_truth(path: Path) -> dict[str, NDArray[Any]]:
     with np.load(path) as data:
         names = ("state", "jaw_open", "rotation", "speak_pcm", "identity_seed")
         return {name: data[name] for name in names}
 
 
-def _look(recording: Recording, folder: Path) -> Analysis:
-    """The first pass, again whenever the code that looks or the recording has changed."""
-    code = "".join(file_digest(Path(str(module.__file__))) for module in (analyze, decode, faces, shots))
+def _analysis(recording: Recording, folder: Path) -> Analysis:
+    """Analyse a recording, again whenever the analysing code or the recording has changed."""
+    code = "".join(file_digest(Path(str(module.__file__))) for module in (analyse, decode, faces, shots))
     key = hashlib.sha256((code + file_digest(recording.file)).encode()).hexdigest()[:16]
-    kept = folder / f"{recording.file.stem}-{key}.npz"
-    if not kept.exists():
+    cached = folder / f"{recording.file.stem}-{key}.npz"
+    if not cached.exists():
         source = Source(
             source_id=recording.file.stem, file=recording.file.name, sha256="", bytes=0, origin="performer", licence="",
             consent_ref="", conversation_id=recording.conversation_id, camera=recording.camera,
         )  # fmt: skip
-        save_analysis(kept, analyze.analyse(recording.file.parent, source, CurationConfig()))
-    return load_analysis(kept)
+        save_analysis(cached, analyse.analyse(recording.file.parent, source, CurationConfig()))
+    return load_analysis(cached)
 
 
-def disturbed(take: Take, condition: str) -> Take:
-    """The same conversation with noise or music in the room: what every microphone records changes."""
+def with_noise(take: Take, condition: str) -> Take:
+    """Add noise or music to every microphone of a conversation."""
     if condition == "clean":
         return take
     kind, ratio = condition.split()[0], float(condition.split()[1])
-    speaking = np.isin(take.truth["a"]["state"], (SPEAK, LISTEN))
+    speaking = np.isin(take.ground_truth["a"]["state"], (SPEAK, LISTEN))
     cameras = {}
     for name, analysis in take.cameras.items():
-        # Music comes from one place in the room; noise is each microphone's own.
+        # Music comes from one source in the room; noise is independent per microphone.
         place = analysis.source.conversation_id if kind == "music" else analysis.source.source_id
         seed = int(hashlib.sha256(str(place).encode()).hexdigest()[:8], 16)
         added = (music if kind == "music" else pink)(len(analysis.track), seed)
-        cameras[name] = with_sound(analysis, mix(analysis.track, added, speaking, ratio))
+        cameras[name] = with_audio(analysis, mix(analysis.track, added, speaking, ratio))
     return replace(take, cameras=cameras)
 
 
-def with_sound(analysis: Analysis, track: NDArray[np.int16]) -> Analysis:
-    """The same pictures with another sound."""
+def with_audio(analysis: Analysis, track: NDArray[np.int16]) -> Analysis:
+    """Replace the audio of an analysis."""
     return replace(analysis, track=track, speech=speech_probability(track), loudness=loudness_db(track))
 
 
 def shifted(track: NDArray[np.int16], frames: int) -> NDArray[np.int16]:
-    """The sound so many frames later (earlier if negative), silence where there is none."""
+    """Delay audio by `frames` (advance if negative), padded with silence."""
     out = np.zeros_like(track)
     by = frames * SAMPLES_PER_FRAME
     if by > 0:
@@ -119,7 +119,7 @@ def shifted(track: NDArray[np.int16], frames: int) -> NDArray[np.int16]:
 def mix(
     track: NDArray[np.int16], added: NDArray[np.float32], speaking: NDArray[np.bool_], ratio_db: float
 ) -> NDArray[np.int16]:
-    """Add a sound so that speech (where somebody speaks) is `ratio_db` above it."""
+    """Add audio so that speech (while somebody speaks) is `ratio_db` above it."""
     active = np.repeat(speaking, SAMPLES_PER_FRAME)[: len(track)]
     voice = float(np.sqrt(np.mean(track[: len(active)][active].astype(np.float64) ** 2)))
     level = float(np.sqrt(np.mean(added.astype(np.float64) ** 2)))
@@ -128,14 +128,14 @@ def mix(
 
 
 def pink(samples: int, seed: int) -> NDArray[np.float32]:
-    """Noise whose power falls by 3 dB an octave above 50 Hz."""
+    """Noise whose power falls by 3 dB per octave above 50 Hz."""
     spectrum = np.fft.rfft(np.random.default_rng(seed).normal(size=samples))
     at = np.fft.rfftfreq(samples, 1 / AUDIO_RATE)
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(at, 50.0)), samples).astype(np.float32)
 
 
 def music(samples: int, seed: int) -> NDArray[np.float32]:
-    """Chords, a melody and a beat: struck notes with harmonics, and noise that fades."""
+    """Chords, a melody and a beat: decaying notes with harmonics, and decaying noise."""
     chance = np.random.default_rng(seed)
     out = np.zeros(samples + 2 * AUDIO_RATE, np.float32)
     beat = int(AUDIO_RATE * chance.uniform(0.4, 0.6))

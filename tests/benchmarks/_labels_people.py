@@ -1,4 +1,4 @@
-"""People seen in two shots each, with another room, light, clothes and turn of the head: who is who, and how turned."""
+"""People in two shots each, with different room, light, clothes and head yaw, for identity and yaw accuracy."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,28 +13,28 @@ from components.performer.identity import Identity
 from components.performer.renderer import Renderer
 from components.performer.tracks import ARKIT_INDEX, Tracks
 from lpm_model.progress import Progress
-from tests.curate.corpus import as_picture
+from tests.curate.corpus import as_frame
 
 FRAMES = 6
 _TURN = 0.6
-"""Largest turn of a head (radians)."""
+"""Largest head yaw (radians)."""
 _EMBEDDED = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shots:
-    """What was measured in N shots."""
+    """Measurements of N shots."""
 
     person: NDArray[np.int64]
-    """[N] who it is."""
+    """Index of the person [N]."""
     embedding: NDArray[np.float32]
-    """[N, 128] NaN where no face was found or no network is there."""
+    """[N, 128], NaN without a detected face or a network."""
     yaw_error_deg: NDArray[np.float32]
-    """[N, FRAMES] NaN where no face was found."""
+    """[N, FRAMES], NaN without a detected face."""
 
 
 def measure_people(cache: Path, bank: str, count: int, size_px: int, progress: Progress) -> Shots:
-    """Two shots of each of `count` people, measured person by person and kept in the cache."""
+    """Measure two shots of each of `count` people, cached per person."""
     first = 40_000 + (HELDOUT_PEOPLE if bank == "heldout" else 0)
     folder = cache / f"{bank}-people-{size_px}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def measure_people(cache: Path, bank: str, count: int, size_px: int, progress: P
 
 
 def _shot(renderer: Renderer, first: int, person: int, shot: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean embedding [128] and yaw errors [FRAMES] in degrees of one shot."""
+    """Return the mean embedding [128] and the yaw errors [FRAMES] in degrees of one shot."""
     chance = np.random.default_rng([first, person, shot])
     room = Identity.from_seed(first + 50_000 + 2 * person + shot)
     who = replace(
@@ -74,7 +74,7 @@ def _shot(renderer: Renderer, first: int, person: int, shot: int) -> tuple[NDArr
     faces: list[NDArray[np.float32]] = []
     errors: list[float] = []
     for picture, turn in zip(renderer.render(who, tracks), tracks.rotation[:, 1], strict=True):
-        rows = finder.find(as_picture(picture))
+        rows = finder.find(as_frame(picture))
         errors.append(float(np.degrees(abs(rows[0][6] - turn))) if rows else np.nan)
         if rows and len(faces) < _EMBEDDED:
             face = embed(picture, rows[0])
@@ -85,6 +85,6 @@ def _shot(renderer: Renderer, first: int, person: int, shot: int) -> tuple[NDArr
 
 
 def purity(labels: list[int], person: NDArray[np.int64]) -> float:
-    """Share of shots that belong to the person whom most shots of their cluster show."""
+    """Return the fraction of shots that show the majority person of their cluster."""
     clusters = np.array(labels)
     return sum(int(np.bincount(person[clusters == one]).max()) for one in set(labels)) / len(labels)

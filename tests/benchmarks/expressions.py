@@ -1,14 +1,13 @@
-"""How right expressions and references' faces are: `python -m tests.benchmarks.expressions [--people N] [--json]
+"""Accuracy of expressions and of face matching: `python -m tests.benchmarks.expressions [--people N] [--json]
 [--conversations N]`.
 
-Performers are rendered with one expression each, at 0.4 to 1.4 of the strength with which conversations use it, half of
-the pictures with an open jaw; turned heads and open mouths show none. A word is right when it names what was rendered.
-Faces: how far a single one lies from the mean of its own person and of the others. The people are held-out ones; none
-of them was used to choose a limit.
+People are rendered with one expression each, at 0.4 to 1.4 of the strength used in conversations, half of the images
+with an open jaw; turned heads and open mouths count as neutral. A word is correct if it names the rendered expression.
+Faces: distance of a single face from the mean of its own person and of others. The people are held out; none was used
+for tuning.
 
-In conversations a segment's caption is right when it names the emotion that its person performs in most of it. How
-strongly and for how long a face has to show something to be named was chosen on conversations of seeds 41 to 44; what
-is told comes from another seed.
+In conversations, a segment's caption is correct if it names the emotion rendered in most of it. The strength and
+duration required for a named expression were tuned on seeds 41 to 44; reported results use another seed.
 """
 
 import argparse
@@ -50,22 +49,22 @@ SHOWN: dict[str, dict[str, float]] = {
     "talk": {"jawOpen": 0.4},
     "turn": {},
 }
-"""Shapes of each expression at strength 1, of both sides where there are two."""
+"""Blendshapes of each expression at strength 1, on both sides if there are two."""
 WORDS = ("smile", "sad", "surprise", "frown")
-PERFORMED = {
+RENDERED = {
     "neutral": ("neutral",), "happy": ("smiling", "laughing"), "sad": ("sadness",), "surprised": ("surprise",),
     "angry": ("frowning",),
 }  # fmt: skip
-"""Words that are right for each emotion of a conversation; what a thoughtful face shows has no word of its own."""
+"""Correct words for each emotion of a conversation; a thoughtful face has no word of its own."""
 _TALK_S, _TALK_SEED, _CLIP_FRAMES, _MOST = 20.0, 47, 97, 0.7
 _EACH = 6
 _SIZE_PX = 128
 _MEAN_OF = 3
-"""Neutral faces whose mean stands for a person."""
+"""Neutral faces averaged to represent a person."""
 
 
 def _performance(chance: np.random.Generator) -> tuple[Tracks, NDArray[np.str_]]:
-    """Frames and what each shows."""
+    """Return frames and the expression of each."""
     kinds = np.repeat(list(SHOWN), _EACH)
     tracks = Tracks.rest(len(kinds))
     for i, kind in enumerate(kinds):
@@ -83,7 +82,7 @@ def _performance(chance: np.random.Generator) -> tuple[Tracks, NDArray[np.str_]]
 
 
 def _person(renderer: Renderer, seed: int) -> tuple[NDArray[np.str_], NDArray[np.str_], NDArray[np.float32]]:
-    """What was shown, what was said [frames], and the embeddings of the neutral, smiling and turned faces."""
+    """Return rendered and predicted expressions [frames], and embeddings of the neutral, smiling and turned faces."""
     tracks, kinds = _performance(np.random.default_rng(seed))
     rows, faces = [], []
     for picture, kind in zip(renderer.render(Identity.from_seed(seed), tracks), kinds, strict=True):
@@ -96,12 +95,12 @@ def _person(renderer: Renderer, seed: int) -> tuple[NDArray[np.str_], NDArray[np
     table = np.stack(rows)
     found_by = expression_strengths(table, np.nanmedian(table, axis=0))
     level = np.nan_to_num(np.stack([found_by[word] for word in WORDS]))
-    said = np.where(level.max(axis=0) >= 1, np.array(WORDS)[level.argmax(axis=0)], "neutral")
-    return kinds, said, np.stack(faces)
+    predicted = np.where(level.max(axis=0) >= 1, np.array(WORDS)[level.argmax(axis=0)], "neutral")
+    return kinds, predicted, np.stack(faces)
 
 
 def _faces(kinds: NDArray[np.str_], faces: NDArray[np.float32]) -> dict[str, float]:
-    """Shares of single faces that pass as their own person, and as another; `faces` is [people, frames, 128]."""
+    """Return the fraction of faces [people, frames, 128] accepted as their own person, and as another one."""
     neutral = np.flatnonzero(kinds == "neutral")
     means = np.nanmean(faces[:, neutral[:_MEAN_OF]], axis=1)
     limit = IdentityConfig().max_rendered_distance + ONE_FACE_DISTANCE
@@ -114,20 +113,20 @@ def _faces(kinds: NDArray[np.str_], faces: NDArray[np.float32]) -> dict[str, flo
             distances = np.linalg.norm(means - row[i], axis=1)
             own["turned" if kinds[i] == "turn" else "straight"].append(float(distances[person]))
             others += np.delete(distances, person).tolist()
-    shares = {f"own_faces_kept_{name}": float((np.array(values) < limit).mean()) for name, values in own.items()}
-    return {**shares, "other_faces_kept": float((np.array(others) < limit).mean())}
+    accepted = {f"own_faces_kept_{name}": float((np.array(values) < limit).mean()) for name, values in own.items()}
+    return {**accepted, "other_faces_kept": float((np.array(others) < limit).mean())}
 
 
 def measure(people: int, bank: str) -> dict[str, Any]:
-    """Precision and recall of each word, and how faces are told apart."""
+    """Return precision and recall of each word, and face matching rates."""
     first = 42_000 + (HELDOUT_PEOPLE if bank == "heldout" else 0)
     renderer = Renderer(_SIZE_PX)
     found = [_person(renderer, first + i) for i in range(people)]
-    kinds, said = np.concatenate([k for k, _, _ in found]), np.concatenate([s for _, s, _ in found])
+    kinds, predicted = np.concatenate([k for k, _, _ in found]), np.concatenate([s for _, s, _ in found])
     words = {}
     for word in WORDS:
-        right = float(((said == word) & (kinds == word)).sum())
-        words[word] = {"precision": right / max((said == word).sum(), 1), "recall": right / (kinds == word).sum()}
+        right = float(((predicted == word) & (kinds == word)).sum())
+        words[word] = {"precision": right / max((predicted == word).sum(), 1), "recall": right / (kinds == word).sum()}
     none = np.isin(kinds, ("neutral", "talk", "turn"))
     faces = np.stack([f for _, _, f in found])
     known = not np.isnan(faces).all()
@@ -135,33 +134,33 @@ def measure(people: int, bank: str) -> dict[str, Any]:
         "people": people,
         "bank": bank,
         "words": words,
-        "none_named_right": float((said[none] == "neutral").mean()),
+        "none_named_right": float((predicted[none] == "neutral").mean()),
         **(_faces(found[0][0], faces) if known else {}),
     }
 
 
 def _segments(recording: Path, truth: Path) -> Iterator[tuple[str, str]]:
-    """What is performed in each segment of a recording's clips, and what its caption says."""
+    """Yield the rendered emotion of each segment of a recording's clips, and the expression in its caption."""
     config = CurationConfig(scorers=ScorerConfig(disabled=tuple(scorer.name for scorer in SCORERS)))
-    own = analyse(recording.parent, source_of(recording), config)
+    analysis = analyse(recording.parent, source_of(recording), config)
     emotions = np.load(truth)["emotion"]
-    labelled, unseen = label_source(own, None, config.states), np.zeros((0, 0, 0, 3), np.uint8)
+    labelled, no_frames = label_source(analysis, None, config.states), np.zeros((0, 0, 0, 3), np.uint8)
     whole = Crop(x=0, y=0, side=_SIZE_PX)
-    for number, track in enumerate(own.tracks):
+    for number, track in enumerate(analysis.tracks):
         for start in range(track.start, track.stop - _CLIP_FRAMES, _CLIP_FRAMES):
             plan = Plan(clip_id="", track=number, start=start, frames=_CLIP_FRAMES, crop=whole, choices=[])
-            seen = caption_input(plan, unseen, own, labelled)
-            for segment in MeasuredCaptioner().caption(seen).segments:
+            clip = caption_input(plan, no_frames, analysis, labelled)
+            for segment in MeasuredCaptioner().caption(clip).segments:
                 span = slice(segment.start, segment.stop)
                 shown, counts = np.unique(
-                    emotions[start : plan.stop][span][describable_frames(seen.states[span])], return_counts=True
+                    emotions[start : plan.stop][span][describable_frames(clip.states[span])], return_counts=True
                 )
                 if "expression" in segment.fields and counts.max() > _MOST * counts.sum():
                     yield str(shown[counts.argmax()]), segment.fields["expression"].value[0]
 
 
 def in_conversations(conversations: int, bank: Literal["heldout", "train"]) -> dict[str, float]:
-    """How often captions of people who talk and listen name what they show."""
+    """Return how often captions of people who talk and listen name the rendered emotion."""
     config = PerformerConfig(
         conversations=conversations, seconds_per_conversation=_TALK_S, two_shots=False, size_px=_SIZE_PX,
         seed=_TALK_SEED, bank=bank,
@@ -170,9 +169,9 @@ def in_conversations(conversations: int, bank: Literal["heldout", "train"]) -> d
         made = render_corpus(Path(home) / "media", config, NoProgress(), Path(home) / "truth")
         found = [
             pair for one in made for pair in _segments(one.file, Path(home) / "truth" / f"{one.file.stem}.npz")
-            if pair[0] in PERFORMED
+            if pair[0] in RENDERED
         ]  # fmt: skip
-    right = np.array([word in PERFORMED[shown] for shown, word in found])
+    right = np.array([word in RENDERED[shown] for shown, word in found])
     calm, named = np.array([shown == "neutral" for shown, _ in found]), np.array([w != "neutral" for _, w in found])
     return {
         "segments": len(found),
@@ -186,9 +185,11 @@ def main() -> None:
     """Print a table, or one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=8)
-    parser.add_argument("--conversations", type=int, default=4, help="of 20 s, two people each; 0 leaves them out")
+    parser.add_argument(
+        "--conversations", type=int, default=4, help="conversations of 20 s with two people each; 0 = none"
+    )
     parser.add_argument("--bank", choices=("heldout", "train"), default="heldout")
-    parser.add_argument("--json", action="store_true", help="the line of JSON alone")
+    parser.add_argument("--json", action="store_true", help="print the line of JSON only")
     options = parser.parse_args()
     found = measure(options.people, options.bank)
     if options.conversations:

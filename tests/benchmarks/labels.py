@@ -1,11 +1,11 @@
-"""How right the labels are: `python -m tests.benchmarks.labels [--cache DIR] [--scale N] [--json]`.
+"""Accuracy of the labels: `python -m tests.benchmarks.labels [--cache DIR] [--scale N] [--json]`.
 
-Conversations of held-out performers are rendered with their truth; noise and music are added to the sound; every layout
-(two cameras that hear each other, one camera, both people in one shot) and size is labelled and compared. Nothing here
-was used to choose a threshold (`--bank train` shows the people that were).
+Conversations of held-out people are rendered with ground truth, and noise and music are added to the audio. Every
+layout (two cameras that record each other's voice, one camera, both people in one shot) and size is labelled and
+compared. Nothing here was used to tune a threshold (`--bank train` uses the people that were).
 
-Who talks to whom is measured twice: by frames in which one speaks to the other (`pairing_`, the bars), and by turns
-(`pairing_turns_`): a found turn is right if it and a true turn of the same person overlap by half of their union.
+Pairing is measured twice: by frames in which one person speaks to the other (`pairing_`, the bars), and by turns
+(`pairing_turns_`): a detected turn is correct if it overlaps a true turn of the same person by half of their union.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from components.curate.config import IdentityConfig, IntervalConfig, StateConfig
 from components.curate.labels.cameras import Recording, find_cameras, gap_on_timeline
 from components.curate.labels.intervals import Interval, find_intervals
-from components.curate.labels.offset import find_offset, sound_bands
-from components.curate.labels.pairing import Labelled, label_source
+from components.curate.labels.offset import find_av_offset, mel_bands
+from components.curate.labels.pairing import SourceLabels, label_source
 from components.curate.video import identity
 from components.curate.video.analysis import Analysis
 from components.dataset.states import DISCARD, SPEAK
 from lpm_model.config import VIDEO_FPS
 from lpm_model.progress import NoProgress
 from tests.benchmarks import _labels_people
-from tests.benchmarks._labels_material import CONDITIONS, LAYOUTS, Layout, Take, disturbed, shifted, takes
+from tests.benchmarks._labels_material import CONDITIONS, LAYOUTS, Layout, Take, shifted, takes, with_noise
 
 STATES, INTERVALS = StateConfig(), IntervalConfig()
 SIZES = {128: 4, 256: 2, 512: 1}
@@ -48,25 +48,25 @@ States = NDArray[np.uint8]
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """What is counted over all comparisons."""
+    """Counts over all comparisons."""
 
     confusion: dict[tuple[int, str, Layout], NDArray[np.int64]] = field(
         default_factory=lambda: defaultdict(lambda: np.zeros((3, 4), np.int64))
     )
-    """[truth, label] frames by size, condition and layout."""
+    """[ground truth, label] frames by size, condition and layout."""
     boundaries: dict[tuple[str, Layout], list[float]] = field(default_factory=lambda: defaultdict(list))
-    """Frames by which the nearest found start or stop comes after each true turn's, by condition and layout."""
+    """Delay in frames of the nearest detected start or stop of each true turn, by condition and layout."""
     addressed: dict[tuple[str, Layout], NDArray[np.int64]] = field(
         default_factory=lambda: defaultdict(lambda: np.zeros(3, np.int64))
     )
-    """Frames in which one speaks to the other: found and true, found, true; by condition and layout."""
+    """Frames in which one person speaks to the other: correct, detected, true; by condition and layout."""
     turns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
-    """Turns: found and true, found, true."""
+    """Turns: correct, detected, true."""
 
 
 def people_of(take: Take, layout: Layout) -> dict[str, States]:
-    """The states that curation gives both people, by side; discard where nobody was seen."""
-    frames = len(take.truth["a"]["state"])
+    """Return the labelled states of both people, by side; discard where nobody was detected."""
+    frames = len(take.ground_truth["a"]["state"])
     out = {side: np.full(frames, DISCARD, np.uint8) for side in "ab"}
     if layout == "two people in one shot":
         shot = take.cameras["two_shot"]
@@ -85,16 +85,16 @@ def people_of(take: Take, layout: Layout) -> dict[str, States]:
     return out
 
 
-def _put(states: States, own: Analysis, found: Labelled, index: int) -> None:
+def _put(states: States, own: Analysis, found: SourceLabels, index: int) -> None:
     track = own.tracks[index]
     part = found.labels[index].states[: max(len(states) - track.start, 0)]
     states[track.start : track.start + len(part)] = part
 
 
 def compare(take: Take, condition: str, layout: Layout, counts: Counts) -> None:
-    """Label one conversation and count."""
+    """Label one conversation and count the results."""
     found = people_of(take, layout)
-    truth = {side: take.truth[side]["state"][: len(found[side])] for side in "ab"}
+    truth = {side: take.ground_truth[side]["state"][: len(found[side])] for side in "ab"}
     table = counts.confusion[take.size_px, condition, layout]
     for side in "ab":
         np.add.at(table, (truth[side], np.where(found[side] == DISCARD, 3, found[side])), 1)
@@ -102,8 +102,8 @@ def compare(take: Take, condition: str, layout: Layout, counts: Counts) -> None:
         return
     for one, other in (("a", "b"), ("b", "a")):
         real = (truth[one] == SPEAK) & (truth[other] != SPEAK)
-        said = (found[one] == SPEAK) & (found[other] != SPEAK)
-        counts.addressed[condition, layout] += [int((real & said).sum()), int(said.sum()), int(real.sum())]
+        labelled = (found[one] == SPEAK) & (found[other] != SPEAK)
+        counts.addressed[condition, layout] += [int((real & labelled).sum()), int(labelled.sum()), int(real.sum())]
     wanted = find_intervals(truth["a"] == SPEAK, truth["b"] == SPEAK, INTERVALS)
     got = find_intervals(found["a"] == SPEAK, found["b"] == SPEAK, INTERVALS)
     counts.boundaries[condition, layout] += boundary_errors(wanted, got)
@@ -111,9 +111,9 @@ def compare(take: Take, condition: str, layout: Layout, counts: Counts) -> None:
 
 
 def boundary_errors(wanted: list[Interval], got: list[Interval]) -> list[float]:
-    """Frames by which the nearest found boundary of the same person comes after each true turn's start and stop.
+    """Return the delay (frames) of the same person's nearest detected boundary for each true turn's start and stop.
 
-    Infinite where the person has no turn.
+    Infinite if the person has no turn.
     """
     errors = []
     for turn in (one for one in wanted if one.kind == "turn"):
@@ -124,7 +124,7 @@ def boundary_errors(wanted: list[Interval], got: list[Interval]) -> list[float]:
 
 
 def right_turns(wanted: list[Interval], got: list[Interval]) -> tuple[int, int, int]:
-    """Found turns that are true (half of the union with a turn of the same person is shared), found ones, true ones."""
+    """Return the number of correct (half of the union is shared), detected and true turns."""
     true, found = ([one for one in many if one.kind == "turn"] for many in (wanted, got))
 
     def same(one: Interval, other: Interval) -> bool:
@@ -135,27 +135,27 @@ def right_turns(wanted: list[Interval], got: list[Interval]) -> tuple[int, int, 
 
 
 def offsets(found: list[Take]) -> dict[str, float]:
-    """Planted offsets found within one frame, and confidences."""
-    hits, sure = [], []
+    """Return the fraction of planted offsets found within one frame, and their confidences."""
+    hits, confidences = [], []
     for take in found:
         for name, own in take.cameras.items():
             people = [(track.start, track.column("gap")) for track in own.tracks]
             for planted in (*range(-12, 0), *range(1, 13)) if name == "a" else (-12, -3, 7):
-                got = find_offset(people, sound_bands(shifted(own.track, planted)))
+                got = find_av_offset(people, mel_bands(shifted(own.track, planted)))
                 hits.append(abs(got.frames - planted) <= 1)
-                sure.append((got.confidence, hits[-1]))
-    wrong = [confidence for confidence, hit in sure if not hit]
-    kept = [hit for confidence, hit in sure if confidence >= STATES.min_av_offset_confidence]
+                confidences.append((got.confidence, hits[-1]))
+    wrong = [confidence for confidence, hit in confidences if not hit]
+    kept = [hit for confidence, hit in confidences if confidence >= STATES.min_av_offset_confidence]
     return {
         "offsets_within_1_frame": float(np.mean(hits)),
-        "offsets_confident": len(kept) / len(sure),
+        "offsets_confident": len(kept) / len(confidences),
         "offsets_confident_within_1_frame": float(np.mean(kept)) if kept else float("nan"),
         "offsets_highest_wrong_confidence": max(wrong, default=0.0),
     }
 
 
 def cameras(found: list[Take]) -> tuple[int, int, int]:
-    """Pairs of cameras matched by their sound alone: (right, found, true)."""
+    """Match cameras by audio alone; return (correct, detected, true) pairs."""
     seen = [(take, take.cameras[side]) for take in found for side in "ab"]
     recordings = [Recording(track=one.track, gap=gap_on_timeline(one.tracks[0], one.frames)) for _, one in seen]
     pairs = find_cameras(recordings, STATES.max_camera_offset_s)
@@ -164,14 +164,12 @@ def cameras(found: list[Take]) -> tuple[int, int, int]:
 
 
 def people(cache: Path, bank: str, scale: int) -> dict[str, float]:
-    """Yaw error and purity of identities over all sizes."""
+    """Return the yaw error and the identity purity over all sizes."""
     errors: list[NDArray[np.float32]] = []
     out: dict[str, float] = {}
     for size_px, count in PEOPLE.items():
         shots = _labels_people.measure_people(cache, bank, count * scale, size_px, NoProgress())
         errors.append(shots.yaw_error_deg.ravel())
-        if not identity.available():
-            continue
         groups = identity.group(shots.embedding, [], IdentityConfig().max_rendered_distance)
         pure = _labels_people.purity(groups, shots.person)
         whole = float(np.mean([groups[2 * i] == groups[2 * i + 1] for i in range(count * scale)]))
@@ -182,23 +180,23 @@ def people(cache: Path, bank: str, scale: int) -> dict[str, float]:
 
 
 def run(cache: Path, bank: Any, scale: int) -> tuple[Counts, dict[str, float]]:
-    """Everything."""
+    """Run all measurements."""
     material = takes(cache, bank, {size: count * scale for size, count in SIZES.items()}, NoProgress())
     counts, matched, planted = Counts(), np.zeros(3, np.int64), []
     for condition in CONDITIONS:
-        heard = [disturbed(take, condition) for take in material]
-        for take in heard:
+        noisy = [with_noise(take, condition) for take in material]
+        for take in noisy:
             for layout in LAYOUTS:
                 compare(take, condition, layout, counts)
         if condition in ("clean", "noise 5 dB", "music 5 dB"):
-            matched += cameras(heard)
-            planted.append(offsets(heard))
+            matched += cameras(noisy)
+            planted.append(offsets(noisy))
     total = np.sum(list(counts.confusion.values()), axis=0)
-    right, said, real = (int(value) for value in np.sum(list(counts.addressed.values()), axis=0))
+    right, labelled, real = (int(value) for value in np.sum(list(counts.addressed.values()), axis=0))
     errors = np.concatenate([np.array(values) for values in counts.boundaries.values()])
     figures = {
         **rates(total),
-        "pairing_precision": right / max(said, 1),
+        "pairing_precision": right / max(labelled, 1),
         "pairing_recall": right / max(real, 1),
         "pairing_turns_precision": float(counts.turns[0] / max(counts.turns[1], 1)),
         "pairing_turns_recall": float(counts.turns[0] / max(counts.turns[2], 1)),
@@ -212,7 +210,7 @@ def run(cache: Path, bank: Any, scale: int) -> tuple[Counts, dict[str, float]]:
 
 
 def rates(table: NDArray[np.int64]) -> dict[str, float]:
-    """Accuracy (discarded frames are wrong), recalls and the discarded share of a confusion table."""
+    """Return accuracy (discarded frames count as wrong), recalls and the discarded fraction of a confusion table."""
     recalls = np.diagonal(table[:, :3]) / np.maximum(table.sum(axis=1), 1)
     return {
         "accuracy": float(np.trace(table[:, :3]) / table.sum()),
@@ -222,12 +220,12 @@ def rates(table: NDArray[np.int64]) -> dict[str, float]:
 
 
 def show(counts: Counts, figures: dict[str, float]) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     total = np.sum(list(counts.confusion.values()), axis=0)
     print(f"{'truth / label':<14}" + "".join(f"{name:>10}" for name in NAMES))
     for name, row in zip(NAMES, total, strict=False):
         print(f"{name:<14}" + "".join(f"{int(value):>10}" for value in row))
-    for about, place in (("size_px", 0), ("sound", 1), ("layout", 2)):
+    for about, place in (("size_px", 0), ("audio", 1), ("layout", 2)):
         print(f"\n{about:<26}{'accuracy':>10}{'speak':>10}{'listen':>10}{'idle':>10}{'discarded':>11}")
         for value in dict.fromkeys(key[place] for key in counts.confusion):
             part = rates(np.sum([t for key, t in counts.confusion.items() if key[place] == value], axis=0))
@@ -248,24 +246,24 @@ def show(counts: Counts, figures: dict[str, float]) -> None:
 
 
 def _edges_row(distances: NDArray[np.float64], addressed: NDArray[np.int64]) -> str:
-    """Shares of boundaries in place, early, late and lost, and the precision of who speaks to whom."""
+    """Format the fractions of boundaries on time, early, late and lost, and the pairing precision."""
     lost = np.abs(distances) > VIDEO_FPS / 2
-    shares = [
+    masks = [
         np.abs(distances) <= _BOUNDARY_FRAMES,
         (distances < -_BOUNDARY_FRAMES) & ~lost,
         (distances > _BOUNDARY_FRAMES) & ~lost,
         lost,
     ]
-    first, *rest = (float(np.mean(share)) for share in shares)
+    first, *rest = (float(np.mean(mask)) for mask in masks)
     return f"{first:>10.3f}" + "".join(f"{v:>8.3f}" for v in rest) + f"{addressed[0] / max(addressed[1], 1):>11.3f}"
 
 
 def main() -> None:
-    """Runs the benchmark and prints its tables."""
+    """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path(".work/labels"), help="folder of rendered material")
-    parser.add_argument("--scale", type=int, default=1, help="times as many conversations and people")
-    parser.add_argument("--bank", choices=("train", "heldout"), default="heldout", help="whose sentences and faces")
+    parser.add_argument("--scale", type=int, default=1, help="multiplier for the number of conversations and people")
+    parser.add_argument("--bank", choices=("train", "heldout"), default="heldout", help="bank of sentences and faces")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     counts, figures = run(arguments.cache, arguments.bank, arguments.scale)

@@ -1,4 +1,4 @@
-"""The preview page: the same windows as the training's, with all that belongs to them."""
+"""The preview page shows the same windows as the training run, with audio, references and captions."""
 
 import base64
 import io
@@ -14,8 +14,8 @@ from components.dataset.preview import preview
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.progress import NoProgress
 from lpm_model.sampler import BaseModel
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import clip_batches
-from lpm_model.training.config import BaseTraining
 from lpm_model.training.engine.shard_reader import read_clips
 from pipelines.cli import main
 from tests.lpm_model import tiny
@@ -26,8 +26,8 @@ def settings(tmp_path: Path) -> BaseTraining:
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     tiny.write_dataset(tmp_path / "dataset", encoder)
     return BaseTraining(
-        model=tiny.MODEL, steps=4, batch=2, clip_latents=4, crop_steps=2, whole_every=9, crop_batch=3, crop_cells=2,
-        autoencoder=str(encoder), disturbance=0.5, references=3, reference_chance=1.0,
+        model=tiny.MODEL, steps=4, batch=2, clip_latents=4, crop_steps=2, full_frame_every=9, crop_batch=3, crop_size=2,
+        autoencoder=str(encoder), noise_aug_prob=0.5, references=3, reference_prob=1.0,
     )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def found(page: str, kind: str) -> list[bytes]:
     return [base64.b64decode(data) for data in re.findall(rf"data:{kind};base64,([^\"]+)", page)]
 
 
-def test_the_page_shows_what_the_training_draws(settings: BaseTraining, tmp_path: Path) -> None:
+def test_preview_shows_the_training_batches(settings: BaseTraining, tmp_path: Path) -> None:
     assert preview(tmp_path / "dataset", tmp_path / "page.html", settings, 4, NoProgress()) == 3 + 3 + 2 + 2
     page = (tmp_path / "page.html").read_text()
     clips = read_clips(tmp_path / "dataset")
@@ -56,7 +56,7 @@ def test_the_page_shows_what_the_training_draws(settings: BaseTraining, tmp_path
         for role in range(2):
             with wave.open(io.BytesIO(sounds[2 * number + role])) as file:
                 heard = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-            voice = source.voices(by_key[window.key], window.disturbed[role])[role]
+            voice = source.voices(by_key[window.key], window.noisy[role])[role]
             span = voice[window.start * 4000 : (window.start + 3) * 4000]
             assert np.abs(heard - span.numpy() * 32767).max() <= 1
     assert len(found(page, "image/png")) == 10 * (3 + 1)
@@ -68,9 +68,11 @@ def test_the_page_shows_what_the_training_draws(settings: BaseTraining, tmp_path
     assert 'title="speak"' in page
 
 
-def test_the_command(settings: BaseTraining, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preview_command_reports_bad_datasets(
+    settings: BaseTraining, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments, message in (
-        (["--dataset", str(tmp_path / "nowhere")], "is no folder: give the one that `lpm curate` wrote"),
+        (["--dataset", str(tmp_path / "nowhere")], "is not a folder: give the one that `lpm curate` wrote"),
         (["--dataset", str(tmp_path / "dataset")], "encoded with another autoencoder"),
     ):
         with pytest.raises(SystemExit) as ended:

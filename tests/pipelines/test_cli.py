@@ -58,8 +58,8 @@ def test_every_command_and_option_has_a_help_text(command: tuple[str, ...], caps
         (("lineage", "nothing"), "has no run.json"),
         (("autoencoder", "train", "nothing"), "nothing is not a folder"),
         (("data", "browse", "nothing"), "give the folder that `lpm curate` wrote"),
-        (("data", "forget", "nothing"), "give either --identity or --source"),
-        (("data", "forget", "nothing", "--identity", "Ada"), "run `lpm curate` first"),
+        (("data", "erase", "nothing"), "give either --identity or --source"),
+        (("data", "erase", "nothing", "--identity", "Ada"), "run `lpm curate` first"),
         (("talk", "--speak", "a", "--listen", "b", "--image", "c", "--out", "x.txt"), "a name that ends in .mp4"),
         (("ingest", "--params", "none.yaml"), "none.yaml is missing"),
         (("distill", "distill.online.backbone_sigmas=[]"), "must fall from 1.0"),
@@ -81,16 +81,16 @@ def test_a_taken_port_is_named_with_its_option(
         port = str(taken.getsockname()[1])
         code, _, err = outcome(capsys, "data", "browse", str(tmp_path), "--serve", "--port", port)
     assert code == 2
-    assert f"127.0.0.1:{port} cannot be listened on" in err
-    assert "choose another with --port" in err
+    assert f"127.0.0.1:{port} is not available" in err
+    assert "choose another port with --port" in err
 
 
-def test_a_removal_is_told_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = outcome(capsys, "data", "forget", "--help")
+def test_data_erase_help_and_item_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = outcome(capsys, "data", "erase", "--help")
     assert "person_hint" in out
     assert [_counted(1, "json"), _counted(3, "json")] == ["1 clip description", "3 clip descriptions"]
     assert [_counted(1, "recordings"), _counted(0, "recordings")] == ["1 recording", "0 recordings"]
-    assert _counted(1, "kept first passes") == "1 kept first pass"
+    assert _counted(1, "cached analyses") == "1 cached analysis"
 
 
 def test_debug_prints_the_traceback() -> None:
@@ -105,7 +105,9 @@ def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_mapping_settings_accept_keys_of_any_name(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = outcome(capsys, "config", "deploy.promotion.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30")
+    code, out, _ = outcome(
+        capsys, "config", "deploy.promotion.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30"
+    )
     assert code == 0
     assert "workers: 0.5" in out
 

@@ -1,8 +1,8 @@
-"""Remove a person or a recording from a dataset for good, and prove it by digest.
+"""Erase a person or a recording from a dataset for good, and verify it by digest.
 
-A clip goes when it was cut from a forgotten recording or lets one be heard. Forgetting a person forgets every recording
-that shows them. The new folder is made beside the old one and takes its place at the end; the same command goes on
-where a killed one stopped.
+A clip is removed if it was cut from an erased recording or contains audio of one. Erasing a person erases every
+recording that shows them. The new dataset is built in a sibling folder and swapped in at the end. After a
+crash, running the same command again finishes the job.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.curate.erase.proof import content_digests, holders
-from components.curate.erase.target import Kind, Target, find, listing, meant, refused
-from components.curate.report.outputs import refresh
+from components.curate.erase.target import Target, TargetKind, ingest_rejections, matching_sources, raw_sources, resolve
+from components.curate.erase.verify import content_digests, find_digests
+from components.curate.report.outputs import rewrite_reports
 from components.curate.run import analysis_cache
 from components.dataset.manifest import read_rows, score_columns, write_rows
 from components.dataset.shards import copy_shard
@@ -28,205 +28,176 @@ from lpm_model.files import read_json, working_folder, write_json
 
 log = logging.getLogger(__name__)
 
+Rows = list[dict[str, Any]]
 _REWRITTEN = {"manifest.parquet", "dataset.json", "curation.json", "curation.html", TOMBSTONES, RUN_MANIFEST}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where copies may lie besides the dataset; None = not looked at."""
+    """Where to erase besides the dataset; None = leave it alone."""
 
     raw: Path | None = None
-    """Raw folder whose recordings are deleted too."""
+    """Raw folder; the recordings are deleted."""
     cache: Path | None = None
-    """Kept results of ingest and curate that hold them are deleted, and kept first passes over them."""
+    """Cache folder; cached ingest and curate results and cached analyses of the recordings are deleted."""
     tombstones: Path | None = None
-    """File that ingest and curate read."""
+    """Tombstone file that ingest and curate read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ForgetReport:
-    """What was removed."""
+class EraseReport:
+    """What was erased."""
 
     clips: int
     """Clips of the manifest, kept and dropped."""
     removed: dict[str, int]
-    """How many things of each kind."""
+    """Number of removed items by kind."""
     items: tuple[str, ...]
-    """SHA-256 of each thing with content of its own."""
+    """SHA-256 of each removed item."""
     before: tuple[str, ...]
-    """Versions of the dataset that held it."""
+    """Digests of the dataset versions that contained it."""
     after: str
-    """The version without it."""
+    """Digest of the version without it."""
     checked_files: int
-    """Files that were searched for the removed digests at the end, shard members and embedded pictures counted."""
+    """Files that were searched for the removed digests, including shard members and embedded images."""
     folders: tuple[Path, ...]
-    """Where they were searched."""
+    """Folders that were searched."""
     notes: tuple[str, ...]
-    """What the name meant and what went beyond it, in sentences."""
+    """How the name was resolved and which other clips are affected, in sentences."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Foreseen:
-    """What a removal would remove."""
+class ErasePreview:
+    """What an erasure would remove."""
 
     clips: int
     """Clips of the manifest, kept and dropped."""
-    heard: int
-    """Those of them that are cut from other recordings and let the forgotten ones be heard."""
+    clips_of_others: int
+    """Those of them that were cut from other recordings and contain audio of the erased ones."""
     recordings: int
     """Files of the raw folder."""
     notes: tuple[str, ...]
-    """What the name means and what goes beyond it, in sentences."""
+    """How the name was resolved and which other clips are affected, in sentences."""
 
 
-def forget(dataset: Path, kind: Kind, name: str, places: Places) -> ForgetReport:
-    """Remove everything that comes from a person or a recording.
+def erase(dataset: Path, kind: TargetKind, name: str, places: Places) -> EraseReport:
+    """Erase everything that comes from a person or a recording.
 
     Args:
         dataset: folder that curate wrote.
-        kind: what `name` names.
-        name: see `target.find`.
-        places: where else to remove it.
+        kind: whether `name` is a person or a recording.
+        name: see `target.resolve`.
+        places: where else to erase.
 
     Raises:
-        ValueError: the name is not known (the nearest ones are listed), the raw folder is another dataset's, or
-            something of it was found afterwards.
+        ValueError: the name is unknown (the nearest ones are listed), the raw folder belongs to another dataset, or
+            something was still found afterwards.
     """
-    _settle(dataset)
+    _recover(dataset)
     rows = read_rows(dataset / "manifest.parquet")
-    _own_raw(rows, places.raw)
-    stone = _earlier(dataset, rows, kind, name, places.raw)
+    _check_raw_folder(rows, places.raw)
+    tombstone = _previous_erasure(dataset, rows, kind, name, places.raw)
     removed: dict[str, int] = {}
     notes: list[str] = []
-    if stone is None:
-        target = find(rows, kind, name, places.raw)
-        gone = [row for row in rows if _touches(row, target)]
-        items, removed = _items(dataset, gone)
+    if tombstone is None:
+        target = resolve(rows, kind, name, places.raw)
+        removed_rows = [row for row in rows if _depends_on(row, target)]
+        items, removed = _removed_items(dataset, removed_rows)
         notes = target.notes
-        stone = Tombstone(
-            asked=name_digest(f"{kind} {name}"), sources=tuple(sorted(set(target.sources.values()) - {""})),
-            names=tuple(sorted(name_digest(one) for one in target.names)), items=tuple(sorted(items)),
-            datasets=(dataset_digest(dataset),), forgotten_on=today(),
-        )  # fmt: skip
-        stone = _with_looks(stone, places.cache)
-        if places.tombstones is not None:
-            add(places.tombstones, [stone])
-        _replace(dataset, rows, gone, target, stone)
-        removed = {"clips": len(gone), **removed}
+        tombstone = Tombstone(
+            request=name_digest(f"{kind} {name}"),
+            sources=tuple(sorted(set(target.sources.values()) - {""})),
+            names=tuple(sorted(name_digest(one) for one in target.names)),
+            items=tuple(sorted(items)),
+            datasets=(dataset_digest(dataset),),
+            erased_on=today(),
+        )
+        tombstone = _record(tombstone, places)
+        _swap_dataset(dataset, rows, removed_rows, target, tombstone)
+        removed = {"clips": len(removed_rows), **removed}
     else:
-        log.warning("%s was forgotten on %s: only what may be left elsewhere is removed", kind, stone.forgotten_on)
-        more = {line["sha256"] for line in listing(places.raw) if _is_of(line, stone)} - {*stone.sources, ""}
-        stone = _with_looks(dataclasses.replace(stone, sources=tuple(sorted({*stone.sources, *more}))), places.cache)
-        if places.tombstones is not None:
-            add(places.tombstones, [stone])
-    folders = [dataset]
-    if any(stone.covers("", part.name) for part in working_folder(dataset).glob("parts/*")):
-        shutil.rmtree(working_folder(dataset))
-        removed["unfinished runs"] = 1
-    if places.raw is not None and (places.raw / "sources.jsonl").is_file():
-        removed["recordings"] = _clean_raw(places.raw, stone)
-        folders.append(places.raw)
-    if places.cache is not None:
-        removed["kept results"] = _clean_cache(places.cache, stone)
-        removed["kept first passes"] = analysis_cache.forget(_looks(places.cache), [stone])
-        folders += [*(places.cache / "steps" / verb for verb in ("ingest", "curate")), _looks(places.cache)]
-    return ForgetReport(
-        clips=removed.get("clips", 0), removed=removed, items=stone.items, before=stone.datasets,
-        after=dataset_digest(dataset), checked_files=prove(folders, stone), folders=tuple(folders),
+        log.warning("%s was already erased on %s: erasing remaining copies only", kind, tombstone.erased_on)
+        added = {line["sha256"] for line in raw_sources(places.raw) if _is_covered(line, tombstone)} - {""}
+        sources = tuple(sorted({*tombstone.sources, *added}))
+        tombstone = _record(dataclasses.replace(tombstone, sources=sources), places)
+    removed |= _erase_unfinished(dataset, tombstone)
+    copies, folders = _erase_copies(places, tombstone)
+    folders = [dataset, *folders]
+    return EraseReport(
+        clips=removed.get("clips", 0),
+        removed=removed | copies,
+        items=tombstone.items,
+        before=tombstone.datasets,
+        after=dataset_digest(dataset),
+        checked_files=verify_erased(folders, tombstone),
+        folders=tuple(folders),
         notes=tuple(notes),
-    )  # fmt: skip
-
-
-def _earlier(dataset: Path, rows: list[dict[str, Any]], kind: Kind, name: str, raw: Path | None) -> Tombstone | None:
-    """The latest removal that the same words led to, unless a file's name by now means a recording that came since."""
-    found = [one for one in Tombstones(dataset / TOMBSTONES).all if one.answers(f"{kind} {name}")]
-    if not found:
-        return None
-    if kind == "source" and any(not found[-1].covers(sha, one) for one, sha in meant(rows, name, raw).items()):
-        return None
-    return found[-1]
-
-
-def _looks(cache: Path) -> Path:
-    """Where first passes are kept."""
-    return cache / STEPS["curate"].kept
-
-
-def _with_looks(stone: Tombstone, cache: Path | None) -> Tombstone:
-    """A tombstone with the digests of what first passes are kept of, so that the proof looks for them as well."""
-    if cache is None:
-        return stone
-    return dataclasses.replace(
-        stone, items=tuple(sorted({*stone.items, *analysis_cache.contents(_looks(cache), stone)}))
     )
 
 
-def foresee(dataset: Path, kind: Kind, name: str, raw: Path | None) -> Foreseen:
-    """What `forget` would remove, without touching anything.
+def preview_erase(dataset: Path, kind: TargetKind, name: str, raw: Path | None) -> ErasePreview:
+    """Return what `erase` would remove, without changing anything.
 
     Raises:
-        ValueError: as forget.
+        ValueError: as `erase`.
     """
     rows = read_rows(dataset / "manifest.parquet")
-    _own_raw(rows, raw)
-    target = find(rows, kind, name, raw)
-    gone = [row for row in rows if _touches(row, target)]
-    return Foreseen(
-        clips=len(gone),
-        heard=sum(row["source_sha256"] not in target.sources.values() for row in gone),
-        recordings=sum(line["source_id"] in target.sources for line in listing(raw)),
+    _check_raw_folder(rows, raw)
+    target = resolve(rows, kind, name, raw)
+    removed_rows = [row for row in rows if _depends_on(row, target)]
+    return ErasePreview(
+        clips=len(removed_rows),
+        clips_of_others=sum(row["source_sha256"] not in target.sources.values() for row in removed_rows),
+        recordings=sum(line["source_id"] in target.sources for line in raw_sources(raw)),
         notes=tuple(target.notes),
     )
 
 
-def _own_raw(rows: list[dict[str, Any]], raw: Path | None) -> None:
-    """Refuse a raw folder that the dataset was not made of."""
-    listed = {line["sha256"] for line in listing(raw)}
-    strange = sorted({row["file"] for row in rows if row["source_sha256"] and row["source_sha256"] not in listed})
-    if listed and strange:
-        raise ValueError(
-            f"{raw} lacks {len(strange)} of the dataset's recordings, such as {strange[0]}: give the folder that it "
-            "was curated from with --raw, or --keep-raw"
-        )
+def verify_erased(folders: list[Path], tombstone: Tombstone) -> int:
+    """Search folders for the removed digests.
+
+    Returns:
+        Number of searched files, including shard members and embedded images.
+
+    Raises:
+        ValueError: something was found; the first places are named.
+    """
+    checked, found = find_digests(folders, {*tombstone.items, *tombstone.sources})
+    if found:
+        raise ValueError(f"{len(found)} removed items are still there: {', '.join(found[:5])}; run the command again")
+    return checked
 
 
-def _is_of(line: dict[str, Any], stone: Tombstone) -> bool:
-    """Whether a line of sources.jsonl is a forgotten recording, or shows a forgotten person."""
-    return stone.covers(line["sha256"], line["source_id"], line.get("person_hint")) is not None
+def models_trained_on(digests: tuple[str, ...], runs: Path | None) -> Iterator[str]:
+    """Yield the model folders under `runs` that were trained on one of the dataset versions."""
+    for path in sorted(runs.rglob("provenance.json")) if runs is not None and runs.is_dir() else []:
+        if read_json(path).get("dataset_digest") in digests:
+            yield str(path.parent)
 
 
-def _touches(row: dict[str, Any], target: Target) -> bool:
-    """Whether a clip shows, lets hear, or was labelled with the help of a forgotten recording."""
-    places = ("source_id", "speak_from", "listen_from", "partner_source_id")
-    return row["source_sha256"] in target.sources.values() or any(row[place] in target.sources for place in places)
+def mlflow_runs_trained_on(digests: tuple[str, ...], tracking: str = "") -> Iterator[str]:
+    """Yield the MLflow runs that were trained on one of the dataset versions; none if MLflow is unreachable."""
+    from components.runtime.tracking import client, database_file, tracking_uri
+
+    uri = tracking_uri(tracking)
+    file = database_file(uri)
+    if file is not None and not file.is_file():
+        return
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client(tracking)
+        experiments = [one.experiment_id for one in found.search_experiments()]
+        for digest in digests:
+            for run in found.search_runs(experiments, filter_string=f"tags.dataset_digest = '{digest}'"):
+                yield f"MLflow run {run.info.run_id} ({run.data.tags.get('lpm.step', run.info.run_name)})"
+    except MlflowException as error:
+        log.warning("MLflow at %s cannot be queried (%s): models recorded there are not listed", uri, error)
 
 
-def _items(dataset: Path, gone: list[dict[str, Any]]) -> tuple[set[str], dict[str, int]]:
-    """Digests of everything that will be removed, and how many of each kind."""
-    items: set[str] = set()
-    counts: dict[str, int] = {}
-    ids = {row["clip_id"] for row in gone}
-    previews = [dataset / "previews" / f"{one}.jpg" for one in ids]
-    shards = [dataset / "shards" / name for name in sorted({row["shard"] for row in gone if row["shard"]})]
-    files = [*(path for path in previews if path.is_file()), *shards]
-    for path in files:
-        for name, digest in content_digests(path):
-            clip, dot, part = name.partition(".")
-            if path.suffix == ".tar" and clip not in ids:
-                continue
-            items.add(digest)
-            label = part.removesuffix(".npy") if dot and path.suffix == ".tar" else "previews"
-            counts[label] = counts.get(label, 0) + 1
-    return items, dict(sorted(counts.items()))
-
-
-def _beside(dataset: Path, what: str) -> Path:
-    return dataset.with_name(f".{dataset.name}.{what}")
-
-
-def _settle(dataset: Path) -> None:
-    """Finish or undo what a killed call left."""
-    work, old = _beside(dataset, "forgetting"), _beside(dataset, "forgotten")
+def _recover(dataset: Path) -> None:
+    """Finish or roll back what a crashed call left behind."""
+    work, old = _sibling(dataset, "erasing"), _sibling(dataset, "erased")
     if old.exists():
         if not dataset.exists():
             os.replace(work, dataset)
@@ -235,13 +206,80 @@ def _settle(dataset: Path) -> None:
         shutil.rmtree(work)
 
 
-def _replace(
-    dataset: Path, rows: list[dict[str, Any]], gone: list[dict[str, Any]], target: Target, stone: Tombstone
-) -> None:
-    """Make the dataset without the clips, prove it, and put it in the old one's place."""
-    work, old = _beside(dataset, "forgetting"), _beside(dataset, "forgotten")
-    ids = {row["clip_id"] for row in gone}
-    shards = {row["shard"] for row in gone}
+def _check_raw_folder(rows: Rows, raw: Path | None) -> None:
+    """Reject a raw folder that the dataset was not curated from."""
+    listed = {line["sha256"] for line in raw_sources(raw)}
+    missing = sorted({row["file"] for row in rows if row["source_sha256"] and row["source_sha256"] not in listed})
+    if listed and missing:
+        raise ValueError(
+            f"{raw} lacks {len(missing)} of the dataset's recordings, such as {missing[0]}: give the folder that it "
+            "was curated from with --raw, or --keep-raw"
+        )
+
+
+def _previous_erasure(dataset: Path, rows: Rows, kind: TargetKind, name: str, raw: Path | None) -> Tombstone | None:
+    """Return the latest erasure of the same request, unless a file name now refers to a newer recording."""
+    found = [one for one in Tombstones(dataset / TOMBSTONES).all if one.matches_request(f"{kind} {name}")]
+    if not found:
+        return None
+    if kind == "source" and any(
+        not found[-1].covers(sha, one) for one, sha in matching_sources(rows, name, raw).items()
+    ):
+        return None
+    return found[-1]
+
+
+def _record(tombstone: Tombstone, places: Places) -> Tombstone:
+    """Add the digests of cached analyses to a tombstone, and the tombstone to the file that ingest and curate read."""
+    if places.cache is not None:
+        cached = analysis_cache.erased_digests(_analysis_folder(places.cache), tombstone)
+        tombstone = dataclasses.replace(tombstone, items=tuple(sorted({*tombstone.items, *cached})))
+    if places.tombstones is not None:
+        add(places.tombstones, [tombstone])
+    return tombstone
+
+
+def _analysis_folder(cache: Path) -> Path:
+    return cache / STEPS["curate"].shared_cache
+
+
+def _is_covered(line: dict[str, Any], tombstone: Tombstone) -> bool:
+    """Return whether a line of sources.jsonl is an erased recording, or shows an erased person."""
+    return tombstone.covers(line["sha256"], line["source_id"], line.get("person_hint")) is not None
+
+
+def _depends_on(row: dict[str, Any], target: Target) -> bool:
+    """Return whether a clip was cut from an erased recording, contains its audio, or was labelled with its help."""
+    columns = ("source_id", "speak_from", "listen_from", "partner_source_id")
+    return row["source_sha256"] in target.sources.values() or any(row[name] in target.sources for name in columns)
+
+
+def _removed_items(dataset: Path, removed_rows: Rows) -> tuple[set[str], dict[str, int]]:
+    """Return the digests of everything that will be removed, and the number of items of each kind."""
+    items: set[str] = set()
+    counts: dict[str, int] = {}
+    ids = {row["clip_id"] for row in removed_rows}
+    previews = [dataset / "previews" / f"{one}.jpg" for one in ids]
+    shards = [dataset / "shards" / name for name in sorted({row["shard"] for row in removed_rows if row["shard"]})]
+    for path in (*filter(Path.is_file, previews), *shards):
+        for name, digest in content_digests(path):
+            clip, dot, part = name.partition(".")
+            if path.suffix == ".tar" and clip not in ids:
+                continue
+            items.add(digest)
+            kind = part.removesuffix(".npy") if dot and path.suffix == ".tar" else "previews"
+            counts[kind] = counts.get(kind, 0) + 1
+    return items, dict(sorted(counts.items()))
+
+
+def _sibling(dataset: Path, suffix: str) -> Path:
+    return dataset.with_name(f".{dataset.name}.{suffix}")
+
+
+def _swap_dataset(dataset: Path, rows: Rows, removed_rows: Rows, target: Target, tombstone: Tombstone) -> None:
+    """Build the dataset without the removed clips, verify it, and replace the old one by it."""
+    work, old = _sibling(dataset, "erasing"), _sibling(dataset, "erased")
+    ids, shards = ({row[name] for row in removed_rows} for name in ("clip_id", "shard"))
     left = [row for row in rows if row["clip_id"] not in ids]
     for path in sorted(p for p in dataset.rglob("*") if p.is_file()):
         place = path.relative_to(dataset)
@@ -254,105 +292,86 @@ def _replace(
         elif not (place.parts[0] == "previews" and path.stem in ids):
             os.link(path, copy)
     write_rows(work / "manifest.parquet", left, score_columns(rows[0]))
-    stones = Tombstones(dataset / TOMBSTONES)
-    stones.all.append(stone)
-    stones.write(work / TOMBSTONES)
+    tombstones = Tombstones(dataset / TOMBSTONES)
+    tombstones.all.append(tombstone)
+    tombstones.write(work / TOMBSTONES)
     before = read_json(dataset / "dataset.json")["digest"]
-    after = refresh(dataset, work, left, target.files, len(target.sources))
+    after = rewrite_reports(dataset, work, left, target.files, len(target.sources))
     if (dataset / RUN_MANIFEST).is_file():
-        _lineage(dataset / RUN_MANIFEST, work / RUN_MANIFEST, stone, {before: after})
-    prove([work], stone)
+        _rewrite_run_manifest(dataset / RUN_MANIFEST, work / RUN_MANIFEST, tombstone, {before: after})
+    verify_erased([work], tombstone)
     os.replace(dataset, old)
     os.replace(work, dataset)
     shutil.rmtree(old)
 
 
-def _lineage(given: Path, path: Path, stone: Tombstone, renamed: dict[str, str]) -> None:
-    """The run manifest without the recordings, under the dataset's new version."""
+def _rewrite_run_manifest(given: Path, path: Path, tombstone: Tombstone, new_digests: dict[str, str]) -> None:
+    """Write a run manifest without the erased recordings, with the dataset's new digest."""
     values = read_json(given)
     for step in values["steps"]:
-        step["sources"] = [one for one in step["sources"] if one["sha256"] not in stone.sources]
-        step["output"] = renamed.get(step["output"], step["output"])
+        step["sources"] = [one for one in step["sources"] if one["sha256"] not in tombstone.sources]
+        step["output"] = new_digests.get(step["output"], step["output"])
     write_json(path, values)
 
 
-def _clean_raw(raw: Path, stone: Tombstone) -> int:
-    """Delete the recordings of a raw folder; the listing goes first, so that no step finds a name without its file."""
-    lines = listing(raw)
-    gone = [line for line in lines if _is_of(line, stone)]
-    copies = [item for item in refused(raw) if item.get("same_as") in {line["source_id"] for line in gone}]
-    if copies:  # their names may be those of people
+def _erase_unfinished(dataset: Path, tombstone: Tombstone) -> dict[str, int]:
+    """Delete the partial results of an interrupted run if they contain an erased recording."""
+    if not any(tombstone.covers("", part.name) for part in working_folder(dataset).glob("parts/*")):
+        return {}
+    shutil.rmtree(working_folder(dataset))
+    return {"unfinished runs": 1}
+
+
+def _erase_copies(places: Places, tombstone: Tombstone) -> tuple[dict[str, int], list[Path]]:
+    """Erase from the raw folder and the cache; return the number of removed items and the folders."""
+    removed: dict[str, int] = {}
+    folders: list[Path] = []
+    if places.raw is not None and (places.raw / "sources.jsonl").is_file():
+        removed["recordings"] = _erase_from_raw(places.raw, tombstone)
+        folders.append(places.raw)
+    if places.cache is not None:
+        analyses = _analysis_folder(places.cache)
+        removed["cached results"] = _erase_step_results(places.cache, tombstone)
+        removed["cached analyses"] = analysis_cache.erase(analyses, [tombstone])
+        folders += [*(places.cache / "steps" / verb for verb in ("ingest", "curate")), analyses]
+    return removed, folders
+
+
+def _erase_from_raw(raw: Path, tombstone: Tombstone) -> int:
+    """Delete the recordings of a raw folder, after rewriting sources.jsonl, so that it never lists a missing file."""
+    lines = raw_sources(raw)
+    erased = [line for line in lines if _is_covered(line, tombstone)]
+    erased_ids = {line["source_id"] for line in erased}
+    copies = [item for item in ingest_rejections(raw) if item.get("same_as") in erased_ids]
+    if copies:  # their file names may contain people's names
         report = read_json(raw / "ingest.json")
         report["rejected"] = [item for item in report["rejected"] if item not in copies]
         write_json(raw / "ingest.json", report)
-    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines if line not in gone)
+    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines if line not in erased)
     partial = raw / ".sources.jsonl.partial"
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, raw / "sources.jsonl")
-    for line in gone:
+    for line in erased:
         (raw / line["file"]).unlink(missing_ok=True)
     if (raw / RUN_MANIFEST).is_file():
-        _lineage(raw / RUN_MANIFEST, raw / RUN_MANIFEST, stone, {})
-    return len(gone)
+        _rewrite_run_manifest(raw / RUN_MANIFEST, raw / RUN_MANIFEST, tombstone, {})
+    return len(erased)
 
 
-def _clean_cache(cache: Path, stone: Tombstone) -> int:
-    """Delete the kept results of ingest and curate that name a forgotten recording."""
+def _erase_step_results(cache: Path, tombstone: Tombstone) -> int:
+    """Delete the cached results of ingest and curate that contain an erased recording."""
     count = 0
     for entry in (entry for verb in ("ingest", "curate") for entry in sorted((cache / "steps" / verb).glob("*"))):
-        if entry.is_dir() and _mentions(entry, stone):
+        if entry.is_dir() and _contains_source(entry, tombstone):
             shutil.rmtree(entry)
             count += 1
     return count
 
 
-def _mentions(entry: Path, stone: Tombstone) -> bool:
+def _contains_source(entry: Path, tombstone: Tombstone) -> bool:
     for name in (RUN_MANIFEST, "sources.jsonl", "dataset.json"):
         for path in entry.glob(f"*/{name}"):
-            if any(digest in path.read_text() for digest in stone.sources):
+            if any(digest in path.read_text() for digest in tombstone.sources):
                 return True
     unfinished = entry.glob(".*.partial/parts/*")
-    return any(stone.covers("", part.name) for part in unfinished)
-
-
-def prove(folders: list[Path], stone: Tombstone) -> int:
-    """Search folders for the removed digests.
-
-    Returns:
-        Files looked at, shard members and embedded pictures counted.
-
-    Raises:
-        ValueError: something was found; the first places are named.
-    """
-    wanted = {*stone.items, *stone.sources}
-    looked, found = holders(folders, wanted)
-    if found:
-        raise ValueError(f"{len(found)} removed things are still there: {', '.join(found[:5])}; run the command again")
-    return looked
-
-
-def models_of(digests: tuple[str, ...], runs: Path | None) -> Iterator[str]:
-    """Model folders under `runs` that were trained on one of some dataset versions."""
-    for path in sorted(runs.rglob("provenance.json")) if runs is not None and runs.is_dir() else []:
-        if read_json(path).get("dataset_digest") in digests:
-            yield str(path.parent)
-
-
-def tracked_models(digests: tuple[str, ...], tracking: str = "") -> Iterator[str]:
-    """MLflow runs that were trained on one of some dataset versions; nothing where MLflow can't be reached."""
-    from components.runtime.tracking import client, database_file, tracking_uri
-
-    place = tracking_uri(tracking)
-    file = database_file(place)
-    if file is not None and not file.is_file():
-        return
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client(tracking)
-        experiments = [one.experiment_id for one in found.search_experiments()]
-        for digest in digests:
-            for run in found.search_runs(experiments, filter_string=f"tags.dataset_digest = '{digest}'"):
-                yield f"MLflow run {run.info.run_id} ({run.data.tags.get('lpm.step', run.info.run_name)})"
-    except MlflowException as error:
-        log.warning("MLflow at %s cannot be asked (%s): models recorded there are not listed", place, error)
+    return any(tombstone.covers("", part.name) for part in unfinished)

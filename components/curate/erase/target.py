@@ -1,4 +1,4 @@
-"""What is to be removed: the recordings that the user's word for a person or a file means."""
+"""Resolve the name of a person or a file to the recordings to erase."""
 
 import difflib
 import json
@@ -9,28 +9,28 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from components.dataset.names import source_id_of, stem_of
-from components.dataset.tombstones import plain
+from components.dataset.tombstones import normalize_name
 from lpm_model.digests import file_digest
 from lpm_model.files import read_json
 
-Kind = Literal["identity", "source"]
+TargetKind = Literal["identity", "source"]
 Rows = list[dict[str, Any]]
 _PREFIX = 8
-"""Digits of a digest that are enough to name a recording."""
+"""Smallest number of digits that identify a recording by its digest."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Target:
-    """What has to go."""
+    """What to erase."""
 
     sources: dict[str, str] = field(default_factory=dict)
-    """Digest by source id."""
+    """SHA-256 by source id."""
     names: set[str] = field(default_factory=set)
-    """Of people and recordings, not to come back."""
+    """Names of people and recordings that must not return."""
     files: set[str] = field(default_factory=set)
-    """Paths under which they were listed, or refused as copies."""
+    """Paths under which the recordings were listed, or rejected as copies."""
     notes: list[str] = field(default_factory=list)
-    """What goes beyond the word, or is meant by it, in sentences for the user."""
+    """How the name was resolved and which other clips are affected, in sentences for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,34 +39,34 @@ class _Recording:
     file: str
 
 
-def listing(raw: Path | None) -> Rows:
-    """Lines of a raw folder's sources.jsonl; none without a folder."""
+def raw_sources(raw: Path | None) -> Rows:
+    """Return the lines of a raw folder's sources.jsonl; none without a folder."""
     path = raw / "sources.jsonl" if raw is not None else None
     if path is None or not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def refused(raw: Path | None) -> Rows:
-    """Files that ingest left out, from a raw folder's ingest.json."""
+def ingest_rejections(raw: Path | None) -> Rows:
+    """Return the files that ingest rejected, from a raw folder's ingest.json."""
     path = raw / "ingest.json" if raw is not None else None
     found: Rows = read_json(path)["rejected"] if path is not None and path.is_file() else []
     return found
 
 
-def find(rows: Rows, kind: Kind, name: str, raw: Path | None) -> Target:
-    """The recordings that a name means.
+def resolve(rows: Rows, kind: TargetKind, name: str, raw: Path | None) -> Target:
+    """Resolve a name to the recordings to erase.
 
     Args:
         rows: the manifest.
-        kind: what `name` names.
-        name: a person_id of the manifest or a person_hint of `raw`, in any spelling; or a recording's source id, file
-            name (its own, with the folders below its source, or that in the raw folder), SHA-256 (its first 8 digits
-            do), or the path of a file with its bytes.
-        raw: folder that the dataset was curated from; None = not looked at.
+        kind: whether `name` is a person or a recording.
+        name: a person_id of the manifest or a person_hint of `raw`, in any case and spacing; or a recording's source
+            id, file name (the original one with the folders below its source, or that in the raw folder), SHA-256
+            (the first 8 digits suffice), or the path of a file with the same bytes.
+        raw: folder that the dataset was curated from; None = not searched.
 
     Raises:
-        ValueError: no recording (the nearest known names are listed) or several different ones.
+        ValueError: no recording matches (the nearest known names are listed), or several different ones.
     """
     known = _recordings(rows, raw)
     target = _of_person(rows, name, raw) if kind == "identity" else _of_file(known, name, raw)
@@ -74,15 +74,15 @@ def find(rows: Rows, kind: Kind, name: str, raw: Path | None) -> Target:
         target.sources[one] = known[one].sha256
         target.files.add(known[one].file)
         target.names.add(one)
-    target.files.update(item["file"] for item in refused(raw) if item.get("same_as") in target.sources)
+    target.files.update(item["file"] for item in ingest_rejections(raw) if item.get("same_as") in target.sources)
     return target
 
 
-def meant(rows: Rows, name: str, raw: Path | None) -> dict[str, str]:
-    """Digest by source id of the recordings that a name of a file means; none where it means none.
+def matching_sources(rows: Rows, name: str, raw: Path | None) -> dict[str, str]:
+    """Return the SHA-256 by source id of the recordings that a file name matches.
 
     Raises:
-        ValueError: it may mean several different ones.
+        ValueError: it matches several different ones.
     """
     known = _recordings(rows, raw)
     return {one: known[one].sha256 for one in _matches(known, name)[0]}
@@ -90,36 +90,36 @@ def meant(rows: Rows, name: str, raw: Path | None) -> dict[str, str]:
 
 def _recordings(rows: Rows, raw: Path | None) -> dict[str, _Recording]:
     known = {row["source_id"]: _Recording(row["source_sha256"], row["file"]) for row in rows}
-    for line in listing(raw):
+    for line in raw_sources(raw):
         known.setdefault(line["source_id"], _Recording(line["sha256"], line["file"]))
     return known
 
 
 def _of_person(rows: Rows, name: str, raw: Path | None) -> Target:
-    """The recordings that show a person, or that the owner says to show them; each goes whole."""
+    """Resolve a person to the recordings that show them or whose person_hint names them; each is erased as a whole."""
     clips: dict[str, Counter[str]] = {}
     for row in rows:
         clips.setdefault(row["source_id"], Counter())[row["person_id"]] += 1
-    hints = {line["source_id"]: line["person_hint"] for line in listing(raw) if line.get("person_hint")}
+    hints = {line["source_id"]: line["person_hint"] for line in raw_sources(raw) if line.get("person_hint")}
     files = {row["source_id"]: row["file"] for row in rows}
     target = Target(names={name})
     for one in sorted({*clips, *hints}):
-        called = [who for who in clips.get(one, ()) if plain(who) == plain(name)]
-        hinted = one in hints and plain(hints[one]) == plain(name)
-        if not called and not hinted:
+        matches = [who for who in clips.get(one, ()) if normalize_name(who) == normalize_name(name)]
+        hinted = one in hints and normalize_name(hints[one]) == normalize_name(name)
+        if not matches and not hinted:
             continue
         target.sources[one] = ""
-        others = {who: count for who, count in clips.get(one, Counter()).items() if who not in called}
+        others = {who: count for who, count in clips.get(one, Counter()).items() if who not in matches}
         if others:
-            why = "it shows them" if called else f"its person_hint is {hints[one]}"
+            reason = "shows them" if matches else f"has the person_hint {hints[one]}"
             target.notes.append(
-                f"all of {Path(files[one]).name} goes, since {why}: with it "
+                f"{Path(files[one]).name} {reason} and is erased as a whole, including "
                 f"{_clips(sum(others.values()))} of {', '.join(sorted(others))}"
             )
     if not target.sources:
         people = sorted({who for found in clips.values() for who in found} | set(hints.values()))
-        unseen = "; person_hints are not looked at without the raw folder" if raw is None else ""
-        raise ValueError(f"no identity {name!r} in this dataset: the nearest are {_nearest(name, people)}{unseen}")
+        hint = "; person_hints cannot be searched without the raw folder" if raw is None else ""
+        raise ValueError(f"no identity {name!r} in this dataset: the nearest names are {_nearest(name, people)}{hint}")
     return target
 
 
@@ -128,17 +128,19 @@ def _clips(count: int) -> str:
 
 
 def _of_file(known: dict[str, _Recording], name: str, raw: Path | None) -> Target:
-    found, guessed = _matches(known, name)
-    same_name = [item for item in refused(raw) if PurePosixPath(item["file"]).name == PurePosixPath(name).name]
-    out = [item for item in same_name if item["file"] == name] or ([] if found else same_name)
-    if out and (guessed or not found):
-        other = f"; {' and '.join(found)} came of another file of that name" if found else ""
-        raise ValueError(f"no source {name!r} in this dataset: {_left_out(out[0])}{other}")
+    found, inferred = _matches(known, name)
+    same_name = [
+        item for item in ingest_rejections(raw) if PurePosixPath(item["file"]).name == PurePosixPath(name).name
+    ]
+    rejected = [item for item in same_name if item["file"] == name] or ([] if found else same_name)
+    if rejected and (inferred or not found):
+        other = f"; {' and '.join(found)} came from another file with that name" if found else ""
+        raise ValueError(f"no source {name!r} in this dataset: {_rejection(rejected[0])}{other}")
     if not found:
         ending = [one for one in known if one.rpartition("-")[0].endswith(f"_{stem_of(name)}")]
         names = [*known, *(Path(one.file).name for one in known.values())]
         near = ", ".join(ending) or _nearest(name, names)
-        raise ValueError(f"no source {name!r} in this dataset: the nearest are {near}")
+        raise ValueError(f"no source {name!r} in this dataset: the nearest names are {near}")
     target = Target(sources=dict.fromkeys(found, ""))
     target.notes += [
         f"{name} is {known[one].file}"
@@ -148,44 +150,44 @@ def _of_file(known: dict[str, _Recording], name: str, raw: Path | None) -> Targe
     return target
 
 
-def _left_out(item: dict[str, Any]) -> str:
+def _rejection(item: dict[str, Any]) -> str:
     same = item.get("same_as")
-    return f"ingest left {item['file']} out ({item['reason']})" + (f": give {same}" if same else "")
+    return f"ingest rejected {item['file']} ({item['reason']})" + (f": give {same}" if same else "")
 
 
 def _matches(known: dict[str, _Recording], name: str) -> tuple[list[str], bool]:
-    """The recordings that are called so now, else those with the bytes of a file there, else those once called so.
+    """Find recordings by their current name, else by the bytes of an existing file, else by their original name.
 
     Returns:
-        Their source ids, and whether they are of the last kind, which other files' names may give as well.
+        Source ids, and whether they were inferred from the original name, which other files may share.
 
     Raises:
-        ValueError: they are several different ones.
+        ValueError: several different recordings match.
     """
-    found = [one for one, of in known.items() if _stored(name, one, of)]
+    found = [one for one, of in known.items() if _has_current_name(name, one, of)]
     path = Path(name).expanduser()
     if not found and path.is_file():
         digest = file_digest(path)
         found = [one for one, of in known.items() if of.sha256 == digest]
-    guessed = not found
-    if guessed:
-        found = [one for one, of in known.items() if _own(name, one, of)]
+    inferred = not found
+    if inferred:
+        found = [one for one, of in known.items() if _has_original_name(name, one, of)]
     if len({known[one].sha256 or one for one in found}) > 1:
-        raise ValueError(f"{name!r} may be {' or '.join(sorted(found))}: give one of these")
-    return sorted(found), guessed
+        raise ValueError(f"{name!r} is ambiguous: give {' or '.join(sorted(found))}")
+    return sorted(found), inferred
 
 
-def _stored(name: str, source_id: str, of: _Recording) -> bool:
+def _has_current_name(name: str, source_id: str, of: _Recording) -> bool:
     path = Path(of.file)
     by_digest = re.fullmatch(r"[0-9a-f]+", name) is not None and len(name) >= _PREFIX and of.sha256.startswith(name)
     return name in (source_id, of.file, path.name, path.stem) or by_digest
 
 
-def _own(name: str, source_id: str, of: _Recording) -> bool:
-    """Whether ingest called a file of this name, with or without its ending, so."""
-    ending = PurePosixPath(of.file).suffix
-    whole = name if name.lower().endswith(ending.lower()) else name + ending
-    return bool(of.sha256) and source_id == source_id_of(whole, of.sha256)
+def _has_original_name(name: str, source_id: str, of: _Recording) -> bool:
+    """Return whether ingest derived the source id from a file of this name, with or without its extension."""
+    extension = PurePosixPath(of.file).suffix
+    file = name if name.lower().endswith(extension.lower()) else name + extension
+    return bool(of.sha256) and source_id == source_id_of(file, of.sha256)
 
 
 def _nearest(name: str, names: list[str]) -> str:

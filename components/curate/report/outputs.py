@@ -1,4 +1,4 @@
-"""What stands beside manifest and shards: dataset.json, curation.json, the Data Docs and the page."""
+"""The files next to manifest and shards: dataset.json, curation.json, the Data Docs and the page."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from components.curate.clips.references import REFERENCE_REASONS
 from components.curate.report.page import write_page
-from components.curate.run.partial_results import PASSING
+from components.curate.run.partial_results import RETRYABLE
 from components.dataset.states import STATE_NAMES
 from components.dataset.validate import validate
 from components.runtime import part_timing
@@ -19,7 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def totals(rows: Rows) -> dict[str, Any]:
-    """Clips, seconds and seconds by state of the kept rows."""
+    """Return the number of clips, the seconds, and the seconds by state of the kept rows."""
     kept = [row for row in rows if row["kept"]]
     frames: Counter[str] = Counter()
     for row in kept:
@@ -33,7 +33,7 @@ def totals(rows: Rows) -> dict[str, Any]:
 
 
 def contents(folder: Path, rows: Rows) -> dict[str, Any]:
-    """The part of dataset.json that follows from manifest and shards."""
+    """Return the part of dataset.json that is derived from manifest and shards."""
     files = [folder / "manifest.parquet", *sorted((folder / "shards").glob("*.tar"))]
     kept = [row for row in rows if row["kept"]]
     return {
@@ -46,30 +46,30 @@ def contents(folder: Path, rows: Rows) -> dict[str, Any]:
     }
 
 
-def passing(rejected: Iterable[Mapping[str, Any]]) -> int:
-    """How many sources were left out for reasons that may not hold another time."""
-    return sum(item["reason"] in PASSING for item in rejected)
+def count_retryable(rejected: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many sources were rejected for transient failures."""
+    return sum(item["reason"] in RETRYABLE for item in rejected)
 
 
 def clip_stages(rows: Rows) -> list[dict[str, Any]]:
-    """The funnel's two stages over clips."""
-    alone = Counter(row["reason"] for row in rows if row["reason"] in REFERENCE_REASONS)
-    missed = Counter(row["reason"] for row in rows if row["reason"] and row["reason"] not in REFERENCE_REASONS)
-    left = len(rows) - missed.total()
+    """Return the funnel's two stages over clips."""
+    no_reference = Counter(row["reason"] for row in rows if row["reason"] in REFERENCE_REASONS)
+    rejected = Counter(row["reason"] for row in rows if row["reason"] and row["reason"] not in REFERENCE_REASONS)
+    passed = len(rows) - rejected.total()
     return [
-        {"stage": "quality", "unit": "clip", "in": len(rows), "out": left, "reasons": dict(sorted(missed.items()))},
+        {"stage": "quality", "unit": "clip", "in": len(rows), "out": passed, "reasons": dict(sorted(rejected.items()))},
         {
             "stage": "references",
             "unit": "clip",
-            "in": left,
-            "out": left - alone.total(),
-            "reasons": dict(sorted(alone.items())),
+            "in": passed,
+            "out": passed - no_reference.total(),
+            "reasons": dict(sorted(no_reference.items())),
         },
     ]
 
 
 def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping[str, Any]) -> None:
-    """Write curation.html over what lies in the folder."""
+    """Write curation.html for the dataset in a folder."""
     facts = {
         "clips": report["clips"],
         "seconds": _rounded(report["seconds"]),
@@ -83,40 +83,40 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
 
 
 def _rounded(seconds: float) -> str:
-    """Seconds as a person reads them: tenths below 100."""
+    """Format seconds, with tenths below 100."""
     return f"{seconds:.1f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
-def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources: int) -> str:
-    """Write everything beside manifest and shards anew, after rows and sources were removed.
+def rewrite_reports(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources: int) -> str:
+    """Rewrite everything next to manifest and shards after rows and sources were erased.
 
-    The funnel's stages over people and frames stay as they were, and say so (`before_removal`): to count them anew,
-    both passes would have to run again.
+    The funnel's stages over people and frames keep their counts and are marked (`before_erase`), because counting them
+    again would need both passes.
 
     Args:
-        given: the dataset before.
-        folder: the dataset after; has manifest, shards and previews.
-        rows: the rows that are left.
-        files: paths of the removed sources, and of copies of them that ingest refused.
-        sources: how many were removed.
+        given: the dataset before the erasure.
+        folder: the dataset after it, with manifest, shards and previews.
+        rows: the remaining rows.
+        files: paths of the erased sources, and of copies of them that ingest rejected.
+        sources: number of erased sources.
 
     Returns:
-        The new digest.
+        The dataset's new digest.
     """
     described = {**read_json(given / "dataset.json"), **contents(folder, rows)}
     old = read_json(given / "curation.json")
-    gone = set(files)
-    rejected = [item for item in old["rejected"] if item["file"] not in gone]
+    erased = set(files)
+    rejected = [item for item in old["rejected"] if item["file"] not in erased]
     used = sources - (len(old["rejected"]) - len(rejected))
     funnel = []
     for stage in old["funnel"]:
         if stage["stage"] == "sources":
-            reasons = {**stage["reasons"], "forgotten": stage["reasons"].get("forgotten", 0) + used}
+            reasons = {**stage["reasons"], "erased": stage["reasons"].get("erased", 0) + used}
             stage = {**stage, "out": stage["out"] - used, "reasons": reasons}
         elif stage["unit"] != "clip":
-            stage = {**stage, "before_removal": True}
+            stage = {**stage, "before_erase": True}
         funnel.append(stage)
-    fresh = {stage["stage"]: stage for stage in clip_stages(rows)}
+    recounted = {stage["stage"]: stage for stage in clip_stages(rows)}
     seen_s = old["seconds"] / old["retention"] if old["retention"] else 1.0
     report = {
         **old,
@@ -125,10 +125,10 @@ def refresh(given: Path, folder: Path, rows: Rows, files: Iterable[str], sources
         "sources_used": described["sources"],
         "clips_dropped": len(rows) - described["clips"],
         "retention": round(described["seconds"] / seen_s, 4),
-        "funnel": [fresh.get(stage["stage"], stage) for stage in funnel],
+        "funnel": [recounted.get(stage["stage"], stage) for stage in funnel],
         "rejected": rejected,
-        "refused_by_ingest": [item for item in old["refused_by_ingest"] if item["file"] not in gone],
-        "to_try_again": passing(rejected),
+        "refused_by_ingest": [item for item in old["refused_by_ingest"] if item["file"] not in erased],
+        "num_retryable": count_retryable(rejected),
     }
     write_json(folder / "dataset.json", described)
     write_json(folder / "curation.json", report)

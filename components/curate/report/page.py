@@ -1,6 +1,6 @@
-"""The page a person looks at: the funnel, what was kept and dropped and why, and what other thresholds would change.
+"""The report page: the funnel, kept and dropped clips with reasons, and the effect of other thresholds.
 
-One file that opens from disk and fetches nothing. Pictures are taken until a size budget is spent.
+A single file that opens from disk and fetches nothing. Images are embedded up to a size budget.
 """
 
 import base64
@@ -14,34 +14,35 @@ from components.curate.scorers import COLUMNS as SCORES
 from lpm_model.config import help_texts
 
 BUDGET_BYTES = 9_000_000
-"""Most bytes of the page."""
+"""Largest size of the page."""
 CARDS = 12
-"""Clips shown for each reason."""
+"""Clips shown per reason."""
 WHAT_IF_CLIPS = 5_000
-"""Most clips whose scores the page carries; beyond, an even sample."""
+"""Most clips whose scores are embedded in the page; beyond that, an even sample."""
 REASONS = {
-    "no_reference": "the person is never seen well outside the clip's span: longer sources, or require_reference",
-    "references_are_copies": "every picture beside the clip looks like one of its frames, or like somebody else: "
+    "no_reference": "no good image of the person outside the clip's span: use longer sources, or "
+    "curate.require_reference",
+    "references_are_copies": "every reference image is too similar to a frame of the clip, or shows somebody else: "
     "curate.references.min_distance",
-    "no_face": "no face is seen",
-    "discarded_state": "mouth and sound contradict each other: curate.states",
-    "remainder": "what is left between clips, or is shorter than curate.min_clip_s",
+    "no_face": "no face is detected",
+    "discarded_state": "mouth and audio contradict each other: curate.states",
+    "remainder": "frames between clips, or spans shorter than curate.min_clip_s",
     "too_short": "shorter than curate.min_clip_s",
-    "no_audio": "without sound: curate.require_audio",
-    "silent_audio": "the sound is silence: curate.require_audio",
-    "audio_offset": "the sound is late or early: curate.states.av_offset",
+    "no_audio": "no audio stream: curate.require_audio",
+    "silent_audio": "the audio is silent: curate.require_audio",
+    "audio_offset": "the audio is late or early: curate.states.av_offset",
     "duplicate": "the same bytes as another source",
-    "forgotten": "removed on request",
+    "erased": "erased on request (lpm data erase)",
 }
-"""What reasons mean that are no threshold's, and the setting that decides."""
-GOES_ON = {
-    "sources": "recordings that can be used, whether or not a clip of them is kept in the end",
-    "people": "people followed through a shot of whom a clip can be cut",
-    "cut": "frames of these people that lie in a clip",
-    "quality": "clips that every threshold lets through",
-    "references": "clips that also have a picture of their person from elsewhere: those that are kept",
+"""Explanations of the reasons that do not come from a threshold, with the setting that decides."""
+COUNTED = {
+    "sources": "usable recordings, whether or not one of their clips is kept in the end",
+    "people": "people tracked through a shot from whom a clip can be cut",
+    "cut": "frames of these people that belong to a clip",
+    "quality": "clips that pass every threshold",
+    "references": "clips that also have a reference image of their person from elsewhere: the kept clips",
 }
-"""What each stage of the funnel counts."""
+"""What each stage of the funnel counts as passed."""
 _COLOURS = {0: "#c9ccd1", 1: "#d9603b", 2: "#3b7dd9", 255: "#000000"}
 _LINES = (("speech_track", "#2e7d32"), ("mouth_track", "#d9603b"), ("loudness_track", "#8b9099"))
 _POINTS = 60
@@ -61,13 +62,13 @@ def write_page(
     """Write curation.html.
 
     Args:
-        folder: the dataset; previews are taken from it, and the Data Docs linked where they are.
+        folder: the dataset; previews are embedded, and the Data Docs linked if present.
         stages: the funnel, as in curation.json.
         rows: manifest rows.
-        rejected: sources left out, with file, reason and detail.
+        rejected: rejected sources, with file, reason and detail.
         facts: numbers for the head of the page.
-        thresholds: those that decided, by field of Thresholds.
-        costs: what each part of both passes cost (cost.table).
+        thresholds: the active thresholds, by field of Thresholds.
+        costs: cost of each part of both passes (part_timing.table).
     """
     import jinja2
 
@@ -86,7 +87,7 @@ def write_page(
             docs=(folder / "validation" / "index.html").is_file(),
             data=what_if(rows, thresholds),
             meaning=meaning_of,
-            goes_on=GOES_ON,
+            counted=COUNTED,
             clips=len(rows),
         )
         if len(text.encode()) <= BUDGET_BYTES or cards == 0:
@@ -96,8 +97,8 @@ def write_page(
 
 
 def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict[str, Any]:
-    """What the sliders work on: scores of the clips, and each threshold with its range."""
-    chosen, known = _evenly(rows, WHAT_IF_CLIPS), help_texts(Thresholds)
+    """Return the data of the sliders: the scores of the clips, and each threshold with its range."""
+    chosen, meanings = _evenly(rows, WHAT_IF_CLIPS), help_texts(Thresholds)
     sliders = []
     for item in dataclasses.fields(Thresholds):
         side, _, score = item.name.partition("_")
@@ -114,7 +115,7 @@ def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict
                 "now": now,
                 "low": min(ends),
                 "high": max(ends),
-                "meaning": known[item.name],
+                "meaning": meanings[item.name],
             }  # fmt: skip
         )
     names = sorted({slider["score"] for slider in sliders})
@@ -139,7 +140,7 @@ def _evenly(rows: Sequence[Row], count: int) -> list[Row]:
 def _galleries(
     rows: Sequence[Row], previews: Path, count: int, thresholds: Mapping[str, float | None]
 ) -> list[dict[str, Any]]:
-    """Kept clips, then dropped ones by reason, the most frequent first."""
+    """Return the kept clips, then the dropped ones by reason, the most frequent reason first."""
     by_reason: dict[str, list[Row]] = {"": []}
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row)
@@ -156,21 +157,21 @@ def _galleries(
 
 
 def threshold_of(reason: str) -> str:
-    """Name of the threshold that a reason comes from: text_ratio_above_max -> max_text_ratio; "" without one."""
-    for ending, side in (("_below_min", "min"), ("_above_max", "max")):
-        if reason.endswith(ending):
-            return f"{side}_{reason.removesuffix(ending)}"
+    """Return the threshold that a reason comes from: text_ratio_above_max -> max_text_ratio; "" without one."""
+    for suffix, side in (("_below_min", "min"), ("_above_max", "max")):
+        if reason.endswith(suffix):
+            return f"{side}_{reason.removesuffix(suffix)}"
     return ""
 
 
 def meaning_of(reason: str) -> str:
-    """What a reason says, and the setting that decides; "" for one that explains itself."""
+    """Explain a reason and name the setting that decides; "" for a self-explanatory one."""
     name = threshold_of(reason)
     return f"{help_texts(Thresholds)[name]} curate.thresholds.{name}" if name else REASONS.get(reason, "")
 
 
 def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[dict[str, str]]:
-    """What a clip failed by: score, limit and which side of it is wrong, and what that means."""
+    """Return why a clip was dropped: score, comparison and limit, with an explanation."""
     lines = []
     for reason in row["reasons"]:
         name = threshold_of(reason)
@@ -184,20 +185,20 @@ def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[dict[str, 
 
 
 def _card(row: Row, previews: Path, thresholds: Mapping[str, float | None]) -> dict[str, Any]:
-    """One clip with its strip, tracks and numbers."""
-    strip = previews / f"{row['clip_id']}.jpg"
-    shown = {name: row[name] for name in ("av_sync", "av_offset_frames") if row.get(name) is not None}
+    """Return the data of one clip's card: filmstrip, tracks and numbers."""
+    filmstrip = previews / f"{row['clip_id']}.jpg"
+    highlights = {name: row[name] for name in ("av_sync", "av_offset_frames") if row.get(name) is not None}
     partner = row["partner_source_id"] or row["partner_person"]
     return {
         "id": row["clip_id"],
-        "image": base64.b64encode(strip.read_bytes()).decode() if strip.exists() else "",
+        "image": base64.b64encode(filmstrip.read_bytes()).decode() if filmstrip.exists() else "",
         "seconds": f"{row['seconds']:.1f} s",
         "person": row["person_id"],
         "text": row["caption"],
         "kept": row["kept"],
         "missed": _missed(row, thresholds),
         "partner": f"talks with {partner}" if partner else "",
-        "shown": {name: f"{value:.3g}" for name, value in shown.items()},
+        "highlights": {name: f"{value:.3g}" for name, value in highlights.items()},
         "scores": {name: f"{row[name]:.4g}" for name in SCORES if row[name] is not None},
         "tracks": _tracks(row),
         "references": ", ".join(f"{item['shows']} ({item['seconds_away']:.1f} s away)" for item in row["references"]),
@@ -205,7 +206,7 @@ def _card(row: Row, previews: Path, thresholds: Mapping[str, float | None]) -> d
 
 
 def _tracks(row: Row) -> dict[str, Any]:
-    """State bars and lines of a clip in a box of 100 x 40."""
+    """Return the state bars and lines of a clip in a box of 100 x 40."""
     frames = row["frames"]
     x, bars = 0.0, []
     for state, length in row["states"]:

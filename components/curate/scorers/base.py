@@ -27,7 +27,7 @@ _SAMPLED, _SAMPLED_PX = 16, 160
 class ClipView:
     """One person's finished clip of T frames, as scorers see it."""
 
-    own: "Analysis"
+    analysis: "Analysis"
     """Analysis of the whole source."""
     start: int
     """First frame in the source."""
@@ -83,7 +83,7 @@ class ClipView:
 
     def trace(self, name: str) -> NDArray[np.float32]:
         """Return the rows of a streaming scorer's trace within the clip; column 0 is the source frame."""
-        whole = self.own.traces[name]
+        whole = self.analysis.traces[name]
         return whole[(whole[:, 0] >= self.start) & (whole[:, 0] < self.start + self.frames)]
 
 

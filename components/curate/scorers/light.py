@@ -24,7 +24,7 @@ class Light(Scorer):
 
         red, green, blue = np.moveaxis(clip.sampled_rgb, 3, 0)
         brightest, darkest = (of(of(red, green), blue) for of in (np.maximum, np.minimum))
-        level = clip.own.luminance[clip.span].astype(np.float64)
+        level = clip.analysis.luminance[clip.span].astype(np.float64)
         # Compared with both neighbours: movement changes the mean slowly, flicker does not.
         flicker = level[1:-1] - (level[:-2] + level[2:]) / 2
         return {
@@ -59,7 +59,7 @@ class Stillness(Scorer):
 
     def score(self, clip: ClipView) -> Scores:
         return {
-            "frozen_s": image_quality.longest_frozen(clip.own.change[clip.span][1:]) / VIDEO_FPS,
-            "static_ratio": image_quality.static_ratio(clip.own.change[clip.span][1:]),
+            "frozen_s": image_quality.longest_frozen(clip.analysis.change[clip.span][1:]) / VIDEO_FPS,
+            "static_ratio": image_quality.static_ratio(clip.analysis.change[clip.span][1:]),
             "letterbox_ratio": image_quality.letterbox_ratio(clip.sampled_rgb),
         }

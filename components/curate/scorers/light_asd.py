@@ -50,7 +50,7 @@ class LightAsd(Scorer):
         return file_digest(_weights(config))
 
     def score(self, clip: ClipView) -> Scores:
-        voiced = clip.own.speech[clip.span] > 0.5
+        voiced = clip.analysis.speech[clip.span] > 0.5
         if not voiced.any():
             return dict.fromkeys(self.columns)
         scores = speaking_scores(self._net, clip)[voiced]
@@ -88,7 +88,7 @@ def _spectra(clip: ClipView, count: int) -> NDArray[np.float32]:
 
     from components.curate.scorers.light_asd_net import RATE, mfcc
 
-    track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
+    track = clip.analysis.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
     audio = resample_poly(track.astype(np.float64), RATE, AUDIO_RATE)
     return mfcc(np.pad(audio, (0, RATE // 10)))[:count]
 

@@ -40,10 +40,10 @@ class Overlay(Scorer):
         return _OverlayDetector()
 
     def score(self, clip: ClipView) -> Scores:
-        rows = clip.own.traces[self.name]
+        rows = clip.analysis.traces[self.name]
         span = _EVERY * _WINDOW
         rows = rows[(rows[:, 0] < clip.start + clip.frames) & (rows[:, 0] + span > clip.start)]
-        size = np.array([clip.own.header.width_px, clip.own.header.height_px] * 2, np.float32)
+        size = np.array([clip.analysis.header.width_px, clip.analysis.header.height_px] * 2, np.float32)
         face = np.nanmedian(clip.features[:, :4], axis=0)
         inset, logos = 0.0, list[float]()
         for start in np.unique(rows[:, 0]):

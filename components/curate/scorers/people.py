@@ -17,7 +17,7 @@ class Container(Scorer):
     columns = ("source_height_px", "source_fps", "bits_per_pixel")
 
     def score(self, clip: ClipView) -> Scores:
-        header = clip.own.header
+        header = clip.analysis.header
         pixels_per_s = max(header.width_px * header.height_px * header.fps, 1.0)
         return {
             "source_height_px": header.height_px,

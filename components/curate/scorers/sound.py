@@ -27,8 +27,8 @@ class Sound(Scorer):
     columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace", "voice_hz")
 
     def score(self, clip: ClipView) -> Scores:
-        level, speech = clip.own.loudness[clip.span], clip.own.speech[clip.span] > 0.5
-        track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
+        level, speech = clip.analysis.loudness[clip.span], clip.analysis.speech[clip.span] > 0.5
+        track = clip.analysis.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
         noise_db = float(np.percentile(level, 10))
         voice_db = float(np.median(level[speech])) if speech.any() else None
         return {
@@ -49,7 +49,7 @@ class Labels(Scorer):
     columns = ("confidence", "offscreen_voice_ratio")
 
     def score(self, clip: ClipView) -> Scores:
-        voiced = clip.own.speech[clip.span] > 0.5
+        voiced = clip.analysis.speech[clip.span] > 0.5
         ratio = float((voiced & clip.offscreen_speech).sum() / max(int(voiced.sum()), 1))
         return {"confidence": float(clip.confidence.mean()), "offscreen_voice_ratio": ratio}
 

@@ -38,9 +38,9 @@ class SpeechQuality(Scorer):
         self.session = onnx_session(_WEIGHTS.path())
 
     def score(self, clip: ClipView) -> Scores:
-        if (clip.own.speech[clip.span] > 0.5).sum() < _MIN_SPEECH_S * VIDEO_FPS:
+        if (clip.analysis.speech[clip.span] > 0.5).sum() < _MIN_SPEECH_S * VIDEO_FPS:
             return dict.fromkeys(self.columns)
-        track = clip.own.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
+        track = clip.analysis.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
         return dict(opinions(self.session, track))
 
 

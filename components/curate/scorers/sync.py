@@ -37,14 +37,14 @@ class Sync(Scorer):
 
     def score(self, clip: ClipView) -> Scores:
         speaks = clip.states == STATES["speak"]
-        values = _whole_sync(clip.track, clip.own.loudness)[clip.start - clip.track.start :][: clip.frames][speaks]
+        values = _whole_sync(clip.track, clip.analysis.loudness)[clip.start - clip.track.start :][: clip.frames][speaks]
         scores: Scores = {"sync": float(values.mean()) if len(values) else None}
         if speaks.sum() < _MIN_SPEAKING:
             return {**scores, "av_sync": None, "av_offset_frames": None}
         span = slice(clip.start * SAMPLES_PER_FRAME, (clip.start + clip.frames) * SAMPLES_PER_FRAME)
         gap = clip.track.column("gap")[clip.start - clip.track.start :][: clip.frames]
         observed = np.nan_to_num(gap, nan=float(np.nanmean(gap)))
-        by_shift = agreement(lips.estimate_opening(clip.own.track[span]), observed)
+        by_shift = agreement(lips.estimate_opening(clip.analysis.track[span]), observed)
         return {**scores, "av_sync": float(by_shift[_IN_SYNC].max()), "av_offset_frames": offset_of(by_shift)}
 
 

@@ -154,5 +154,5 @@ def test_apply_hints_covers_cuts_but_not_two_people(
     assert not caplog.records
     two = {("x", 0): "x.p0", ("x", 1): "x.p1"}
     assert apply_hints(two, {"x": "Ann"}) == two
-    assert "names nobody" in caplog.text
+    assert "may show several people" in caplog.text
     assert apply_hints({("x", 0): "Bob"}, {"x": "Ann", "w": "Bob"}) == {("x", 0): "Bob"}

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.curate.clips.decide import decide
+from components.curate.clips.decide import reject_reasons
 from components.curate.config import CurationConfig, IntervalConfig, StateConfig, Thresholds
 from components.curate.labels.cameras import Recording, camera_offset, find_cameras, gap_on_timeline
 from components.curate.labels.conversation import offscreen_speech
 from components.curate.labels.pairing import label_source
-from components.curate.run import passes
 from components.curate.run.analyse import analyse
-from components.curate.run.partial_results import load_analysis, load_print, save_analysis
-from components.curate.step import _partners
+from components.curate.run.analysis_file import load_analysis, load_fingerprint, save_analysis
+from components.curate.run.links import find_partners
 from components.curate.video.analysis import Analysis
 from components.curate.video.decode import audio_track, video_frames
 from components.curate.video.duplicates import find_copies, frames_in
@@ -110,17 +109,18 @@ def test_sources_without_conversation_id_are_paired_within_a_folder(
     analyses: list[Analysis], config: CurationConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sources = []
-    for name, look in (("x", analyses[0]), ("copy_of_x", analyses[0]), ("y", analyses[1])):
-        source = dataclasses.replace(look.source, source_id=name, file=f"media/{name}.mp4")
-        save_analysis(tmp_path / name / "look.npz", dataclasses.replace(look, source=source))
+    for name, analysis in (("x", analyses[0]), ("copy_of_x", analyses[0]), ("y", analyses[1])):
+        source = dataclasses.replace(analysis.source, source_id=name, file=f"media/{name}.mp4")
+        save_analysis(tmp_path / f"{name}.npz", dataclasses.replace(analysis, source=source))
         sources.append(source)
-    base = passes.Job(raw=tmp_path, parts=tmp_path, source=sources[0], config=config)
-    assert {k: v.source_id for k, v in _partners(base, sources, {"copy_of_x"}).items()} == {"x": "y", "y": "x"}
+    files = {source.source_id: tmp_path / f"{source.source_id}.npz" for source in sources}
+    found = find_partners(sources, {"copy_of_x"}, files, config.states)
+    assert {name: partner.source_id for name, partner in found.items()} == {"x": "y", "y": "x"}
     named = [dataclasses.replace(sources[0], conversation_id="c", camera="a"), *sources[1:]]
-    assert {v.source_id for v in _partners(base, named, set()).values()} == {"copy_of_x", "y"}
-    few = dataclasses.replace(config, states=StateConfig(match_cameras_max=1))
+    found = find_partners(named, set(), files, config.states)
+    assert {partner.source_id for partner in found.values()} == {"copy_of_x", "y"}
     with caplog.at_level("INFO"):
-        assert _partners(dataclasses.replace(base, config=few), sources, set()) == {}
+        assert find_partners(sources, set(), files, StateConfig(match_cameras_max=1)) == {}
     assert "3 sources without a conversation_id are too many" in caplog.text
 
 
@@ -134,13 +134,13 @@ def test_unanswered_voice_is_offscreen_speech(analyses: list[Analysis], config: 
     offscreen = offscreen_speech(0, own, labelled, IntervalConfig(answer_s=1.0))
     start = own.tracks[0].start
     assert np.flatnonzero(~offscreen).tolist() == list(range(start + 76, start + 144))
-    assert decide({"offscreen_voice_ratio": 0.8}, Thresholds.profile("sft")) == ["offscreen_voice_ratio_above_max"]
-    assert decide({"offscreen_voice_ratio": 1.0}, Thresholds.profile("tiny")) == []
+    assert reject_reasons({"offscreen_voice_ratio": 0.8}, Thresholds.profile("sft")) == ["offscreen_voice_ratio_above_max"]
+    assert reject_reasons({"offscreen_voice_ratio": 1.0}, Thresholds.profile("tiny")) == []
 
 
 def test_analysis_round_trip(analyses: list[Analysis], tmp_path: Path) -> None:
-    save_analysis(tmp_path / "look.npz", analyses[0])
-    back = load_analysis(tmp_path / "look.npz")
+    save_analysis(tmp_path / "analysis.npz", analyses[0])
+    back = load_analysis(tmp_path / "analysis.npz")
     assert back.source == analyses[0].source
     assert back.header == analyses[0].header
     assert back.shots == analyses[0].shots
@@ -164,7 +164,7 @@ def test_find_copies_ignores_black_bars(
     prints = []
     for number, one in enumerate([*analyses, found]):
         save_analysis(tmp_path / f"{number}.npz", one)
-        prints.append(load_print(tmp_path / f"{number}.npz"))
+        prints.append(load_fingerprint(tmp_path / f"{number}.npz"))
     copies = find_copies(prints)
     assert list(copies) == ["framed"]
     assert frames_in(copies["framed"], found.frames).mean() > 0.95

@@ -1,4 +1,4 @@
-"""The page and its server: opened from disk in a real Chromium, and served for one folder only."""
+"""The report page, opened from disk in a real Chromium, and its server, which serves one folder only."""
 
 import dataclasses
 import http.client
@@ -14,24 +14,21 @@ from typing import Any
 import av
 import pytest
 
-from components.curate.clips.decide import decide
+from components.curate.clips.decide import reject_reasons
 from components.curate.config import Thresholds
 from components.curate.report import outputs
-from components.curate.report.page import BUDGET_BYTES, GOES_ON, what_if, write_page
+from components.curate.report.page import BUDGET_BYTES, COUNTED, what_if, write_page
 from components.curate.scorers import COLUMNS as SCORES
 from components.dataset.browse import page_of, server
 from components.dataset.manifest import read_rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)"),
-]
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt-get install chromium)")
 
 
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[Any, list[str]]]:
-    """A page of a browser, and everything that it asks the network for."""
+    """Open a page in a browser; yield it with the URLs of all its requests."""
     from playwright.async_api import async_playwright
 
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -39,12 +36,12 @@ async def opened(url: str) -> AsyncIterator[tuple[Any, list[str]]]:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         page = await browser.new_page()
         errors: list[str] = []
-        asked: list[str] = []
+        requests: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         await page.goto(url)
-        yield page, asked
+        yield page, requests
         await browser.close()
         assert errors == []
 
@@ -58,20 +55,21 @@ async def move(page: Any, name: str, value: float) -> None:
 
 
 def clips_with(dataset: Path, **scores: list[float]) -> list[dict[str, Any]]:
-    """Kept clips with these scores and no others."""
+    """Return kept clips with these scores and no others."""
     row = {**read_rows(dataset / "manifest.parquet")[0], **dict.fromkeys(SCORES)}
     row |= {"kept": True, "reason": "", "reasons": []}
     each = (dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True))
     return [{**row, "clip_id": f"clip{number}", **values} for number, values in enumerate(each)]
 
 
-@pytest.mark.parametrize("_", [pytest.param(0, marks=needs_browser)])
-async def test_what_is_printed_is_what_is_counted(_: int, dataset: Path, tmp_path: Path) -> None:
-    """Whatever a slider's own digits: the printed threshold, given to curate, keeps as many clips as the page says."""
+@pytest.mark.browser
+@needs_browser
+async def test_printed_threshold_matches_the_reported_counts(dataset: Path, tmp_path: Path) -> None:
+    """The printed threshold, passed to curate, keeps as many clips as the page reports."""
     given = {**dict.fromkeys((item.name for item in dataclasses.fields(Thresholds)), None), "max_luminance": 150.0}
     rows = clips_with(dataset, snr_db=[29.895844 + n for n in range(10)], luminance=[100.004 + n for n in range(10)])
     write_page(tmp_path, [], rows, [], {}, given, [])
-    async with opened((tmp_path / "curation.html").as_uri()) as (page, _asked):
+    async with opened((tmp_path / "curation.html").as_uri()) as (page, _requests):
         for name, value, misses in (
             ("min_snr_db", 30.8958, 1),
             ("min_snr_db", 31.4, 2),
@@ -81,19 +79,20 @@ async def test_what_is_printed_is_what_is_counted(_: int, dataset: Path, tmp_pat
             printed = await page.inner_text("#setting")
             assert printed.startswith(f"curate.thresholds.{name}=")
             strict = Thresholds(**{**given, name: float(printed.partition("=")[2])})
-            left = [row for row in rows if not decide({score: row[score] for score in SCORES}, strict)]
+            left = [row for row in rows if not reject_reasons({score: row[score] for score in SCORES}, strict)]
             assert len(left) == 10 - misses
             assert f"with these thresholds {len(left)} (0 gained, {misses} lost)" in await page.inner_text("#verdict")
             row = await page.inner_text(f"#sliders div:has([data-name={name}])")
-            assert f"(misses: {misses})" in row
+            assert f"(rejects {misses})" in row
             await page.click("#reset")
 
 
-@pytest.mark.parametrize("_", [pytest.param(0, marks=needs_browser)])
-async def test_a_slider_is_set_back_alone(_: int, dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.browser
+@needs_browser
+async def test_reset_button_restores_one_slider(dataset: Path, tmp_path: Path) -> None:
     rows = clips_with(dataset, snr_db=[29.895844 + n for n in range(10)], luminance=[100.004 + n for n in range(10)])
     write_page(tmp_path, [], rows, [], {}, {"min_snr_db": None, "max_luminance": 150.0}, [])
-    async with opened((tmp_path / "curation.html").as_uri()) as (page, _asked):
+    async with opened((tmp_path / "curation.html").as_uri()) as (page, _requests):
         for name, value in (("min_snr_db", 35.0), ("max_luminance", 105.0)):
             await move(page, name, value)
         await page.click("#sliders div:has([data-name=max_luminance]) button")
@@ -103,15 +102,18 @@ async def test_a_slider_is_set_back_alone(_: int, dataset: Path, tmp_path: Path)
         assert "min_snr_db off" in await page.inner_text("#sliders")
 
 
-@pytest.mark.parametrize("_", [pytest.param(0, marks=needs_browser)])
-async def test_a_slider_says_what_would_change(_: int, dataset: Path) -> None:
+@pytest.mark.browser
+@needs_browser
+async def test_slider_reports_gained_and_lost_clips(dataset: Path) -> None:
     rows = read_rows(dataset / "manifest.parquet")
     values = sorted(row["sharpness"] for row in rows if row["kept"])
     limit = (values[0] + values[1]) / 2
     strict = {**json.loads((dataset / "dataset.json").read_text())["thresholds"], "min_sharpness": limit}
-    expected = [row for row in rows if row["kept"] and not decide({n: row[n] for n in SCORES}, Thresholds(**strict))]
+    expected = [
+        row for row in rows if row["kept"] and not reject_reasons({n: row[n] for n in SCORES}, Thresholds(**strict))
+    ]
     kept = sum(row["kept"] for row in rows)
-    async with opened((dataset / "curation.html").as_uri()) as (page, asked):
+    async with opened((dataset / "curation.html").as_uri()) as (page, requests):
         assert f"kept {kept} of {len(rows)} clips" in await page.inner_text("#verdict")
         await move(page, "min_sharpness", limit)
         verdict = await page.inner_text("#verdict")
@@ -122,10 +124,10 @@ async def test_a_slider_says_what_would_change(_: int, dataset: Path) -> None:
         assert f"with these thresholds {kept} (0 gained, 0 lost)" in await page.inner_text("#verdict")
         assert await page.locator("button", has_text="play").count() == 0
         assert await page.locator("svg.funnel rect").count() == 10
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
-def test_the_page_holds_every_reason_and_stays_small(dataset: Path, tmp_path: Path) -> None:
+def test_page_shows_every_reason_within_the_size_budget(dataset: Path, tmp_path: Path) -> None:
     rows = read_rows(dataset / "manifest.parquet")
     many = []
     for number in range(6000):
@@ -146,7 +148,7 @@ def test_the_page_holds_every_reason_and_stays_small(dataset: Path, tmp_path: Pa
     assert len(what_if(many, {})["clips"]) == 5000
 
 
-def test_texts_from_files_cannot_break_the_page(dataset: Path, tmp_path: Path) -> None:
+def test_page_escapes_untrusted_text(dataset: Path, tmp_path: Path) -> None:
     row = {**read_rows(dataset / "manifest.parquet")[0], "clip_id": "</script><b>", "caption": "<img src=x>"}
     write_page(tmp_path, [], [row], [{"file": "<i>", "reason": "r", "detail": "d"}], {}, {}, [])
     page = (tmp_path / "curation.html").read_text()
@@ -154,7 +156,7 @@ def test_texts_from_files_cannot_break_the_page(dataset: Path, tmp_path: Path) -
         assert text not in page
 
 
-def test_a_card_shows_the_score_that_decides_and_what_it_means(dataset: Path, tmp_path: Path) -> None:
+def test_card_shows_the_deciding_score_and_its_meaning(dataset: Path, tmp_path: Path) -> None:
     (row,) = clips_with(dataset, sync=[0.377], av_sync=[0.3386], copied_ratio=[1.0])
     reasons = ["av_sync_below_min", "copied_ratio_above_max"]
     row |= {"kept": False, "reason": reasons[0], "reasons": reasons, "partner_source_id": "Ada", "caption": "A person."}
@@ -168,8 +170,8 @@ def test_a_card_shows_the_score_that_decides_and_what_it_means(dataset: Path, tm
     assert "(1)</h2>" in page
 
 
-def test_the_head_and_the_funnel_say_what_they_count(dataset: Path, report: dict[str, Any], tmp_path: Path) -> None:
-    assert {stage["stage"] for stage in report["funnel"]} == set(GOES_ON)
+def test_page_head_and_funnel_describe_their_counts(dataset: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    assert {stage["stage"] for stage in report["funnel"]} == set(COUNTED)
     shutil.copyfile(dataset / "timing.json", tmp_path / "timing.json")
     described = json.loads((dataset / "dataset.json").read_text())
     outputs.page(tmp_path, [], {**report, "seconds": 1179.292, "state_seconds": {"idle": 50.375}}, described)
@@ -178,8 +180,8 @@ def test_the_head_and_the_funnel_say_what_they_count(dataset: Path, report: dict
         assert fact in text
     assert ">sources</text>" in text
     assert ">cut (frames)</text>" in text
-    assert "before removal" not in text
-    for words in GOES_ON.values():
+    assert "before erasure" not in text
+    for words in COUNTED.values():
         assert words in text
 
 
@@ -202,7 +204,7 @@ def get(port: int, path: str, host: str = "127.0.0.1", method: str = "GET") -> t
     return answer.status, data
 
 
-def test_only_the_folder_is_served(served: int, dataset: Path) -> None:
+def test_server_serves_only_the_dataset_folder(served: int, dataset: Path) -> None:
     (dataset.parent / "secret.json").write_text("{}")
     link = dataset / "previews" / "out.json"
     link.symlink_to(dataset.parent / "secret.json")
@@ -219,7 +221,7 @@ def test_only_the_folder_is_served(served: int, dataset: Path) -> None:
         link.unlink()
 
 
-def test_a_clip_plays(served: int, dataset: Path) -> None:
+def test_server_decodes_a_clip(served: int, dataset: Path) -> None:
     row = next(row for row in read_rows(dataset / "manifest.parquet") if row["kept"])
     status, data = get(served, f"/clips/{row['clip_id']}.mp4")
     assert status == 200
@@ -228,9 +230,11 @@ def test_a_clip_plays(served: int, dataset: Path) -> None:
         assert container.streams.audio[0].rate == 24_000
 
 
-@pytest.mark.parametrize("part", [pytest.param(part, marks=needs_browser) for part in ("img", "button")])
-async def test_a_served_page_plays_a_clip(part: str, served: int) -> None:
-    async with opened(f"http://127.0.0.1:{served}/") as (page, _asked):
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("part", ["img", "button"])
+async def test_served_page_plays_a_clip(part: str, served: int) -> None:
+    async with opened(f"http://127.0.0.1:{served}/") as (page, _requests):
         await page.locator(f".card[data-kept=true] {part}").first.click()
         seconds = await page.locator("video").evaluate(
             "v => new Promise((done) => v.duration ? done(v.duration)"
@@ -239,7 +243,7 @@ async def test_a_served_page_plays_a_clip(part: str, served: int) -> None:
         assert seconds > 1.5
 
 
-def test_another_autoencoder_or_folder_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_server_rejects_another_autoencoder_or_folder(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--autoencoder"):
         server(dataset, 0)
     with pytest.raises(ValueError, match="is missing"):

@@ -36,12 +36,12 @@ def clip(face: tuple[float, float, float, float] = (40, 20, 80, 80), **changes: 
     """One second of a grey clip, cropped from (64, 32) of a 256 px source, with a face box."""
     values = np.zeros((FRAMES, len(FEATURES)), np.float32)
     values[:, :4] = np.array(face) * 1.5 + [64, 32, 64, 32]
-    own: Any = SimpleNamespace(
+    analysis: Any = SimpleNamespace(
         track=np.random.default_rng(0).normal(0, 3000, FRAMES * 1000).astype(np.int16),
         speech=np.ones(FRAMES, np.float32),
     )
     given = {
-        "own": own, "start": 0, "rgb": np.full((FRAMES, 128, 128, 3), 90, np.uint8),
+        "analysis": analysis, "start": 0, "rgb": np.full((FRAMES, 128, 128, 3), 90, np.uint8),
         "crop": Crop(x=64, y=32, side=192), "track": Track(start=0, shot=0, values=values), "others": [],
         "states": np.zeros(FRAMES, np.uint8), "confidence": np.ones(FRAMES, np.float32),
         "copied": np.zeros(FRAMES, bool), "offscreen_speech": np.zeros(FRAMES, bool),
@@ -104,10 +104,10 @@ def test_asd_agreement_with_a_network_that_always_reports_speech(weights: Path) 
         head.bias.copy_(torch.tensor([0.0, 1.0]))
     states = np.array([1] * 18 + [2] * 6, np.uint8)
     given = clip(states=states)
-    given.own.speech[:6] = 0.0
+    given.analysis.speech[:6] = 0.0
     assert LightAsd(net).score(given) == {"asd_speak_agreement": pytest.approx(12 / 18), "asd_score": 1.0}
     quiet: Any = SimpleNamespace(track=np.zeros(FRAMES * 1000, np.int16), speech=np.zeros(FRAMES, np.float32))
-    assert LightAsd(net).score(clip(own=quiet)) == {"asd_speak_agreement": None, "asd_score": None}
+    assert LightAsd(net).score(clip(analysis=quiet)) == {"asd_speak_agreement": None, "asd_score": None}
 
 
 def test_describe_reports_the_digest_of_the_weights(weights: Path) -> None:

@@ -19,7 +19,7 @@ def clips(conversation: Path, sides: list[Path]) -> list[Material]:
 )
 def test_planted_defect_is_dropped_for_its_reason(clips: list[Material], tmp_path: Path, kind: str) -> None:
     spoiled = plant(kind, clips, 0, 0)
-    write_mp4(tmp_path / "spoiled.mp4", spoiled.pictures, spoiled.sound, 20)
+    write_mp4(tmp_path / "spoiled.mp4", spoiled.frames, spoiled.audio, 20)
     verdict = judge(tmp_path / "spoiled.mp4")
     assert not verdict.kept
     assert set(verdict.reasons) & set(RIGHT[kind]), verdict
@@ -27,6 +27,6 @@ def test_planted_defect_is_dropped_for_its_reason(clips: list[Material], tmp_pat
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_clean_clip_is_kept(clips: list[Material], tmp_path: Path, number: int) -> None:
-    write_mp4(tmp_path / "clean.mp4", clips[number].pictures, clips[number].sound, 20)
+    write_mp4(tmp_path / "clean.mp4", clips[number].frames, clips[number].audio, 20)
     verdict = judge(tmp_path / "clean.mp4")
     assert verdict.kept, verdict

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.curate.clips.decide import decide
+from components.curate.clips.decide import reject_reasons
 from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
 from components.curate.labels.speech import loudness_db
 from components.curate.scorers import COLUMNS, SCORERS, describe_scorers, make_scorers
@@ -71,7 +71,7 @@ def test_packaged_weights_report_missing_package_and_wrong_digest() -> None:
 
 def test_decide_returns_all_reasons_in_column_order() -> None:
     scores = {"luminance": 5.0, "frozen_s": 3.0, "text_ratio": None, "confidence": 0.1}
-    given = decide(scores, Thresholds())
+    given = reject_reasons(scores, Thresholds())
     assert given == ["luminance_below_min", "frozen_s_above_max", "confidence_below_min"]
 
 

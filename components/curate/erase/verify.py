@@ -1,7 +1,8 @@
-"""Digests of everything that a folder holds: files, shard members, and pictures inside pages."""
+"""Digests of everything in a folder: files, shard members, and images embedded in pages."""
 
 import base64
 import hashlib
+import io
 import re
 import tarfile
 from collections.abc import Iterator
@@ -13,40 +14,36 @@ _EMBEDDED = re.compile(rb"data:image/(?:jpeg|png);base64,([A-Za-z0-9+/=]+)")
 
 
 def content_digests(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, SHA-256) of what has content of its own in a file: a tar file's members, a page's pictures, or the file.
+    """Yield (name, SHA-256) of the members of a tar file, the images and the whole of a page, or any other file.
 
-    Arrays of zeros are left out: silence is nobody's, and any two silences of one length are the same.
+    All-zero arrays are skipped: silence identifies nobody, and any two silent clips of one length are equal.
     """
     if path.suffix == ".tar":
         with tarfile.open(path, "r:") as tar:
             for member in filter(tarfile.TarInfo.isfile, tar):
                 handle = tar.extractfile(member)
                 data = handle.read() if handle is not None else b""
-                if not _silent(member.name, data):
+                if not _is_silent(member.name, data):
                     yield member.name, hashlib.sha256(data).hexdigest()
         return
     data = path.read_bytes() if path.suffix == ".html" else b""
-    for number, picture in enumerate(_EMBEDDED.findall(data)):
-        yield f"{path.name} picture {number}", hashlib.sha256(base64.b64decode(picture)).hexdigest()
+    for number, image in enumerate(_EMBEDDED.findall(data)):
+        yield f"{path.name} image {number}", hashlib.sha256(base64.b64decode(image)).hexdigest()
     with path.open("rb") as file:
         yield path.name, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _silent(name: str, data: bytes) -> bool:
-    if not name.endswith(".npy"):
-        return False
-    import io
-
-    return not np.any(np.load(io.BytesIO(data), allow_pickle=False))
-
-
-def holders(folders: list[Path], wanted: set[str]) -> tuple[int, list[str]]:
-    """How many things lie in folders, and the places of those whose digest is wanted."""
-    looked, found = 0, []
+def find_digests(folders: list[Path], wanted: set[str]) -> tuple[int, list[str]]:
+    """Return the number of items in some folders, and the places of those whose digest is wanted."""
+    checked, found = 0, []
     for folder in folders:
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
             for name, digest in content_digests(path):
-                looked += 1
+                checked += 1
                 if digest in wanted:
                     found.append(f"{path} ({name})")
-    return looked, found
+    return checked, found
+
+
+def _is_silent(name: str, data: bytes) -> bool:
+    return name.endswith(".npy") and not np.any(np.load(io.BytesIO(data), allow_pickle=False))
