@@ -15,7 +15,7 @@ def evaluate(
     summary: dsl.Output[dsl.Markdown],
     preview: dsl.Output[dsl.HTML],
 ) -> None:
-    """Measure the model with LPM-Bench."""
+    """Evaluate the model with LPM-Bench."""
     from components.runtime.kfp_task import run_task
 
     run_task("evaluate", config, {"model": model.path, "base": base.path}, report, metrics, summary, preview=preview)

@@ -1,4 +1,4 @@
-"""Runs what is evaluated: the autoencoder over truth, Online LPM and Base LPM over the cases."""
+"""Runs the models under evaluation: Online LPM over all cases, Base LPM over the beginning of a few."""
 
 import time
 from dataclasses import dataclass
@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from components.evaluate.baseline import Baseline
 from components.evaluate.cases.cases import Array, Case
 from components.evaluate.config import EvaluateConfig
-from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT
+from components.evaluate.metrics.probe_set import Measurement
+from components.evaluate.timing import Stopwatch
+from lpm_model.config import AUDIO_RATE
+from lpm_model.progress import Progress
 from serving.talk import ArraySource, OnlineLPM, stream
-
-WINDOW_LATENTS = 24
-"""Latent frames that the autoencoder passes at once: bounds the memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,47 +26,43 @@ class Generated:
     """Time of every step."""
 
 
-def round_trip(autoencoder: Any, video: Array) -> Array:
-    """Pass true frames through the autoencoder.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOutputs:
+    """Generated videos and their measurements; lists run over the cases, the long conversation is last."""
 
-    Args:
-        autoencoder: a `VideoAutoencoder`.
-        video: uint8 [4k + 1, H, W, 3]; the first frame opens the clip.
+    videos: list[Generated]
+    """One per case."""
+    measurements: list[Measurement]
+    """One per case."""
 
-    Returns:
-        uint8 [4k, H, W, 3]: what came back for the frames after the first.
-    """
-    import torch
 
-    from lpm_model.precision import products
-
-    step = WINDOW_LATENTS * FRAMES_PER_LATENT
-    out = []
-    for start in range(0, len(video) - 1, step):
-        piece = torch.from_numpy(video[start : start + step + 1].copy()).float().div(127.5).sub(1)
-        with torch.inference_mode(), products(torch.device("cpu")):
-            back = autoencoder.decode(autoencoder.encode(piece.permute(3, 0, 1, 2)[None]))[0, :, 1:]
-        pixels = back.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-        out.append(pixels.permute(1, 2, 3, 0).numpy())
-    return np.concatenate(out)
+def run_online(
+    model: OnlineLPM, baseline: Baseline, seed: int, stopwatch: Stopwatch, progress: Progress
+) -> ModelOutputs:
+    """Generate every case with an Online LPM and measure the videos."""
+    with stopwatch.part("generate"):
+        videos = [generate_online(model, case, seed) for case in progress.track(baseline.cases, "generate")]
+    with stopwatch.part("measure_generated"):
+        measurements = [baseline.probes.measure(g.video) for g in progress.track(videos, "measure generated")]
+    return ModelOutputs(videos=videos, measurements=measurements)
 
 
 def generate_online(model: OnlineLPM, case: Case, seed: int) -> Generated:
-    """Let the Online LPM play a case from its image, its reference and both voices, and time every step."""
+    """Generate a case with an Online LPM from its image, its reference and both voices; time every step."""
     character = model.character(case.image, [case.reference])
-    chunks = stream(model, character, ArraySource(case.speak), ArraySource(case.truth.listen), seed=seed)
+    chunks = stream(model, character, ArraySource(case.speak), ArraySource(case.ground_truth.listen), seed=seed)
     frames, times = [], []
     began = time.perf_counter()
     for chunk in chunks:
         times.append(time.perf_counter() - began)
         frames.append(chunk.frames)
         began = time.perf_counter()
-    # The first step carries one-time work (compilation, allocation) that a live session does before it starts.
+    # The first step includes one-time work (compilation, allocation) that a live session does before it starts.
     return Generated(video=np.concatenate(frames)[: len(case.frames)], step_seconds=times[1:] or times)
 
 
 def generate_base(base: Any, case: Case, config: EvaluateConfig) -> Generated:
-    """Let Base LPM play the beginning of a case.
+    """Generate the beginning of a case with a Base LPM.
 
     Args:
         base: from `lpm_model.sampler.load_base`.
@@ -78,7 +75,7 @@ def generate_base(base: Any, case: Case, config: EvaluateConfig) -> Generated:
 
     count = config.base_seconds * AUDIO_RATE
     speak, listen = (
-        torch.from_numpy(pcm[:count].astype(np.float32) / 32768)[None] for pcm in (case.speak, case.truth.listen)
+        torch.from_numpy(pcm[:count].astype(np.float32) / 32768)[None] for pcm in (case.speak, case.ground_truth.listen)
     )
     character = base.character(case.image, [case.reference])
     began = time.perf_counter()

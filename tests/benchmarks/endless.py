@@ -22,7 +22,7 @@ import psutil
 from components.evaluate.cases.build import build_bench
 from components.evaluate.cases.cases import Bench
 from components.evaluate.config import BenchConfig
-from components.evaluate.metrics.drift import sink_peak
+from components.evaluate.metrics.stability import sink_peak
 from components.runtime.progress import RichProgress
 from lpm_model.config import LATENT_FPS, SAMPLES_PER_LATENT, VIDEO_FPS
 from lpm_model.online import OnlineModel, load_online
@@ -43,7 +43,7 @@ def voices(bench: Bench, samples: int) -> tuple[np.ndarray, np.ndarray]:
     while length < samples:
         case = cases[chance.integers(len(cases))]
         begin = chance.integers(case.speak.size // 2)
-        found.append((case.speak[begin:], case.truth.listen[begin:]))
+        found.append((case.speak[begin:], case.ground_truth.listen[begin:]))
         length += case.speak.size - begin
     own, other = (np.concatenate(parts)[:samples] for parts in zip(*found, strict=True))
     return own, other

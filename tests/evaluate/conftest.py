@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from components.evaluate.cases.cases import LISTEN, SPEAK, Bench, Case, ProbeClip, Truth
+from components.evaluate.cases.cases import LISTEN, SPEAK, Bench, Case, GroundTruth, ProbeClip
 
 SIZE, FRAMES = 64, 96
 
@@ -34,7 +34,7 @@ def draw_face(person, jaw, smile=0.0, brow=0.0, pitch=0.0):
     return cv2.resize(big, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def make_truth(seed, frames=FRAMES, begin=None):
+def make_ground_truth(seed, frames=FRAMES, begin=None):
     """Signals of one side: it speaks, listens, and nods after the other's pauses; seeds begin at different points."""
     rng = np.random.default_rng(seed)
     time = np.arange(frames)
@@ -53,7 +53,7 @@ def make_truth(seed, frames=FRAMES, begin=None):
     begin = seed % 3 * frames // 3 if begin is None else begin
     jaw, warmth, pitch, state, loud = (np.roll(x, begin) for x in (jaw, warmth, pitch, state, loud))
     listen = (np.repeat(loud, 1000) * 9000 * np.sin(np.arange(frames * 1000) / 9)).astype(np.int16)
-    return Truth(
+    return GroundTruth(
         jaw_open=jaw.astype(np.float32),
         smile=(0.9 * warmth).astype(np.float32),
         brow=(0.5 + 0.5 * np.sin(time / 9 + seed)).astype(np.float32),
@@ -64,15 +64,15 @@ def make_truth(seed, frames=FRAMES, begin=None):
     )
 
 
-def film(person, truth):
+def draw_video(person, ground_truth):
     """uint8 [T, 64, 64, 3] of a drawn person."""
-    rows = zip(truth.jaw_open, truth.smile, truth.brow, truth.pitch, strict=True)
+    rows = zip(ground_truth.jaw_open, ground_truth.smile, ground_truth.brow, ground_truth.pitch, strict=True)
     return np.stack([draw_face(person, *row) for row in rows])
 
 
 def make_case(name, group, person, seed, frames=FRAMES):
-    truth = make_truth(seed, frames)
-    speak = (np.repeat(truth.jaw_open, 1000) * 12_000 * np.sin(np.arange(frames * 1000) / 7)).astype(np.int16)
+    ground_truth = make_ground_truth(seed, frames)
+    speak = (np.repeat(ground_truth.jaw_open, 1000) * 12_000 * np.sin(np.arange(frames * 1000) / 7)).astype(np.int16)
     image = draw_face(person, 0.0)
     return Case(
         name=name,
@@ -80,17 +80,17 @@ def make_case(name, group, person, seed, frames=FRAMES):
         person=person,
         image=image,
         reference=image,
-        frames=film(person, truth),
+        frames=draw_video(person, ground_truth),
         speak=speak,
-        truth=truth,
+        ground_truth=ground_truth,
         text="A drawn sentence.",
     )
 
 
 def make_probe(person):
-    truth = make_truth(person, 25, begin=0)
-    turned = make_truth(person + 1, begin=0)
-    signals = {n: getattr(turned, n)[50:75] for n in ("smile", "brow", "pitch")} | {"jaw_open": truth.jaw_open}
+    ground_truth = make_ground_truth(person, 25, begin=0)
+    turned = make_ground_truth(person + 1, begin=0)
+    signals = {n: getattr(turned, n)[50:75] for n in ("smile", "brow", "pitch")} | {"jaw_open": ground_truth.jaw_open}
     frames = np.stack(
         [draw_face(person, *(signals[n][t] for n in ("jaw_open", "smile", "brow", "pitch"))) for t in range(25)]
     )
@@ -99,7 +99,7 @@ def make_probe(person):
 
 @pytest.fixture(scope="session")
 def drawn_bench():
-    """Six cases of three conversations, one long conversation, sixteen people for the instruments."""
+    """Six cases of three conversations, one long conversation, and sixteen probe people."""
     cases = [make_case(f"c{i // 2}_{'ab'[i % 2]}", f"c{i // 2}", 100 + i, 10 + i) for i in range(6)]
     talk = make_case("talk", "talk", 120, 33, frames=192)
     return Bench(cases=cases, talk=talk, probes=[make_probe(500 + 3 * i) for i in range(16)], digest="d" * 64)
@@ -107,7 +107,7 @@ def drawn_bench():
 
 @pytest.fixture(scope="session")
 def faces():
-    """The drawing functions."""
+    """Functions that draw faces, videos and cases."""
     import types
 
-    return types.SimpleNamespace(draw=draw_face, film=film, truth=make_truth, case=make_case)
+    return types.SimpleNamespace(draw=draw_face, video=draw_video, ground_truth=make_ground_truth, case=make_case)

@@ -1,4 +1,4 @@
-"""Instruments on drawn people, and the whole evaluation of models that play well, late, someone else, or not at all."""
+"""Probes on drawn people, and evaluations of models that are perfect, late, wrong or frozen."""
 
 import dataclasses
 import json
@@ -9,31 +9,34 @@ import numpy as np
 import pytest
 
 from components.evaluate import step
+from components.evaluate.baseline import make_baseline, reconstruct
 from components.evaluate.cases.build import load_bench, save_bench
 from components.evaluate.cases.cases import SIGNALS
 from components.evaluate.config import BenchConfig, EvaluateConfig
 from components.evaluate.metrics.face import prepare, register
 from components.evaluate.metrics.identity import fit_embedder, identity_scores
-from components.evaluate.metrics.instruments import check_instruments, soften
-from components.evaluate.model_outputs import generate_online, round_trip
+from components.evaluate.metrics.probe_set import check_probes, soften
+from components.evaluate.model_outputs import generate_online, run_online
 from components.evaluate.report.page import curve_svg
+from components.evaluate.scores import score
+from components.evaluate.timing import Stopwatch
 from lpm_model.progress import NoProgress
 
 CONFIG = EvaluateConfig(base_cases=0)
 
 
 class Puppet:
-    """An Online LPM that knows the benchmark by heart and plays it back as told."""
+    """An Online LPM that plays back a given video for every case."""
 
     chunk_samples, lookahead_samples, size_px = 4000, 0, 64
 
-    def __init__(self, cases, play):
-        self.films = {case.image.tobytes() + case.speak[:40_000].tobytes(): play(case) for case in cases}
+    def __init__(self, cases, make_video):
+        self.videos = {case.image.tobytes() + case.speak[:40_000].tobytes(): make_video(case) for case in cases}
         self.images = {case.image.tobytes(): case for case in cases}
 
     def character(self, image, references=()):
         case = self.images[image.tobytes()]
-        return self.films[image.tobytes() + case.speak[:40_000].tobytes()]
+        return self.videos[image.tobytes() + case.speak[:40_000].tobytes()]
 
     def init_state(self, character, batch=1, seed=0):
         return character
@@ -43,8 +46,8 @@ class Puppet:
         return state[None, :4], state[4:]
 
 
-class Mirror:
-    """An autoencoder that loses nothing."""
+class LosslessAutoencoder:
+    """An autoencoder whose reconstruction equals its input."""
 
     def encode(self, video):
         return video
@@ -54,29 +57,28 @@ class Mirror:
 
 
 @pytest.fixture(scope="module")
-def yardstick(drawn_bench):
-    return step.make_yardstick(Mirror(), drawn_bench, step.Clock(), NoProgress())
+def baseline(drawn_bench):
+    return make_baseline(LosslessAutoencoder(), drawn_bench, Stopwatch(), NoProgress())
 
 
 @pytest.fixture(scope="module")
-def run(drawn_bench, yardstick):
-    def measured(film):
-        puppet = Puppet(yardstick.cases, film)
-        played = step.play(puppet, yardstick, 0, step.Clock(), NoProgress())
-        return step.measure(yardstick, played, drawn_bench, CONFIG, 4, None)
+def run(drawn_bench, baseline):
+    def scored(make_video):
+        outputs = run_online(Puppet(baseline.cases, make_video), baseline, 0, Stopwatch(), NoProgress())
+        return score(baseline, outputs, drawn_bench, CONFIG, 4, None)
 
-    return measured
+    return scored
 
 
-def test_probes_read_people_they_have_never_seen(drawn_bench, yardstick):
-    soft = [yardstick.instruments.read(soften(c.frames)) for c in drawn_bench.cases]
-    found = check_instruments(drawn_bench.cases, yardstick.on_truth[:-1], soft)
+def test_probes_generalise_to_unseen_people(drawn_bench, baseline):
+    soft = [baseline.probes.measure(soften(c.frames)) for c in drawn_bench.cases]
+    found = check_probes(drawn_bench.cases, baseline.ground_truth_measurements[:-1], soft)
     for name, least in {"jaw_open": 0.9, "pitch": 0.9, "smile": 0.75}.items():
-        assert found[name]["correlation_on_truth"] > least, (name, found[name])
+        assert found[name]["correlation_on_ground_truth"] > least, (name, found[name])
         assert found[name]["correlation_through_autoencoder"] > least - 0.05, (name, found[name])
 
 
-def test_registration_finds_shift_and_roll(faces):
+def test_registration_recovers_shift_and_roll(faces):
     import cv2
 
     face = faces.draw(7, 0.1)
@@ -91,54 +93,54 @@ def test_registration_finds_shift_and_roll(faces):
     assert prepare(np.stack(turned)).colours.shape == (5, 64, 64, 2)
 
 
-def test_the_truth_scores_one_everywhere(run):
+def test_ground_truth_scores_one_on_every_metric(run):
     report = run(lambda case: case.frames)
     for name in ("sync", "listening", "identity", "identity_similarity", "fidelity", "mouth_rest"):
         assert report.scores[name] == pytest.approx(1, abs=0.02), name
     assert report.scores["drift"] == pytest.approx(1, abs=0.02)
     assert report.quality["sharpness_ratio"] == pytest.approx(1)
     assert report.scores["psnr_db"] > 45
-    assert report.bench["note"] == "performer's held-out people and sentences"
+    assert report.bench["note"] == "rendered held-out people and sentences"
 
 
-def test_a_grey_video_scores_about_zero_and_is_flagged_as_frozen(run):
+def test_grey_video_scores_zero_and_is_reported_as_frozen(run):
     report = run(lambda case: np.full_like(case.frames, 128))
     assert report.scores["sync"] == pytest.approx(0, abs=0.05)
     assert report.scores["mouth_rest"] == pytest.approx(0, abs=0.05)
     assert report.scores["identity"] < 0.4
     assert report.drift["generated"]["freeze_rate"] == 1
-    assert any("stands still" in note for note in report.notes)
+    assert any("is frozen" in note for note in report.notes)
 
 
-def test_a_late_video_is_found_at_its_lag(run):
+def test_late_video_is_reported_with_its_lag(run):
     report = run(lambda case: np.concatenate([case.frames[:1].repeat(3, 0), case.frames[:-3]]))
     assert [c["sync_lag_frames"] for c in report.per_case] == [3] * 6
     assert report.scores["sync"] < 0.8
     assert report.scores["identity"] == pytest.approx(1, abs=0.02)
 
 
-def test_the_wrong_person_with_the_right_mouth_keeps_sync_and_loses_identity(drawn_bench, run, faces):
+def test_wrong_person_with_right_mouth_keeps_sync_and_loses_identity(drawn_bench, run, faces):
     people = [c.person for c in drawn_bench.cases]
     following = dict(zip(people, people[2:] + people[:2], strict=True)) | {120: 100}
-    report = run(lambda case: faces.film(following[case.person], case.truth))
+    report = run(lambda case: faces.video(following[case.person], case.ground_truth))
     assert report.scores["sync"] > 0.85
     assert report.scores["identity_share"] < 0.1
 
 
-def test_a_rollout_that_turns_into_someone_else_drifts(drawn_bench, run, faces):
+def test_rollout_morphing_into_another_person_lowers_the_drift_score(drawn_bench, run, faces):
     def morph(case):
-        other = faces.film(case.person + 1, case.truth)
+        other = faces.video(case.person + 1, case.ground_truth)
         blend = np.linspace(0, 1, len(other))[:, None, None, None]
         return (case.frames * (1 - blend) + other * blend).astype(np.uint8)
 
     report = run(morph)
     assert report.scores["drift"] < 0.5
-    assert report.drift["generated"]["identity"] > 3 * report.drift["truth"]["identity"]
+    assert report.drift["generated"]["identity"] > 3 * report.drift["ground_truth"]["identity"]
 
 
 @pytest.fixture(scope="module")
 def model_folders(tmp_path_factory):
-    """An Online LPM and its Base with random weights, as train and distill leave them."""
+    """Folders of an Online LPM and its Base LPM with random weights, as train and distill write them."""
     import torch
 
     from lpm_model.autoencoder.tiny import AutoencoderConfig, build_autoencoder
@@ -157,7 +159,7 @@ def model_folders(tmp_path_factory):
     return root / "online", root / "base"
 
 
-def test_the_step_writes_a_report_that_opens_from_disk(drawn_bench, model_folders, tmp_path, monkeypatch):
+def test_evaluate_writes_a_self_contained_report(drawn_bench, model_folders, tmp_path, monkeypatch):
     monkeypatch.setattr(step, "build_bench", lambda out, config, progress: drawn_bench)
     folder = tmp_path / "report"
     config = dataclasses.replace(CONFIG, base_cases=1, base_seconds=1, base_steps=1)
@@ -165,9 +167,9 @@ def test_the_step_writes_a_report_that_opens_from_disk(drawn_bench, model_folder
     written = json.loads((folder / "report.json").read_text())
     assert written["scores"]["identity_share"] == pytest.approx(result.scores["identity_share"])
     assert {"sync", "listening", "identity", "psnr_db", "drift"} <= written["scores"].keys()
-    assert {"bench", "instruments", "autoencoder", "generate", "base", "measure"} <= written["seconds"].keys()
+    assert {"bench", "probes", "reconstruct", "generate", "base", "score"} <= written["seconds"].keys()
     assert written["speed"]["base"]["seconds_per_video_second"] > 0
-    assert any("The autoencoder hides" in note for note in written["notes"])
+    assert any("The autoencoder degrades" in note for note in written["notes"])
     page = (folder / "report.html").read_text()
     links = re.findall(r'src="([^"#]+)[^"]*"', page)
     assert len(links) == 8
@@ -180,21 +182,21 @@ def test_the_step_writes_a_report_that_opens_from_disk(drawn_bench, model_folder
         assert (container.streams.video[0].width, container.streams.video[0].height) == (384, 128)
 
 
-def test_frames_of_a_case_come_back_in_order_and_complete(drawn_bench):
+def test_generate_online_returns_all_frames_in_order(drawn_bench):
     case = drawn_bench.cases[0]
-    made = generate_online(Puppet([case], lambda c: c.frames), case, 0)
-    assert np.array_equal(made.video, case.frames)
-    assert len(made.step_seconds) == len(case.frames) // 4 - 1
+    generated = generate_online(Puppet([case], lambda c: c.frames), case, 0)
+    assert np.array_equal(generated.video, case.frames)
+    assert len(generated.step_seconds) == len(case.frames) // 4 - 1
 
 
-def test_long_videos_pass_the_autoencoder_in_windows(drawn_bench):
+def test_long_videos_are_reconstructed_in_windows(drawn_bench):
     video = np.concatenate([drawn_bench.talk.image[None], drawn_bench.talk.frames])
-    back = round_trip(Mirror(), video)
+    back = reconstruct(LosslessAutoencoder(), video)
     assert back.shape == drawn_bench.talk.frames.shape
     assert np.abs(back.astype(int) - drawn_bench.talk.frames).max() <= 1
 
 
-def test_identity_separates_people_and_shuffled_is_zero(drawn_bench):
+def test_identity_separates_people(drawn_bench):
     embedder = fit_embedder([p.frames for p in drawn_bench.probes])
     points = [embedder.embed(c.frames) for c in drawn_bench.cases]
     groups = [c.group for c in drawn_bench.cases]
@@ -206,18 +208,18 @@ def test_identity_separates_people_and_shuffled_is_zero(drawn_bench):
     assert identity_scores(moved, points, points, groups).nearest.value == 0
 
 
-def test_the_set_survives_its_cache(drawn_bench, tmp_path):
+def test_bench_round_trips_through_its_cache(drawn_bench, tmp_path):
     save_bench(drawn_bench, tmp_path)
     loaded = load_bench(tmp_path)
     assert [c.name for c in loaded.cases] == [c.name for c in drawn_bench.cases]
     assert loaded.digest == drawn_bench.digest
     for old, new in zip([*drawn_bench.cases, drawn_bench.talk], [*loaded.cases, loaded.talk], strict=True):
         assert np.array_equal(old.frames, new.frames)
-        assert all(np.array_equal(getattr(old.truth, n), getattr(new.truth, n)) for n in SIGNALS)
+        assert all(np.array_equal(getattr(old.ground_truth, n), getattr(new.ground_truth, n)) for n in SIGNALS)
     assert np.array_equal(loaded.probes[3].frames, drawn_bench.probes[3].frames)
 
 
-def test_curves_show_both_signals_and_who_speaks():
+def test_curve_svg_shows_both_signals_and_states():
     svg = curve_svg(np.zeros(48), np.ones(48), np.array([1] * 24 + [2] * 24))
     assert svg.count("<path") == 2
     assert svg.count('class="speak"') == svg.count('class="listen"') == 1
@@ -233,7 +235,7 @@ def test_curves_show_both_signals_and_who_speaks():
         ({"probe_frames": 24}, "4k \\+ 1"),
     ],
 )
-def test_unusable_configurations_are_refused_with_the_remedy(values, message):
+def test_invalid_config_errors_name_the_remedy(values, message):
     with pytest.raises(ValueError, match=message):
         BenchConfig(**values)
     with pytest.raises(ValueError, match="base_seconds"):

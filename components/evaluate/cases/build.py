@@ -1,7 +1,7 @@
-"""The benchmark set: held-out people who say held-out sentences to each other, with the truth of every frame.
+"""The benchmark set: held-out people who say held-out sentences to each other, with ground truth for every frame.
 
-Enters: a BenchConfig. Leaves: a cached folder of cases, one long conversation, and clips of yet other people on whom
-the instruments are fitted. Nothing of it is ever trained on.
+Input: a BenchConfig. Output: a cached folder with the cases, one long conversation, and clips of other people on whom
+the probes are fitted. None of it is used for training.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from components.evaluate.cases.cases import SIGNALS, Bench, Case, ProbeClip, Truth
+from components.evaluate.cases.cases import SIGNALS, Bench, Case, GroundTruth, ProbeClip
 from components.evaluate.config import BenchConfig
 from lpm_model.config import to_mapping
 from lpm_model.digests import file_digest
@@ -20,7 +20,7 @@ from lpm_model.progress import Progress
 
 
 def bench_digest(config: BenchConfig) -> str:
-    """Hex digest over the configuration and the code that renders the set."""
+    """Return the hex digest of the configuration and the code that renders the set."""
     import components.performer as performer
     from components.evaluate.cases import render
     from serving.media import tts
@@ -33,12 +33,12 @@ def bench_digest(config: BenchConfig) -> str:
 
 
 def build_bench(out: Path, config: BenchConfig, progress: Progress) -> Bench:
-    """Render the benchmark set, or load it where it has been rendered before.
+    """Load the benchmark set from the cache, or render it.
 
     Args:
-        out: cache folder; the set goes into a folder named by its digest.
+        out: cache folder; the set is stored in a folder named after its digest.
         config: what to render.
-        progress: shows how far it is.
+        progress: progress bar.
     """
     digest = bench_digest(config)
     folder = out / digest[:16]
@@ -52,7 +52,7 @@ def build_bench(out: Path, config: BenchConfig, progress: Progress) -> Bench:
 
 
 def save_bench(bench: Bench, folder: Path) -> None:
-    """Write the set as one .npz a case and one for the instruments' people."""
+    """Write the set as one .npz per case and one for the probe people."""
     for case in [*bench.cases, bench.talk]:
         np.savez(
             folder / f"{case.name}.npz",
@@ -60,10 +60,10 @@ def save_bench(bench: Bench, folder: Path) -> None:
             reference=case.reference,
             frames=case.frames,
             speak=case.speak,
-            state=case.truth.state,
-            warmth=case.truth.warmth,
-            listen=case.truth.listen,
-            **{name: getattr(case.truth, name) for name in SIGNALS},
+            state=case.ground_truth.state,
+            warmth=case.ground_truth.warmth,
+            listen=case.ground_truth.listen,
+            **{name: getattr(case.ground_truth, name) for name in SIGNALS},
         )
     arrays: dict[str, Any] = {"frames": np.stack([p.frames for p in bench.probes])}
     arrays |= {name: np.stack([p.signals[name] for p in bench.probes]) for name in SIGNALS}
@@ -75,7 +75,7 @@ def save_bench(bench: Bench, folder: Path) -> None:
 
 
 def load_bench(folder: Path) -> Bench:
-    """Read what `save_bench` wrote."""
+    """Load a set that `save_bench` wrote."""
     described = read_json(folder / "bench.json")
     cases = [_load_case(folder / f"{d['name']}.npz", d) for d in described["cases"]]
     with np.load(folder / "probes.npz") as file:
@@ -90,5 +90,5 @@ def load_bench(folder: Path) -> Bench:
 def _load_case(path: Path, described: dict[str, Any]) -> Case:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
-    truth = Truth(**{name: arrays.pop(name) for name in (*SIGNALS, "state", "warmth", "listen")})
-    return Case(truth=truth, **arrays, **described)
+    ground_truth = GroundTruth(**{name: arrays.pop(name) for name in (*SIGNALS, "state", "warmth", "listen")})
+    return Case(ground_truth=ground_truth, **arrays, **described)

@@ -9,25 +9,21 @@ from lpm_model.config import SAMPLES_PER_FRAME, STATES
 
 Array = npt.NDArray[Any]
 IDLE, SPEAK, LISTEN = (STATES[name] for name in ("idle", "speak", "listen"))
-"""Values of `Truth.state`."""
-
-
+"""Values of `GroundTruth.state`."""
 SIGNALS = ("jaw_open", "smile", "brow", "pitch")
-"""Truth signals that the probes read."""
-
-
-NOTE = "performer's held-out people and sentences"
-"""What the benchmark set is, for the report."""
+"""Ground-truth signals that the probes read."""
+NOTE = "rendered held-out people and sentences"
+"""Description of the benchmark set in the report."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Truth:
-    """What really happened on T frames."""
+class GroundTruth:
+    """Ground-truth tracks of one side over T frames."""
 
     jaw_open: Array
     """float [T]: 0 closed, 1 wide open."""
     smile: Array
-    """float [T]: mean of both corners."""
+    """float [T]: mean of both mouth corners."""
     brow: Array
     """float [T]: inner brow raise."""
     pitch: Array
@@ -35,17 +31,19 @@ class Truth:
     state: Array
     """uint8 [T]: IDLE, SPEAK or LISTEN."""
     warmth: Array
-    """float [T]: the part of the smile that the other's voice causes."""
+    """float [T]: the part of the smile that the partner's audio causes."""
     listen: Array
-    """int16 [1000 T]: the other's voice alone."""
+    """int16 [1000 T]: the partner's audio alone."""
 
     def __post_init__(self) -> None:
         frames = len(self.state)
         for name in (*SIGNALS, "warmth"):
             if len(getattr(self, name)) != frames:
-                raise ValueError(f"truth {name} has {len(getattr(self, name))} frames, state {frames}: cut both alike")
+                count = len(getattr(self, name))
+                raise ValueError(f"ground truth {name} has {count} frames, state {frames}: give equal lengths")
         if self.listen.size != frames * SAMPLES_PER_FRAME:
-            raise ValueError(f"truth listen has {self.listen.size} samples for {frames} frames: give 1000 a frame")
+            size = self.listen.size
+            raise ValueError(f"ground truth listen has {size} samples for {frames} frames: give 1000 per frame")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,33 +51,33 @@ class Case:
     """One side of one conversation."""
 
     name: str
-    """Unique, fit for a file name."""
+    """Unique name, safe in paths."""
     group: str
     """Conversation."""
     person: int
     """Identity seed."""
     image: Array
-    """uint8 [H, W, 3]: the frame before the first one that is generated."""
+    """uint8 [H, W, 3]: the frame before the first generated one."""
     reference: Array
     """uint8 [H, W, 3]: a frame from outside the span."""
     frames: Array
-    """uint8 [T, H, W, 3]: the true frames."""
+    """uint8 [T, H, W, 3]: ground-truth frames."""
     speak: Array
-    """int16 [1000 T]: the person's own voice alone."""
-    truth: Truth
-    """Truth on the same T frames."""
+    """int16 [1000 T]: the person's own speech alone."""
+    ground_truth: GroundTruth
+    """Tracks of the same T frames."""
     text: str
     """What the person says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeClip:
-    """One of the people on whom the instruments are fitted."""
+    """One of the people on whom the probes are fitted."""
 
     frames: Array
     """uint8 [4k + 1, H, W, 3]."""
     signals: dict[str, Array]
-    """Truth signals, float [4k + 1] each."""
+    """Ground-truth signals, float [4k + 1] each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +87,8 @@ class Bench:
     cases: list[Case]
     """Scored cases of equal length."""
     talk: Case
-    """One long conversation: drift and talk.mp4."""
+    """The long conversation, for drift and talk.mp4."""
     probes: list[ProbeClip]
-    """People on whom the instruments are fitted."""
+    """People on whom the probes are fitted."""
     digest: str
-    """Names the set: its configuration and the code that renders it."""
+    """Digest of the configuration and of the code that renders the set."""

@@ -1,4 +1,4 @@
-"""Renders the benchmark set with the performer: held-out people, held-out sentences, truth of every frame."""
+"""Renders the benchmark set with the synthetic-data generator (`components.performer`)."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.evaluate.cases.cases import SPEAK, Array, Bench, Case, ProbeClip, Truth
+from components.evaluate.cases.cases import SPEAK, Array, Bench, Case, GroundTruth, ProbeClip
 from components.evaluate.config import PROBE_IDENTITIES, BenchConfig
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 from lpm_model.progress import Progress
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from components.performer.tracks import Tracks
 
 LEAD_FRAMES = VIDEO_FPS
-"""Frames before the image: the reference comes from there."""
+"""Frames before the character image; the reference is one of them."""
 REFERENCE_FRAME = 6
-"""Which of them."""
-MIN_SPEAKING_SHARE = 0.22
-"""A conversation is taken when both sides speak at least so much of the span ..."""
-MIN_QUIET_SHARE = 0.35
-"""... and do not speak at least so much of it."""
+"""Index of the reference."""
+MIN_SPEAKING_FRACTION = 0.22
+"""A conversation is selected if both sides speak in at least this fraction of the span ..."""
+MIN_QUIET_FRACTION = 0.35
+"""... and are silent in at least this fraction."""
 MAX_TRIES = 12
-"""Conversations looked at for each one that is taken."""
+"""Candidates per selected conversation."""
 PROBE_SEED = 49
-"""Performer seed of the motion of the instruments' people; their sentences are those of training."""
+"""Seed of the motion of the probe people; their sentences come from the training bank."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +39,7 @@ class Shot:
     tracks: "Tracks"
     """Motion."""
     size_px: int
-    """Side of the picture."""
+    """Height and width of the frames (px)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,19 +53,19 @@ class Script:
     person: int
     """Identity seed."""
     own: Any
-    """The performer's `Side`."""
-    other: Any
-    """The other's `Side`."""
-    performance: Any
-    """The performer's `Performance`."""
+    """The person's `Side` of the conversation."""
+    partner: Any
+    """The partner's `Side`."""
+    animation: Any
+    """The person's `Animation`."""
 
 
 def render_bench(config: BenchConfig, digest: str, progress: Progress) -> Bench:
-    """Render cases, the long conversation and the instruments' people."""
+    """Render the cases, the long conversation and the probe people."""
     scripts = _cases(config)
     talk = _talk(config)
     probes = _probe_tracks(config)
-    shots = [Shot(person=s.person, tracks=s.performance.tracks, size_px=config.size_px) for s in [*scripts, talk]] + [
+    shots = [Shot(person=s.person, tracks=s.animation.tracks, size_px=config.size_px) for s in [*scripts, talk]] + [
         Shot(person=PROBE_IDENTITIES + i, tracks=tracks, size_px=config.size_px) for i, tracks in enumerate(probes)
     ]
     videos = list(progress.track(_render(shots), "render benchmark people", len(shots)))
@@ -78,26 +78,26 @@ def render_bench(config: BenchConfig, digest: str, progress: Progress) -> Bench:
 
 
 def _cases(config: BenchConfig) -> list[Script]:
-    """Both sides of the first conversations in which both people speak and listen."""
-    taken: list[Script] = []
+    """Select both sides of the first conversations in which both people speak and listen."""
+    selected: list[Script] = []
     for index in range(config.conversations * MAX_TRIES):
         pair = _conversation(config, index, config.frames)
-        speaking = [float((s.performance.state[LEAD_FRAMES + 1 :] == SPEAK).mean()) for s in pair]
-        left = config.conversations * MAX_TRIES - index - 1
-        needed = config.conversations - len(taken) // 2
-        good = all(MIN_SPEAKING_SHARE <= share <= 1 - MIN_QUIET_SHARE for share in speaking)
-        if good or left < needed:
-            taken += pair
-        if len(taken) == 2 * config.conversations:
+        speaking = [float((s.animation.state[LEAD_FRAMES + 1 :] == SPEAK).mean()) for s in pair]
+        remaining = config.conversations * MAX_TRIES - index - 1
+        needed = config.conversations - len(selected) // 2
+        good = all(MIN_SPEAKING_FRACTION <= part <= 1 - MIN_QUIET_FRACTION for part in speaking)
+        if good or remaining < needed:
+            selected += pair
+        if len(selected) == 2 * config.conversations:
             break
-    return taken
+    return selected
 
 
 def _talk(config: BenchConfig) -> Script:
-    """The side of a further conversation whose speaking and listening are most even."""
+    """Return the side of a further conversation with the most even split of speaking and listening."""
     index = config.conversations * MAX_TRIES
     pair = _conversation(config, index, config.talk_frames)
-    return min(pair, key=lambda s: abs(float((s.performance.state == SPEAK).mean()) - 0.5))
+    return min(pair, key=lambda s: abs(float((s.animation.state == SPEAK).mean()) - 0.5))
 
 
 def _conversation(config: BenchConfig, index: int, frames: int) -> list[Script]:
@@ -111,7 +111,7 @@ def _conversation(config: BenchConfig, index: int, frames: int) -> list[Script]:
         size_px=config.size_px,
         seed=config.seed,
     )
-    sides, performances = conversation(performer, index)
+    sides, animations = conversation(performer, index)
     people = dict(zip("ab", identity_seeds(performer, index), strict=True))
     return [
         Script(
@@ -119,15 +119,15 @@ def _conversation(config: BenchConfig, index: int, frames: int) -> list[Script]:
             side=side,
             person=people[side],
             own=sides[side],
-            other=sides[other],
-            performance=performances[side],
+            partner=sides[other],
+            animation=animations[side],
         )
         for side, other in (("a", "b"), ("b", "a"))
     ]
 
 
 def _probe_tracks(config: BenchConfig) -> "list[Tracks]":
-    """Motion of the instruments' people: pieces of training conversations, two thirds with speech."""
+    """Return the motion of the probe people: spans of training conversations, two thirds of them with speech."""
     from components.performer.compose import conversation
     from components.performer.config import PerformerConfig
 
@@ -136,20 +136,20 @@ def _probe_tracks(config: BenchConfig) -> "list[Tracks]":
         bank="train", conversations=conversations, seconds_per_conversation=24, size_px=config.size_px, seed=PROBE_SEED
     )
     chance = np.random.default_rng([config.seed, 17])
-    acts = [p for i in range(conversations) for p in conversation(performer, i)[1].values()]
+    animations = [p for i in range(conversations) for p in conversation(performer, i)[1].values()]
     pieces = []
     for person in range(config.probe_people):
-        act = acts[person % len(acts)]
-        starts = np.arange(0, len(act.state) - config.probe_frames)
-        spoken = np.array([(act.state[s : s + config.probe_frames] == SPEAK).mean() for s in starts])
+        animation = animations[person % len(animations)]
+        starts = np.arange(0, len(animation.state) - config.probe_frames)
+        spoken = np.array([(animation.state[s : s + config.probe_frames] == SPEAK).mean() for s in starts])
         wanted = np.flatnonzero(spoken > 0.6) if person % 3 else np.flatnonzero(spoken < 0.3)
         start = int(chance.choice(wanted if wanted.size else starts))
-        pieces.append(act.tracks.window(start, start + config.probe_frames))
+        pieces.append(animation.tracks.window(start, start + config.probe_frames))
     return pieces
 
 
 def _signals(tracks: "Tracks") -> dict[str, Array]:
-    """The truth signals that a picture shows."""
+    """Return the ground-truth signals that are visible in a frame."""
     from components.performer.tracks import ARKIT_INDEX
 
     shapes = tracks.blendshapes
@@ -162,11 +162,11 @@ def _signals(tracks: "Tracks") -> dict[str, Array]:
 
 
 def _case(script: Script, video: Array, frames: int) -> Case:
-    """Cut the scored span out of a rendered side: its image is frame LEAD_FRAMES, its sound starts right after it."""
+    """Cut the scored span out of a rendered side: its image is frame LEAD_FRAMES, its audio starts right after it."""
     first = LEAD_FRAMES + 1
     span = slice(first, first + frames)
-    sound = slice(first * SAMPLES_PER_FRAME, (first + frames) * SAMPLES_PER_FRAME)
-    signals = {name: values[span] for name, values in _signals(script.performance.tracks).items()}
+    samples = slice(first * SAMPLES_PER_FRAME, (first + frames) * SAMPLES_PER_FRAME)
+    signals = {name: values[span] for name, values in _signals(script.animation.tracks).items()}
     return Case(
         name=f"{script.group}_{script.side}",
         group=script.group,
@@ -174,11 +174,11 @@ def _case(script: Script, video: Array, frames: int) -> Case:
         image=video[LEAD_FRAMES],
         reference=video[REFERENCE_FRAME],
         frames=video[span],
-        speak=script.own.pcm[sound],
-        truth=Truth(
-            state=script.performance.state[span],
-            warmth=script.performance.smile[span],
-            listen=script.other.pcm[sound],
+        speak=script.own.pcm[samples],
+        ground_truth=GroundTruth(
+            state=script.animation.state[span],
+            warmth=script.animation.smile[span],
+            listen=script.partner.pcm[samples],
             **signals,
         ),
         text=script.own.text,
@@ -186,7 +186,7 @@ def _case(script: Script, video: Array, frames: int) -> Case:
 
 
 def _render(shots: list[Shot]) -> Any:
-    """Render on all cores, in order."""
+    """Render on all cores; yields the videos in order."""
     workers = min(os.cpu_count() or 1, len(shots), 8)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
@@ -194,7 +194,7 @@ def _render(shots: list[Shot]) -> Any:
 
 
 def _one_thread() -> None:
-    """Each worker has one core: libraries loaded later must not start a pool of their own."""
+    """Limit a worker to one thread; must run before the numeric libraries are imported."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
 

@@ -1,7 +1,7 @@
-"""Where the face is: registers a clip's frames to each other on the upper face, and finds the mouth below it.
+"""Face registration: aligns a clip's frames to each other on the upper face, and locates the mouth below it.
 
-Closed form and in-domain: the camera's framing is known, so a small Gauss-Newton search over shift, roll and scale is
-enough, and it works on soft generated frames as well as on true ones.
+In-domain: the camera's framing is known, so a small Gauss-Newton search over shift, roll and scale is enough; it works
+on soft generated frames as well as on ground truth.
 """
 
 from dataclasses import dataclass, replace
@@ -11,16 +11,16 @@ import numpy as np
 from components.evaluate.cases.cases import Array
 
 ANCHOR = (0.5, 0.45)
-"""Point (x, y as shares of the side) about which the head turns and grows."""
+"""Point (x, y as fractions of the side) about which the head rotates and scales."""
 LIMITS = np.array([0.11, 0.11, 0.35, 0.25])
-"""Largest shift (shares of the side), roll (radians) and growth."""
+"""Largest shift (fractions of the side), roll (radians) and scale change."""
 OFFSETS = [(dy, dx) for dy in range(-6, 7) for dx in range(-3, 4)]
-"""Places, in 128ths of the side, at which the mouth is looked for around its usual one."""
+"""Search offsets of the mouth around its usual position, in 128ths of the side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """A rectangle of the picture, as shares of its side, and the grid on which it is read."""
+    """A rectangle of the frame, in fractions of its side, and the grid on which it is sampled."""
 
     top: float
     """Upper edge."""
@@ -36,20 +36,20 @@ class Region:
     """Grid columns."""
 
     def moved(self, dy: float, dx: float) -> "Region":
-        """The same region elsewhere."""
+        """Return the region shifted by fractions of the side."""
         return replace(self, top=self.top + dy, bottom=self.bottom + dy, left=self.left + dx, right=self.right + dx)
 
 
 STILL_FRAMES = 24
-"""Frames that stand for a clip where only its mean picture matters."""
+"""Frames sampled from a clip where only its mean frame matters."""
 UPPER = Region(top=0.30, bottom=0.60, left=0.30, right=0.70, rows=20, columns=26)
 
 
-def sample(picture: Array, pose: Array, region: Region) -> Array:
-    """Read a picture [H, W] or [H, W, C] on a region's grid, following a pose (shift x, shift y, roll, growth)."""
+def sample(image: Array, pose: Array, region: Region) -> Array:
+    """Sample an image [H, W] or [H, W, C] on a region's grid under a pose (shift x, shift y, roll, scale change)."""
     import cv2
 
-    size = picture.shape[0]
+    size = image.shape[0]
     step_x, step_y = (region.right - region.left) / region.columns, (region.bottom - region.top) / region.rows
     x = region.left + step_x / 2 - ANCHOR[0]
     y = region.top + step_y / 2 - ANCHOR[1]
@@ -64,21 +64,21 @@ def sample(picture: Array, pose: Array, region: Region) -> Array:
     affine[:, 2] -= 0.5
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     out: Array = cv2.warpAffine(
-        picture, affine, (region.columns, region.rows), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        image, affine, (region.columns, region.rows), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return out
 
 
 def register(video: Array, passes: int = 2, iterations: int = 6) -> Array:
-    """Pose of the head in every frame relative to the clip's mean.
+    """Estimate the head's pose in every frame relative to the clip's mean frame.
 
     Args:
         video: uint8 [T, H, W, 3] of one person in one shot.
-        passes: how often the mean is taken anew.
-        iterations: Gauss-Newton steps in each.
+        passes: number of times the mean frame is recomputed.
+        iterations: Gauss-Newton steps per pass.
 
     Returns:
-        float [T, 4]: shift x, shift y (shares of the side), roll (radians), growth.
+        float [T, 4]: shift x, shift y (fractions of the side), roll (radians), scale change.
     """
     import cv2
 
@@ -93,7 +93,7 @@ def register(video: Array, passes: int = 2, iterations: int = 6) -> Array:
         down, right = np.gradient(mean)
         down, right = down / step_y, right / step_x
         slopes = np.stack([right, down, down * x - right * y, right * x + down * y], axis=-1).reshape(-1, 4)
-        # Brightness and contrast of a frame are fitted along, so that they do not pass for motion.
+        # Brightness and contrast are fitted too, so that their changes are not mistaken for motion.
         design = np.concatenate([slopes, np.ones((len(slopes), 1)), mean.reshape(-1, 1)], axis=1)
         ridge = np.diag([*(1e-3 * (slopes**2).sum(0) + 1e-6), 1e-6, 1e-6])
         solve = np.linalg.solve(design.T @ design + ridge, design.T)
@@ -106,7 +106,7 @@ def register(video: Array, passes: int = 2, iterations: int = 6) -> Array:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """A video made ready for reading."""
+    """A video prepared for the probes."""
 
     colours: Array
     """float [T, H, W, 2]: brightness and redness, slightly blurred; lips and tongue are red, an open mouth dark."""
@@ -115,31 +115,31 @@ class Clip:
 
 
 def prepare(video: Array) -> Clip:
-    """Make a uint8 video [T, H, W, 3] of one person in one shot ready for reading."""
+    """Prepare a uint8 video [T, H, W, 3] of one person in one shot for the probes."""
     import cv2
 
     blur = video.shape[1] / 128
     out = np.empty((*video.shape[:3], 2), np.float32)
-    for picture, frame in zip(out, video, strict=True):
+    for image, frame in zip(out, video, strict=True):
         values = frame.astype(np.float32)
         pair = np.stack([values.mean(-1), values[..., 0] - values[..., 1]], axis=-1)
-        picture[:] = cv2.GaussianBlur(pair, (0, 0), blur)
+        image[:] = cv2.GaussianBlur(pair, (0, 0), blur)
     return Clip(colours=out, poses=register(video))
 
 
-def standard(patch: Array) -> Array:
-    """A patch [rows, columns, 2] without its mean and contrast."""
+def standardise(patch: Array) -> Array:
+    """Remove mean and contrast from a patch [rows, columns, 2]."""
     out: Array = (patch - patch.mean((0, 1))) / (patch.std((0, 1)) + 1)
     return out
 
 
-def locate(places: Array, template: Array) -> int:
-    """Index of the place [P, rows, columns, 2] that looks most like the template."""
-    return int(np.argmax([float((standard(p) * template).mean()) for p in places]))
+def locate(patches: Array, template: Array) -> int:
+    """Return the index of the patch, of [P, rows, columns, 2], that correlates best with the template."""
+    return int(np.argmax([float((standardise(p) * template).mean()) for p in patches]))
 
 
-def places_of(clip: Clip, region: Region) -> Array:
-    """The clip's mean registered picture at each of OFFSETS around a region, float [P, rows, columns, 2]."""
+def candidate_patches(clip: Clip, region: Region) -> Array:
+    """Sample the clip's mean registered frame at each of OFFSETS around a region, float [P, rows, columns, 2]."""
     size = clip.colours.shape[1]
     whole = Region(top=0, bottom=1, left=0, right=1, rows=size, columns=size)
     some = np.linspace(0, len(clip.poses) - 1, min(len(clip.poses), STILL_FRAMES)).round().astype(int)
@@ -148,10 +148,10 @@ def places_of(clip: Clip, region: Region) -> Array:
     return np.stack([sample(mean, rest, region.moved(dy / 128, dx / 128)) for dy, dx in OFFSETS])
 
 
-def fit_template(places: list[Array], rounds: int = 4) -> Array:
-    """What the region looks like on an average person: choosing each clip's place and averaging take turns."""
-    chosen = [OFFSETS.index((0, 0))] * len(places)
+def fit_template(candidates: list[Array], rounds: int = 4) -> Array:
+    """Average the region over people, alternating between choosing each clip's best patch and averaging."""
+    chosen = [OFFSETS.index((0, 0))] * len(candidates)
     for _ in range(rounds):
-        template: Array = np.mean([standard(p[i]) for p, i in zip(places, chosen, strict=True)], axis=0)
-        chosen = [locate(p, template) for p in places]
+        template: Array = np.mean([standardise(p[i]) for p, i in zip(candidates, chosen, strict=True)], axis=0)
+        chosen = [locate(p, template) for p in candidates]
     return template

@@ -1,7 +1,7 @@
-"""Identity: is every generated frame nearer to its own person than to anybody else?
+"""Identity: is every generated frame closer to its own person than to anybody else?
 
-The embedding is fitted on true renders of other people (principal components, then the directions that tell people
-apart in units of the spread within a person), so it is an in-domain instrument, not a published face embedding.
+The embedding is fitted on ground-truth renders of other people (PCA, then linear discriminant analysis), so it is an
+in-domain probe, not a published face embedding.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from components.evaluate.metrics.anchored import Anchored, anchored
 GRID = 16
 """Side of the colour thumbnail that is embedded."""
 COMPONENTS = 96
-"""Principal components kept before people are told apart."""
+"""Principal components before the discriminant analysis."""
 DIRECTIONS = 24
-"""Directions kept after it."""
+"""Discriminant directions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedder:
-    """Maps frames to points where a person's frames lie close together."""
+    """Maps frames to embeddings in which frames of one person are close together."""
 
     mean: Array
     """float [D]: mean thumbnail."""
@@ -29,18 +29,18 @@ class Embedder:
     """float [D, DIRECTIONS]."""
 
     def embed(self, video: Array) -> Array:
-        """Unit embeddings, float [T, DIRECTIONS], of a uint8 video [T, H, W, 3]."""
+        """Embed a uint8 video [T, H, W, 3] as unit vectors, float [T, DIRECTIONS]."""
         points: Array = (thumbnails(video) - self.mean) @ self.basis
         length: Array = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-9)
         return points / length
 
 
 def thumbnails(video: Array) -> Array:
-    """The head's colours and shape: the middle of every frame under an oval, float [T, GRID * GRID * 3] in 0..1."""
+    """Downsample the centre of every frame under an oval mask, float [T, GRID * GRID * 3] in 0..1."""
     import cv2
 
     size = video.shape[1]
-    top, bottom, left, right = (round(share * size) for share in (0.05, 0.95, 0.12, 0.88))
+    top, bottom, left, right = (round(fraction * size) for fraction in (0.05, 0.95, 0.12, 0.88))
     y, x = np.mgrid[0:GRID, 0:GRID] / (GRID - 1) * 2 - 1
     oval = ((x / 0.85) ** 2 + (y / 0.95) ** 2 < 1).astype(np.float32)[None, :, :, None]
     cut: list[Array] = [
@@ -76,35 +76,35 @@ class IdentityScores:
     """Identity of all cases."""
 
     nearest: Anchored
-    """Share of frames that lie nearest to the right person."""
+    """Fraction of frames that are closest to the right person."""
     similarity: Anchored
-    """Mean cosine to the right person's centre."""
+    """Mean cosine to the right person's mean embedding."""
     matches: tuple[tuple[float, ...], ...]
-    """Share of generated case i's frames nearest to person j."""
+    """Fraction of generated case i's frames that are closest to person j."""
 
 
 def identity_scores(
-    generated: list[Array], autoencoded: list[Array], truth: list[Array], groups: list[str]
+    generated: list[Array], reconstructed: list[Array], ground_truth: list[Array], groups: list[str]
 ) -> IdentityScores:
     """Score embeddings.
 
     Args:
         generated: [T, D] of each generated video.
-        autoencoded: [T, D] of the truth passed through the autoencoder.
-        truth: [T, D] of the truth itself; its mean is the person's centre.
+        reconstructed: [T, D] of each reconstructed ground truth.
+        ground_truth: [T, D] of each ground truth; its mean is the person's centre.
         groups: conversation of each case; people of one conversation are different people.
     """
-    centres = np.stack([t.mean(0) for t in truth])
+    centres = np.stack([t.mean(0) for t in ground_truth])
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
 
-    def shares(points: Array) -> Array:
+    def fractions(points: Array) -> Array:
         nearest = np.argmax(points @ centres.T, axis=1)
         return np.bincount(nearest, minlength=len(centres)) / len(nearest)
 
-    matches = np.stack([shares(p) for p in generated])
+    matches = np.stack([fractions(p) for p in generated])
     cosines = np.stack([(p @ centres.T).mean(0) for p in generated])
     return IdentityScores(
-        nearest=anchored(matches, np.array([shares(p)[i] for i, p in enumerate(autoencoded)]), groups),
-        similarity=anchored(cosines, np.array([(p @ centres[i]).mean() for i, p in enumerate(autoencoded)]), groups),
+        nearest=anchored(matches, np.array([fractions(p)[i] for i, p in enumerate(reconstructed)]), groups),
+        similarity=anchored(cosines, np.array([(p @ centres[i]).mean() for i, p in enumerate(reconstructed)]), groups),
         matches=tuple(tuple(round(float(v), 4) for v in row) for row in matches),
     )

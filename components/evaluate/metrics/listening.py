@@ -1,19 +1,19 @@
-"""Listening: do nods, smiles and movement follow what the other says, as the truth's reactions do?"""
+"""Listening: do nods, smiles and head movement follow the partner's audio, as the ground truth's reactions do?"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from components.evaluate.cases.cases import SPEAK, Array, Truth
+from components.evaluate.cases.cases import SPEAK, Array, GroundTruth
 from components.evaluate.metrics.anchored import MIN_FRAMES, Anchored, anchored, mean_score, pearson, smooth
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 NOD_BAND_FRAMES = (1.0, 8.0)
-"""Head pitch is smoothed by the first against noise, and what the second keeps is slow posture, not a nod."""
+"""Sigmas (frames) of the band-pass of head pitch: the first removes noise, the second slow posture."""
 ENERGY_FRAMES = 5.0
-"""Smoothing of the nod energy: a nod counts when it comes within about a quarter of a second of the truth's."""
+"""Sigma (frames) of the nod energy: a nod counts within about a quarter of a second of the ground truth's."""
 REACTION_S = (0.2, 0.8)
-"""A reaction comes this long after the other's pause begins."""
+"""A reaction falls into this window after the partner's pause begins."""
 PAUSE_S = 0.2
 """Shortest silence after speech that counts as a pause."""
 SPEECH_LEVEL = 300.0
@@ -22,7 +22,7 @@ SPEECH_LEVEL = 300.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reaction:
-    """What was read from one video."""
+    """Reaction signals measured in one video."""
 
     pitch: Array
     """float [T]: head pitch."""
@@ -35,23 +35,23 @@ class ListeningScores:
     """Listening of all cases."""
 
     nod: Anchored
-    """Correlation of the nod energy with the truth's on the frames where the character does not speak."""
+    """Correlation of the nod energy with the ground truth's on frames where the character does not speak."""
     smile: Anchored
-    """Correlation of the smile with the truth's on these frames."""
+    """Correlation of the smile with the ground truth's on the same frames."""
     lift: Anchored
-    """log2 of the nod energy 0.2-0.8 s after the other's pauses against the rest of the listening frames."""
+    """log2 of the head speed 0.2-0.8 s after the partner's pauses over that in the other listening frames."""
     score: float | None
-    """Mean of the parts whose anchors are far enough apart."""
+    """Mean of the metrics whose anchors are far enough apart."""
 
 
 def nod_energy(pitch: Array) -> Array:
-    """Smoothed speed of the quick part of the head's pitch, float [T]."""
+    """Return the smoothed speed of band-passed head pitch, float [T]."""
     quick = smooth(pitch, NOD_BAND_FRAMES[0]) - smooth(pitch, NOD_BAND_FRAMES[1])
     return smooth(np.abs(np.gradient(quick)), ENERGY_FRAMES)
 
 
 def pauses(listen: Array) -> Array:
-    """Frames at which the other falls silent, int [P], from int16 [1000 T] of the other's voice alone."""
+    """Return the frames at which the partner falls silent, int [P], from the partner's audio, int16 [1000 T]."""
     level = np.sqrt((listen.astype(np.float64).reshape(-1, SAMPLES_PER_FRAME) ** 2).mean(1))
     loud = level > SPEECH_LEVEL
     need = round(PAUSE_S * VIDEO_FPS)
@@ -59,29 +59,32 @@ def pauses(listen: Array) -> Array:
     return np.array(starts, int)
 
 
-def after_pauses(truth: Truth) -> Array:
-    """Bool [T]: 0.2-0.8 s after one of the other's pauses."""
-    mask = np.zeros(len(truth.state), bool)
+def after_pauses(ground_truth: GroundTruth) -> Array:
+    """Mark the frames 0.2-0.8 s after the partner's pauses, bool [T]."""
+    mask = np.zeros(len(ground_truth.state), bool)
     first, last = (round(s * VIDEO_FPS) for s in REACTION_S)
-    for start in pauses(truth.listen):
+    for start in pauses(ground_truth.listen):
         mask[start + first : start + last + 1] = True
     return mask
 
 
-def nod_match(reaction: Reaction, truth: Truth) -> float:
-    quiet = truth.state != SPEAK
-    return pearson(nod_energy(reaction.pitch)[quiet], nod_energy(truth.pitch)[quiet])
+def nod_match(reaction: Reaction, ground_truth: GroundTruth) -> float:
+    """Correlate nod energy with the ground truth on frames without own speech."""
+    quiet = ground_truth.state != SPEAK
+    return pearson(nod_energy(reaction.pitch)[quiet], nod_energy(ground_truth.pitch)[quiet])
 
 
-def smile_match(reaction: Reaction, truth: Truth) -> float:
-    quiet = truth.state != SPEAK
-    if quiet.sum() < MIN_FRAMES or truth.warmth[quiet].std() < 0.01:
+def smile_match(reaction: Reaction, ground_truth: GroundTruth) -> float:
+    """Correlate the smile with the ground truth on frames without own speech; NaN if it hardly varies."""
+    quiet = ground_truth.state != SPEAK
+    if quiet.sum() < MIN_FRAMES or ground_truth.warmth[quiet].std() < 0.01:
         return float("nan")
-    return pearson(smooth(reaction.smile, 2)[quiet], smooth(truth.warmth, 2)[quiet])
+    return pearson(smooth(reaction.smile, 2)[quiet], smooth(ground_truth.warmth, 2)[quiet])
 
 
-def pause_lift(reaction: Reaction, truth: Truth) -> float:
-    quiet, after = truth.state != SPEAK, after_pauses(truth)
+def pause_lift(reaction: Reaction, ground_truth: GroundTruth) -> float:
+    """Return log2 of the head speed after the partner's pauses over that in the other listening frames."""
+    quiet, after = ground_truth.state != SPEAK, after_pauses(ground_truth)
     if min((quiet & after).sum(), (quiet & ~after).sum()) < MIN_FRAMES:
         return float("nan")
     quick = smooth(reaction.pitch, NOD_BAND_FRAMES[0]) - smooth(reaction.pitch, NOD_BAND_FRAMES[1])
@@ -91,20 +94,20 @@ def pause_lift(reaction: Reaction, truth: Truth) -> float:
 
 
 def listening_scores(
-    generated: list[Reaction], autoencoded: list[Reaction], truths: list[Truth], groups: list[str]
+    generated: list[Reaction], reconstructed: list[Reaction], ground_truths: list[GroundTruth], groups: list[str]
 ) -> ListeningScores:
-    """Score what was read from the videos.
+    """Score measured reactions.
 
     Args:
-        generated: of each generated video.
-        autoencoded: of the truth passed through the autoencoder.
-        truths: truth tracks.
+        generated: reactions in each generated video.
+        reconstructed: reactions in each reconstructed ground truth.
+        ground_truths: ground-truth tracks of each case.
         groups: conversation of each case.
     """
     parts = [
         anchored(
-            np.array([[measure(r, t) for t in truths] for r in generated]),
-            np.array([measure(r, t) for r, t in zip(autoencoded, truths, strict=True)]),
+            np.array([[measure(r, t) for t in ground_truths] for r in generated]),
+            np.array([measure(r, t) for r, t in zip(reconstructed, ground_truths, strict=True)]),
             groups,
         )
         for measure in (nod_match, smile_match, pause_lift)

@@ -1,8 +1,8 @@
-"""In-domain probes: closed-form readers of mouth opening, smile, brow and head pitch from pixels.
+"""In-domain probes: linear regressors of mouth opening, smile, brow and head pitch from pixels, fitted in closed form.
 
-A general face tracker misreads soft generated frames, so the instruments are fitted on true renders of other people,
-sharp and through the autoencoder, and are checked on held-out true renders before anything is measured with them.
-Everything is relative to the clip's own mean picture, so that a probe works on faces that it has never seen.
+A general face tracker is unreliable on soft generated frames, so the probes are fitted on ground-truth renders of other
+people, sharp and through the autoencoder, and are checked on the ground truth of the scored people before use. All
+features are relative to the clip's own mean frame, so that a probe generalises to unseen faces.
 """
 
 from dataclasses import dataclass
@@ -11,28 +11,28 @@ import numpy as np
 
 from components.evaluate.cases.cases import Array
 from components.evaluate.metrics.anchored import pearson
-from components.evaluate.metrics.face import OFFSETS, Clip, Region, fit_template, locate, places_of, sample
+from components.evaluate.metrics.face import OFFSETS, Clip, Region, candidate_patches, fit_template, locate, sample
 
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Ridge penalties tried, in units of the mean feature power."""
 FOLDS = 4
-"""Groups of people left out in turn to choose the penalty."""
-GOOD_PROBE = 0.9
-"""Correlation on held-out true renders under which a probe, and what is measured with it, is called weak."""
+"""Folds of the cross-validation over people that chooses the penalty."""
+MIN_PROBE_CORRELATION = 0.9
+"""Correlation on held-out ground truth below which a probe, and every metric based on it, is called weak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """How a probe looks at a clip."""
+    """Which pixels of a clip a probe reads, and how."""
 
     region: Region
-    """Where."""
+    """Rectangle of the frame."""
     registered: bool
-    """Take the head's motion out first; a probe of the head's own motion must not."""
+    """Remove the head's motion first; a probe of the head's own motion must not."""
     located: bool
-    """Find the region on this person first."""
-    per_light: bool
-    """Count changes relative to the region's brightness, which makes skin tones alike."""
+    """Locate the region on this person first."""
+    relative_to_brightness: bool
+    """Divide changes by the region's brightness, which normalises skin tones."""
 
 
 VIEWS = {
@@ -40,94 +40,97 @@ VIEWS = {
         region=Region(top=0.505, bottom=0.815, left=0.307, right=0.697, rows=16, columns=20),
         registered=True,
         located=True,
-        per_light=False,
+        relative_to_brightness=False,
     ),
     "smile": View(
         region=Region(top=0.505, bottom=0.815, left=0.307, right=0.697, rows=16, columns=20),
         registered=True,
         located=False,
-        per_light=True,
+        relative_to_brightness=True,
     ),
     "brow": View(
         region=Region(top=0.32, bottom=0.54, left=0.27, right=0.73, rows=14, columns=22),
         registered=True,
         located=False,
-        per_light=True,
+        relative_to_brightness=True,
     ),
     "pitch": View(
         region=Region(top=0.16, bottom=0.8, left=0.22, right=0.78, rows=24, columns=20),
         registered=False,
         located=False,
-        per_light=True,
+        relative_to_brightness=True,
     ),
 }
-"""How each signal is read."""
+"""View of each signal's probe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """A linear reader of one signal."""
+    """Linear regressor of one signal."""
 
     view: View
-    """How it looks."""
+    """Pixels it reads."""
     template: Array | None
-    """float [rows, columns, 2]: by which the region is located."""
+    """float [rows, columns, 2] with which the region is located; None = the region is fixed."""
     weights: Array
     """float [rows * columns * 2]."""
 
     def read(self, clip: Clip) -> Array:
-        """The signal, float [T], relative to the clip's mean."""
+        """Return the signal, float [T], relative to the clip's mean."""
         signal: Array = features(clip, self.view, self.template) @ self.weights
         return signal
 
 
 def features(clip: Clip, view: View, template: Array | None) -> Array:
-    """Person-relative features of every frame.
+    """Compute person-relative features of every frame.
 
     Args:
-        clip: of one person.
-        view: how to look.
-        template: by which the region is located.
+        clip: one person in one shot.
+        view: pixels to read.
+        template: with which the region is located; None = the region is fixed.
 
     Returns:
         float [T, rows * columns * 2]: brightness and redness of the region minus their means over the clip.
     """
     region = view.region
     if template is not None:
-        dy, dx = OFFSETS[locate(places_of(clip, region), template)]
+        dy, dx = OFFSETS[locate(candidate_patches(clip, region), template)]
         region = region.moved(dy / 128, dx / 128)
     poses = clip.poses if view.registered else np.zeros_like(clip.poses)
-    seen = np.stack([sample(picture, pose, region) for picture, pose in zip(clip.colours, poses, strict=True)])
+    seen = np.stack([sample(image, pose, region) for image, pose in zip(clip.colours, poses, strict=True)])
     mean = seen.mean(0)
-    unit = 0.3 * float(mean[..., 0].mean()) + 5 if view.per_light else 30.0
+    unit = 0.3 * float(mean[..., 0].mean()) + 5 if view.relative_to_brightness else 30.0
     flat: Array = ((seen - mean) / unit).reshape(len(seen), -1)
     return flat
 
 
 def fit_probe(people: list[list[Clip]], targets: list[Array], view: View) -> Probe:
-    """Fit a reader in closed form; its penalty is chosen by leaving people out.
+    """Fit a probe in closed form; cross-validation over people chooses its penalty.
 
     Args:
         people: for each person the same T frames in one or more renditions.
         targets: the signal of each person, float [T].
-        view: how to look.
+        view: pixels to read.
     """
-    template = fit_template([places_of(clips[0], view.region) for clips in people]) if view.located else None
+    template = fit_template([candidate_patches(clips[0], view.region) for clips in people]) if view.located else None
     inputs = [np.concatenate([features(clip, view, template) for clip in clips]) for clips in people]
     signals = [np.tile(t - t.mean(), len(clips)) for t, clips in zip(targets, people, strict=True)]
     folds = np.arange(len(inputs)) % FOLDS
     scores = np.zeros(len(STRENGTHS))
     for fold in range(FOLDS):
-        kept, left = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        solutions = _ridge(np.concatenate([inputs[i] for i in kept]), np.concatenate([signals[i] for i in kept]))
-        held, truth = np.concatenate([inputs[i] for i in left]), np.concatenate([signals[i] for i in left])
-        scores += [pearson(held @ weights, truth) for weights in solutions]
+        training, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        solutions = _ridge(
+            np.concatenate([inputs[i] for i in training]), np.concatenate([signals[i] for i in training])
+        )
+        inputs_out = np.concatenate([inputs[i] for i in held_out])
+        signals_out = np.concatenate([signals[i] for i in held_out])
+        scores += [pearson(inputs_out @ weights, signals_out) for weights in solutions]
     every = _ridge(np.concatenate(inputs), np.concatenate(signals))
     return Probe(view=view, template=template, weights=every[int(np.argmax(scores))])
 
 
 def _ridge(inputs: Array, signal: Array) -> list[Array]:
-    """Ridge weights for every penalty in STRENGTHS."""
+    """Return ridge weights for every penalty in STRENGTHS."""
     gram, projected = inputs.T @ inputs, inputs.T @ signal
     power = float(np.trace(gram)) / len(gram)
     eye = np.eye(len(gram), dtype=gram.dtype)

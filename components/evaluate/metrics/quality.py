@@ -5,24 +5,26 @@ import numpy as np
 from components.evaluate.cases.cases import Array
 
 
-def psnr_db(video: Array, truth: Array) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 videos [T, H, W, 3], over everything; 100 where they are equal."""
-    errors = [np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2) for a, b in zip(video, truth, strict=True)]
+def psnr_db(video: Array, ground_truth: Array) -> float:
+    """Peak signal-to-noise ratio (dB) of two uint8 videos [T, H, W, 3] over all pixels; 100 if they are equal."""
+    errors = [
+        np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2) for a, b in zip(video, ground_truth, strict=True)
+    ]
     error = float(np.mean(errors))
     return 10 * float(np.log10(255**2 / max(error, 255**2 / 1e10)))
 
 
-def ssim(video: Array, truth: Array) -> float:
+def ssim(video: Array, ground_truth: Array) -> float:
     """Structural similarity (Wang 2004: luma, Gaussian window of sigma 1.5) of two uint8 videos [T, H, W, 3]."""
     import cv2
 
-    def blur(picture: Array) -> Array:
-        out: Array = cv2.GaussianBlur(picture, (11, 11), 1.5)
+    def blur(image: Array) -> Array:
+        out: Array = cv2.GaussianBlur(image, (11, 11), 1.5)
         return out
 
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     values = []
-    for a, b in zip(video, truth, strict=True):
+    for a, b in zip(video, ground_truth, strict=True):
         x, y = (cv2.cvtColor(p, cv2.COLOR_RGB2GRAY).astype(np.float32) for p in (a, b))
         mx, my = blur(x), blur(y)
         vx, vy, cxy = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my

@@ -1,4 +1,4 @@
-"""Speed: seconds of computing for one second of video."""
+"""Speed: compute time per second of video."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ from lpm_model.config import VIDEO_FPS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedReport:
-    """Time that generating took."""
+    """Time that generation took."""
 
     seconds_per_video_second: float
-    """Mean over everything generated; under 1 is faster than life."""
+    """Mean over everything generated; below 1 is faster than real time."""
     chunk_p50_ms: float
     """Median time of one step."""
     chunk_p95_ms: float
-    """95th percentile of it."""
+    """95th percentile of the step time."""
     chunk_frames: int
-    """Frames that one step makes."""
+    """Frames generated per step."""
 
 
 def speed_report(step_seconds: list[float], chunk_frames: int) -> SpeedReport:
-    """Summarise the times of steps that made `chunk_frames` frames each."""
+    """Summarise the times of steps that generated `chunk_frames` frames each."""
     if not step_seconds:
         raise ValueError("no step was timed: generate at least one chunk")
     times = np.array(step_seconds)

@@ -1,82 +1,69 @@
-"""The report folder: report.json, report.html with videos and curves, talk.mp4. Opens from disk, needs no server."""
+"""Writes the report folder: report.json, report.html with videos and curves, talk.mp4; opens without a server."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.evaluate.cases.cases import LISTEN, SPEAK, Array, Case
+from components.evaluate.cases.cases import LISTEN, SPEAK, Array
 from components.evaluate.config import EvaluateReport
+from components.evaluate.report.views import CaseView
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 from lpm_model.files import write_json
 from serving.media.mp4 import Mp4Writer
 from serving.talk import mix
 
 SCALE = 2
-"""Enlargement of the pictures in the report's videos."""
+"""Magnification of the frames in the report's videos."""
 CARDS = {
     "sync": (
         "Lip sync",
-        "Correlation of the mouth opening seen in the video with the true one on speaking frames, at no lag.",
+        "Correlation of the measured mouth opening with the ground truth on speaking frames, at zero lag.",
     ),
-    "mouth_rest": ("Mouth at rest", "How much quieter the mouth is while listening than while speaking."),
+    "mouth_rest": ("Mouth at rest", "How much less the mouth moves while listening than while speaking."),
     "listening": (
         "Listening",
-        "Mean of three: nods when the truth nods, smile when the truth smiles, "
-        "head movement 0.2-0.8 s after the other's pauses.",
+        "Mean of three metrics: nods and smiles at the same times as the ground truth, and head movement 0.2-0.8 s "
+        "after the partner's pauses.",
     ),
-    "identity": ("Identity", "Share of frames that lie nearest to the right person among all people of the set."),
-    "identity_similarity": ("Likeness", "Cosine of the identity embedding to the person's true mean."),
-    "fidelity": ("Picture", "Frechet distance of simple picture features to the true frames of the same person."),
+    "identity": ("Identity", "Fraction of frames closest to the right person among all people of the set."),
+    "identity_similarity": (
+        "Identity similarity",
+        "Cosine of the identity embedding to the person's mean ground-truth embedding.",
+    ),
+    "fidelity": ("Image fidelity", "Frechet distance of simple image features to the ground truth of the same person."),
     "drift": (
-        "Steadiness",
-        "Change of identity and colour from the first to the last 15 % of the long conversation: "
-        "1 is no more than the truth's own, 0 is as far as another person.",
+        "Stability",
+        "Change of identity and colour from the first to the last 15 % of the long conversation: 1 is as stable as "
+        "the ground truth, 0 is as far off as another person.",
     ),
 }
-"""Title and meaning of every anchored score, in the order of the page."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CaseView:
-    """What the page shows of one case."""
-
-    case: Case
-    """The case."""
-    generated: Array
-    """uint8 [T, H, W, 3]."""
-    passed: Array
-    """uint8 [T, H, W, 3]: the truth through the autoencoder."""
-    curves: list[tuple[str, Array, Array]]
-    """Title, true and generated signal of each curve, float [T]."""
-    facts: dict[str, str]
-    """Small print."""
+"""Title and description of every anchored score, in page order."""
 
 
 def enlarge(video: Array) -> Array:
-    """Enlarge uint8 [T, H, W, 3] by SCALE for viewing."""
+    """Enlarge a uint8 video [T, H, W, 3] by SCALE for viewing."""
     import cv2
 
     side = video.shape[2] * SCALE, video.shape[1] * SCALE
     return np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_CUBIC) for frame in video])
 
 
-def write_video(path: Path, videos: list[Array], sound: Array) -> None:
-    """Write videos of equal length side by side with one sound, piece by piece."""
+def write_video(path: Path, videos: list[Array], audio: Array) -> None:
+    """Write videos of equal length side by side with one audio track, second by second."""
     height, width = videos[0].shape[1] * SCALE, sum(v.shape[2] for v in videos) * SCALE
     with Mp4Writer(path, height_px=height, width_px=width, crf=20) as writer:
         for start in range(0, len(videos[0]), VIDEO_FPS):
             row = [enlarge(v[start : start + VIDEO_FPS]) for v in videos]
             writer.write(
                 np.concatenate(row, axis=2),
-                sound[start * SAMPLES_PER_FRAME : (start + len(row[0])) * SAMPLES_PER_FRAME],
+                audio[start * SAMPLES_PER_FRAME : (start + len(row[0])) * SAMPLES_PER_FRAME],
             )
 
 
 def contact_sheet(path: Path, rows: list[Array], columns: int = 12) -> None:
-    """Write a PNG with one row of evenly spaced frames for each video."""
+    """Write a PNG with one row of evenly spaced frames per video."""
     import cv2
 
     picked = [v[np.linspace(0, len(v) - 1, columns).round().astype(int)] for v in rows]
@@ -86,17 +73,17 @@ def contact_sheet(path: Path, rows: list[Array], columns: int = 12) -> None:
         raise ValueError(f"{path} could not be written: check the disk")
 
 
-def curve_svg(truth: Array, generated: Array, state: Array, *, width: int = 900, height: int = 110) -> str:
-    """Draw two signals over time as SVG; speaking and listening spans lie behind them.
+def curve_svg(ground_truth: Array, generated: Array, state: Array, *, width: int = 900, height: int = 110) -> str:
+    """Draw two signals over time as SVG, over bands for speaking and listening.
 
     Args:
-        truth: float [T].
+        ground_truth: float [T].
         generated: float [T].
         state: uint8 [T].
-        width: of the drawing, in units of its view box.
-        height: likewise.
+        width: width of the view box.
+        height: height of the view box.
     """
-    low, high = min(truth.min(), generated.min()), max(truth.max(), generated.max())
+    low, high = min(ground_truth.min(), generated.min()), max(ground_truth.max(), generated.max())
     span = max(float(high - low), 1e-6)
 
     def path(signal: Array) -> str:
@@ -113,18 +100,18 @@ def curve_svg(truth: Array, generated: Array, state: Array, *, width: int = 900,
             bands.append(f'<rect class="{kind}" x="{x:.1f}" y="0" width="{wide:.1f}" height="{height}"/>')
     return (
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none">{"".join(bands)}'
-        f'<path class="truth" d="{path(truth)}"/><path class="generated" d="{path(generated)}"/></svg>'
+        f'<path class="ground-truth" d="{path(ground_truth)}"/><path class="generated" d="{path(generated)}"/></svg>'
     )
 
 
 def write_report(
     folder: Path, report: EvaluateReport, views: list[CaseView], talk: CaseView, track: Callable[..., Any]
 ) -> None:
-    """Write everything.
+    """Write the report folder.
 
     Args:
         folder: report folder.
-        report: the figures.
+        report: scores and figures.
         views: the cases.
         talk: the long conversation.
         track: `progress.track`.
@@ -134,11 +121,11 @@ def write_report(
     rows = []
     for view in track(views, "report"):
         name = f"videos/{view.case.name}.mp4"
-        sound = mix(view.case.speak, view.case.truth.listen)
-        write_video(folder / name, [view.case.frames, view.generated, view.passed], sound)
+        audio = mix(view.case.speak, view.case.ground_truth.listen)
+        write_video(folder / name, [view.case.frames, view.generated, view.reconstructed], audio)
         rows.append(_row(view, name))
-    sound = mix(talk.case.speak, talk.case.truth.listen)
-    write_video(folder / "talk.mp4", [talk.generated], sound)
+    audio = mix(talk.case.speak, talk.case.ground_truth.listen)
+    write_video(folder / "talk.mp4", [talk.generated], audio)
     contact_sheet(folder / "talk.png", [talk.case.frames, talk.generated])
     write_json(folder / "report.json", report)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -151,11 +138,11 @@ def write_report(
 def _row(view: CaseView, video: str) -> dict[str, Any]:
     import markupsafe
 
-    state = view.case.truth.state
+    state = view.case.ground_truth.state
     curves = [(title, markupsafe.Markup(curve_svg(a, b, state))) for title, a, b in view.curves]
     return {"name": view.case.name, "video": video, "text": view.case.text, "curves": curves, "facts": view.facts}
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A figure for the page; a dash where there is none."""
+    """Format a figure for the page; "-" if there is none."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"

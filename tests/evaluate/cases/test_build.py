@@ -1,4 +1,4 @@
-"""The benchmark set as the performer renders it: held-out people and words, one clock, kept in its cache."""
+"""The rendered benchmark set: held-out people and sentences, one time base, cached."""
 
 import dataclasses
 
@@ -31,25 +31,29 @@ def test_people_and_sentences_are_held_out(rendered):
     assert not any(text in c.text for text in known for c in [*bench.cases, bench.talk])
 
 
-def test_frames_sound_and_truth_share_one_clock(rendered):
+def test_frames_audio_and_ground_truth_share_one_time_base(rendered):
     _, bench = rendered
     assert len(bench.cases) == 4
     for case in [*bench.cases, bench.talk]:
         assert case.frames.shape == (192, 32, 32, 3)
-        assert case.speak.shape == case.truth.listen.shape == (192_000,)
-        assert all(getattr(case.truth, name).shape == (192,) for name in (*SIGNALS, "warmth", "state"))
+        assert case.speak.shape == case.ground_truth.listen.shape == (192_000,)
+        assert all(getattr(case.ground_truth, name).shape == (192,) for name in (*SIGNALS, "warmth", "state"))
         loud = np.abs(case.speak.reshape(192, 1000).astype(float)).mean(1) > 200
-        assert (case.truth.state == 1)[loud].mean() > 0.8
+        assert (case.ground_truth.state == 1)[loud].mean() > 0.8
     a, b = bench.cases[:2]
     assert a.group == b.group
-    assert np.array_equal(a.speak, b.truth.listen)
+    assert np.array_equal(a.speak, b.ground_truth.listen)
     assert len(bench.probes) == 8
     assert bench.probes[0].frames.shape == (5, 32, 32, 3)
 
 
-def test_a_rendered_set_is_loaded_not_rendered_again(rendered, monkeypatch):
+def test_cached_bench_is_loaded_instead_of_rendered(rendered, monkeypatch):
     folder, bench = rendered
-    monkeypatch.setattr(render, "render_bench", None)
+
+    def rendered_again(*_):
+        raise AssertionError("the cached bench was rendered again")
+
+    monkeypatch.setattr(render, "render_bench", rendered_again)
     again = build_bench(folder, CONFIG, NoProgress())
     assert np.array_equal(again.talk.frames, bench.talk.frames)
     assert again.digest == bench.digest == bench_digest(CONFIG)

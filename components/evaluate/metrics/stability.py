@@ -1,4 +1,4 @@
-"""Drift over a long rollout: does the picture at its end still look like the picture at its beginning?"""
+"""Stability of a long rollout: drift, seams, freezes and collapse, built on serving's drift meter."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ from serving.drift import (
     sharpness_log2,
 )
 
-EDGE_SHARE = 0.15
-"""Share of the rollout that counts as its beginning and as its end."""
+EDGE_FRACTION = 0.15
+"""Fraction of the rollout that counts as its beginning and as its end."""
 WINDOW_S = 2.0
 """Length of a window of the freeze rate and of the drift over time (s)."""
 FREEZE_WINDOW = round(WINDOW_S * VIDEO_FPS)
 """The same in frames."""
 COLLAPSE_PEAK = 0.6
-"""Height of a recurring return to the first picture that counts as a collapse onto the cache's sink."""
+"""Autocorrelation peak above which recurring returns to the first frames count as a collapse onto the sink."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,29 +39,29 @@ class DriftReport:
     sharpness_log2: float
     """log2 of the ratio of the Laplacian energies; negative means blurrier."""
     boundary_jump: float
-    """Mean change of the picture over chunk borders divided by that inside chunks: 1 is seamless."""
+    """Mean change between frames at chunk boundaries divided by that inside chunks: 1 is seamless."""
     freeze_rate: float
-    """Share of 2 s windows without motion."""
+    """Fraction of 2 s windows without motion."""
     sink_peak: float
     """Highest autocorrelation of the similarity to the first frames at a lag over 1 s."""
     sink_collapse: bool
-    """The picture keeps returning to the first frames."""
+    """Whether the video keeps returning to its first frames."""
     over_time: list[Drift]
-    """Each window of WINDOW_S against the first, as a live server meters it, with this bench's embedding."""
+    """Each window of WINDOW_S against the first, from the meter of a live server, with the bench's embedding."""
 
 
 def edges(values: Array) -> tuple[Array, Array]:
-    """The first and the last 15 % of a sequence, at least one entry each."""
-    count = max(1, round(EDGE_SHARE * len(values)))
+    """Return the first and the last 15 % of a sequence, at least one entry each."""
+    count = max(1, round(EDGE_FRACTION * len(values)))
     return values[:count], values[-count:]
 
 
 def boundary_jump(change: Array, chunk_frames: int) -> float:
-    """Mean change over chunk borders divided by that inside chunks.
+    """Divide the mean change at chunk boundaries by that inside chunks.
 
     Args:
         change: float [T - 1] from `frame_change`, of a video that starts with a chunk.
-        chunk_frames: frames of a chunk.
+        chunk_frames: frames per chunk.
     """
     border = (np.arange(1, change.size + 1) % chunk_frames) == 0
     inside = nanmean(change[~border])
@@ -69,13 +69,13 @@ def boundary_jump(change: Array, chunk_frames: int) -> float:
 
 
 def freeze_rate(change: Array) -> float:
-    """Share of 2 s windows whose mean change stays under FREEZE_EPS."""
+    """Return the fraction of 2 s windows whose mean change is below FREEZE_EPS."""
     starts = range(0, max(1, change.size - FREEZE_WINDOW + 1), FREEZE_WINDOW // 2)
     return float(np.mean([change[s : s + FREEZE_WINDOW].mean() < FREEZE_EPS for s in starts]))
 
 
 def sink_peak(similarity: Array, min_lag: int = 24) -> float:
-    """Highest autocorrelation of the similarity to the first frames at lags from `min_lag` to a third of the length."""
+    """Highest autocorrelation of the similarity to the first frames [T] at lags of `min_lag` to T / 3 frames."""
     centred = similarity - similarity.mean()
     power = float((centred * centred).mean())
     if power < 1e-10:
@@ -85,13 +85,13 @@ def sink_peak(similarity: Array, min_lag: int = 24) -> float:
 
 
 def drift_report(video: Array, embeddings: Array, features: Array, chunk_frames: int) -> DriftReport:
-    """Measure one rollout.
+    """Measure the drift of one rollout.
 
     Args:
         video: uint8 [T, H, W, 3].
         embeddings: identity embeddings [T, D].
-        features: general picture features [T, E].
-        chunk_frames: frames of a chunk of the generator.
+        features: general image features [T, E].
+        chunk_frames: frames per chunk of the generator.
     """
     first, last = edges(embeddings)
     colour_first, colour_last = edges(mean_lab(video))
