@@ -1,44 +1,44 @@
-"""Content digests: what a model, a dataset and a file are called wherever one is named."""
+"""Content digests that identify models, datasets and files."""
 
 import hashlib
 from pathlib import Path
 
 RUN_MANIFEST = "run.json"
-"""Lineage file in every output folder; no digest covers it, because it names that digest."""
+"""Lineage file of an output folder; not part of the folder's digest, which it contains."""
 DEPLOYMENT = ("deploy.json", "inferenceservice.yaml")
-"""What deploy writes beside a released model."""
+"""Files that deploy adds to a released model."""
 
 
 def file_digest(path: Path) -> str:
-    """Hex SHA-256 of one file."""
+    """Return the hex SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path, *, exclude: frozenset[str] = frozenset()) -> str:
-    """Hex SHA-256 over the relative names and contents of all files in a folder, `exclude`d names left out."""
+    """Return the hex SHA-256 over the relative paths and contents of a folder's files, except names in `exclude`."""
     return _digest(folder, [p for p in folder.rglob("*") if p.is_file() and p.name not in exclude])
 
 
 def model_digest(folder: Path) -> str:
-    """Digest of a model folder, the same before and after deploy has released it."""
+    """Return the digest of a model folder, which is the same before and after its release."""
     return folder_digest(folder, exclude=frozenset({RUN_MANIFEST, *DEPLOYMENT}))
 
 
 def weights_digest(folder: Path) -> str:
-    """Digest of what a model folder computes with: shapes and weights, not characters or provenance."""
+    """Return the digest of a model's shape and weights, without characters and provenance."""
     parts = [folder / "config.json", *folder.glob("*.safetensors")]
     parts += [p for name in ("autoencoder", "encoders") for p in (folder / name).rglob("*") if p.is_file()]
     return _digest(folder, parts)
 
 
 def dataset_digest(folder: Path) -> str:
-    """Digest of a dataset folder over its manifest and shards: what a model can learn from."""
+    """Return the digest of a dataset's manifest and shards."""
     return _digest(folder, [folder / "manifest.parquet", *(folder / "shards").glob("*.tar")])
 
 
 def output_digest(folder: Path) -> str:
-    """Digest of what a step wrote: of a dataset, of a model, or of any other folder."""
+    """Return the digest of a step's output folder: a dataset, a model, or any other."""
     return dataset_digest(folder) if (folder / "manifest.parquet").is_file() else model_digest(folder)
 
 

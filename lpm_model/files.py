@@ -14,10 +14,10 @@ from typing import Any
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """One process at a time for a file or a folder, which need not exist; the lock is a hidden file beside it.
+    """Lock a file or folder, which need not exist, for one process at a time, through a hidden file next to it.
 
     Raises:
-        BlockingIOError: another has it, and this one is not to wait.
+        BlockingIOError: another process holds the lock, and `wait` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as handle:
@@ -26,17 +26,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def working_folder(final: Path) -> Path:
-    """Where a folder is made before it takes its name."""
+    """Return the temporary name of an output folder while it is being written."""
     return final.with_name(f".{final.name}.partial")
 
 
 @contextmanager
 def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
-    """A working folder that becomes `final` only when the block ends well.
+    """Yield a working folder that becomes `final` when the block succeeds.
 
     Args:
-        final: the output folder; an older one is replaced.
-        resume: keep what a killed run left in the working folder instead of starting empty.
+        final: output folder; an existing one is replaced.
+        resume: keep the files of a killed run in the working folder instead of starting empty.
     """
     work = working_folder(final)
     if work.exists() and not resume:
@@ -49,7 +49,7 @@ def staged(final: Path, *, resume: bool = False) -> Iterator[Path]:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Hard link a file, or copy it where the file system can't; an older target is replaced."""
+    """Hard link a file, or copy it where that is not possible; an existing target is replaced."""
     partial = target.with_name(f".{target.name}.partial")
     partial.unlink(missing_ok=True)
     try:
@@ -59,11 +59,11 @@ def link_file(source: Path, target: Path) -> None:
             raise
         shutil.copyfile(source, partial)
     os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # it is still there where both were names of one file already
+    partial.unlink(missing_ok=True)  # os.replace keeps it if both were links to the same file
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a report (dataclasses and paths allowed) atomically."""
+    """Write a value as JSON atomically; dataclasses and paths are allowed."""
 
     def plain(item: Any) -> Any:
         if dataclasses.is_dataclass(item) and not isinstance(item, type):
@@ -79,7 +79,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a report; a missing or broken file is a ValueError that names it."""
+    """Read a JSON file.
+
+    Raises:
+        ValueError: the file is missing or not valid JSON.
+    """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How a long task reports progress: one protocol, and a silent implementation."""
+"""Progress reporting of long tasks: the protocol, and a silent implementation."""
 
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
@@ -7,22 +7,22 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """How a step says how far it is."""
+    """Reports the progress of a loop."""
 
     def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
-        """Yield the items while showing a bar with the time left.
+        """Yield the items and report each as done.
 
         Args:
-            items: what is left to do.
-            description: the bar's name.
-            total: how many there are, those done before included; None = as many as the items.
-            done: how many were done before: the bar begins there.
+            items: remaining items.
+            description: label of the bar.
+            total: number of items including those done before; None = the number of `items`.
+            done: number of items done before, where the bar starts.
         """
         ...
 
 
 class NoProgress:
-    """Silence, for tests and for remote workers."""
+    """Reports nothing: for tests and remote workers."""
 
     def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
         yield from items

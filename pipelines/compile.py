@@ -1,4 +1,4 @@
-"""Writes the pipeline as KFP's IR YAML, with a profile's values as defaults."""
+"""Compiles the pipeline to KFP's IR YAML, with the values of a config as defaults."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def compile_pipeline(config: RootConfig, path: Path, registry: str = "") -> Path
     """Compile the pipeline for a cluster.
 
     Args:
-        config: gives parameter defaults and resources.
+        config: parameter defaults and resources.
         path: YAML file to write.
         registry: prefix of the images, such as `registry.example.com/team`.
     """
@@ -30,7 +30,7 @@ def compile_pipeline(config: RootConfig, path: Path, registry: str = "") -> Path
 
 
 def outline(path: Path) -> dict[str, dict[str, Any]]:
-    """What a compiled pipeline does, without its texts: task -> image, inputs with their producers, outputs."""
+    """Return the structure of a compiled pipeline: task -> image, inputs with their producers, outputs."""
     document = yaml.safe_load(path.read_text())
     executors = document["deploymentSpec"]["executors"]
     tasks = {}
@@ -50,7 +50,7 @@ def outline(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def edges(path: Path) -> set[tuple[str, str]]:
-    """(producer, consumer) pairs of a compiled pipeline."""
+    """Return the (producer, consumer) pairs of a compiled pipeline."""
     return {
         (source.partition(".")[0], name) for name, task in outline(path).items() for source in task["inputs"].values()
     }

@@ -1,4 +1,4 @@
-"""What the user sees: progress of a run, its result as one table, a lineage chain, the doctor's report."""
+"""Terminal output: progress of a run, its summary table, lineage, the doctor's report."""
 
 import time
 from collections.abc import Sequence
@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 from rich.table import Table
 
 from components.runtime.lineage import Link, SourceLink
-from components.runtime.progress import Event
+from components.runtime.progress import Event, progress_bars
 from components.runtime.runner import StepRecord
 from components.runtime.steps import STEPS
 from pipelines.doctor import Check
@@ -29,27 +21,19 @@ from pipelines.doctor import Check
 if TYPE_CHECKING:
     from lpm_model.describe import Cost
 
-_HEARTBEAT_S = 20.0
+LOG_INTERVAL_S = 20.0
+"""Time between two lines of progress without a terminal."""
 _COLOURS = {"ok": "green", "missing": "red", "optional": "yellow"}
 
 
 class RunDisplay:
-    """Draws a run: one bar for what is being done, one line for each step that ended."""
+    """Displays a run: a bar for each task in progress, a line for each finished step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bars = progress_bars(console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._last = time.monotonic()
+        self._logged_s = time.monotonic()
 
     def __enter__(self) -> "RunDisplay":
         self._bars.start()
@@ -61,7 +45,7 @@ class RunDisplay:
         self._bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take one event of `pipelines.local.run_pipeline`."""
+        """Show one event of `pipelines.local.run_pipeline`."""
         step = event["step"]
         if event.get("finished"):
             for key in [key for key in self._tasks if key[0] == step]:
@@ -73,8 +57,8 @@ class RunDisplay:
         label = f"{step}: {event['description']}"
         if self._console.is_terminal:
             self._draw((step, event["description"]), label, event["done"], event["total"])
-        elif time.monotonic() - self._last >= _HEARTBEAT_S:
-            self._last = time.monotonic()
+        elif time.monotonic() - self._logged_s >= LOG_INTERVAL_S:
+            self._logged_s = time.monotonic()
             self._console.print(f"     {label} {event['done']}/{event['total'] or '?'}")
 
     def _draw(self, key: tuple[str, str], label: str, done: int, total: int | None) -> None:
@@ -84,7 +68,7 @@ class RunDisplay:
 
 
 def summary_table(summary: dict[str, Any], title: str) -> Table:
-    """One table: steps and times, funnel, scores, model version."""
+    """Return one table: steps and times, funnel, scores, model version."""
     table = Table("", "what", "value", "note", title=title, title_justify="left")
     for i, (verb, record) in enumerate(summary["steps"].items()):
         note = "reused" if record["cached"] else f"peak {record['peak_rss_mb']:.0f} MiB"
@@ -107,13 +91,13 @@ def summary_table(summary: dict[str, Any], title: str) -> Table:
 
 
 def record_line(record: StepRecord, output: Path) -> str:
-    """One line about a single step."""
+    """Return one line about a finished step."""
     state = "unchanged, reused" if record.cached else f"peak {record.peak_rss_mb:.0f} MiB"
     return f"[green]done[/] {record.step} in {record.seconds:.1f} s ({state}) -> {escape(str(output))}"
 
 
 def doctor_table(checks: Sequence[Check]) -> Table:
-    """What is there, what is not, and the remedy."""
+    """Return one row per check: state, finding, remedy."""
     table = Table("check", "state", "found", "remedy")
     for check in checks:
         state = f"[{_COLOURS[check.state]}]{check.state}[/]"
@@ -122,13 +106,15 @@ def doctor_table(checks: Sequence[Check]) -> Table:
 
 
 def lineage_lines(links: Sequence[Link]) -> list[str]:
-    """The chain, newest step first, down to the digests of the source videos."""
+    """Return the lineage, newest step first, down to the digests of the source videos."""
     order = list(STEPS)
     lines = []
     for link in sorted(links, key=lambda known: order.index(known.step), reverse=True):
         inputs = ", ".join(f"{name} {digest[:12]}" for name, digest in link.inputs.items())
         lines.append(f"[bold]{link.step}[/] -> {link.output[:12]}  from {inputs}")
         lines.append(f"    commit {link.commit}, config {link.config[:12]}, code {link.code[:12]}")
+        if link.packages:
+            lines.append(f"    {escape(', '.join(f'{name} {version}' for name, version in link.packages.items()))}")
         for rights, sources in groupby(sorted(link.sources, key=_rights), key=_rights):
             lines.append(f"    sources under {escape(rights)}:" if rights else "    sources:")
             lines.extend(f"      {source.sha256} {escape(source.source_id)}" for source in sources)
@@ -140,20 +126,20 @@ def _rights(source: SourceLink) -> str:
 
 
 def cost_table(cost: "Cost") -> Table:
-    """Parameters and FLOPs by part, then bytes."""
+    """Return a table of parameters and FLOPs by part, then bytes."""
     table = Table(title="one forward pass over a chunk, cache full")
     for column in ("part", "parameters", "GFLOP"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, count in sorted(cost.parameters.items(), key=lambda item: -item[1]):
         table.add_row(part, f"{count:,}", f"{cost.flops.get(part, 0) / 1e9:,.2f}")
     table.add_row("all", f"{cost.total_parameters:,}", f"{cost.total_flops / 1e9:,.2f}", end_section=True)
-    table.add_row("a video token", "", f"{cost.flops_per_token / 1e9:,.4f}", end_section=True)
+    table.add_row("per video token", "", f"{cost.flops_per_token / 1e9:,.4f}", end_section=True)
     for name, value in (
         ("weights", cost.weight_bytes),
-        ("keys and values of a latent frame", cost.kv_bytes_per_latent),
-        ("keys and values of the full cache", cost.kv_bytes),
+        ("KV cache per latent frame", cost.kv_bytes_per_latent),
+        ("full KV cache", cost.kv_bytes),
         ("activations inside a block", cost.activation_bytes),
-        ("activations of a training step, blocks recomputed", cost.training_bytes),
+        ("activations of a training step, with activation checkpointing", cost.training_bytes),
     ):
         table.add_row(name, f"{value / 2**20:,.1f} MiB", "")
     return table

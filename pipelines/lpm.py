@@ -20,17 +20,17 @@ PARAMETERS = ("source", *(f"{verb}_config" for verb in STEPS))
 
 
 def arguments(config: RootConfig) -> dict[str, str]:
-    """The pipeline's parameters for a config: JSON text, because KFP turns the integers inside mappings into floats."""
+    """Return the pipeline's parameters: configs as JSON text, as KFP turns integers inside mappings into floats."""
     texts = {f"{verb}_config": json.dumps(to_mapping(getattr(config, verb)), sort_keys=True) for verb in STEPS}
     return {"source": config.data.source, **texts}
 
 
 def build_pipeline(config: RootConfig, *, cluster: bool = False) -> Any:
-    """The pipeline with a config's values as defaults.
+    """Build the pipeline with the values of a config as defaults.
 
     Args:
-        config: gives the defaults and each task's resources.
-        cluster: put the resources on the tasks (the local runner has no use for them).
+        config: defaults, and the resources of each task.
+        cluster: set the resources of the tasks, which the local runner ignores.
     """
     defaults = arguments(config)
 

@@ -25,50 +25,50 @@ def model_describe(overrides: tuple[str, ...], folder: Path | None, tflops: floa
 
     lpm model describe profile=17b, or lpm model describe --model runs/latest/online
     """
-    from lpm_model.describe import chunk_seconds, chunk_setting, describe, shape_of
+    from lpm_model.describe import chunk_duration_s, chunk_workload, describe, read_model_shape
     from pipelines.config import load_config
     from pipelines.display import cost_table
 
     config = load_config(overrides)
     shape, online, size_px = config.train.model, config.distill.online, config.curate.size_px
     if folder is not None:
-        shape, online, size_px = shape_of(folder, online)
-    cost = describe(shape, chunk_setting(online, size_px))
+        shape, online, size_px = read_model_shape(folder, online)
+    cost = describe(shape, chunk_workload(online, size_px))
     OUT.print(cost_table(cost))
     floor, passes = cost.floor_s(tflops, tb), online.passes
-    load = passes * floor / chunk_seconds(online)
+    load = passes * floor / chunk_duration_s(online)
     verdict = f"real time, {1 - load:.0%} idle" if load <= 1 else f"{load:.1f} times slower than real time"
     OUT.print(
         f"on a device of {tflops:g} TFLOP/s and {tb:g} TB/s (--tflops, --tb) one pass takes at least "
         f"{1000 * floor:,.3f} ms; the {passes} passes of a chunk (steps and history) "
-        f"{1000 * passes * floor:,.3f} ms, for a chunk of {1000 * chunk_seconds(online):,.0f} ms: {verdict}",
+        f"{1000 * passes * floor:,.3f} ms, for a chunk of {1000 * chunk_duration_s(online):,.0f} ms: {verdict}",
         soft_wrap=True,
     )
 
 
-@model.command("ablate-audio")
+@model.command("conditioning-gap")
 @click.option("--base", type=FOLDER, default=WORKSPACE / "base", show_default=True, help="Folder of a Base LPM.")
 @click.option("--dataset", type=FOLDER, default=WORKSPACE / "dataset", show_default=True, help="Folder to read.")
 @click.option("--windows", default=128, show_default=True, help="Maximum number of windows per audio condition.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON at the end.")
-def model_ablate_audio(base: Path, dataset: Path, windows: int, as_json: bool) -> None:
+def model_conditioning_gap(base: Path, dataset: Path, windows: int, as_json: bool) -> None:
     """Ablate the audio conditions of a Base LPM: how much its loss rises with the audio of another clip.
 
     Measured on people that the training has not seen: those held out of its dataset, or those of another dataset.
     """
     import json
 
-    from lpm_model.training.base.validation import conditioning_gaps, figures_of
+    from lpm_model.training.base.validation import conditioning_gaps, gap_metrics
 
     gaps = conditioning_gaps(base, dataset, windows)
     for voice, gap in gaps.items():
         OUT.print(
-            f"{voice:<6} exchanged: loss {gap.right:.4f} -> {gap.right + gap.mean:.4f}, {gap.mean:+.4f} "
+            f"{voice:<6} exchanged: loss {gap.loss:.4f} -> {gap.loss + gap.mean:.4f}, {gap.mean:+.4f} "
             f"({gap.low:+.4f} to {gap.high:+.4f} with 90 %), {gap.windows} windows of {gap.clips} clips",
             soft_wrap=True,
         )
     if as_json:
-        click.echo(json.dumps({name: round(value, 6) for name, value in figures_of(gaps).items()}))
+        click.echo(json.dumps({name: round(value, 6) for name, value in gap_metrics(gaps).items()}))
 
 
 @click.group()
@@ -90,8 +90,7 @@ def autoencoder_train(videos: Path, overrides: tuple[str, ...], out: Path, size:
         raise ValueError(f"{videos} is not a folder: give one with square MP4s, such as runs/latest/raw/media")
     from components.runtime.progress import RichProgress
     from lpm_model.autoencoder.tiny import AutoencoderConfig
-    from lpm_model.training.autoencoder import train_autoencoder
-    from lpm_model.training.config import AutoencoderTraining
+    from lpm_model.training.autoencoder import AutoencoderTraining, train_autoencoder
     from pipelines.config import typed
 
     settings = typed(AutoencoderTraining, overrides)

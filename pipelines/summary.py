@@ -10,12 +10,12 @@ from lpm_model.files import read_json, write_json
 
 SCORES = ("sync", "listening", "identity", "psnr_db", "drift")
 """Scores every run reports."""
-MANY = 5
-"""Files rejected for one reason that are still named one by one."""
+MAX_LISTED = 5
+"""Maximum number of files with one rejection reason that are listed one by one."""
 
 
 def build_summary(run_dir: Path) -> dict[str, Any]:
-    """Collect what the steps of a run wrote.
+    """Collect the summary from the reports of a run's steps.
 
     Raises:
         ValueError: a step's record or report is missing.
@@ -45,7 +45,7 @@ def build_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def write_summary(run_dir: Path) -> dict[str, Any]:
-    """Write summary.json of a run that has ended well, and point `latest` at it."""
+    """Write summary.json of a successful run, and point `latest` at it."""
     summary = build_summary(run_dir)
     write_json(run_dir / "summary.json", summary)
     point_latest(run_dir)
@@ -53,7 +53,7 @@ def write_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def point_latest(run_dir: Path) -> None:
-    """Make `latest` beside a run point at it, in one step."""
+    """Point the link `latest` next to a run at it, atomically."""
     temporary = run_dir.with_name(".latest.partial")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(run_dir.name, target_is_directory=True)
@@ -61,7 +61,7 @@ def point_latest(run_dir: Path) -> None:
 
 
 def notes(run_dir: Path) -> list[str]:
-    """What a reader of the table should know beside it: refused files, the benchmark's people, the gate's decision."""
+    """Return what the table does not show: rejected files, the people of the benchmark, the promotion decision."""
     measured = str(read_json(run_dir / "report" / "report.json").get("bench", {}).get("note", ""))
     deployed = read_json(run_dir / "release" / "deploy.json")
     return [
@@ -72,13 +72,13 @@ def notes(run_dir: Path) -> list[str]:
 
 
 def _rejections(rejected: list[tuple[str, str]]) -> list[str]:
-    """A line a file; one for all files where many have the same reason."""
+    """Return one line per rejected file, or one per reason that many files share."""
     files: dict[str, list[str]] = {}
     for file, reason in rejected:
         files.setdefault(reason, []).append(file)
     lines: list[str] = []
     for reason, names in files.items():
-        if len(names) > MANY:
+        if len(names) > MAX_LISTED:
             lines.append(f"rejected {len(names)} files: {reason} ({names[0]} ... {names[-1]})")
         else:
             lines.extend(f"rejected {name}: {reason}" for name in names)
@@ -86,7 +86,7 @@ def _rejections(rejected: list[tuple[str, str]]) -> list[str]:
 
 
 def decision_line(deployed: Mapping[str, Any]) -> str:
-    """What deploy decided, in one sentence."""
+    """Return the promotion decision as one sentence."""
     line = f"{deployed['name']} version {deployed['version']} is {deployed['alias']}: {'; '.join(deployed['reasons'])}"
     if deployed["released_version"] != deployed["version"]:
         line += f"; version {deployed['released_version']} stays in service"
@@ -94,16 +94,17 @@ def decision_line(deployed: Mapping[str, Any]) -> str:
 
 
 def outcome_line(verb: str, report: Mapping[str, Any], output: Path) -> str:
-    """What a step gave, in one sentence; "" for those whose last line says enough."""
+    """Return the result of a step as one sentence; "" for steps without one."""
     if verb == "ingest":
         lost = len(report["rejected"])
-        return f"{report['sources']} recordings taken, {lost} refused" + (f": {output / 'ingest.json'}" if lost else "")
+        details = f": {output / 'ingest.json'}" if lost else ""
+        return f"{report['sources']} recordings accepted, {lost} rejected{details}"
     if verb == "curate":
         clips, lost = report["clips"], report["clips_dropped"]
         reasons: Counter[str] = Counter()
         for stage in report["funnel"]:
             reasons.update(stage["reasons"] if stage["unit"] == "clip" else {})
-        most = f", most of them: {reasons.most_common(1)[0][0]}" if reasons else ""
+        most = f", mostly {reasons.most_common(1)[0][0]}" if reasons else ""
         return (
             f"{clips} of {clips + lost} clips kept ({report['seconds']:.0f} s), {lost} dropped{most}"
             f"{_sources_line(report, output)}: open {output / 'curation.html'}"
@@ -112,20 +113,21 @@ def outcome_line(verb: str, report: Mapping[str, Any], output: Path) -> str:
 
 
 def _sources_line(report: Mapping[str, Any], output: Path) -> str:
-    """Files left out of all that there were, and sources that an earlier run has looked at, as parts of a sentence."""
-    before, left_out = len(report["refused_by_ingest"]), len(report["rejected"])
+    """Return the end of curate's sentence: rejected files and reused analyses."""
+    by_ingest, by_curate = len(report["refused_by_ingest"]), len(report["rejected"])
     line = ""
-    if before or left_out:
-        again = report["to_try_again"]
-        told = [f"{before} by ingest"] * bool(before) + [f"{again} to be tried again by the same command"] * bool(again)
-        line += f"; {before + left_out} of {before + report['sources']} files left out"
-        line += f" ({', '.join(told)})" if told else ""
-    known = read_json(output / "timing.json")["look"]["reused"]
-    return line + (f"; {known} of {report['sources']} sources had been looked at before" if known else "")
+    if by_ingest or by_curate:
+        retryable = report["num_retryable"]
+        notes = [f"{by_ingest} by ingest"] * bool(by_ingest)
+        notes += [f"transient failures: {retryable}, run the same command again to retry"] * bool(retryable)
+        line += f"; {by_ingest + by_curate} of {by_ingest + report['sources']} files rejected"
+        line += f" ({', '.join(notes)})" if notes else ""
+    reused = read_json(output / "timing.json")["look"]["reused"]
+    return line + (f"; {reused} of {report['sources']} analyses reused" if reused else "")
 
 
 def rejected_sources(run_dir: Path) -> list[tuple[str, str]]:
-    """Source files that a run refused, with the reason, in ingest and in curate."""
+    """Return the source files that ingest and curate rejected, each with the reason."""
     found: list[tuple[str, str]] = []
     for path in (run_dir / "raw" / "ingest.json", run_dir / "dataset" / "curation.json"):
         if path.exists():

@@ -70,9 +70,9 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def input_digest(value: Path | str) -> str:
-    """Digest of one input of a step; empty when it cannot be known without reading it all (s3://).
+    """Return the digest of one input of a step; empty if it would take reading all of it (s3://).
 
-    Folders of a run are digested by content. A user's source folder is digested by name, size and time of change,
+    Folders of a run are digested by content, a user's source folder by name, size and modification time of its files,
     because it may hold terabytes.
     """
     if isinstance(value, Path):
@@ -90,7 +90,7 @@ def input_digest(value: Path | str) -> str:
 
 
 def code_commit(root: Path = ROOT) -> str:
-    """Git commit of the running code ("-dirty" with uncommitted changes); LPM_COMMIT inside an image."""
+    """Return the git commit of the code ("-dirty" with uncommitted changes), or LPM_COMMIT inside an image."""
     git = ["git", "--no-optional-locks", "-C", str(root)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20)

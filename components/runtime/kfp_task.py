@@ -1,7 +1,7 @@
-"""What every KFP component calls: folders in, one step, then metadata, metrics, a Markdown summary and a preview.
+"""The body of every KFP component: run one step, then write metadata, metrics, a Markdown summary and a preview.
 
 Environment (set by `lpm run`, absent in a cluster): LPM_RUN_DIR names the run folder that receives the outputs,
-LPM_CACHE the folder of kept results, LPM_PROGRESS the file that progress is written to.
+LPM_CACHE the folder of cached results, LPM_PROGRESS the file that receives progress events.
 """
 
 import json
@@ -40,7 +40,7 @@ def run_task(
         output: KFP artifact that receives the folder.
         metrics: KFP Metrics artifact.
         summary: KFP Markdown artifact.
-        source: what ingest collects from.
+        source: source of ingest.
         preview: KFP HTML artifact, for steps that write a page.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -83,7 +83,7 @@ def _describe(record: StepRecord, folder: Path, output: Any, metrics: Any, summa
 
 
 def markdown(record: StepRecord) -> str:
-    """A short table of one step for the KFP page."""
+    """Return a short table about one step for the KFP page."""
     rows = [
         ("seconds", f"{record.seconds:.1f}"),
         ("peak memory (MiB)", f"{record.peak_rss_mb:.0f}"),

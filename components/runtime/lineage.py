@@ -1,4 +1,4 @@
-"""The run manifest (run.json): every step copies its inputs' manifests and adds itself, down to the source videos."""
+"""The lineage manifest (run.json): each step merges the manifests of its inputs and appends itself."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,28 +13,28 @@ from lpm_model.files import read_json, write_json
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceLink:
-    """What the manifest says of one source video."""
+    """Entry of one source video."""
 
     source_id: str
-    """Name inside the run."""
+    """Id in the corpus."""
     sha256: str
-    """Digest of the file as it was found."""
+    """Digest of the source file."""
     licence: str = ""
-    """Licence that its sidecar states."""
+    """Licence from the sidecar."""
     consent_ref: str = ""
     """Reference to the consent of the people shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """What one step did."""
+    """Entry of one step."""
 
     step: str
     """Verb."""
     inputs: dict[str, str]
-    """Parameter -> digest of what was read."""
+    """Parameter -> digest of the input."""
     output: str
-    """Digest of what was written."""
+    """Digest of the output."""
     config: str
     """Digest of the settings that affect the result."""
     code: str
@@ -48,7 +48,7 @@ class Link:
 
 
 def read_links(folder: Path) -> list[Link]:
-    """The chain recorded in a folder, oldest step first; empty when the folder has no manifest."""
+    """Return the lineage of a folder, oldest step first; empty without a manifest."""
     path = folder / RUN_MANIFEST
     if not path.exists():
         return []
@@ -56,9 +56,10 @@ def read_links(folder: Path) -> list[Link]:
 
 
 def extend(inputs: Mapping[str, Path], output: Path, link: Link) -> None:
-    """Write the output's manifest: the inputs' chains, each step once, then this step.
+    """Write the output's manifest: the lineage of the inputs, each step once, then this step.
 
-    An output that is a copy of something else than its inputs (deploy keeping the champion) keeps that thing's chain.
+    An output that is a copy of another folder than its inputs (deploy keeps the champion) keeps the lineage of that
+    folder.
     """
     own = read_links(output)
     if own and own[-1].output not in link.inputs.values():
@@ -78,7 +79,7 @@ def source_links(raw: Path) -> tuple[SourceLink, ...]:
 
 
 def chain_of(target: str, tracking_uri: str = "") -> list[Link]:
-    """The chain behind a folder of a run, a release, or a registered model (models:/NAME@ALIAS).
+    """Return the lineage of a folder of a run, a release, or a registered model (models:/NAME@ALIAS).
 
     Raises:
         ValueError: the target has no manifest.

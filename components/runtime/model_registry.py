@@ -1,4 +1,4 @@
-"""The model registry: folders as registered versions with lineage tags and the aliases champion and challenger."""
+"""MLflow model registry: model folders as versions with lineage tags and the aliases champion and challenger."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,17 +23,17 @@ class Version:
     name: str
     """Registered name."""
     version: str
-    """Number that the registry gave."""
+    """Version number in the registry."""
     digest: str
     """Digest of the model folder."""
     source: str
-    """Address of the folder."""
+    """URI of the folder."""
     scores: dict[str, float]
-    """Scores it was registered with."""
+    """Scores at registration."""
 
 
 def find(mlflow_client: Any, name: str, digest: str) -> Version | None:
-    """The version that holds exactly this folder, if it was registered before."""
+    """Return the version with this digest, if there is one."""
     versions = mlflow_client.search_model_versions(f"name = '{name}'")
     return next((_version(found) for found in versions if found.tags.get(_DIGEST) == digest), None)
 
@@ -56,7 +56,7 @@ def register(run: StepRun, name: str, folder: Path, digest: str, tags: Mapping[s
 
 
 def by_alias(mlflow_client: Any, name: str, alias: str) -> Version | None:
-    """The version that carries an alias, or None."""
+    """Return the version with an alias, or None."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -68,13 +68,13 @@ def by_alias(mlflow_client: Any, name: str, alias: str) -> Version | None:
 
 
 def set_scores(mlflow_client: Any, version: Version, scores: Mapping[str, float]) -> None:
-    """Record what the model was measured at."""
+    """Write the scores of a version as tags."""
     for name, value in scores.items():
         mlflow_client.set_model_version_tag(version.name, version.version, f"{_SCORE}{name}", repr(float(value)))
 
 
 def set_alias(mlflow_client: Any, version: Version, alias: str) -> None:
-    """Point an alias at a version; a champion is no challenger any more."""
+    """Point an alias at a version; a champion loses the alias challenger."""
     mlflow_client.set_registered_model_alias(version.name, alias, version.version)
     rival = by_alias(mlflow_client, version.name, CHALLENGER)
     if alias == CHAMPION and rival is not None and rival.version == version.version:
@@ -83,7 +83,7 @@ def set_alias(mlflow_client: Any, version: Version, alias: str) -> None:
 
 @contextmanager
 def fetched(target: str, uri: str = "") -> Iterator[Path]:
-    """A registered model's folder, models:/NAME@ALIAS or models:/NAME/VERSION, for as long as the block lasts.
+    """Download the folder of models:/NAME@ALIAS or models:/NAME/VERSION for the duration of the block.
 
     Raises:
         ValueError: no such model, version or alias.
@@ -94,7 +94,9 @@ def fetched(target: str, uri: str = "") -> Iterator[Path]:
     place = tracking_uri(uri)
     file = database_file(place)
     if file is not None and not file.is_file():
-        raise ValueError(f"{target} cannot be read: {file} does not exist; go where it is, or give --tracking-uri")
+        raise ValueError(
+            f"{target} cannot be read: {file} is missing; change to its folder, or give --tracking-uri"
+        )
     mlflow_client = client(uri)
     name, _, alias = target.removeprefix("models:/").partition("@")
     try:

@@ -1,4 +1,4 @@
-"""Weights inside installed packages, which are located and never imported, and how networks run."""
+"""Weight files inside installed packages, which are located but not imported, and ONNX sessions."""
 
 import functools
 import importlib.util
@@ -11,22 +11,22 @@ from lpm_model.digests import file_digest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackagedWeights:
-    """A file inside an installed package that is known by its digest."""
+    """A file inside an installed package, verified by its digest."""
 
     package: str
-    """Name to import."""
+    """Import name of the package."""
     requirement: str
-    """Name to install."""
+    """Requirement to install."""
     member: str
     """Path inside the package."""
     sha256: str
-    """Digest of the known file."""
+    """Expected digest."""
     without: str = ""
-    """What to do if it is not to be installed, added to the error."""
+    """Alternative to installing it, added to the error message."""
 
     @property
     def installed(self) -> bool:
-        """Whether the package is there."""
+        """Whether the package is installed."""
         return self._folder is not None
 
     @property
@@ -36,10 +36,10 @@ class PackagedWeights:
         return Path(next(iter(places))) if places else None
 
     def path(self) -> Path:
-        """Where the file lies.
+        """Locate and verify the file.
 
         Raises:
-            ValueError: the package is missing or holds another file.
+            ValueError: the package is missing, or the file has another digest.
         """
         folder = self._folder
         if folder is None:
@@ -49,10 +49,10 @@ class PackagedWeights:
 
 
 def checked(path: Path, sha256: str) -> Path:
-    """The path of a weight file that is the known one.
+    """Return the path of a weight file after verifying its digest.
 
     Raises:
-        ValueError: it is missing or another file.
+        ValueError: the file is missing or has another digest.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: install the pinned version again")
@@ -64,7 +64,7 @@ def checked(path: Path, sha256: str) -> Path:
 
 @functools.cache
 def onnx_session(path: Path) -> Any:
-    """An ONNX model on one CPU thread."""
+    """Load an ONNX model that runs on one CPU thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,7 +1,7 @@
-"""Security context of every pod and container that the platform starts."""
+"""Security contexts of all pods and containers that the platform renders."""
 
 USER_ID = 10001
-"""The user of our images; the restricted pod security standard wants a number that is not 0."""
+"""User id of the images; the restricted pod security standard requires one other than 0."""
 
 
 POD_SECURITY = {
@@ -11,7 +11,7 @@ POD_SECURITY = {
     "fsGroup": USER_ID,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""Of every pod that is rendered here."""
+"""Security context of a pod."""
 
 
 CONTAINER_SECURITY = {
@@ -19,4 +19,4 @@ CONTAINER_SECURITY = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-"""Of every container."""
+"""Security context of a container."""

@@ -1,4 +1,4 @@
-"""Progress that crosses a process border: a step writes JSON lines, whoever watches the file draws the bars."""
+"""Progress bars, and progress across processes: a step appends JSON lines to a file that the parent follows."""
 
 import json
 import time
@@ -13,24 +13,40 @@ T = TypeVar("T")
 Event = dict[str, Any]
 """One line of progress: {step, description, done, total}, or {step, finished: True, record}."""
 
-_PERIOD_S = 0.2
+_WRITE_INTERVAL_S = 0.2
+
+
+def progress_bars(**options: Any) -> Progress:
+    """Return rich progress bars with counts, elapsed and remaining time; options as of `rich.progress.Progress`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, **options)
+
+
+def _total(items: Iterable[Any], total: int | None) -> int | None:
+    return total if total is not None else len(items) if isinstance(items, Sized) else None
 
 
 class FileProgress:
-    """Appends one JSON line per change (at most five a second) to a file."""
+    """Appends one JSON line per change to a file, at most five per second."""
 
     def __init__(self, path: Path, step: str) -> None:
         self._path = path
         self._step = step
 
     def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
-        count = total if total is not None else len(items) if isinstance(items, Sized) else None
+        count = _total(items, total)
         self._write(description, done, count)
         last = time.monotonic()
         for item in items:
             yield item
             done += 1
-            if time.monotonic() - last >= _PERIOD_S:
+            if time.monotonic() - last >= _WRITE_INTERVAL_S:
                 last = time.monotonic()
                 self._write(description, done, count)
         self._write(description, done, count)
@@ -42,19 +58,11 @@ class FileProgress:
 
 
 class RichProgress:
-    """A bar on the terminal (plain lines are left out where there is no terminal)."""
+    """A bar on the terminal; nothing without a terminal."""
 
     def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        count = total if total is not None else len(items) if isinstance(items, Sized) else None
-        with Progress(*columns) as bar:
-            task = bar.add_task(description, total=count, completed=done)
+        with progress_bars() as bars:
+            task = bars.add_task(description, total=_total(items, total), completed=done)
             for item in items:
                 yield item
-                bar.advance(task)
+                bars.advance(task)

@@ -43,7 +43,7 @@ _UNFINISHED_S = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRecord:
-    """What happened when a step ran."""
+    """Record of one call of a step."""
 
     step: str
     """Verb."""
@@ -64,7 +64,7 @@ class StepRecord:
     packages: dict[str, str] = field(default_factory=dict)
     """Package -> version, of those that shape the result."""
     worked_seconds: float = 0.0
-    """Wall time of the call that made the result (s)."""
+    """Wall time of the call that computed the result (s)."""
     report: dict[str, Any] = field(default_factory=dict)
     """The step's report."""
 
@@ -167,7 +167,7 @@ def _call(step: Step, inputs: Mapping[str, Path | str], config: Any) -> _Call:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Give a folder a second name without a second copy (hard links; copies across file systems)."""
+    """Replace `target` by a copy of a folder made of hard links, or of copies across file systems."""
     if target.is_symlink() or target.is_file():
         target.unlink()
     elif target.exists():
@@ -217,7 +217,7 @@ def _work(call: _Call, output: Path, progress: Progress, shared: Mapping[str, Pa
 
 
 def _reuse(entry: Path, output: str) -> StepRecord | None:
-    """The record of a complete entry whose files are still what the step wrote."""
+    """Return the record of a complete entry whose files are unchanged; None otherwise."""
     if not (entry / _ENTRY).exists():
         return None
     record = StepRecord(**read_json(entry / _ENTRY))

@@ -1,4 +1,4 @@
-"""The six verbs in one table: what each step takes, what it gives, and where its code and config live."""
+"""The six steps in one table: inputs, output, and where their code and config live."""
 
 import dataclasses
 import importlib
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One step of the line."""
+    """One step of the pipeline."""
 
     verb: str
     """CLI command, DVC stage, component folder, pipeline task and test folder."""
@@ -23,27 +23,27 @@ class Step:
     config_name: str
     """Config dataclass in components.<verb>.config."""
     about: str
-    """One line for --help."""
+    """Summary line of --help."""
     more: str = ""
-    """Last lines of --help: where to read on."""
+    """Last lines of --help: further reading."""
     shared_cache: str = ""
     """Parameter of the step function that receives the cache's folder of this name, for partial results that other
     calls can use as well; not passed where there is no cache."""
     cacheable: bool = True
-    """False where the step acts on the world outside its output folder."""
+    """False if the step has effects outside its output folder."""
 
     @property
     def module(self) -> str:
-        """Where the step function lives."""
+        """Module of the step function."""
         return f"components.{self.verb}.step"
 
     def function(self) -> Callable[..., Any]:
-        """The pure function behind the verb."""
+        """Import and return the step function."""
         function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.verb)
         return function
 
     def config_class(self) -> type[Any]:
-        """The step's own config dataclass."""
+        """Import and return the config dataclass."""
         cls: type[Any] = getattr(importlib.import_module(f"components.{self.verb}.config"), self.config_name)
         return cls
 
@@ -66,7 +66,7 @@ STEPS: dict[str, Step] = {
             folder="dataset",
             config_name="CurationConfig",
             about="Cut, filter, label and encode the videos into training clips.",
-            shared_cache="looks",
+            shared_cache="analysis",
             more="curate.profile=tiny|pretrain|sft sets the thresholds: `lpm data thresholds` prints them all.",
         ),
         Step(
@@ -107,7 +107,7 @@ STEPS: dict[str, Step] = {
 
 
 def report_mapping(report: Any) -> dict[str, Any]:
-    """Plain values of a step's report dataclass; paths become text."""
+    """Return the plain values of a step's report dataclass, with paths as text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Path):

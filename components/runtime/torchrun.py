@@ -1,4 +1,4 @@
-"""One process of a torchrun launch: `torchrun --nproc-per-node 8 -m components.runtime.torchrun train --help`."""
+"""Entry point of a torchrun launch: `torchrun --nproc-per-node 8 -m components.runtime.torchrun train --help`."""
 
 import argparse
 import importlib
@@ -15,11 +15,11 @@ from lpm_model.files import working_folder
 from lpm_model.progress import NoProgress
 
 TRAININGS = ("train", "distill")
-"""Steps whose computation many processes share; `fit` in their module is what each of them does."""
+"""Steps that run in several processes; each process calls `fit` of the step's module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train or distil; the first process runs the whole step, the others only its computation."""
+    """Train or distil; the main process runs the whole step, the others only `fit`."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from lpm_model.training.engine.launch import is_main_process
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = verbs.add_parser(verb, help=step.about, description=step.about)
         for name in step.inputs:
             own.add_argument(f"--{name}", type=Path, required=True, help="Folder to read.")
-        own.add_argument(f"--{step.output}", type=Path, required=True, help="Folder to write, which all reach.")
-        own.add_argument("--config", required=True, help="The step's settings as JSON: `lpm trainjob` writes them.")
+        own.add_argument(f"--{step.output}", type=Path, required=True, help="Folder to write, shared by all processes.")
+        own.add_argument("--config", required=True, help="Settings of the step as JSON, as `lpm trainjob` writes them.")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     step = STEPS[given.verb]

@@ -1,4 +1,4 @@
-"""MLflow for every step: one run each, in a SQLite file of the working folder unless the environment names a server."""
+"""MLflow tracking: one run per step, in a SQLite file of the working folder unless a server is configured."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from lpm_model.files import locked
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingConfig:
-    """Where runs and models are recorded."""
+    """MLflow and TensorBoard."""
 
     uri: str = setting(
         "", help="MLflow tracking URI; empty = MLFLOW_TRACKING_URI, or `mlflow.db` in the working folder."
@@ -25,35 +25,35 @@ class TrackingConfig:
 
 
 def tracking_uri(uri: str = "") -> str:
-    """The tracking URI that holds: the given one, the environment's, or SQLite in the working folder."""
+    """Return the tracking URI in effect: the given one, that of the environment, or SQLite in the working folder."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 def client(uri: str = "") -> Any:
-    """An MlflowClient; its registry is the tracking server's own."""
+    """Return an MlflowClient whose model registry is that of the tracking server."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
     place = tracking_uri(uri)
-    with _alone(place):
+    with _exclusive(place):
         return MlflowClient(tracking_uri=place, registry_uri=place)
 
 
 def database_file(place: str) -> Path | None:
-    """The SQLite file that a tracking URI names, None where it names a server."""
+    """Return the SQLite file of a tracking URI, None for a server."""
     return Path(place.removeprefix("sqlite:///")).resolve() if place.startswith("sqlite:///") else None
 
 
-def _alone(place: str) -> AbstractContextManager[None]:
-    """One process at a time where a database file or an experiment may have to be made: MLflow does not see to it."""
+def _exclusive(place: str) -> AbstractContextManager[None]:
+    """Lock a SQLite file while it or an experiment may have to be created: MLflow does not."""
     file = database_file(place)
     return nullcontext() if file is None else locked(file)
 
 
 class StepRun:
-    """One MLflow run that a step writes to."""
+    """The MLflow run of a step."""
 
     def __init__(self, mlflow_client: Any, run_id: str, prefix: str, tensorboard: str = "") -> None:
         self.client = mlflow_client
@@ -62,11 +62,11 @@ class StepRun:
 
     @property
     def artifact_uri(self) -> str:
-        """Where the run's files are."""
+        """URI of the run's artifacts."""
         return str(self.client.get_run(self.run_id).info.artifact_uri)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Record settings; nested ones get dotted names."""
+        """Log settings; nested ones get dotted names."""
         from mlflow.entities import Param
 
         flat = [Param(f"{self._prefix}.{name}", str(value)[:500]) for name, value in _flat(values)]
@@ -74,7 +74,7 @@ class StepRun:
             self.client.log_batch(self.run_id, params=flat[start : start + 100])
 
     def metrics(self, values: Mapping[str, Any]) -> None:
-        """Record every number of a (nested) mapping."""
+        """Log every number of a (nested) mapping."""
         import time
 
         from mlflow.entities import Metric
@@ -85,15 +85,15 @@ class StepRun:
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
 
     def artifact(self, path: Path, folder: str) -> None:
-        """Add a file to the run, in a folder of its artifacts."""
+        """Log a file to a folder of the artifacts."""
         self.client.log_artifact(self.run_id, str(path), folder)
 
     def lightning_loggers(self) -> list[Any]:
-        """Lightning loggers that write the training's curves into this run, which stays open, and to TensorBoard."""
+        """Return Lightning loggers that log a training's curves to this run, without ending it, and to TensorBoard."""
         from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger
 
         class OpenLogger(MLFlowLogger):
-            """Lightning's, which would end the run before its last figures are in."""
+            """MLFlowLogger that does not end the run, which receives more metrics after the training."""
 
             def finalize(self, status: str = "success") -> None:
                 """Leave the run open."""
@@ -106,12 +106,12 @@ class StepRun:
         return loggers
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Record lineage."""
+        """Set tags."""
         for name, value in values.items():
             self.client.set_tag(self.run_id, name, value)
 
     def dataset(self, folder: Path, digest: str) -> None:
-        """Record the dataset as the run's input."""
+        """Log the dataset as an input of the run."""
         import json
 
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -128,7 +128,7 @@ class StepRun:
 
 @contextmanager
 def step_run(verb: str, config: TrackingConfig) -> Iterator[StepRun]:
-    """A run for one step: a new one, or the one that MLFLOW_RUN_ID names."""
+    """Open the run of a step: a new one, or the one in MLFLOW_RUN_ID."""
     mlflow_client = client(config.uri)
     given = os.environ.get("MLFLOW_RUN_ID", "")
     if given:
@@ -144,7 +144,7 @@ def step_run(verb: str, config: TrackingConfig) -> Iterator[StepRun]:
 
 
 def numbers_of(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number in a report under its dotted name."""
+    """Return every number of a report by its dotted name."""
     found: dict[str, float] = {}
     for key, value in report.items():
         if isinstance(value, Mapping):
@@ -157,9 +157,9 @@ def numbers_of(report: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 def _experiment(mlflow_client: Any, config: TrackingConfig) -> str:
     place = tracking_uri(config.uri)
     file = database_file(place)
-    # Without a server the files lie beside the database, wherever a step runs.
+    # Without a server the artifacts are stored next to the database, wherever a step runs.
     location = None if file is None else (file.parent / "mlruns" / config.experiment).as_uri()
-    with _alone(place):
+    with _exclusive(place):
         found = mlflow_client.get_experiment_by_name(config.experiment)
         if found is not None:
             return str(found.experiment_id)

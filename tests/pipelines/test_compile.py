@@ -1,4 +1,4 @@
-"""The compiled pipeline against its golden outline, and what a cluster gets on top."""
+"""The compiled pipeline against its golden outline, and the settings for a cluster."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_pipeline(load_config(), tmp_path_factory.mktemp("compiled") / "lpm.yaml")
 
 
-def test_outline_is_the_golden_one(compiled: Path) -> None:
+def test_outline_equals_the_golden_file(compiled: Path) -> None:
     assert outline(compiled) == json.loads(GOLDEN.read_text())
 
 
@@ -48,7 +48,7 @@ def test_parameters_carry_the_profile(compiled: Path, tmp_path: Path) -> None:
     assert gpu["resourceCount"] == "1"
 
 
-def test_registry_goes_before_every_image(tmp_path: Path) -> None:
+def test_registry_prefixes_every_image(tmp_path: Path) -> None:
     path = compile_pipeline(load_config(), tmp_path / "lpm.yaml", registry="registry.example.com/team/")
     assert {task["image"].rpartition("/lpm/")[0] for task in outline(path).values()} == {"registry.example.com/team"}
 

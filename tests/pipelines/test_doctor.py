@@ -1,4 +1,4 @@
-"""The doctor looks at the real machine and at what is broken on purpose."""
+"""`lpm doctor` on this machine, and on deliberately broken set-ups."""
 
 import socket
 from pathlib import Path
@@ -9,7 +9,7 @@ from pipelines import doctor
 from pipelines.doctor import examine, failing
 
 
-def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     checks = {check.name: check for check in examine()}
     assert checks["Python"].state == "ok"
@@ -19,15 +19,15 @@ def test_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(check.fix for check in failing(list(checks.values())))
 
 
-def test_a_package_that_is_missing_or_old() -> None:
+def test_missing_and_outdated_packages_are_reported() -> None:
     from packaging.requirements import Requirement
 
     assert doctor._problem(Requirement("no-such-package>=1")) == "no-such-package is not installed"
-    assert "does not fit" in doctor._problem(Requirement("click>=99"))
+    assert "does not satisfy" in doctor._problem(Requirement("click>=99"))
     assert doctor._problem(Requirement("click>=8")) == ""
 
 
-def test_endpoints_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoints_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
@@ -40,7 +40,7 @@ def test_endpoints_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch) 
     assert "no server" in {check.name: check for check in doctor._endpoints()}["MLFLOW_TRACKING_URI"].found
 
 
-def test_a_program_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     checks = {check.name: check for check in doctor._programs()}
     assert checks["node"].state == "optional"

@@ -1,4 +1,4 @@
-"""The KFP pipeline under kfp's local runner: true tasks, true failures."""
+"""The KFP pipeline under kfp's local runner: real tasks, real failures."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipelines.sources import with_real_clips
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """A folder with one video in which there is nobody, and one file that is no video."""
+    """A folder with one video without people, and one file that is not a video."""
     folder = tmp_path / "videos"
     folder.mkdir()
     with av.open(str(folder / "nobody.mp4"), "w") as container:
@@ -33,7 +33,7 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_stops_at_the_step_that_fails_and_says_why(
+def test_failing_step_stops_the_run_with_a_reason(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -52,12 +52,12 @@ def test_a_run_stops_at_the_step_that_fails_and_says_why(
     assert [item["file"] for item in read_json(run / "raw" / "ingest.json")["rejected"]] == ["broken.mp4"]
     assert not (run / "steps" / "train.json").exists()
     assert not (run / "summary.json").exists()
-    assert not (run.parent / "latest").exists(), "a run that failed is not what serve and talk open"
+    assert not (run.parent / "latest").exists(), "serve and talk do not open a failed run"
     assert {"ingest"} <= {event["step"] for event in events} <= {"ingest", "curate"}
     assert any(event.get("finished") for event in events)
 
 
-def test_a_stopped_run_leaves_no_process(videos: Path, tmp_path: Path) -> None:
+def test_interrupted_run_leaves_no_process(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_pipeline(load_config([f"data.source={videos}"]), tmp_path / "runs", run_id="one", watch=_interrupt)
     commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
@@ -68,7 +68,7 @@ def _interrupt(_event: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_name_is_used_once(tmp_path: Path) -> None:
+def test_run_id_cannot_be_reused(tmp_path: Path) -> None:
     (tmp_path / "runs" / "one").mkdir(parents=True)
     with pytest.raises(ValueError, match="exists already"):
         run_pipeline(load_config(), tmp_path / "runs", run_id="one")

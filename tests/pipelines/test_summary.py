@@ -52,7 +52,7 @@ def test_summary_has_the_agreed_shape(run_dir: Path) -> None:
     assert all(Path(path).is_absolute() for path in summary["paths"].values())
 
 
-def test_latest_moves_on(run_dir: Path) -> None:
+def test_latest_points_to_the_newest_run(run_dir: Path) -> None:
     write_summary(run_dir)
     second = run_dir.rename(run_dir.with_name("second"))
     write_summary(second)
@@ -63,7 +63,7 @@ def test_rejected_sources_of_both_steps(run_dir: Path) -> None:
     assert rejected_sources(run_dir) == [("bad.mp4", "not readable"), ("media/c.mp4", "no face")]
 
 
-def test_notes_say_what_the_table_cannot(run_dir: Path) -> None:
+def test_notes_list_rejections_and_the_promotion_decision(run_dir: Path) -> None:
     assert notes(run_dir) == [
         "rejected bad.mp4: not readable",
         "rejected media/c.mp4: no face",
@@ -72,7 +72,7 @@ def test_notes_say_what_the_table_cannot(run_dir: Path) -> None:
     ]
 
 
-def test_many_files_of_one_reason_are_one_line(run_dir: Path) -> None:
+def test_many_rejections_with_one_reason_are_one_line(run_dir: Path) -> None:
     files = [{"file": f"{number}.mp4", "reason": "two_shot_skipped"} for number in range(9)]
     write_json(run_dir / "raw" / "ingest.json", {"rejected": [*files, {"file": "bad.mp4", "reason": "not readable"}]})
     assert notes(run_dir)[:3] == [
@@ -82,27 +82,29 @@ def test_many_files_of_one_reason_are_one_line(run_dir: Path) -> None:
     ]
 
 
-def test_a_missing_report_is_named(run_dir: Path) -> None:
+def test_missing_report_is_named(run_dir: Path) -> None:
     (run_dir / "release" / "deploy.json").unlink()
     with pytest.raises(ValueError, match=r"deploy\.json is missing"):
         build_summary(run_dir)
 
 
-def test_a_step_says_what_it_gave(tmp_path: Path) -> None:
-    taken = {"sources": 5, "rejected": [{}]}
-    assert outcome_line("ingest", taken, tmp_path) == f"5 recordings taken, 1 refused: {tmp_path / 'ingest.json'}"
+def test_outcome_lines_of_steps(tmp_path: Path) -> None:
+    ingested = {"sources": 5, "rejected": [{}]}
+    line = f"5 recordings accepted, 1 rejected: {tmp_path / 'ingest.json'}"
+    assert outcome_line("ingest", ingested, tmp_path) == line
     reasons = {"frame": {"no_face": 9}, "clip": {"blur": 1, "text": 2, "no_reference": 1}}
     stages = [{"unit": unit, "reasons": found} for unit, found in reasons.items()]
     whole = {"clips": 6, "clips_dropped": 4, "seconds": 21.4, "funnel": stages, "sources": 3}
-    for rejected, refused, again, reused, said in (
+    for rejected, by_ingest, retryable, reused, text in (
         (0, 0, 0, 0, ""),
-        (0, 0, 0, 2, "; 2 of 3 sources had been looked at before"),
-        (1, 0, 1, 2, "; 1 of 3 files left out (1 to be tried again by the same command); 2 of 3 sources had been looked"
-         " at before"),
-        (1, 2, 0, 0, "; 3 of 5 files left out (2 by ingest)"),
+        (0, 0, 0, 2, "; 2 of 3 analyses reused"),
+        (1, 0, 1, 2, "; 1 of 3 files rejected (transient failures: 1, run the same command again to retry); "
+         "2 of 3 analyses reused"),
+        (1, 2, 0, 0, "; 3 of 5 files rejected (2 by ingest)"),
     ):  # fmt: skip
-        report = {**whole, "rejected": [{}] * rejected, "refused_by_ingest": [{}] * refused, "to_try_again": again}
+        report = {**whole, "rejected": [{}] * rejected, "num_retryable": retryable}
+        report["refused_by_ingest"] = [{}] * by_ingest
         write_json(tmp_path / "timing.json", {"look": {"sources": 3 - rejected, "reused": reused}})
-        line = f"6 of 10 clips kept (21 s), 4 dropped, most of them: text{said}: open {tmp_path / 'curation.html'}"
+        line = f"6 of 10 clips kept (21 s), 4 dropped, mostly text{text}: open {tmp_path / 'curation.html'}"
         assert outcome_line("curate", report, tmp_path) == line
     assert outcome_line("train", {}, tmp_path) == ""

@@ -137,15 +137,15 @@ def test_shared_cache_folder_is_passed_to_the_step(
     module = sys.modules["components.count.step"]
     plain = module.count
 
-    def count(*, looks: Path | None = None, **rest: Any) -> Any:
-        received.append(looks)
+    def count(*, analysis: Path | None = None, **rest: Any) -> Any:
+        received.append(analysis)
         return plain(**rest)
 
     monkeypatch.setattr(module, "count", count)
-    sharing = dataclasses.replace(step, shared_cache="looks")
+    sharing = dataclasses.replace(step, shared_cache="analysis")
     for cache in (tmp_path / "cache", None):
         run_step(sharing, {"raw": raw}, tmp_path / "out", DEFAULT, NoProgress(), cache=cache)
-    assert received == [tmp_path / "cache" / "looks", None]
+    assert received == [tmp_path / "cache" / "analysis", None]
 
 
 def test_missing_input_is_reported(step: Step, tmp_path: Path) -> None:
