@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from components.runtime.tracking import TrackingConfig
 from lpm_model.config import setting
-from lpm_model.training.config import BaseTraining
+from lpm_model.training.base.config import BaseTraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

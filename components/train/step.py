@@ -65,7 +65,7 @@ def fit(
     if run_id and is_main_process():
         run = StepRun(client(tracking.uri), run_id, "train", tracking.tensorboard)
     loggers, show = (run.lightning_loggers(), videos_into(run)) if run else (False, None)
-    return train_base(dataset, work, config, progress, logger=loggers, show=show)
+    return train_base(dataset, work, config, progress, logger=loggers, save_video=save_video)
 
 
 def videos_into(run: StepRun) -> "Show":

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +18,64 @@ from torch.utils.data import IterableDataset
 from lpm_model.autoencoder.tiny import AutoencoderConfig, TinyVideoAutoencoder, build_autoencoder
 from lpm_model.character import to_video
 from lpm_model.checkpoint import save_model
-from lpm_model.config import FRAMES_PER_LATENT, to_mapping
+from lpm_model.config import FRAMES_PER_LATENT, setting, to_mapping
 from lpm_model.progress import Progress
-from lpm_model.training.config import AutoencoderTraining
+from lpm_model.training.engine.checkpoints import CheckpointFile
 from lpm_model.training.engine.data import step_generator
-from lpm_model.training.engine.loop import StateFile, run, scheduled, take_step
+from lpm_model.training.engine.loop import run
 from lpm_model.training.engine.muon import KernelMuon
-from lpm_model.weight_shards import start_from
+from lpm_model.training.engine.optimizers import step_optimizers, with_schedule
+from lpm_model.weight_shards import init_weights_from
 
 log = logging.getLogger(__name__)
 MAX_FRAMES = 40_000
-"""Frames kept in memory (2 GB at 128 px)."""
+"""Maximum number of frames in memory (2 GB at 128 px)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoencoderTraining:
+    """Settings of the tiny video autoencoder's training from pixels."""
+
+    steps: int = setting(2000, help="Optimizer steps.")
+    batch: int = setting(8, help="Clips per step.")
+    clip_frames: int = setting(9, help="Frames of a clip, 4k + 1.")
+    crop_px: int = setting(96, help="Side of the random crop.")
+    learning_rate: float = setting(
+        1.5e-3,
+        help="Peak learning rate of AdamW, which trains the outer layers, norms and biases.",
+    )
+    muon_lr: float = setting(0.01, help="Peak learning rate of Muon, which trains the kernels between features.")
+    weight_decay: float = setting(0.01, help="Weight decay of both optimizers.")
+    clip_norm: float = setting(1.0, help="Gradient norm limit.")
+    warmup_steps: int = setting(100, help="Optimizer steps of linear warm-up, before a cosine schedule.")
+    ema_decay: float = setting(0.998, help="Decay of the moving average of the weights (EMA), which is what is saved.")
+    latent_noise: tuple[float, float] = setting(
+        (0.1, 0.1),
+        help="Bounds of the noise on normalised latents, so that the decoder tolerates errors of a generator.",
+    )
+    init_from: str = setting("", help="Folder of an autoencoder to initialise from; empty = random weights.")
+    decoder_only: bool = setting(False, help="Freeze the encoder, and with it all latents.")
+    edge_weight: float = setting(0.5, help="Loss weight of differences between neighbouring pixels and frames.")
+    motion_weight: float = setting(3.0, help="Additional loss weight of pixels that move.")
+    checkpoint_steps: int = setting(500, help="Optimizer steps between the checkpoints that a killed run resumes from.")
+    seed: int = setting(0, help="Seed of weights, data order and noise.")
 
 
 def read_videos(folder: Path, size_px: int, least_frames: int) -> list[NDArray[np.uint8]]:
-    """Square videos of one size below a folder, each [T, H, W, 3]; other and short ones are skipped with a log line.
+    """Read the square videos of one size below a folder; other sizes and short videos are skipped with a log line.
+
+    Returns:
+        uint8 [T, H, W, 3] each.
 
     Raises:
-        ValueError: nothing usable.
+        ValueError: no usable video.
     """
     import av
 
     videos: list[NDArray[np.uint8]] = []
     for path in sorted(folder.rglob("*.mp4")):
         if sum(map(len, videos)) >= MAX_FRAMES:
-            log.warning("%s and later files are left out: %d frames are enough", path.name, MAX_FRAMES)
+            log.warning("%s and later files are skipped: the limit is %d frames", path.name, MAX_FRAMES)
             break
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -62,7 +96,7 @@ def read_videos(folder: Path, size_px: int, least_frames: int) -> list[NDArray[n
 
 
 class CropBatches(IterableDataset[Tensor]):
-    """Random clips and crops, a pure function of (seed, step)."""
+    """Random crops of random clips, a pure function of (seed, step)."""
 
     def __init__(self, videos: Sequence[NDArray[np.uint8]], settings: AutoencoderTraining, steps: range) -> None:
         self.videos, self.settings, self.steps = videos, settings, steps
@@ -85,7 +119,13 @@ class CropBatches(IterableDataset[Tensor]):
 
 
 def reconstruction_loss(video: Tensor, made: Tensor, settings: AutoencoderTraining) -> Tensor:
-    """Absolute plus squared error, heavier where pixels move, and the error of differences in x, y and t."""
+    """Absolute plus squared error, weighted by motion, plus the error of differences in x, y and t.
+
+    Args:
+        video: [B, 3, T, H, W] in [-1, 1].
+        made: its reconstruction.
+        settings: weights.
+    """
     error = made - video
     motion = (video - video.mean(dim=2, keepdim=True)).abs().mean(dim=1, keepdim=True)
     weight = 1 + settings.motion_weight * (motion / 0.1).clamp(max=1)
@@ -95,13 +135,13 @@ def reconstruction_loss(video: Tensor, made: Tensor, settings: AutoencoderTraini
 
 
 class AutoencoderModule(lightning.LightningModule):
-    """Reconstruction with noise on the latents."""
+    """Reconstruction with noisy latents."""
 
     def __init__(self, model: TinyVideoAutoencoder, settings: AutoencoderTraining, start: int) -> None:
         super().__init__()
         self.automatic_optimization = False  # two optimizers take every step together
         self.model, self.settings, self.start = model, settings, start
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+        self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
 
     def training_step(self, video: Tensor, index: int) -> Tensor:
         self.model.statistics.train(not self.settings.decoder_only)
@@ -112,25 +152,25 @@ class AutoencoderModule(lightning.LightningModule):
         made = self.model.decode(latents + level * torch.randn(latents.shape, generator=generator))
         loss = reconstruction_loss(video, made, self.settings)
         self.manual_backward(loss)
-        take_step(self, self.model.parameters(), self.settings.clip_norm)
-        self.average.update_parameters(self.model)
+        step_optimizers(self, self.model.parameters(), self.settings.clip_norm)
+        self.ema.update_parameters(self.model)
         psnr = -10 * torch.log10((made - video).square().mean() / 4)
         self.log_dict({"loss": loss.detach(), "psnr_db": psnr.detach()}, prog_bar=True)
         return loss.detach()
 
     def configure_optimizers(self) -> Any:
-        """Muon for the kernels between features, AdamW for the ends (pixels, latents), norms and biases."""
+        """Muon for the kernels between features, AdamW for the outer layers (pixels, latents), norms and biases."""
         settings = self.settings
-        ends = {self.model.fold, self.model.unfold, self.model.to_latent, self.model.from_latent}
-        learning = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
-        kernels = [m.weight for m in learning if m not in ends]
+        outer = {self.model.fold, self.model.unfold, self.model.to_latent, self.model.from_latent}
+        trainable = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
+        kernels = [m.weight for m in trainable if m not in outer]
         known = {id(kernel) for kernel in kernels}
         rest = [weight for weight in self.model.parameters() if weight.requires_grad and id(weight) not in known]
         both = (
             KernelMuon(kernels, settings.muon_lr, settings.weight_decay),
             torch.optim.AdamW(rest, settings.learning_rate, (0.9, 0.95), weight_decay=settings.weight_decay),
         )
-        return [scheduled(each, settings.steps, settings.warmup_steps, self.start) for each in both]
+        return [with_schedule(each, settings.steps, settings.warmup_steps, self.start) for each in both]
 
 
 def train_autoencoder(
@@ -149,39 +189,39 @@ def train_autoencoder(
         config: shape of the model.
         settings: of the training.
         progress: shows the steps.
-        size_px: side of the videos that are taken.
+        size_px: side of the videos to use.
 
     Returns:
-        PSNR on the last clips, over one in twenty videos that training never sees.
+        PSNR in dB over the one in twenty videos that are held out.
     """
     torch.manual_seed(settings.seed)
-    every = read_videos(videos, size_px, settings.clip_frames)
-    held_out = every[::20] if len(every) >= 20 else every
-    seen = [v for i, v in enumerate(every) if i % 20] if len(every) >= 20 else every
+    all_videos = read_videos(videos, size_px, settings.clip_frames)
+    held_out = all_videos[::20] if len(all_videos) >= 20 else all_videos
+    training = [v for i, v in enumerate(all_videos) if i % 20] if len(all_videos) >= 20 else all_videos
     model = build_autoencoder(config)
     if settings.init_from:
-        start_from(model, Path(settings.init_from))
+        init_weights_from(model, Path(settings.init_from))
     if settings.decoder_only:
         for part in (model.fold, model.down, model.encoder, model.encoder_mix, model.to_latent):
             part.requires_grad_(False)
-    state = StateFile(folder / "state")
-    module = AutoencoderModule(model, settings, state.step())
-    batches = CropBatches(seen, settings, range(module.start, settings.steps))
+    checkpoint = CheckpointFile(folder / "checkpoint")
+    module = AutoencoderModule(model, settings, checkpoint.step())
+    batches = CropBatches(training, settings, range(module.start, settings.steps))
     run(
-        module, batches, settings.steps, state, settings.checkpoint_steps,
-        description="train autoencoder", progress=progress, clip_norm=None,
+        module, batches, settings.steps, checkpoint, settings.checkpoint_steps,
+        description="train autoencoder", progress=progress,
     )  # fmt: skip
-    best: TinyVideoAutoencoder = module.average.module  # type: ignore[assignment]
+    best: TinyVideoAutoencoder = module.ema.module  # type: ignore[assignment]
     metrics = {"psnr_db": held_out_psnr(best.eval(), held_out)}
     provenance = {
         "command": "lpm autoencoder train",
         "settings": to_mapping(settings),
-        "videos": len(seen),
-        "frames": sum(map(len, seen)),
+        "videos": len(training),
+        "frames": sum(map(len, training)),
         "metrics": metrics,
     }
     save_model(folder, {"model": best}, to_mapping(config), provenance)
-    shutil.rmtree(state.path.parent, ignore_errors=True)
+    shutil.rmtree(checkpoint.path.parent, ignore_errors=True)
     return metrics
 
 

@@ -22,10 +22,10 @@ from lpm_model.config import OnlineConfig, to_mapping
 from lpm_model.digests import dataset_digest, model_digest
 from lpm_model.files import read_json, write_json
 from lpm_model.progress import Progress
-from lpm_model.training.config import (
+from lpm_model.training.distill.config import (
+    CollapseMonitorSettings,
     Distillation,
     DmdStage,
-    GuardSettings,
     LongStage,
     OdeStage,
     OffPolicyStage,
@@ -55,7 +55,7 @@ def whole(scale: float, seed: int) -> Distillation:
         on_policy=OnPolicyStage(steps=steps(4), critic_steps=2),
         refiner=OnPolicyStage(steps=steps(4), critic_steps=2),
         long=LongStage(steps=steps(4), critic_steps=2),
-        guard=GuardSettings(every_steps=steps(4)),
+        collapse_monitor=CollapseMonitorSettings(every_steps=steps(4)),
         trajectories=max(8, round(scale * 48)),
         seed=seed,
     )

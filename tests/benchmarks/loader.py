@@ -23,8 +23,9 @@ from components.dataset.shards import write_shards
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.sampler import BaseModel
 from lpm_model.training.base.train import BaseModule, clip_batches
-from lpm_model.training.config import BaseTraining
-from lpm_model.training.engine.loop import StateFile, run
+from lpm_model.training.base.config import BaseTraining
+from lpm_model.training.engine.checkpoints import CheckpointFile
+from lpm_model.training.engine.loop import run
 from lpm_model.training.engine.shard_reader import read_clips
 
 CLIPS, LATENTS, GRID = 325, 24, 16
@@ -72,8 +73,7 @@ def turn(dataset: Path, state: Path) -> dict[str, float]:
                 yield item
                 ends.append(time.perf_counter())
 
-    run(BaseModule(base, SETTINGS, 0), fresh, STEPS + 1, StateFile(state), 10**9, description="", progress=Timed(),
-        clip_norm=None)  # fmt: skip
+    run(BaseModule(base, SETTINGS, 0), fresh, STEPS + 1, CheckpointFile(state), 10**9, description="", progress=Timed())  # fmt: skip
     rates["training"] = STEPS / (ends[-1] - ends[0])  # the first step allocates
     return rates
 

@@ -14,7 +14,7 @@ from components.train.step import train
 from lpm_model.digests import model_digest
 from lpm_model.files import read_json
 from lpm_model.progress import NoProgress
-from lpm_model.training.config import OdeStage, OnPolicyStage
+from lpm_model.training.distill.config import OdeStage, OnPolicyStage
 from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_dataset
 
 

@@ -15,7 +15,7 @@ from components.train.step import train
 from lpm_model.digests import file_digest
 from lpm_model.files import read_json
 from lpm_model.progress import NoProgress
-from lpm_model.training.config import Validation
+from lpm_model.training.base.config import Validation
 from serving.media.mp4 import AudioReader
 from tests.lpm_model import tiny
 from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_dataset
@@ -127,7 +127,7 @@ def test_curves_and_validation_videos_are_in_the_run_and_in_tensorboard(place: P
         ),
         NoProgress(),
     )  # fmt: skip
-    assert {"validation_loss", "speak_gap_low", "listen_gap_high"} <= set(report.metrics)
+    assert {"validation_loss", "speak_conditioning_gap_low", "listen_conditioning_gap_high"} <= set(report.metrics)
     check_model_folder(tmp_path / "base")
     mlflow = client(config(place).tracking.uri)
     curve = mlflow.get_metric_history(report.run_id, "train-validation_loss")

@@ -1,7 +1,7 @@
-"""A perceptual distance of latents without a network of its own: between the features of the autoencoder's decoder.
+"""A perceptual distance of latents in the feature space of the autoencoder's decoder, without another network.
 
-It stands in for LPIPS of decoded pictures. Source: https://arxiv.org/abs/2411.04873 (latent perceptual loss); features
-are normalised by the target's standard deviation in each channel, and every depth counts the same.
+It replaces LPIPS of decoded frames. Source: https://arxiv.org/abs/2411.04873 (latent perceptual loss); features are
+normalised by the target's standard deviation in each channel, and all depths have equal weight.
 """
 
 import torch
@@ -9,29 +9,29 @@ from torch import Tensor
 
 from lpm_model.autoencoder.api import VideoAutoencoder
 
-LEAST_STD = 1e-2
-"""Standard deviation of a feature below which its channel counts as constant."""
+MIN_STD = 1e-2
+"""Lower bound of a feature's standard deviation: channels below it count as constant."""
 
 
 def decoder_distance(autoencoder: VideoAutoencoder, latents: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference of normalised decoder features, over depths.
+    """Return the mean squared difference of normalised decoder features, averaged over depths.
 
     Args:
         autoencoder: one with `decoder_features`.
         latents: [B, channels, n, h, w], absolute; gradients flow into them.
-        target: the same without gradient.
+        target: [B, channels, n, h, w], without gradient.
 
     Raises:
-        ValueError: the autoencoder offers no features.
+        ValueError: the autoencoder has no `decoder_features`.
     """
     features = getattr(autoencoder, "decoder_features", None)
     if features is None:
-        raise ValueError(f"{type(autoencoder).__name__} offers no decoder features: set off_policy.perceptual_weight=0")
+        raise ValueError(f"{type(autoencoder).__name__} has no decoder features: set off_policy.perceptual_weight=0")
     with torch.no_grad():
-        wanted: list[Tensor] = features(target)
+        target_features: list[Tensor] = features(target)
     parts = []
-    for made, like in zip(features(latents), wanted, strict=True):
+    for made, like in zip(features(latents), target_features, strict=True):
         axes = tuple(axis for axis in range(like.dim()) if axis != 1)
-        scale = like.float().std(dim=axes, keepdim=True).clamp(min=LEAST_STD)
+        scale = like.float().std(dim=axes, keepdim=True).clamp(min=MIN_STD)
         parts.append(((made.float() - like.float()) / scale).square().mean())
     return torch.stack(parts).mean()

@@ -1,6 +1,6 @@
-"""Who plays which role in a distillation: teacher, student, refiner, critic.
+"""Model roles of a distillation: teacher, student, refiner, critic.
 
-Each has weights of its own, or, with LoRA, each is an adapter on one frozen base, which without any is the teacher.
+Each role has its own weights or, with LoRA, its own adapter on one frozen base, which is the teacher without adapters.
 """
 
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 from lpm_model.config import Lora
 from lpm_model.dit import DiffusionTransformer
-from lpm_model.lora import activate, active, add_adapter, difference, merged
+from lpm_model.lora import activate, active, adapter_difference, add_adapter, merged
 from lpm_model.online import OnlineModel
 
 Role = Literal["teacher", "student", "refiner", "critic"]
-LEARNERS: tuple[Role, ...] = ("student", "refiner", "critic")
-"""All but the teacher."""
+TRAINABLE_ROLES: tuple[Role, ...] = ("student", "refiner", "critic")
+"""All roles but the teacher."""
 
 
 class ModelRoles:
-    """The networks of a distillation.
+    """The networks of a distillation, by role.
 
     Args:
-        online: whose backbone and refiner hold the teacher's weights.
-        lora: rank 0 gives each role weights of its own.
+        online: the model whose backbone and refiner hold the teacher's weights.
+        lora: of the adapters; rank 0 gives each role its own weights.
     """
 
     def __init__(self, online: OnlineModel, lora: Lora) -> None:
@@ -33,12 +33,12 @@ class ModelRoles:
         online.requires_grad_(False).eval()
         if lora.rank:
             base = online.backbone
-            for role in LEARNERS:
+            for role in TRAINABLE_ROLES:
                 if role != "refiner" or online.refiner is not None:
                     add_adapter(base, role, lora)
             if online.refiner is not None:
                 online.refiner = base
-            self.networks: dict[Role, DiffusionTransformer] = dict.fromkeys(("teacher", *LEARNERS), base)
+            self.networks: dict[Role, DiffusionTransformer] = dict.fromkeys(("teacher", *TRAINABLE_ROLES), base)
             activate(base, "student")
             return
         self.networks = {"teacher": _copy(online.backbone), "student": online.backbone}
@@ -47,12 +47,12 @@ class ModelRoles:
 
     @property
     def device(self) -> torch.device:
-        """Where they all are."""
+        """The device of all networks."""
         return self.online.device
 
     @contextmanager
-    def playing(self, role: Role) -> Iterator[DiffusionTransformer]:
-        """The network of a role, with its adapter active for a while."""
+    def activate(self, role: Role) -> Iterator[DiffusionTransformer]:
+        """Activate the adapter of a role inside the context, and yield its network."""
         if not self.lora.rank:
             yield self.networks[role]
             return
@@ -60,12 +60,12 @@ class ModelRoles:
             yield self.networks[role]
 
     def weights(self, role: Role) -> dict[str, nn.Parameter]:
-        """What a role learns, by name."""
+        """Return the trainable parameters of a role by name."""
         named = dict(self.networks[role].named_parameters())
         return {name: w for name, w in named.items() if f".adapters.{role}." in name} if self.lora.rank else named
 
-    def learn(self, *roles: Role) -> None:
-        """Let these roles learn and no other."""
+    def set_trainable(self, *roles: Role) -> None:
+        """Make the parameters of these roles trainable and freeze all others."""
         for role in self.networks:
             for weight in self.weights(role).values():
                 weight.requires_grad = False
@@ -73,31 +73,31 @@ class ModelRoles:
             for weight in self.weights(role).values():
                 weight.requires_grad = True
 
-    def start(self, role: Role, other: Role) -> None:
-        """Give a role another's weights; a critic that has not been needed yet is made."""
+    def initialize(self, role: Role, source: Role) -> None:
+        """Copy the weights of another role into a role; a critic that does not exist yet is created."""
         if role not in self.networks:
-            self.networks[role] = _copy(self.networks[other])
+            self.networks[role] = _copy(self.networks[source])
             return
         with torch.no_grad():
-            own, given = self.weights(role), self.weights(other)
+            own, given = self.weights(role), self.weights(source)
             for (name, weight), like in zip(own.items(), given.values() or own.values(), strict=True):
                 if given:
                     weight.copy_(like)
-                elif name.endswith(".up"):  # an adapter of the teacher's weights: none
+                elif name.endswith(".up"):  # the teacher has no adapter: a zero update
                     weight.zero_()
 
-    def state(self, role: Role) -> dict[str, Tensor]:
-        """The weights of a role as those of a plain transformer; of an adapted refiner, its update of the student's."""
+    def state_dict(self, role: Role) -> dict[str, Tensor]:
+        """Return the weights of a role as a plain transformer's; with LoRA, the refiner's as a delta to the student."""
         weights = dict(self.networks[role].state_dict())
         if not self.lora.rank:
             return weights
         if role == "refiner":
-            return difference(weights, role, "student", self.lora)
+            return adapter_difference(weights, role, "student", self.lora)
         return merged(weights, role, self.lora)
 
 
 def _copy(network: DiffusionTransformer) -> DiffusionTransformer:
-    """Another one with the same weights."""
+    """Copy a network with its weights."""
     with torch.device("meta"):
         other = DiffusionTransformer(network.config, network.execution)
     other.load_state_dict({name: value.clone() for name, value in network.state_dict().items()}, assign=True)

@@ -1,6 +1,8 @@
-"""What distribution matching looks at: clips that a student makes, all through the block loop of lpm_model.rollout.
+"""Rollout samplers: the clips of a student or refiner that distribution matching trains on.
 
-B rows, F latent frames of a clip with its known first one, c of a chunk, P of audio context.
+All clips come from the block loop of lpm_model.rollout.
+
+B rows, F latent frames of a clip with its given first one, c of a chunk, P of audio context.
 """
 
 from collections.abc import Iterator
@@ -23,29 +25,28 @@ from lpm_model.training.engine.data import Batch
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a student made."""
+    """A generated clip."""
 
     clip: Tensor
-    """[B, channels, F, h, w]; latent 0 is known, the others are relative to it (lpm_model.latent_codec)."""
+    """[B, channels, F, h, w]; latent 0 is given, the others are residuals to it (lpm_model.latent_codec)."""
     conditions: Conditions
-    """Of the clip."""
     first: int = 1
-    """First latent frame that was made under these conditions; those before it do not count."""
+    """First latent frame that was generated under these conditions; earlier ones are excluded from the loss."""
     target: Tensor | None = None
-    """[B, channels, F, h, w] the teacher's clip that this one was made from."""
+    """[B, channels, F, h, w] the teacher's clip that this one was generated from."""
 
 
 class RolloutSampler(Protocol):
-    """Makes clips of one role."""
+    """Generates clips with the network of one role."""
 
     role: Role
 
     def sample(self, batch: Batch | Trajectories, shared: torch.Generator, *, train: bool) -> Sample:
-        """A clip.
+        """Generate a clip.
 
         Args:
-            batch: its image, conditions and noise.
-            shared: draws what all ranks do alike.
+            batch: provides image, conditions and noise.
+            shared: draws whatever must be the same on all ranks.
             train: with gradients.
         """
         ...
@@ -53,18 +54,18 @@ class RolloutSampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RolloutSpans:
-    """Latent frames of a roll-out."""
+    """Boundaries within a rollout, in latent frames."""
 
     first: int
-    """The clip that is looked at begins here."""
-    begin: int
-    """The chunks that carry a graph begin here."""
+    """Start of the clip that is matched, the last part of the rollout."""
+    gradient_start: int
+    """Start of the chunks with gradients."""
     end: int
-    """The last chunk ends here."""
+    """End of the last chunk."""
 
     @classmethod
     def of(cls, latents: int, chunk: int, settings: Distillation) -> "RolloutSpans":
-        """Of a roll-out of so many latent frames."""
+        """Return the boundaries of a rollout of `latents` latent frames in chunks of `chunk`."""
         end = 1 + (latents - 1) // chunk * chunk
         first = max(0, end - settings.clip_latents)
         bound = max(first + 1, end - (settings.gradient_latents or latents))
@@ -72,7 +73,7 @@ class RolloutSpans:
 
 
 def start_cache(online: BlockLoop, image: Tensor, conditions: Conditions, *, refiner: bool = False) -> KVCache:
-    """A cache primed with the characters of a batch; image [B, channels, 1, h, w]."""
+    """Create a cache prefilled with the characters of a batch; image [B, channels, 1, h, w]."""
     assert conditions.references is not None
     assert conditions.reference_positions is not None
     character = Character(image, conditions.references, conditions.reference_positions)
@@ -80,68 +81,68 @@ def start_cache(online: BlockLoop, image: Tensor, conditions: Conditions, *, ref
 
 
 def rollout_noise(online: BlockLoop, image: Tensor, generator: torch.Generator) -> Noise:
-    """Of the chunks of a roll-out."""
+    """Return the noise source of a rollout's chunks."""
     batch, channels, _, height, width = image.shape
     return Noise((batch, channels, online.chunk_latents, height, width), generator, image.device)
 
 
 def clip_conditions(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
-    """Of a clip of `frames` latent frames from latent frame `first` of a roll-out on."""
+    """Cut the conditions of `frames` latent frames, from latent frame `first` of a rollout; `context` is P."""
     cut = chunk_conditions(conditions, context, first, frames)
     return replace(cut, references=conditions.references, reference_positions=conditions.reference_positions)
 
 
-def refine_rollout(
+def _refine(
     roles: ModelRoles, cache: KVCache, coarse: Iterator[tuple[slice, Tensor]], conditions: Conditions, noise: Noise,
     spans: RolloutSpans, *, train: bool,
 ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
-    """The refiner's chunks from those of a backbone's roll-out, chunk by chunk, so that neither is held whole.
+    """Refine a student's rollout chunk by chunk, so that neither rollout is in memory as a whole.
 
     Args:
         roles: student and refiner.
-        cache: the refiner's.
-        coarse: the backbone's roll-out.
-        conditions: of the roll-out.
+        cache: of the refiner.
+        coarse: the student's rollout.
+        conditions: of the rollout.
         noise: of the refiner.
-        spans: of the roll-out.
-        train: with gradients from `spans.begin` on.
+        spans: of the rollout.
+        train: with gradients from `spans.gradient_start`.
     """
     online = roles.online
     written = (0,) if online.online.history == "per_step" else ()
 
-    def make(span: slice, heard: Conditions) -> Chunk:
+    def make(span: slice, given: Conditions) -> Chunk:
         with roles.activate("student"), torch.no_grad():
             _, chunk = next(coarse)
-        with torch.set_grad_enabled(train and span.start >= spans.begin):
-            fine = online.refine(cache, chunk, heard, noise)
+        with torch.set_grad_enabled(train and span.start >= spans.gradient_start):
+            fine = online.refine(cache, chunk, given, noise)
         return Chunk(fine, fine, written)
 
     return online.rollout_with(make, cache, conditions, spans.end, noise, first=1, refiner=True)
 
 
-def student_rollout(
+def rollout_of_role(
     roles: ModelRoles, role: Role, batch: Batch, spans: RolloutSpans, exit_index: int | None, *, train: bool
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Chunks of the student from noise after a batch's image, or, for the refiner, of both."""
-    online, image, heard = roles.online, batch.latents[:, :, :1], batch.conditions
+    """Yield the chunks of a rollout from a batch's image, by the student or, for the refiner, by both."""
+    online, image, conditions = roles.online, batch.latents[:, :, :1], batch.conditions
     noise = rollout_noise(online, image, batch.generator)
-    backbone = train and role == "student"
+    train_student = train and role == "student"
     with roles.activate("student"):
-        cache = start_cache(online, image, heard)
+        cache = start_cache(online, image, conditions)
 
     def chunks() -> Iterator[tuple[slice, Tensor]]:
-        for first, end, graph in ((1, spans.begin, False), (spans.begin, spans.end, backbone)):
-            yield from online.rollout(cache, heard, end, noise, first=first, exit_index=exit_index, train=graph)
+        for first, end, graph in ((1, spans.gradient_start, False), (spans.gradient_start, spans.end, train_student)):
+            yield from online.rollout(cache, conditions, end, noise, first=first, exit_index=exit_index, train=graph)
 
     if role == "student":
         return chunks()
     with roles.activate("refiner"):
-        own = start_cache(online, image, heard, refiner=True)
-    return refine_rollout(roles, own, chunks(), heard, noise, spans, train=train)
+        refiner_cache = start_cache(online, image, conditions, refiner=True)
+    return _refine(roles, refiner_cache, chunks(), conditions, noise, spans, train=train)
 
 
 class OffPolicySampler:
-    """The student on the teacher's clips, re-noised, over the teacher's history (paper section 4.2, stage 2)."""
+    """The student on the teacher's clips, re-noised, with the teacher's history (paper section 4.2, stage 2)."""
 
     role: Role = "student"
 
@@ -155,11 +156,11 @@ class OffPolicySampler:
         noise = rollout_noise(online, image, batch.generator)
         spans = RolloutSpans.of(teacher.shape[2], online.chunk_latents, self.settings)
 
-        def make(span: slice, heard: Conditions) -> Chunk:
+        def make(span: slice, given: Conditions) -> Chunk:
             index = int(torch.randint(len(sigmas), (1,), generator=batch.generator))
             noisy = flow.interpolate(teacher[:, :, span], noise.draw(), torch.tensor(sigmas[index]))
-            with torch.set_grad_enabled(train and span.start >= spans.begin):
-                return Chunk(online.denoise(cache, noisy, index, heard), cached=teacher[:, :, span])
+            with torch.set_grad_enabled(train and span.start >= spans.gradient_start):
+                return Chunk(online.denoise(cache, noisy, index, given), cached=teacher[:, :, span])
 
         with self.roles.activate("student"):
             cache = start_cache(online, image, batch.conditions)
@@ -170,10 +171,10 @@ class OffPolicySampler:
 
 
 class OnPolicySampler:
-    """Student or refiner on the student's own roll-outs (https://arxiv.org/abs/2506.08009; paper 4.2, stages 3 and 4).
+    """Student or refiner on the student's own rollouts (https://arxiv.org/abs/2506.08009; paper 4.2, stages 3 and 4).
 
-    The end of a roll-out is looked at. Only its last latent frames carry a graph and no others are held, so that the
-    memory does not grow with its length. The student's exit step is random; the refiner has whole chunks to work on.
+    The end of a rollout is matched. Only its last latent frames carry gradients and only they are stored, so that the
+    memory does not grow with its length. The student's exit step is random; the refiner gets fully denoised chunks.
     """
 
     def __init__(self, roles: ModelRoles, settings: Distillation, role: Role) -> None:
@@ -181,17 +182,18 @@ class OnPolicySampler:
 
     def sample(self, batch: Batch | Trajectories, shared: torch.Generator, *, train: bool) -> Sample:
         assert isinstance(batch, Batch)
-        online, held = self.roles.online, batch.latents[:, :, :1]
+        online, clip = self.roles.online, batch.latents[:, :, :1]
         spans = RolloutSpans.of(batch.latents.shape[2], online.chunk_latents, self.settings)
         exit_index = draw_exit_index(online, shared) if self.role == "student" else None
         with self.roles.activate(self.role):
-            for _, chunk in student_rollout(self.roles, self.role, batch, spans, exit_index, train=train):
-                held = torch.cat([held, chunk], dim=2)[:, :, spans.first - spans.end :]
-        heard = clip_conditions(batch.conditions, online.config.context_latents, spans.first, held.shape[2])
-        clip = online.codec.rebase(held, batch.latents[:, :, :1]) if spans.first else held
-        return Sample(clip, heard)
+            for _, chunk in rollout_of_role(self.roles, self.role, batch, spans, exit_index, train=train):
+                clip = torch.cat([clip, chunk], dim=2)[:, :, spans.first - spans.end :]
+        conditions = clip_conditions(batch.conditions, online.config.context_latents, spans.first, clip.shape[2])
+        if spans.first:
+            clip = online.codec.rebase(clip, batch.latents[:, :, :1])
+        return Sample(clip, conditions)
 
 
 def draw_exit_index(online: BlockLoop, shared: torch.Generator) -> int:
-    """Index of the noise level after which a roll-out's chunks are taken (arXiv 2506.08009), alike on all ranks."""
+    """Draw the index of the noise level at which a rollout's chunks exit (arXiv 2506.08009), equal on all ranks."""
     return int(torch.randint(len(online.online.backbone_sigmas), (1,), generator=shared))

@@ -1,6 +1,6 @@
-"""The stages of a distillation: regression to the teacher, and distribution matching of any role on any clips.
+"""Lightning modules of the distillation stages: ODE regression, and distribution matching of a role on any clips.
 
-B rows, F latent frames of a clip, latent 0 the known one.
+B rows, F latent frames of a clip, latent 0 the given one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ from lpm_model.dit import Conditions
 from lpm_model.losses import dmd_gradient, dmd_loss, flow_matching_loss, motion_weights, ode_regression_loss
 from lpm_model.rollout import Chunk
 from lpm_model.sampler import SHIFT, guided_velocity
-from lpm_model.training.distill.config import Distillation, DmdStage, OffPolicyStage
 from lpm_model.training.distill.collapse_monitor import CollapseMonitor, HeldOutRollout
+from lpm_model.training.distill.config import Distillation, DmdStage, OffPolicyStage
 from lpm_model.training.distill.perceptual import decoder_distance
 from lpm_model.training.distill.roles import ModelRoles, Role
 from lpm_model.training.distill.rollout_samplers import RolloutSampler, Sample, rollout_noise, start_cache
@@ -27,27 +27,27 @@ from lpm_model.training.engine.ema import EMA
 from lpm_model.training.engine.launch import SINGLE_PROCESS, Mesh
 from lpm_model.training.engine.optimizers import with_schedule
 
-LEVELS = (0.02, 0.98)
-"""Least and most of the uniform draw behind the noise levels at which teacher and critic look."""
+LEVEL_BOUNDS = (0.02, 0.98)
+"""Bounds of the uniform draw from which the noise levels of teacher and critic are computed."""
 
 
 class StageModule(lightning.LightningModule):
-    """What all stages share: whose weights learn, their average, the guard, and steps that all ranks take batches_per_step.
+    """What all stages share: the trained weights, their EMA, the collapse monitor, and steps across all ranks.
 
     Args:
-        roles: the networks, which are not part of the module's state; what learns of them is.
+        roles: the networks; only their trained weights are part of the module's state.
         settings: of the distillation.
-        name: for what is said.
-        role: who learns, and is kept.
-        decay: of its average.
-        held_out: what the guard looks at; None watches nothing.
-        start: batches done before.
+        name: in logs, and in the seed of what all ranks draw alike.
+        role: whose weights are trained and retained.
+        decay: of their EMA.
+        held_out: what the collapse monitor validates on; None for no monitor.
+        start: batches done before a resumed run.
         mesh: processes.
     """
 
     def __init__(
-        self, roles: ModelRoles, settings: Distillation, *, name: str, role: Role, decay: float, held_out: HeldOutRollout | None,
-        start: int = 0, mesh: Mesh = SINGLE_PROCESS,
+        self, roles: ModelRoles, settings: Distillation, *, name: str, role: Role, decay: float,
+        held_out: HeldOutRollout | None, start: int = 0, mesh: Mesh = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
@@ -63,38 +63,38 @@ class StageModule(lightning.LightningModule):
             )
 
     def configure_model(self) -> None:
-        """All weights are whole on every process."""
+        """Every process has the full weights: nothing to shard."""
 
     def on_train_start(self) -> None:
         if self.monitor is not None and not self.start:
             self.monitor.check(self.name, 0)
 
     def step_optimizer(self, optimizer: Optimizer, weights: Iterable[nn.Parameter]) -> None:
-        """A step of one optimizer with the gradients of all ranks."""
+        """Step one optimizer with the gradients averaged over all ranks."""
         weights = list(weights)
         if self.mesh.is_distributed:
-            _share(weights, self.mesh)
+            _average_gradients(weights, self.mesh)
         torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
 
     def after_student_step(self, done: int, steps: int) -> None:
-        """After each step of the one who is kept: its average moves, and the guard may look."""
+        """Update the EMA after a step of the retained role, and validate if it is time to."""
         self.ema.update()
         every = self.settings.collapse_monitor.every_steps
         if self.monitor is not None and (done % every == 0 or done == steps):
             found = self.monitor.check(self.name, done)
-            self.log_dict({"distance": found.distance, **found.figures()})
+            self.log_dict({"validation_distance": found.distance, **found.metrics()})
             if self.monitor.collapsed:
                 self.trainer.should_stop = True
 
-    def settle(self) -> None:
-        """Leave what is kept in the network."""
+    def load_retained_weights(self) -> None:
+        """Copy the best weights, or the EMA without a monitor, into the network."""
         (self.ema if self.monitor is None else self.monitor.best_weights).copy_to()
 
 
-def _share(weights: Sequence[nn.Parameter], mesh: Mesh) -> None:
-    """Mean gradients over all ranks; a weight that no rank used keeps none."""
+def _average_gradients(weights: Sequence[nn.Parameter], mesh: Mesh) -> None:
+    """Average gradients over all ranks; a weight that no rank used keeps the gradient None."""
     used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.float32, device=weights[0].device)
     distributed.all_reduce(used, distributed.ReduceOp.MAX)
     for weight, any_rank in zip(weights, used.tolist(), strict=True):
@@ -105,9 +105,9 @@ def _share(weights: Sequence[nn.Parameter], mesh: Mesh) -> None:
 
 
 class OdeModule(StageModule):
-    """Stage 1: from each state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772).
+    """Stage 1: from a state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772).
 
-    The history is the student's own, so that it learns to come back from its errors (arXiv 2506.08009).
+    The history is the student's own, so that it learns to recover from its errors (arXiv 2506.08009).
     """
 
     def __init__(
@@ -133,10 +133,10 @@ class OdeModule(StageModule):
         with self.roles.activate("student"):
             cache = start_cache(online, image, batch.conditions)
 
-            def make(span: slice, heard: Conditions) -> Chunk:
+            def make(span: slice, given: Conditions) -> Chunk:
                 number = int(torch.randint(len(batch.sigmas), (1,), generator=batch.generator))
-                targets.append(self.target(cache, batch, number, span, heard))
-                clean = self.see(cache, batch, number, span, heard)
+                targets.append(self.target(cache, batch, number, span, given))
+                clean = self.predict(cache, batch, number, span, given)
                 return Chunk(clean, clean)
 
             targets: list[Tensor] = []
@@ -150,21 +150,21 @@ class OdeModule(StageModule):
         self.after_student_step(self.start + index + 1, self.settings.ode.steps)
         return self.mesh.mean(total)
 
-    def see(self, cache: Any, batch: Trajectories, number: int, span: slice, heard: Conditions) -> Tensor:
-        """What the student makes of the teacher's state of that number."""
+    def predict(self, cache: Any, batch: Trajectories, number: int, span: slice, given: Conditions) -> Tensor:
+        """Return the student's prediction [B, channels, c, h, w] from state `number` of the teacher."""
         online, level = self.roles.online, batch.sigmas[number]
         distances = [abs(level - own) for own in online.online.backbone_levels]
         return online.predict_clean(
-            online.backbone, cache, batch.states[:, number][:, :, span], level, heard,
+            online.backbone, cache, batch.states[:, number][:, :, span], level, given,
             level_index=distances.index(min(distances)),
         )  # fmt: skip
 
-    def target(self, cache: Any, batch: Trajectories, number: int, span: slice, heard: Conditions) -> Tensor:
-        """The teacher's end, or, for consistency, what the average makes of the next state, whose end is the same."""
+    def target(self, cache: Any, batch: Trajectories, number: int, span: slice, given: Conditions) -> Tensor:
+        """Return the teacher's end or, for consistency, the EMA's prediction from the next state on the same path."""
         if self.settings.ode.objective == "regression" or number + 1 == len(batch.sigmas):
             return batch.clean[:, :, span]
         with torch.no_grad(), self.ema.swap():
-            return self.see(cache, batch, number + 1, span, heard)
+            return self.predict(cache, batch, number + 1, span, given)
 
     def configure_optimizers(self) -> Any:
         stage = self.settings.ode
@@ -174,9 +174,9 @@ class OdeModule(StageModule):
 
 
 class DmdModule(StageModule):
-    """Stages 2 to 5: distribution matching (arXiv 2311.18828) of a role on the clips that a sampler makes.
+    """Stages 2 to 5: distribution matching (arXiv 2311.18828) of a role on the clips of a sampler.
 
-    `critic_steps` steps of the critic, then one of the role's.
+    `critic_steps` steps of the critic precede each step of the role.
     """
 
     def __init__(
@@ -193,31 +193,39 @@ class DmdModule(StageModule):
         roles.set_trainable(self.role, "critic")
 
     def renoise(self, clip: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """One noise level a clip, latent 0 kept clean: the noisy clip, its levels [B, F], the noise."""
-        level = torch.rand(clip.shape[0], 1, generator=generator).clamp(*LEVELS)
+        """Add noise of one level to each clip, except to latent 0.
+
+        Args:
+            clip: [B, channels, F, h, w].
+            generator: draws levels and noise.
+
+        Returns:
+            The noisy clip, its levels [B, F], the noise.
+        """
+        level = torch.rand(clip.shape[0], 1, generator=generator).clamp(*LEVEL_BOUNDS)
         sigma = flow.shift_sigma(level, SHIFT).expand(-1, clip.shape[2]).clone().to(clip.device)
         sigma[:, 0] = 0
         noise = torch.randn(clip.shape, generator=generator).to(clip.device)
         return flow.interpolate(clip, noise, sigma[:, None, :, None, None]), sigma, noise
 
     def shared(self, batches: int) -> torch.Generator:
-        """What all ranks draw alike after so many batches."""
+        """Return the generator of what all ranks draw alike in a batch."""
         return step_generator(self.settings.seed, batches, f"{self.name} shared")
 
     def critic_loss(self, batch: Batch | Trajectories, shared: torch.Generator) -> Tensor:
-        """Flow matching of the critic on what the student makes."""
+        """Return the critic's flow-matching loss on the student's clips."""
         with torch.no_grad():
             sample = self.sampler.sample(batch, shared, train=False)
         noisy, sigma, noise = self.renoise(sample.clip, batch.generator)
         with self.roles.activate("critic") as critic:
             predicted = critic(noisy, sigma, sample.conditions)
-        counts = torch.arange(sigma.shape[1], device=sigma.device) >= sample.first
+        counted = torch.arange(sigma.shape[1], device=sigma.device) >= sample.first
         return flow_matching_loss(
-            predicted, flow.velocity(sample.clip, noise), counts.float()[None, None, :, None, None]
+            predicted, flow.velocity(sample.clip, noise), counted.float()[None, None, :, None, None]
         )
 
     def student_loss(self, batch: Batch | Trajectories, shared: torch.Generator) -> Tensor:
-        """Move the student's clips from where the critic sees them to where the teacher does."""
+        """Return the loss that moves the student's clips from the critic's prediction to the teacher's."""
         sample = self.sampler.sample(batch, shared, train=True)
         clip = sample.clip
         with torch.no_grad():
@@ -236,27 +244,28 @@ class DmdModule(StageModule):
         return loss + self.perceptual(sample, batch.generator)
 
     def perceptual(self, sample: Sample, generator: torch.Generator) -> Tensor | float:
-        """The weighted distance of decoder features to the teacher's clip, where the stage asks for it."""
+        """Return the weighted distance of decoder features to the teacher's clip, if the stage has one."""
         stage = self.stage
         if not isinstance(stage, OffPolicyStage) or not stage.perceptual_weight or sample.target is None:
             return 0.0
         online, frames = self.roles.online, sample.clip.shape[2]
         first = int(torch.randint(1, max(2, frames - stage.perceptual_latents + 1), (1,), generator=generator))
         span, image = slice(first, first + stage.perceptual_latents), sample.clip[:, :, :1]
-        made, wanted = (online.codec.decode(x[:, :, span], image) for x in (sample.clip, sample.target))
-        return stage.perceptual_weight * decoder_distance(online.autoencoder, made, wanted)
+        generated, target = (online.codec.decode(x[:, :, span], image) for x in (sample.clip, sample.target))
+        return stage.perceptual_weight * decoder_distance(online.autoencoder, generated, target)
 
     def training_step(self, batch: Batch | Trajectories, index: int) -> Tensor:
         optimizers: Any = self.optimizers()
         student, critic = optimizers
-        rounds, turn = divmod(self.start + index, self.stage.critic_steps + 1)
+        student_step, turn = divmod(self.start + index, self.stage.critic_steps + 1)
         shared, is_student = self.shared(self.start + index), turn == self.stage.critic_steps
-        with self.roles.activate(self.role if is_student else "critic"):  # recomputed blocks run in the backward pass
+        # The role stays active in the backward pass, where checkpointed blocks run again.
+        with self.roles.activate(self.role if is_student else "critic"):
             loss = self.student_loss(batch, shared) if is_student else self.critic_loss(batch, shared)
             self.manual_backward(loss)
         self.step_optimizer(student if is_student else critic, self.weights if is_student else self.critic_weights)
         if is_student:
-            self.after_student_step(rounds + 1, self.stage.steps)
+            self.after_student_step(student_step + 1, self.stage.steps)
         return self.mesh.mean(loss.detach())
 
     def configure_optimizers(self) -> Any:

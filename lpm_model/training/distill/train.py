@@ -1,19 +1,15 @@
-"""From Base to Online LPM: five stages, each from what the one before has kept, all through lpm_model.rollout.
+"""Distillation of Base LPM into Online LPM in five stages (paper section 4.2; LongLive, arXiv 2509.22622).
 
-1 regression to the teacher's trajectories, 2 distribution matching on the teacher's clips, 3 on the student's own,
-4 of a refiner over them, 5 on roll-outs that go on from step to step (paper section 4.2; LongLive, arXiv 2509.22622).
+`_run_stages` lists them in order.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from lpm_model.autoencoder.load import copy_autoencoder, load_autoencoder
 from lpm_model.character import read_base_config
@@ -21,106 +17,23 @@ from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.digests import model_digest
 from lpm_model.encoders.load import copy_encoders, encoders_of
-from lpm_model.lora import doubled
+from lpm_model.lora import difference_lora
 from lpm_model.online import OnlineModel
 from lpm_model.progress import Progress
-from lpm_model.training.config import Distillation, DmdStage
-from lpm_model.training.distill.collapse_monitor import HeldOut
-from lpm_model.training.distill.long_rollout import Streaming
-from lpm_model.training.distill.roles import Cast
-from lpm_model.training.distill.rollout_samplers import OffPolicy, OnPolicy, Player
-from lpm_model.training.distill.stages import DmdModule, OdeModule, Stage
-from lpm_model.training.distill.trajectories import TrajectoryShards, sample_teacher, shards_key
-from lpm_model.training.engine.data import ClipBatches, Draw, read_dataset
-from lpm_model.training.engine.launch import Mesh, joined
-from lpm_model.training.engine.loop import RECENT, Again, LossHistory, StateFile, run
+from lpm_model.training.distill.collapse_monitor import HeldOutRollout
+from lpm_model.training.distill.config import Distillation
+from lpm_model.training.distill.long_rollout import StreamingSampler
+from lpm_model.training.distill.roles import ModelRoles
+from lpm_model.training.distill.rollout_samplers import OffPolicySampler, OnPolicySampler
+from lpm_model.training.distill.stage_runner import DMD_STAGES, StageRunner
+from lpm_model.training.distill.trajectories import TrajectoryShards, shards_key
+from lpm_model.training.engine.data import ClipBatches, read_dataset
+from lpm_model.training.engine.launch import Mesh, join_processes
 from lpm_model.training.engine.shard_reader import Clips, ShardClips, read_clips
 
 log = logging.getLogger(__name__)
-NAMES = {
-    "off_policy": "off-policy DMD",
-    "on_policy": "on-policy DMD",
-    "refiner": "refiner DMD",
-    "long": "long tuning",
-}
-"""What the stages of distribution matching are called."""
-HELD_OUT_SEED = 9
-"""Added to the seed for the clips of the guard."""
-
-
-class StepState(StateFile):
-    """A stage's state, whose steps are counted in batches of all processes; the first one writes it."""
-
-    def __init__(self, folder: Path, mesh: Mesh) -> None:
-        super().__init__(folder)
-        self.mesh = mesh
-
-    def step(self) -> int:
-        return super().step() * self.mesh.data
-
-    def save(self, module: nn.Module, optimizers: list[Optimizer], step: int, losses: Sequence[float] = ()) -> None:
-        """Write the state after `step` batches; all processes call it together."""
-        if self.mesh.first:
-            super().save(module, optimizers, step // self.mesh.data, losses)
-        self.mesh.wait()
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One distillation."""
-
-    cast: Cast
-    clips: Clips
-    held_out: HeldOut | None
-    folder: Path
-    settings: Distillation
-    mesh: Mesh
-    progress: Progress | None
-    logger: Any
-    shards: TrajectoryShards
-    """The teacher's trajectories."""
-
-    def batches(self, steps: range, latents: int, offset: int) -> ClipBatches:
-        """This process's clips of each step; `offset` is added to the seed."""
-        data = self.mesh.data
-        return ClipBatches(
-            self.clips, self.cast.online, latents=latents, batch=self.settings.batch // data,
-            steps=range(steps.start * data + self.mesh.data_rank, steps.stop * data, data),
-            seed=self.settings.seed + offset, draw=Draw(noise_aug_prob=self.settings.noise_aug_prob), together=data,
-        )  # fmt: skip
-
-    def run(
-        self, key: str, make: Callable[[int], Stage], batches: Callable[[range], Iterable[Any]], steps: int, every: int
-    ) -> dict[str, float]:
-        """Run what is left of a stage, and leave what is kept of it in the networks.
-
-        Args:
-            key: of the stage in settings and metrics.
-            make: its module, which goes on from a step.
-            batches: of some steps.
-            steps: batches of the stage on each process.
-            every: batches between saved states.
-
-        Returns:
-            Metrics: the loss, what was kept and how far from the truth that is.
-        """
-        state, data = StepState(self.folder / f"state-{key}", self.mesh), self.mesh.data
-        start = state.step() // data
-        module, history = make(start), LossHistory(state.losses())
-        if start:
-            state.restore(module, [])
-        if start < steps and not (module.guard is not None and module.guard.collapsed):
-            history = run(
-                module, batches(range(start, steps)), steps * data, state, every * data,
-                description=f"distil: {module.name}", progress=self.progress, clip_norm=None, logger=self.logger,
-                mesh=self.mesh,
-            )  # fmt: skip
-            state.save(module, [], steps * data, history.losses[-RECENT:])
-        module.settle()
-        metrics = {f"{key}_loss": history.recent()}
-        if module.guard is not None:
-            metrics |= {f"{key}_distance": module.guard.distance, f"{key}_kept_step": float(module.guard.best_step)}
-        return metrics
+VALIDATION_SEED_OFFSET = 9
+"""Added to the seed for the clips of the collapse monitor."""
 
 
 def distill_online(
@@ -133,28 +46,56 @@ def distill_online(
     logger: Any = False,
     trajectories: Path | None = None,
 ) -> dict[str, float]:
-    """Distil a Base LPM folder into an Online LPM folder; a killed run goes on from its last saved state.
+    """Distil a Base LPM folder into an Online LPM folder; a killed run resumes from its last checkpoint.
 
     Args:
         base: the teacher's folder.
-        dataset: folder that curate wrote; its clips start and condition the roll-outs.
-        folder: output; trajectories and states inside it go at the end.
+        dataset: folder that curate wrote; its clips start and condition the rollouts.
+        folder: output; trajectories and checkpoints inside it are deleted at the end.
         settings: of all stages.
         progress: shows the steps.
         logger: Lightning logger(s).
-        trajectories: folder that keeps the teacher's trajectories for other distillations that need the same ones;
-            without it they go at the end.
+        trajectories: folder that stores the teacher's trajectories, to be shared with other distillations.
 
     Returns:
-        Metrics of each stage: its last loss, the step that was kept, and its distance to the truth.
+        Metrics of each stage: its last loss, its best step, and the validation distance of that step.
 
     Raises:
-        ValueError: folders that do not fit each other.
+        ValueError: the folders do not match.
     """
-    with joined(settings.scale) as mesh:
-        if not mesh.first:
+    with join_processes(settings.scale) as mesh:
+        if not mesh.is_main:
             progress, logger = None, False
         return _distill(base, dataset, folder, settings, progress, logger, mesh, trajectories)
+
+
+def _run_stages(runner: StageRunner) -> dict[str, float]:
+    """Run the five stages in order, each on the weights that the one before has retained, and return their metrics."""
+    settings, roles, length, metrics = runner.settings, runner.roles, runner.settings.clip_latents, dict[str, float]()
+    if not any(getattr(settings, key).steps for key in ("ode", *DMD_STAGES)):
+        log.warning("all stages have 0 steps: Online LPM gets the weights of its Base, which is not causal")
+    if settings.ode.steps or settings.off_policy.steps:
+        runner.sample_trajectories()
+    if settings.ode.steps:  # 1: regression to the ends of the teacher's trajectories
+        metrics |= runner.ode_regression()
+    if settings.off_policy.steps:  # 2: distribution matching on the teacher's clips
+        metrics |= runner.match_distribution("off_policy", OffPolicySampler(roles, settings), runner.trajectory_batches)
+    if settings.on_policy.steps:  # 3: distribution matching on the student's own rollouts
+        clips = runner.clip_batches(settings.on_policy.rollout_latents or length, seed_offset=2)
+        metrics |= runner.match_distribution("on_policy", OnPolicySampler(roles, settings, "student"), clips)
+    if roles.online.refiner is not None:
+        roles.initialize("refiner", "student")
+        if not settings.refiner.steps:
+            log.warning("refiner.steps is 0: the refiner is a copy of the backbone and was not trained to refine")
+    if settings.refiner.steps:  # 4: distribution matching of the refiner on the student's rollouts
+        clips = runner.clip_batches(settings.refiner.rollout_latents or length, seed_offset=3)
+        metrics |= runner.match_distribution("refiner", OnPolicySampler(roles, settings, "refiner"), clips)
+    if settings.long.steps:  # 5: distribution matching on rollouts that continue from step to step
+        sampler, clips = StreamingSampler(roles, settings), runner.clip_batches(length, seed_offset=4)
+        # Checkpoints are saved at the start of a rollout, so that no rollout has to be saved.
+        rollouts = max(1, settings.checkpoint_steps // sampler.steps_per_rollout)
+        metrics |= runner.match_distribution("long", sampler, clips, sampler.steps_per_rollout * rollouts)
+    return metrics
 
 
 def _distill(
@@ -162,131 +103,61 @@ def _distill(
     trajectories: Path | None,
 ) -> dict[str, float]:  # fmt: skip
     torch.manual_seed(settings.seed)
-    config, encoder = read_base_config(base), load_autoencoder(base / "autoencoder")
-    about = read_dataset(dataset, encoder.digest)
-    online = OnlineModel(
-        from_mapping(ModelConfig, config["model"]), settings.online, encoder, config["size_px"], encoders_of(base)
-    )
+    config, autoencoder = read_base_config(base), load_autoencoder(base / "autoencoder")
+    about = read_dataset(dataset, autoencoder.digest)
+    shape = from_mapping(ModelConfig, config["model"])
+    online = OnlineModel(shape, settings.online, autoencoder, config["size_px"], encoders_of(base))
     load_weights(online.backbone, read_weights(base / "model.safetensors"), base / "model.safetensors")
     for part in (*online.networks.values(), online.autoencoder):
         assert isinstance(part, nn.Module)
-        part.to(mesh.device)  # the encoders stay where the batches are made
+        part.to(mesh.device)  # the encoders stay where batches are made
     clips, held_out = _split(read_clips(dataset), settings)
-    cast = Cast(online, settings.lora)
+    roles = ModelRoles(online, settings.lora)
     parent = model_digest(base)
-    kept = trajectories / shards_key(settings, parent, about["digest"]) if trajectories else folder / "trajectories"
-    shards = TrajectoryShards(kept, settings)
-    work = Work(cast, clips, _watched(held_out, cast, settings), folder, settings, mesh, progress, logger, shards)
-    metrics = _stages(work) | {"trajectories": float(settings.trajectories)}
-    if not mesh.first:
+    stored = trajectories / shards_key(settings, parent, about["digest"]) if trajectories else folder / "trajectories"
+    runner = StageRunner(
+        roles, clips, _validation(held_out, roles, settings), folder, settings, mesh, progress, logger,
+        TrajectoryShards(stored, settings),
+    )  # fmt: skip
+    metrics = _run_stages(runner) | {"trajectories": float(settings.trajectories)}
+    if not mesh.is_main:
         return metrics
-    shape = {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px}
+    about_model = {"model": to_mapping(online.config), "online": to_mapping(settings.online), "size_px": online.size_px}
     origin = {"dataset_digest": about["digest"], "parent": parent, "settings": to_mapping(settings)}
-    weights = {"model": cast.state("student")}
+    weights = {"model": roles.state_dict("student")}
     if online.refiner is not None:
-        weights["refiner"] = cast.state("refiner")
+        weights["refiner"] = roles.state_dict("refiner")
         if settings.lora.rank:
-            shape["refiner_lora"] = to_mapping(doubled(settings.lora))
-    save_model(folder, weights, shape, {**origin, "metrics": metrics})
+            about_model["refiner_lora"] = to_mapping(difference_lora(settings.lora))
+    save_model(folder, weights, about_model, {**origin, "metrics": metrics})
     copy_autoencoder(base / "autoencoder", folder)
     copy_encoders(encoders_of(base), folder)
-    for left in (*folder.glob("state-*"), folder / "trajectories"):
-        shutil.rmtree(left, ignore_errors=True)
+    for temporary in (*folder.glob("checkpoint-*"), folder / "trajectories"):
+        shutil.rmtree(temporary, ignore_errors=True)
     return metrics
 
 
 def _split(clips: ShardClips, settings: Distillation) -> tuple[Clips, Clips]:
-    """Clips to learn from, and clips to watch; the same ones where there is nobody to hold out."""
-    share, length = settings.collapse_monitor.held_out_fraction, settings.clip_latents
-    if not settings.collapse_monitor.every_steps or not share:
+    """Training clips and held-out clips; all clips twice if nobody can be held out."""
+    fraction, length = settings.collapse_monitor.held_out_fraction, settings.clip_latents
+    if not settings.collapse_monitor.every_steps or not fraction:
         return clips, clips
     if len({facts.group for facts in clips.facts}) < 2:
-        log.warning("the dataset shows one person: the guard measures on clips that are learned from")
+        log.warning("the dataset shows only one person: the collapse monitor validates on training clips")
         return clips, clips
-    learned, held_out = clips.split(share)
+    training, held_out = clips.split(fraction)
     if not any(facts.latents >= length for facts in held_out.facts):
-        log.warning("no held-out clip has %d latent frames: the guard measures on clips that are learned from", length)
+        log.warning("no held-out clip has %d latent frames: the collapse monitor validates on training clips", length)
         return clips, clips
-    return learned, held_out
+    return training, held_out
 
 
-def _watched(clips: Clips, cast: Cast, settings: Distillation) -> HeldOut | None:
-    """What the guard looks at, where there is one."""
+def _validation(clips: Clips, roles: ModelRoles, settings: Distillation) -> HeldOutRollout | None:
+    """What the collapse monitor validates on; None without a monitor."""
     if not settings.collapse_monitor.every_steps:
         return None
     source = ClipBatches(
-        clips, cast.online, latents=settings.clip_latents, batch=settings.collapse_monitor.clips, steps=range(1),
-        seed=settings.seed + HELD_OUT_SEED,
+        clips, roles.online, latents=settings.clip_latents, batch=settings.collapse_monitor.clips, steps=range(1),
+        seed=settings.seed + VALIDATION_SEED_OFFSET,
     )  # fmt: skip
-    return HeldOut(cast, source.make(0).to(cast.device))
-
-
-def _stages(work: Work) -> dict[str, float]:
-    """All stages in their order, in place."""
-    settings, cast = work.settings, work.cast
-    if not any(getattr(settings, key).steps for key in ("ode", *NAMES)):
-        log.warning("all stages have 0 steps: the Online LPM has the weights of its Base, which was never causal")
-    length, metrics = settings.clip_latents, dict[str, float]()
-    if settings.ode.steps or settings.off_policy.steps:
-        _make_trajectories(work)
-    if settings.ode.steps:
-        metrics |= work.run(
-            "ode", lambda start: OdeModule(cast, settings, work.held_out, start, work.mesh),
-            _trajectories(work), settings.ode.steps, settings.checkpoint_steps,
-        )  # fmt: skip
-    if settings.off_policy.steps:
-        metrics |= _match(work, "off_policy", settings.off_policy, OffPolicy(cast, settings), _trajectories(work))
-    if settings.on_policy.steps:
-        player, latents = OnPolicy(cast, settings, "student"), settings.on_policy.rollout_latents or length
-        metrics |= _match(work, "on_policy", settings.on_policy, player, lambda s: work.batches(s, latents, 2))
-    if cast.online.refiner is not None:
-        cast.start("refiner", "student")
-        if not settings.refiner.steps:
-            log.warning("refiner.steps is 0: the refiner is a copy of the backbone that was never trained to refine")
-    if settings.refiner.steps:
-        player, latents = OnPolicy(cast, settings, "refiner"), settings.refiner.rollout_latents or length
-        metrics |= _match(work, "refiner", settings.refiner, player, lambda s: work.batches(s, latents, 3))
-    if settings.long.steps:
-        stream = Streaming(cast, settings)
-        # A state is saved where a roll-out begins, so that none has to be saved.
-        every = stream.per_roll_out * max(1, settings.checkpoint_steps // stream.per_roll_out)
-        metrics |= _match(work, "long", settings.long, stream, lambda s: work.batches(s, length, 4), every)
-    return metrics
-
-
-def _match(
-    work: Work, key: str, stage: DmdStage, player: Player, batches: Callable[[range], Iterable[Any]], every: int = 0
-) -> dict[str, float]:
-    """A stage of distribution matching."""
-
-    def make(start: int) -> DmdModule:
-        return DmdModule(
-            work.cast, work.settings, stage, player, name=NAMES[key], held_out=work.held_out, start=start,
-            mesh=work.mesh,
-        )  # fmt: skip
-
-    steps = stage.steps * (stage.critic_steps + 1)
-    return work.run(key, make, batches, steps, every or work.settings.checkpoint_steps)
-
-
-def _trajectories(work: Work) -> Callable[[range], Again]:
-    """This process's teacher trajectories of some steps."""
-    return lambda steps: Again(lambda: work.shards.batches(steps, work.mesh.data_rank, work.mesh.data))
-
-
-def _make_trajectories(work: Work) -> None:
-    """Sample the teacher shard by shard; those that an earlier run has left are taken as they are."""
-    shards, settings, mesh = work.shards, work.settings, work.mesh
-    mine = range(mesh.data_rank, shards.count, mesh.data)
-    missing = shards.missing(mine)
-    source = ClipBatches(
-        work.clips, work.cast.online, latents=settings.clip_latents, batch=settings.batch, steps=range(shards.count),
-        seed=settings.seed + 1, draw=Draw(noise_aug_prob=settings.noise_aug_prob),
-    )  # fmt: skip
-    bar: Iterable[int] = missing
-    if work.progress is not None and missing:
-        bar = work.progress.track(missing, "teacher trajectories", len(mine), len(mine) - len(missing))
-    with work.cast.playing("teacher") as teacher:
-        for number in bar:
-            shards.write(number, sample_teacher(teacher, source.make(number).to(work.cast.device), settings))
-    mesh.wait()
+    return HeldOutRollout(roles, source.make(0).to(roles.device))

@@ -1,6 +1,6 @@
-"""Teacher trajectories in safetensors shards: made once, shard by shard, and read row by row.
+"""Teacher trajectories in safetensors shards: sampled once, shard by shard, and read row by row.
 
-B rows, K noise levels at which states are kept, F latent frames.
+B rows, K noise levels whose states are stored, F latent frames.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from lpm_model import flow
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.precision import products
+from lpm_model.precision import native_autocast
 from lpm_model.sampler import SHIFT, sample_window
-from lpm_model.training.config import Distillation
+from lpm_model.training.distill.config import Distillation
 from lpm_model.training.engine.data import Batch, step_generator
 
 CONDITIONS = ("text", "speak", "listen", "references")
-"""What a shard holds beside `clean`, `states` and `positions`; what no row of it has is left out."""
+"""Tensors of a shard next to `clean`, `states` and `positions`; a tensor that no row has is omitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,32 +32,32 @@ class Trajectories:
     """Teacher trajectories of some clips."""
 
     clean: Tensor
-    """[B, channels, F, h, w] where the teacher ends."""
+    """[B, channels, F, h, w] the teacher's final clips."""
     states: Tensor
-    """[B, K, channels, F, h, w] the teacher's states, noisiest first."""
+    """[B, K, channels, F, h, w] intermediate states, noisiest first."""
     sigmas: tuple[float, ...]
     """[K] their noise levels."""
     conditions: Conditions
     generator: torch.Generator
-    """Of the noise of the step that reads them."""
+    """Draws the noise of the training step."""
 
     def to(self, device: torch.device, **_: Any) -> "Trajectories":
-        """On another device."""
+        """Return the trajectories on another device."""
         moved = self.conditions.map(lambda value: value.to(device))
         return replace(self, clean=self.clean.to(device), states=self.states.to(device), conditions=moved)
 
 
-def levels_of(settings: Distillation) -> tuple[float, ...]:
-    """Noise levels whose states are kept: the student's, or, for consistency, all that the teacher goes through."""
+def stored_sigmas(settings: Distillation) -> tuple[float, ...]:
+    """Return the noise levels whose states are stored: the student's or, for consistency, all of the teacher's."""
     if settings.ode.objective == "consistency":
         return tuple(flow.schedule(settings.teacher_steps, SHIFT)[:-1].tolist())
     return settings.online.backbone_sigmas
 
 
 def sample_teacher(teacher: DiffusionTransformer, batch: Batch, settings: Distillation) -> dict[str, Tensor]:
-    """What a shard holds: the teacher, sampled with guidance from the images of a batch."""
-    levels, device = levels_of(settings), batch.latents.device
-    with products(device):
+    """Sample the teacher with guidance from the images of a batch and return the tensors of a shard."""
+    levels, device = stored_sigmas(settings), batch.latents.device
+    with native_autocast(device):
         clean, states = sample_window(
             teacher, batch.latents[:, :, :1], batch.latents.shape[2], batch.conditions,
             steps=settings.teacher_steps, guidance=settings.guidance, audio_guidance=settings.audio_guidance,
@@ -73,10 +73,10 @@ def sample_teacher(teacher: DiffusionTransformer, batch: Batch, settings: Distil
 
 
 def shards_key(settings: Distillation, teacher_digest: str, dataset_digest: str) -> str:
-    """What decides what the shards hold, in 16 letters; two distillations with one key can share them."""
+    """Hash everything that the shards depend on, in 16 digits; distillations with the same key can share them."""
     split = settings.collapse_monitor.held_out_fraction if settings.collapse_monitor.every_steps else 0.0
     decides = (
-        teacher_digest, dataset_digest, levels_of(settings), settings.teacher_steps, settings.guidance,
+        teacher_digest, dataset_digest, stored_sigmas(settings), settings.teacher_steps, settings.guidance,
         settings.audio_guidance, settings.batch, settings.clip_latents, settings.noise_aug_prob, settings.seed, split,
     )  # fmt: skip
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
@@ -90,22 +90,22 @@ class TrajectoryShards:
         self.count = settings.trajectories // settings.batch
 
     def path(self, number: int) -> Path:
-        """Of a shard."""
+        """Return the path of a shard."""
         return self.folder / f"trajectories-{number:06d}.safetensors"
 
     def missing(self, numbers: Iterable[int]) -> list[int]:
-        """Those that have not been made."""
+        """Return the shards that do not exist yet."""
         return [number for number in numbers if not self.path(number).is_file()]
 
     def write(self, number: int, tensors: dict[str, Tensor]) -> None:
-        """Write a shard; it is there as a whole or not at all."""
+        """Write a shard atomically."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.path(number).with_suffix(".partial")
-        save_file(tensors, partial, metadata={"sigmas": json.dumps(levels_of(self.settings))})
+        save_file(tensors, partial, metadata={"sigmas": json.dumps(stored_sigmas(self.settings))})
         os.replace(partial, self.path(number))
 
     def rows(self, numbers: Sequence[int], generator: torch.Generator) -> Trajectories:
-        """Some trajectories; row n is row n mod batch of shard n div batch, and no other is read."""
+        """Read some trajectories; number n is row n mod batch of shard n div batch, and no other row is read."""
         read: list[dict[str, Tensor]] = []
         sigmas: tuple[float, ...] = ()
         for shard, row in (divmod(number, self.settings.batch) for number in numbers):
@@ -118,9 +118,9 @@ class TrajectoryShards:
             like = next((row[name] for row in read if name in row), None)
             if like is None:
                 return None
-            # A row without any caption has no text; beside one with captions it reads as empty texts do there.
-            joined = torch.cat([row[name] if name in row else torch.zeros_like(like) for row in read])
-            return joined.float() if joined.is_floating_point() else joined
+            # A row without a caption has no text; next to rows with captions it reads as an empty text.
+            join_processes = torch.cat([row[name] if name in row else torch.zeros_like(like) for row in read])
+            return join_processes.float() if join_processes.is_floating_point() else join_processes
 
         clean, states = join("clean"), join("states")
         assert clean is not None
@@ -132,11 +132,11 @@ class TrajectoryShards:
         return Trajectories(clean, states, sigmas, conditions, generator)
 
     def batches(self, steps: range, rank: int = 0, world: int = 1) -> Iterator[Trajectories]:
-        """This process's rows of each step, a pure function of (seed, step)."""
-        share = self.settings.batch // world
+        """Yield this process's rows of each step, a pure function of (seed, step)."""
+        local_batch = self.settings.batch // world
         for step in steps:
             order = torch.randperm(
                 self.count * self.settings.batch, generator=step_generator(self.settings.seed, step, "trajectories")
             )
             generator = step_generator(self.settings.seed, step * world + rank, "trajectory noise")
-            yield self.rows(order[rank * share : (rank + 1) * share].tolist(), generator)
+            yield self.rows(order[rank * local_batch : (rank + 1) * local_batch].tolist(), generator)

@@ -1,6 +1,6 @@
 """Training batches from dataset shards, a pure function of (seed, step), so that a resumed run sees the same data.
 
-Processes and the workers of a loader share them out; see `ClipBatches`.
+Processes and loader workers divide the steps among them; see `ClipBatches`.
 
 B batch, F latent frames of the window, R references, P latent frames of audio context, n audio tokens.
 """
@@ -22,53 +22,53 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from lpm_model.character import CharacterModel, reference_positions
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, STATES
 from lpm_model.dit import Conditions
-from lpm_model.training.engine.noise_augmentation import disturbed
-from lpm_model.training.engine.shard_reader import KEPT_BYTES, Clip, ClipFacts, Clips, Recent, facts_of
+from lpm_model.training.engine.noise_augmentation import add_noise
+from lpm_model.training.engine.shard_reader import CACHE_BYTES, Clip, ClipFacts, Clips, LruCache, facts_of
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where one row of a batch comes from."""
+    """The source of one row of a batch."""
 
     key: str
     """Clip."""
     start: int
-    """Latent frame of the clip that the window begins with."""
+    """First latent frame of the window in the clip."""
     latents: int
     """Latent frames of the window."""
-    disturbed: tuple[bool, bool]
-    """Whether the own voice, and the other's, come with a sound that is no speech."""
+    noisy: tuple[bool, bool]
+    """Whether noise augmentation is applied to the person's own audio and to the partner's audio."""
     corner: tuple[int, int] | None = None
-    """Row and column of latent cells where a square begins; None for the whole picture."""
+    """Row and column, in latent cells, of the top left of a random crop; None for full frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one training step reads."""
+    """The input of one training step."""
 
     windows: tuple[Window, ...]
     latents: Tensor
-    """[B, channels, F, h, w], relative to latent 0 (lpm_model.latent_codec)."""
+    """[B, channels, F, h, w], residual to latent 0 (lpm_model.latent_codec)."""
     conditions: Conditions
     generator: torch.Generator
-    """Of this step's noise."""
+    """Draws the noise of this step."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Clips."""
+        """The clip of each row."""
         return tuple(window.key for window in self.windows)
 
     def to(self, device: torch.device, **_: Any) -> "Batch":
-        """On another device."""
+        """Return the batch on another device."""
         moved = self.conditions.map(lambda value: value.to(device))
         return replace(self, latents=self.latents.to(device), conditions=moved)
 
 
 def read_dataset(dataset: Path, autoencoder_digest: str) -> dict[str, Any]:
-    """dataset.json, checked against the autoencoder that will decode what is trained on it.
+    """Read dataset.json and check that the dataset was encoded with this autoencoder.
 
     Raises:
-        ValueError: no dataset, or one made with another autoencoder.
+        ValueError: no dataset, or one encoded with another autoencoder.
     """
     path = dataset / "dataset.json"
     if not path.is_file():
@@ -80,26 +80,26 @@ def read_dataset(dataset: Path, autoencoder_digest: str) -> dict[str, Any]:
 
 
 def step_generator(seed: int, step: int, purpose: str) -> torch.Generator:
-    """Randomness that depends on nothing but its arguments."""
+    """Return a generator that depends only on its arguments; `purpose` keeps the draws of one step apart."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{step}/{purpose}".encode()))
 
 
 def crop_to_motion(
     latents: Tensor, conditions: Conditions, side: int, generator: torch.Generator
 ) -> tuple[Tensor, Conditions, list[tuple[int, int]]]:
-    """A square of every clip and its references, drawn where the clip moves quickly: mostly the mouth.
+    """Crop a square from every clip and its references, more likely where the clip moves fast: mostly the mouth.
 
-    Positions are relative in the model (RoPE), so what is learned on squares holds for whole pictures at a fraction
-    of their tokens.
+    Positions are relative in the model (RoPE), so what it learns on crops holds for full frames, at a fraction of the
+    tokens.
 
     Args:
         latents: [B, channels, F, h, w].
-        conditions: references [B, R, channels, h, w] are cut alike.
-        side: of the square in latent cells, even; no more than there are.
-        generator: draws the places.
+        conditions: their references [B, R, channels, h, w] are cropped alike.
+        side: of the square in latent cells, even; clamped to the grid.
+        generator: draws the positions.
 
     Returns:
-        The cut latents and conditions, and the squares' corners (row and column of cells).
+        Cropped latents [B, channels, F, side, side], conditions, and the row and column of each crop in latent cells.
     """
     side = min(side, *latents.shape[3:])
     speed = latents.diff(dim=2).square().mean(dim=(1, 2))
@@ -117,103 +117,106 @@ def crop_to_motion(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Squares:
-    """Which steps see squares of the clips instead of whole pictures (see `crop_to_motion`)."""
+class RandomCrops:
+    """Training on random latent crops instead of full frames in some of the steps (see `crop_to_motion`)."""
 
     steps: int
-    """No squares from this step on."""
+    """Only steps before this one train on crops."""
     full_frame_every: int
-    """Every so many-th step before it sees whole pictures too."""
+    """Every n-th of these steps trains on full frames nevertheless."""
     batch: int
-    """Clips in a step on squares."""
-    cells: int
-    """Side of a square in latent cells, even."""
+    """Clips in a batch of crops."""
+    size: int
+    """Side of a crop in latent cells, even."""
 
     def at(self, step: int) -> bool:
-        """Whether a step sees squares."""
+        """Return whether a step trains on crops."""
         return step < self.steps and (step + 1) % self.full_frame_every != 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Draw:
-    """Which windows are drawn, and what of their conditions is given."""
+class WindowSampling:
+    """How windows are sampled, and which of their conditions the model receives."""
 
     voices: tuple[str, ...] = ("speak", "listen")
-    """Voices; a null stands in for the other."""
+    """Audio branches that the model receives; the other one gets the learned null."""
     states: tuple[str, ...] = tuple(STATES)
-    """A window's chance is its share of frames in these (config.STATES)."""
+    """A window is sampled in proportion to its fraction of frames in these states (config.STATES)."""
     expressive: float = 0.0
-    """Exponent of its motion in that chance."""
+    """Exponent of the window's motion in its sampling weight."""
     references: int = 1
-    """Most references, the global one first."""
+    """Maximum number of references, the global one first."""
     reference_prob: float = 0.0
-    """Chance of more than the global one."""
+    """Probability of more than the global reference."""
     image_start_prob: float = 0.5
-    """Chance that a window starts at the image."""
+    """Probability that a window starts at the clip's image."""
     noise_aug_prob: float = 0.0
-    """Chance, each, of noise or a chord under a voice."""
+    """Probability of noise augmentation, for each voice."""
 
     def weights(self, facts: ClipFacts, latents: int, motion: NDArray[np.float32] | None = None) -> Tensor:
-        """Of each window of a clip, [windows]: its share of frames in the wanted states, by its motion if asked.
+        """Return the sampling weight of each window of a clip.
 
         Args:
             facts: of the clip.
             latents: latent frames of a window.
-            motion: [k] see `motion_of`; needed for expressive windows only.
+            motion: [k] see `motion_of`; only needed if `expressive` is above 0.
+
+        Returns:
+            [windows] fraction of frames in the chosen states, times motion to the power of `expressive`.
         """
         wanted = np.isin(facts.states, [STATES[name] for name in self.states]).astype(np.float64)
         total = np.concatenate([[0.0], wanted.cumsum()])
         span = (latents - 1) * FRAMES_PER_LATENT
-        share = (total[span:] - total[:-span])[::FRAMES_PER_LATENT] / span
+        fraction = (total[span:] - total[:-span])[::FRAMES_PER_LATENT] / span
         if self.expressive and motion is not None:
             moved = np.concatenate([[0.0], motion.cumsum()])
-            share = share * ((moved[latents - 1 :] - moved[: 1 - latents]) / (latents - 1)) ** self.expressive
-        return torch.from_numpy(share).float()
+            fraction = fraction * ((moved[latents - 1 :] - moved[: 1 - latents]) / (latents - 1)) ** self.expressive
+        return torch.from_numpy(fraction).float()
 
 
 def motion_of(clip: Clip) -> NDArray[np.float32]:
-    """Mean square change between neighbouring latent frames of a clip, [k]."""
+    """Return the mean squared change between neighbouring latent frames of a clip, [k]."""
     speed: NDArray[np.float32] = np.square(np.diff(clip.latents.astype(np.float32), axis=1)).mean(axis=(0, 2, 3))
     return speed
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Clips whose windows make batches of one shape."""
+    """Clips whose windows form batches of one shape."""
 
     latents: int
     """Latent frames of a window."""
     grid: tuple[int, int]
     """Rows and columns of latent cells."""
     batch: int
-    """Clips in a batch of whole pictures."""
-    squares: int
-    """Clips in a batch of squares."""
+    """Clips in a batch of full frames."""
+    crop_batch: int
+    """Clips in a batch of crops."""
     places: tuple[int, ...]
-    """Of its clips in the dataset."""
+    """Indices of its clips in the dataset."""
     weights: Tensor
-    """[clips] chance of each."""
+    """[clips] sampling weight of each."""
 
 
 class ClipBatches(IterableDataset[Batch]):
-    """Windows drawn with a chance proportional to what each clip holds, in batches of one length and one grid.
+    """Random windows of clips, in batches of one window length and one grid.
 
-    A clip is drawn at `latents` latent frames or, where it is shorter, at the longest of `shorter` that it holds. A
-    batch comes from one bucket of clips of one window length and one grid, the same bucket in a whole optimizer step.
+    A window has `latents` latent frames or, in a shorter clip, the longest of `shorter` that fits. A batch comes from
+    one bucket of clips of the same window length and grid; all batches of an optimizer step come from the same bucket.
 
     Args:
         clips: the dataset.
         model: its encoders make the conditions.
         latents: latent frames of a window.
-        batch: most clips of a batch.
-        steps: steps whose batches iteration gives; what is left of them where a run goes on.
-        seed: of all that is drawn.
-        squares: steps on squares.
-        draw: what is drawn.
-        shorter: other lengths of a window, for clips that are too short.
-        tokens: most video tokens of a batch; 0 sets no bound.
-        together: batches of one optimizer step, which processes may share out: all of one shape.
-        kept_bytes: bound of the audio features that stay in memory.
+        batch: maximum number of clips in a batch.
+        steps: steps to iterate over; the remaining ones in a resumed run.
+        seed: of all random draws.
+        crops: steps that train on random crops; None for none.
+        sampling: how windows are sampled.
+        shorter: other window lengths, for clips that are too short.
+        tokens: maximum number of video tokens in a batch; 0 for no limit.
+        batches_per_step: batches of one optimizer step, which several processes may divide: all of one shape.
+        cache_bytes: limit of the audio features that stay in memory.
     """
 
     def __init__(
@@ -225,26 +228,26 @@ class ClipBatches(IterableDataset[Batch]):
         batch: int,
         steps: range,
         seed: int,
-        squares: Squares | None = None,
-        draw: Draw | None = None,
+        crops: RandomCrops | None = None,
+        sampling: WindowSampling | None = None,
         shorter: Sequence[int] = (),
         tokens: int = 0,
-        together: int = 1,
-        kept_bytes: int = KEPT_BYTES,
+        batches_per_step: int = 1,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
-        self.draw, self.squares = draw or Draw(), squares
+        self.sampling, self.crops = sampling or WindowSampling(), crops
         self.clips, self.model, self.batch, self.steps, self.seed = clips, model, batch, steps, seed
-        self.tokens, self.together = tokens, together
+        self.tokens, self.batches_per_step = tokens, batches_per_step
         self.facts = facts_of(clips)
-        self.motion = [motion_of(clip) for clip in clips] if self.draw.expressive else None
+        self.motion = [motion_of(clip) for clip in clips] if self.sampling.expressive else None
         self.buckets = self._fill(sorted({latents, *shorter}, reverse=True))
         chances = [float(bucket.weights.sum()) / bucket.batch for bucket in self.buckets]
         self.chances = torch.tensor(chances)
-        self.features: Recent[tuple[str, bool], Tensor] = Recent(kept_bytes, lambda value: value.nbytes)
+        self.features: LruCache[tuple[str, bool], Tensor] = LruCache(cache_bytes, lambda value: value.nbytes)
 
     def _fill(self, lengths: Sequence[int]) -> list[Bucket]:
-        """Every bucket that holds a clip, longest windows first."""
-        kept: dict[tuple[int, tuple[int, int]], list[tuple[int, Tensor]]] = {}
+        """All non-empty buckets, longest windows first."""
+        found: dict[tuple[int, tuple[int, int]], list[tuple[int, Tensor]]] = {}
         long_enough = False
         for place, facts in enumerate(self.facts):
             latents = next((length for length in lengths if facts.latents >= length), 0)
@@ -253,30 +256,34 @@ class ClipBatches(IterableDataset[Batch]):
             long_enough = True
             weight = self._weights(place, latents).sum()
             if weight > 0:
-                kept.setdefault((latents, facts.grid), []).append((place, weight))
+                found.setdefault((latents, facts.grid), []).append((place, weight))
         if not long_enough:
             longest = max(facts.latents for facts in self.facts)
             raise ValueError(f"no clip has {lengths[-1]} latent frames (the longest has {longest}): lower clip_latents")
-        if not kept:
-            raise ValueError(f"no clip shows anybody in the states {', '.join(self.draw.states)}: choose other states")
+        if not found:
+            raise ValueError(
+                f"no clip shows anybody in the states {', '.join(self.sampling.states)}: choose other states"
+            )
         buckets = []
-        for (latents, (rows, columns)), clips in sorted(kept.items(), reverse=True):
+        for (latents, (rows, columns)), clips in sorted(found.items(), reverse=True):
             places, weights = zip(*clips, strict=True)
-            side = (rows, columns) if self.squares is None else [min(self.squares.cells, n) for n in (rows, columns)]
+            side = (rows, columns) if self.crops is None else [min(self.crops.size, n) for n in (rows, columns)]
             buckets.append(
                 Bucket(
                     latents,
                     (rows, columns),
-                    batch=self._bounded(self.batch, latents * rows * columns // 4),
-                    squares=self._bounded(self.squares.batch if self.squares else 1, latents * side[0] * side[1] // 4),
+                    batch=self._clips_in_batch(self.batch, latents * rows * columns // 4),
+                    crop_batch=self._clips_in_batch(
+                        self.crops.batch if self.crops else 1, latents * side[0] * side[1] // 4
+                    ),
                     places=places,
                     weights=torch.stack(weights),
                 )  # fmt: skip
             )
         return buckets
 
-    def _bounded(self, batch: int, tokens: int) -> int:
-        """Clips of so many tokens in a batch."""
+    def _clips_in_batch(self, batch: int, tokens: int) -> int:
+        """Number of clips, of `tokens` video tokens each, that fit in a batch."""
         if not self.tokens:
             return batch
         if tokens > self.tokens:
@@ -286,8 +293,8 @@ class ClipBatches(IterableDataset[Batch]):
         return min(batch, self.tokens // tokens)
 
     def _weights(self, place: int, latents: int) -> Tensor:
-        """Of each window of a clip."""
-        return self.draw.weights(self.facts[place], latents, self.motion[place] if self.motion else None)
+        """[windows] sampling weights of a clip."""
+        return self.sampling.weights(self.facts[place], latents, self.motion[place] if self.motion else None)
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -296,21 +303,21 @@ class ClipBatches(IterableDataset[Batch]):
             yield self.make(step)
 
     def make(self, step: int) -> Batch:
-        """The batch of one step."""
+        """Return the batch of one step."""
         bucket, generator = self.bucket(step), step_generator(self.seed, step, "data")
-        squares = self.squares if self.squares is not None and self.squares.at(step // self.together) else None
-        batch = bucket.batch if squares is None else bucket.squares
+        crops = self.crops if self.crops is not None and self.crops.at(step // self.batches_per_step) else None
+        batch = bucket.batch if crops is None else bucket.crop_batch
         picked = torch.multinomial(bucket.weights, batch, True, generator=generator).tolist()
         places = [bucket.places[i] for i in picked]
         rows = [self.clips[place] for place in places]
         starts = [self._start(self._weights(place, bucket.latents), generator) for place in places]
         cut = [clip.latents[:, start : start + bucket.latents] for clip, start in zip(rows, starts, strict=True)]
         latents = torch.from_numpy(np.stack(cut)).float()
-        noisy = (torch.rand(2, batch, generator=generator) < self.draw.noise_aug_prob).tolist()
+        noisy = (torch.rand(2, batch, generator=generator) < self.sampling.noise_aug_prob).tolist()
         conditions = self.conditions(rows, starts, bucket.latents, noisy, generator)
         corners: Sequence[tuple[int, int] | None] = [None] * batch
-        if squares is not None:
-            latents, conditions, corners = crop_to_motion(latents, conditions, squares.cells, generator)
+        if crops is not None:
+            latents, conditions, corners = crop_to_motion(latents, conditions, crops.size, generator)
         origins = zip(rows, starts, *noisy, corners, strict=True)
         return Batch(
             windows=tuple(
@@ -322,19 +329,19 @@ class ClipBatches(IterableDataset[Batch]):
         )
 
     def noise(self, step: int) -> torch.Generator:
-        """Of a step's noise."""
+        """Return the generator of a step's noise."""
         return step_generator(self.seed, step, "noise")
 
     def bucket(self, step: int) -> Bucket:
-        """Of a step; a bucket of small batches is drawn more often, so that every window keeps its chance."""
+        """Return the bucket of a step; small batches come more often, so that all windows stay equally likely."""
         if len(self.buckets) == 1:
             return self.buckets[0]
-        generator = step_generator(self.seed, step // self.together, "bucket")
+        generator = step_generator(self.seed, step // self.batches_per_step, "bucket")
         return self.buckets[int(torch.multinomial(self.chances, 1, generator=generator))]
 
     def _start(self, weights: Tensor, generator: torch.Generator) -> int:
-        """Where a window of a clip begins."""
-        from_image = bool(torch.rand(1, generator=generator) < self.draw.image_start_prob) and weights[0] > 0
+        """First latent frame of a random window of a clip."""
+        from_image = bool(torch.rand(1, generator=generator) < self.sampling.image_start_prob) and weights[0] > 0
         return 0 if from_image else int(torch.multinomial(weights, 1, generator=generator))
 
     def conditions(
@@ -345,40 +352,48 @@ class ClipBatches(IterableDataset[Batch]):
         noisy: Sequence[Sequence[bool]],
         generator: torch.Generator,
     ) -> Conditions:
-        """Of windows of `latents` latent frames; `noisy` says for each role whose voices are disturbed."""
+        """Return the conditions of some windows.
+
+        Args:
+            rows: clip of each window.
+            starts: first latent frame of each.
+            latents: latent frames of each.
+            noisy: [2][B] whether noise augmentation is applied to the own audio and to the partner's.
+            generator: draws the references.
+        """
         span = latents + self.model.config.context_latents
-        heard: dict[str, Tensor | None] = {
+        voices: dict[str, Tensor | None] = {
             name: torch.stack(
                 [
-                    self._features(clip, disturb)[role, start : start + span]
-                    for clip, start, disturb in zip(rows, starts, noisy[role], strict=True)
+                    self._features(clip, augment)[role, start : start + span]
+                    for clip, start, augment in zip(rows, starts, noisy[role], strict=True)
                 ]
             ).float()
-            if name in self.draw.voices
+            if name in self.sampling.voices
             else None
             for role, name in enumerate(("speak", "listen"))
         }
         kinds = self._kinds(rows, generator)
-        pictures = [clip.references[[clip.kinds.index(kind) for kind in kinds]] for clip in rows]
+        references = [clip.references[[clip.kinds.index(kind) for kind in kinds]] for clip in rows]
         return Conditions(
             text=self.model.text([clip.caption for clip in rows]),
-            references=torch.from_numpy(np.stack(pictures)).float(),
+            references=torch.from_numpy(np.stack(references)).float(),
             reference_positions=reference_positions(kinds),
-            speak=heard["speak"],
-            listen=heard["listen"],
+            speak=voices["speak"],
+            listen=voices["listen"],
         )
 
     def _kinds(self, rows: Sequence[Clip], generator: torch.Generator) -> list[str]:
-        """Kinds of references for a batch: the global one, and at times more that all its clips have."""
+        """Kinds of references of a batch: the global one, and sometimes others that all its clips have."""
         first = rows[0].kinds[0]
-        if self.draw.references == 1 or torch.rand(1, generator=generator) >= self.draw.reference_prob:
+        if self.sampling.references == 1 or torch.rand(1, generator=generator) >= self.sampling.reference_prob:
             return [first]
         shared = [kind for kind in rows[0].kinds[1:] if all(kind in clip.kinds for clip in rows)]
-        order = torch.randperm(len(shared), generator=generator)[: self.draw.references - 1].tolist()
+        order = torch.randperm(len(shared), generator=generator)[: self.sampling.references - 1].tolist()
         return [first, *(shared[i] for i in sorted(order))]
 
     def voices(self, clip: Clip, noisy: bool) -> Tensor:
-        """Both voices of a clip in [-1, 1], [2, 4000 k], as they are or under disturbance."""
+        """Return both voices of a clip, [2, 4000 k] in [-1, 1], with noise augmentation if `noisy`."""
         pair = torch.from_numpy(np.stack([clip.speak, clip.listen])).float() / 32768
         expected = (clip.latents.shape[1] - 1) * SAMPLES_PER_LATENT
         if pair.shape[1] != expected:
@@ -386,17 +401,17 @@ class ClipBatches(IterableDataset[Batch]):
         if not noisy:
             return pair
         generator = step_generator(self.seed, zlib.crc32(clip.key.encode()), "disturbance")
-        return torch.stack([disturbed(voice, generator) for voice in pair])
+        return torch.stack([add_noise(voice, generator) for voice in pair])
 
     def _features(self, clip: Clip, noisy: bool) -> Tensor:
-        """Features of both voices, [2, P + 1 + k, n, width], kept for clips drawn of late."""
+        """Audio features of both voices, [2, P + 1 + k, n, width], cached for recently used clips."""
         return self.features.get(
             (clip.key, noisy), lambda: self.model.clip_features(self.voices(clip, noisy)).to(torch.bfloat16)
         )
 
 
-def loaded(batches: ClipBatches, workers: int) -> Iterable[Batch]:
-    """The same batches in the same order, made beforehand by so many processes; 0 makes each when it is asked for."""
+def prefetched(batches: ClipBatches, workers: int) -> Iterable[Batch]:
+    """Return the same batches in the same order, prefetched by worker processes; 0 workers compute each on demand."""
     if not workers:
         return batches
     return DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context="fork")

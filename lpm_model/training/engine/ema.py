@@ -1,4 +1,4 @@
-"""Copies of the weights that learn: their moving average, and the best of them so far."""
+"""Exponential moving average (EMA) of trainable weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Average(nn.Module):
-    """A moving average of some weights: it starts as they are."""
+class EMA(nn.Module):
+    """A moving average of some weights, initialised with them; also a plain copy of weights (decay 0)."""
 
     count: Tensor
 
@@ -21,32 +21,32 @@ class Average(nn.Module):
 
     @property
     def values(self) -> list[Tensor]:
-        """Of each weight."""
+        """The averaged tensor of each weight."""
         return [self.get_buffer(f"value{number}") for number in range(len(self.weights))]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the weights as they are now; the first time, onto them."""
-        share = 1 - self.decay if self.count else 1.0
+        """Move the average towards the current weights; the first call copies them."""
+        fraction = 1 - self.decay if self.count else 1.0
         for value, weight in zip(self.values, self.weights, strict=True):
-            value.lerp_(weight, share)
+            value.lerp_(weight, fraction)
         self.count += 1
 
     @torch.no_grad()
-    def take(self, values: list[Tensor]) -> None:
-        """Become these values."""
+    def load(self, values: list[Tensor]) -> None:
+        """Replace the average by these values."""
         for own, new in zip(self.values, values, strict=True):
             own.copy_(new)
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Make the weights what this is."""
+    def copy_to(self) -> None:
+        """Copy the average into the weights of the network."""
         for value, weight in zip(self.values, self.weights, strict=True):
             weight.copy_(value)
 
     @contextmanager
-    def instead(self) -> Iterator[None]:
-        """The network computes with these values for a while; no graph may be open across its ends."""
+    def swap(self) -> Iterator[None]:
+        """Run the network with the average in place of its weights; no autograd graph may cross the ends."""
         self._exchange()
         try:
             yield

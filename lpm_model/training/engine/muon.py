@@ -1,4 +1,4 @@
-"""Muon (https://kellerjordan.github.io/posts/muon/) for many small matrices, for kernels, and for matrices cut by rows.
+"""Muon (https://kellerjordan.github.io/posts/muon/) for many small matrices, for kernels, and for sharded matrices.
 
 W processes.
 """
@@ -11,18 +11,21 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 from torch.optim import _muon
 
-from lpm_model.precision import native_type
+from lpm_model.precision import native_dtype
 
 
 def orthogonalised(stack: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """Newton-Schulz iteration of torch.optim.Muon, in the device's own type, on matrices of one shape at a time.
+    """Orthogonalise matrices of one shape by the Newton-Schulz iteration of torch.optim.Muon.
 
     Args:
         stack: momenta [matrices, rows, columns].
         group: of the optimizer: `ns_coefficients`, `ns_steps`, `eps`.
+
+    Returns:
+        [matrices, rows, columns] in the native type of the device.
     """
     first, second, third = group["ns_coefficients"]
-    x = stack.to(native_type(stack.device))
+    x = stack.to(native_dtype(stack.device))
     upright = x.shape[1] > x.shape[2]
     x = x.mT if upright else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=group["eps"])
@@ -33,11 +36,11 @@ def orthogonalised(stack: Tensor, group: Mapping[str, Any]) -> Tensor:
 
 
 class StackedMuon(torch.optim.Muon):
-    """Muon that takes matrices of one shape together: small ones, one by one, cost a fifth of a training step."""
+    """Muon that batches matrices of one shape: small ones, one at a time, cost a fifth of a training step."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, equal to that of torch.optim.Muon where the device's own type is bfloat16."""
+        """One step, equal to that of torch.optim.Muon if the native type of the device is bfloat16."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
@@ -47,7 +50,7 @@ class StackedMuon(torch.optim.Muon):
         return loss
 
     def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        """A step of some matrices of one shape."""
+        """Update some matrices of one shape."""
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -64,9 +67,9 @@ class StackedMuon(torch.optim.Muon):
 
 
 class KernelMuon(StackedMuon):
-    """Muon for convolution kernels [out, in, h, w], each seen as the matrix [out, h*w*in] that multiplies patches.
+    """Muon for convolution kernels [out, in, h, w], each viewed as the matrix [out, h*w*in] that multiplies patches.
 
-    The kernels lie in memory channels last, so that the matrices share their memory.
+    The kernels are in channels-last memory format, so that the matrices are views of them.
     """
 
     def __init__(self, kernels: Sequence[Tensor], rate: float, weight_decay: float) -> None:
@@ -85,13 +88,13 @@ class KernelMuon(StackedMuon):
 
 
 class ShardedMuon(StackedMuon):
-    """Muon for matrices cut by rows: it wants whole ones, so W of a shape at a time are exchanged, one a process.
+    """Muon for matrices sharded by rows: full matrices are exchanged, W of a shape at a time, one for each process.
 
-    Each process orthogonalises its own and sends the rows back: every matrix is computed once.
+    Each process orthogonalises its own and returns the rows, so that every matrix is computed once.
     """
 
     def _move(self, weights: list[Any], group: dict[str, Any]) -> None:
-        """A step of this process's rows of some matrices of one shape."""
+        """Update this process's rows of some matrices of one shape."""
         rate = _muon._adjust_lr(float(group["lr"]), group["adjust_lr_fn"], weights[0].shape)
         for weight, direction in zip(weights, self._directions(weights, group), strict=True):
             rows = weight.to_local()

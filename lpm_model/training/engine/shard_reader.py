@@ -1,6 +1,7 @@
-"""Clips in a dataset's WebDataset shards: an index of all of them, read one by one, the last ones kept up to a bound.
+"""Reads clips from a dataset's WebDataset shards through an index, with an LRU cache of recently used clips.
 
-A shard is a tar file; the members of a clip stand in it one behind the other (https://github.com/webdataset/webdataset).
+A shard is a tar file in which the members of a clip are stored one after another
+(https://github.com/webdataset/webdataset).
 """
 
 import io
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 from lpm_model.config import FRAMES_PER_LATENT, STATES
 
 MEMBERS = ("latents.npy", "references.npy", "speak.npy", "listen.npy", "json")
-"""What a shard holds of each clip."""
-KEPT_BYTES = 512 * 10**6
-"""Default bound of what a loader keeps: of clips, and once more of their audio features."""
+"""Members of each clip in a shard."""
+CACHE_BYTES = 512 * 10**6
+"""Default cache limit of a loader: for clips, and once more for their audio features."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -30,7 +31,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class ClipFacts:
-    """What the index knows of a clip without its arrays."""
+    """What the index stores about a clip, without its arrays."""
 
     key: str
     latents: int
@@ -40,7 +41,7 @@ class ClipFacts:
     states: NDArray[np.uint8]
     """[4 k] what the person does in each frame (config.STATES)."""
     group: str
-    """The person, else the source, else the clip: what is held out is held out with all of its group."""
+    """The person, else the source, else the clip; a group is held out as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,18 @@ class Clip:
 
     @property
     def facts(self) -> ClipFacts:
-        """What an index would know of it."""
+        """Return what an index stores about the clip."""
         _, latents, rows, columns = self.latents.shape
         return ClipFacts(self.key, latents, (rows, columns), self.states, self.key)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays."""
+        """Size of the arrays in bytes."""
         return sum(part.nbytes for part in (self.latents, self.references, self.speak, self.listen, self.states))
 
 
 class Clips(Protocol):
-    """Clips that are at hand, or that are read when asked for."""
+    """Clips in memory, or read on demand."""
 
     def __len__(self) -> int: ...
 
@@ -84,34 +85,34 @@ class Clips(Protocol):
 
 
 def facts_of(clips: Clips) -> Sequence[ClipFacts]:
-    """Of every clip; nothing is read where there is an index."""
+    """Return the facts of every clip, from the index if there is one."""
     return clips.facts if isinstance(clips, ShardClips) else [clip.facts for clip in clips]
 
 
-class Recent(Generic[K, V]):
-    """The values that were used last, up to a bound in bytes; one that is larger than the bound is kept alone."""
+class LruCache(Generic[K, V]):
+    """The least-recently-used cache: evicts until the rest fits in `max_bytes`; a larger value is cached alone."""
 
-    def __init__(self, bound: int, size: Callable[[V], int]) -> None:
-        self.bound, self.size = bound, size
-        self.held = 0
+    def __init__(self, max_bytes: int, size: Callable[[V], int]) -> None:
+        self.max_bytes, self.size = max_bytes, size
+        self.held_bytes = 0
         self._values: OrderedDict[K, V] = OrderedDict()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of a key, made if it is not at hand."""
+        """Return the value of a key, making and caching it on a miss."""
         if key in self._values:
             self._values.move_to_end(key)
             return self._values[key]
         value = make()
-        self.held += self.size(value)
-        while self._values and self.held > self.bound:
-            self.held -= self.size(self._values.popitem(last=False)[1])
+        self.held_bytes += self.size(value)
+        while self._values and self.held_bytes > self.max_bytes:
+            self.held_bytes -= self.size(self._values.popitem(last=False)[1])
         self._values[key] = value
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Where a clip lies."""
+    """The position of a clip in a shard."""
 
     facts: ClipFacts
     kinds: tuple[str, ...]
@@ -122,59 +123,59 @@ class _Entry:
 
 
 class ShardClips:
-    """Clips of a dataset in key order. Opening reads each shard's headers and facts once, a clip is one read."""
+    """Clips of a dataset in key order: opening reads the headers and facts of every shard, a clip is one read."""
 
-    def __init__(self, entries: Sequence[_Entry], kept_bytes: int) -> None:
+    def __init__(self, entries: Sequence[_Entry], cache_bytes: int) -> None:
         self._entries = entries
         self.facts = [entry.facts for entry in entries]
-        self.recent: Recent[str, Clip] = Recent(kept_bytes, lambda clip: clip.nbytes)
-        self._kept_bytes = kept_bytes
+        self.cache: LruCache[str, Clip] = LruCache(cache_bytes, lambda clip: clip.nbytes)
+        self._cache_bytes = cache_bytes
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, place: int, /) -> Clip:
         entry = self._entries[place]
-        return self.recent.get(entry.facts.key, lambda: _read(entry))
+        return self.cache.get(entry.facts.key, lambda: _read(entry))
 
     def __iter__(self) -> Iterator[Clip]:
         return (self[place] for place in range(len(self)))
 
     def find(self, key: str) -> Clip:
-        """The clip of that name."""
+        """Return the clip with this key."""
         return next(self[place] for place, facts in enumerate(self.facts) if facts.key == key)
 
-    def split(self, share: float) -> tuple["ShardClips", "ShardClips"]:
-        """Clips to learn from, and clips held out: whole people (sources, where no person is known), by their hash.
+    def split(self, fraction: float) -> tuple["ShardClips", "ShardClips"]:
+        """Split into training clips and held-out clips by a hash of the person (of the source, if no person is known).
 
         Args:
-            share: of the people that is held out, rounded up; 0 holds nobody out.
+            fraction: of the people to hold out, rounded up; 0 holds nobody out.
 
         Raises:
-            ValueError: nobody would be left to learn from.
+            ValueError: nobody would be left for training.
         """
         groups = sorted({facts.group for facts in self.facts}, key=lambda group: (zlib.crc32(group.encode()), group))
-        kept_out = set(groups[: math.ceil(share * len(groups))])
-        if len(kept_out) == len(groups):
+        held_out = set(groups[: math.ceil(fraction * len(groups))])
+        if len(held_out) == len(groups):
             raise ValueError(
-                f"held_out_fraction {share} of {len(groups)} people leaves nobody to learn from: lower it, or set it and "
-                "validation.every_steps to 0"
+                f"held_out_fraction {fraction} of {len(groups)} people leaves nobody to train on: lower it, or set it "
+                "and validation.every_steps to 0"
             )
         parts: tuple[list[_Entry], list[_Entry]] = [], []
         for entry in self._entries:
-            parts[entry.facts.group in kept_out].append(entry)
-        return ShardClips(parts[0], self._kept_bytes), ShardClips(parts[1], self._kept_bytes)
+            parts[entry.facts.group in held_out].append(entry)
+        return ShardClips(parts[0], self._cache_bytes), ShardClips(parts[1], self._cache_bytes)
 
 
-def read_clips(dataset: Path, kept_bytes: int = KEPT_BYTES) -> ShardClips:
-    """The clips of a dataset folder.
+def read_clips(dataset: Path, cache_bytes: int = CACHE_BYTES) -> ShardClips:
+    """Open the clips of a dataset folder.
 
     Args:
         dataset: folder that curate wrote.
-        kept_bytes: bound of the clips that stay in memory.
+        cache_bytes: limit of the clips that stay in memory.
 
     Raises:
-        ValueError: no shards, or a shard that is missing or cut off, with its name.
+        ValueError: no shards, or a shard that is missing or truncated, with its name.
     """
     shards = sorted((dataset / "shards").glob("train-*.tar"))
     listed = json.loads((dataset / "dataset.json").read_text()).get("shards", [])
@@ -186,20 +187,20 @@ def read_clips(dataset: Path, kept_bytes: int = KEPT_BYTES) -> ShardClips:
     entries = [entry for shard in shards for entry in _index(shard)]
     if not entries:
         raise ValueError(f"{dataset} holds no clips: see its curation report")
-    return ShardClips(sorted(entries, key=lambda entry: entry.facts.key), kept_bytes)
+    return ShardClips(sorted(entries, key=lambda entry: entry.facts.key), cache_bytes)
 
 
 def _check_end(shard: Path) -> None:
-    """A tar file ends in two empty blocks; one that is cut off between two clips shows in nothing else."""
+    """Raise if the two empty blocks at the end are missing: truncation between two clips shows in nothing else."""
     with shard.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - 1024))
         if file.read() != bytes(1024):
-            raise ValueError(f"{shard} is cut off: copy it again or run `lpm curate` again")
+            raise ValueError(f"{shard} is truncated: copy it again or run `lpm curate` again")
 
 
 def _index(shard: Path) -> list[_Entry]:
-    """Every clip of a shard."""
+    """Index every clip of a shard."""
     _check_end(shard)
     found: dict[str, dict[str, tuple[int, int]]] = {}
     try:
@@ -235,7 +236,7 @@ def _entry(file: io.BufferedReader, shard: Path, key: str, parts: dict[str, tupl
 
 
 def _shape(file: io.BufferedReader, start: int) -> tuple[int, ...]:
-    """Of the array whose .npy begins at a byte."""
+    """Return the shape of the array whose .npy starts at a byte."""
     file.seek(start)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape: tuple[int, ...] = header[np.lib.format.read_magic(file)](file)[0]
@@ -243,7 +244,7 @@ def _shape(file: io.BufferedReader, start: int) -> tuple[int, ...]:
 
 
 def _read(entry: _Entry) -> Clip:
-    """The arrays of a clip, in one read."""
+    """Read the arrays of a clip at once."""
     first = min(start for start, _ in entry.members)
     with entry.shard.open("rb") as file:
         file.seek(first)
@@ -266,7 +267,7 @@ def _read(entry: _Entry) -> Clip:
 
 
 def _state_track(runs: Sequence[Sequence[int]] | None, frames: int) -> NDArray[np.uint8]:
-    """[frames] from its run-length code ([[state, frames], ...], the image's frame left out); idle where unknown."""
+    """Decode [[state, frames], ...] to [frames] states, without the image's frame; idle if there are none."""
     if runs is None:
         return np.full(frames, STATES["idle"], np.uint8)
     track = np.concatenate([np.full(length, state, np.uint8) for state, length in runs])

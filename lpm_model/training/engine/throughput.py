@@ -1,4 +1,4 @@
-"""How fast a training goes: tokens and products a second, and their share of what the device can multiply (MFU)."""
+"""Training throughput: tokens/s, FLOP/s and model FLOPs utilization (MFU)."""
 
 from time import perf_counter
 from typing import Any
@@ -8,21 +8,20 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lpm_model.config import ModelConfig
-from lpm_model.describe import Setting, flops_of
-from lpm_model.precision import native_type
-from lpm_model.training.config import Scale
+from lpm_model.describe import Workload, forward_flops
+from lpm_model.precision import native_dtype
+from lpm_model.training.engine.config import Scale
 
 ONE = Scale()
 """One process."""
-BACKWARD = 3
-"""Products of a forward and backward pass over those of the forward pass; one more where blocks are recomputed."""
-EVERY = 10
-"""Batches between figures."""
+TRAIN_TO_FORWARD_FLOPS = 3
+"""FLOPs of a forward and backward pass over those of the forward pass, without activation checkpointing."""
+LOG_INTERVAL_BATCHES = 10
 
 
 def peak_flops(device: torch.device, size: int = 2048, kind: torch.dtype | None = None) -> float:
-    """Rate of a large product on a device (FLOP/s), the best of ten; None takes the device's own type."""
-    a, b = (torch.randn(size, size, device=device, dtype=kind or native_type(device)) for _ in range(2))
+    """Measure the rate of a large matmul on a device in FLOP/s, best of ten; dtype None is the device's native type."""
+    a, b = (torch.randn(size, size, device=device, dtype=kind or native_dtype(device)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         _wait(device)
@@ -39,9 +38,9 @@ def _wait(device: torch.device) -> None:
 
 
 class Throughput(Callback):
-    """Logs `tokens_per_s`, `tflops_per_s` and `mfu` every few batches; recomputed products do not count as useful.
+    """Logs `tokens_per_s`, `tflops_per_s` and `mfu` every few batches; recomputed activations do not count.
 
-    Figures are those of all processes, measured on the first one's batches.
+    The values are those of all processes, extrapolated from the batches of the main one.
     """
 
     def __init__(self, config: ModelConfig, scale: Scale = ONE) -> None:
@@ -59,15 +58,16 @@ class Throughput(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         rows, _, frames, height, width = batch.latents.shape
-        setting = Setting(frames=frames, tokens=height * width // 4, batch=rows)
-        self._tokens += self.scale.data_parallel * rows * frames * setting.tokens
-        self._flops += self.scale.data_parallel * BACKWARD * sum(flops_of(self.config, setting).values())
-        if (batch_idx + 1) % EVERY:
+        workload = Workload(frames=frames, tokens=height * width // 4, batch=rows)
+        self._tokens += self.scale.data_parallel * rows * frames * workload.tokens
+        forward = sum(forward_flops(self.config, workload).values())
+        self._flops += self.scale.data_parallel * TRAIN_TO_FORWARD_FLOPS * forward
+        if (batch_idx + 1) % LOG_INTERVAL_BATCHES:
             return
         _wait(pl_module.device)
         now = perf_counter()
         seconds = now - self._since
         self.mfu.append(self._flops / seconds / self.peak / self.scale.world)
-        figures = {"tokens_per_s": self._tokens / seconds, "tflops_per_s": self._flops / seconds / 1e12}
-        pl_module.log_dict({**figures, "mfu": self.mfu[-1]})
+        values = {"tokens_per_s": self._tokens / seconds, "tflops_per_s": self._flops / seconds / 1e12}
+        pl_module.log_dict({**values, "mfu": self.mfu[-1]})
         self._since, self._tokens, self._flops = now, 0.0, 0.0

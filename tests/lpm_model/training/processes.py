@@ -14,10 +14,11 @@ from torch.distributed.tensor import DTensor
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.config import Lora
 from lpm_model.training.base import train as base_training
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import BaseModule, clip_batches
-from lpm_model.training.config import BaseTraining, Scale
-from lpm_model.training.engine.checkpoints import SharedState
-from lpm_model.training.engine.launch import ALONE, Mesh, joined
+from lpm_model.training.engine.checkpoints import ShardedCheckpoint
+from lpm_model.training.engine.config import Scale
+from lpm_model.training.engine.launch import SINGLE_PROCESS, Mesh, join_processes
 from lpm_model.training.engine.loop import run
 from lpm_model.training.engine.shard_reader import read_clips
 from lpm_model.training.engine.sharding import full_weights
@@ -55,7 +56,7 @@ def fit(
     place: Path,
     settings: BaseTraining,
     state: Path,
-    mesh: Mesh = ALONE,
+    mesh: Mesh = SINGLE_PROCESS,
     batches: int = 0,
     kind: type[BaseModule] = BaseModule,
 ) -> dict[str, Tensor]:
@@ -73,24 +74,24 @@ def fit(
         `losses`, under `gradient.` those of the first step, under `weight.` and `average.` how far these have come.
     """
     torch.manual_seed(0)
-    base = base_training._model(settings, load_autoencoder(place / "autoencoder"), tiny.SIZE_PX, mesh)
-    if mesh.first:
+    base = base_training.build_model(settings, load_autoencoder(place / "autoencoder"), tiny.SIZE_PX, mesh)
+    if mesh.is_main:
         learning = {name for name, weight in base.dit.named_parameters() if weight.requires_grad}
         for name, weight in tiny.randomised(base.dit, scale=0.05).named_parameters():
             weight.requires_grad = name in learning
     begin = {name: value.clone() for name, value in base.dit.state_dict().items()}
-    kept = SharedState(state, mesh)
+    kept = ShardedCheckpoint(state, mesh)
     module = kind(base, settings, kept.step(), None, mesh)
     recorder = Recorder()
     history = run(
         module, clip_batches(read_clips(place / "dataset"), base, settings, kept.step(), mesh),
-        batches or settings.steps * settings.accumulate, kept, HALF, description="", clip_norm=None,
+        batches or settings.steps * settings.accumulate, kept, HALF, description="",
         callbacks=[recorder], mesh=mesh, precision=settings.precision,
     )  # fmt: skip
     parts = {
         "gradient": recorder.gradients,
         "weight": {name: value - begin[name] for name, value in full_weights(module.dit).items()},
-        "average": {name: value - begin[name] for name, value in full_weights(module.average.module).items()},
+        "average": {name: value - begin[name] for name, value in full_weights(module.ema.module).items()},
     }
     found = {f"{part}.{name}": value.contiguous() for part, of in parts.items() for name, value in of.items()}
     return {"losses": torch.tensor(history.losses), **found}
@@ -108,15 +109,17 @@ class Failing(BaseModule):
 def measure(place: Path) -> None:
     """Every case that takes two processes; the first one writes what it found into a file for each. The end fails."""
     torch.set_num_threads(1)
-    with joined(DATA) as joint:
+    with join_processes(DATA) as joint:
         shared = Mesh(SEQUENCE, joint.rank)
         cases = {
             "data": fit(place, replace(SETTINGS, scale=DATA), place / "data", joint, HALF),
-            "sequence": fit(place, replace(SETTINGS, scale=SEQUENCE, activation_checkpointing=True), place / "sequence", shared),
+            "sequence": fit(
+                place, replace(SETTINGS, scale=SEQUENCE, activation_checkpointing=True), place / "sequence", shared
+            ),
             "lora": fit(place, replace(ADAPTED, scale=DATA), place / "lora", joint),
             "resumed": fit(place, replace(SETTINGS, scale=DATA), place / "alone", joint),
         }
-        if joint.first:
+        if joint.is_main:
             for name, found in cases.items():
                 save_file(found, place / f"{name}.safetensors")
         fit(place, replace(SETTINGS, scale=DATA), place / "fails", joint, kind=Failing)

@@ -13,14 +13,14 @@ from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.autoencoder.tiny import AutoencoderConfig
 from lpm_model.training.autoencoder import (
     AutoencoderModule,
+    AutoencoderTraining,
     CropBatches,
     held_out_psnr,
     read_videos,
     reconstruction_loss,
     train_autoencoder,
 )
-from lpm_model.training.config import AutoencoderTraining
-from lpm_model.training.engine.loop import StateFile
+from lpm_model.training.engine.checkpoints import CheckpointFile
 from lpm_model.training.engine.muon import KernelMuon, StackedMuon
 from pipelines.cli import main
 from serving.media.mp4 import Mp4Writer
@@ -65,7 +65,7 @@ def test_it_learns_and_a_killed_run_ends_in_the_same_bytes(
         kill_after(patch, AutoencoderModule, 60)
         with pytest.raises(Killed):
             train_autoencoder(videos, tmp_path / "killed", SHAPE, SETTINGS, size_px=48)
-    assert StateFile(tmp_path / "killed" / "state").step() == 50
+    assert CheckpointFile(tmp_path / "killed" / "checkpoint").step() == 50
     train_autoencoder(videos, tmp_path / "killed", SHAPE, SETTINGS, size_px=48)
     for name in ("model.safetensors", "config.json", "provenance.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

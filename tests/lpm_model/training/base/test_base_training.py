@@ -20,10 +20,12 @@ from lpm_model.config import STATES
 from lpm_model.dit import Conditions
 from lpm_model.sampler import BaseModel, load_base
 from lpm_model.training.base import train as base_training
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import BaseModule, draw_sigmas, drop_conditions, train_base
-from lpm_model.training.config import BaseTraining
-from lpm_model.training.engine.data import ClipBatches, Squares, crop_to_motion, read_dataset, step_generator
-from lpm_model.training.engine.loop import LossHistory, StateFile, muon_and_adamw
+from lpm_model.training.engine.checkpoints import CheckpointFile
+from lpm_model.training.engine.data import ClipBatches, RandomCrops, crop_to_motion, read_dataset, step_generator
+from lpm_model.training.engine.loop import LossHistory
+from lpm_model.training.engine.optimizers import muon_and_adamw
 from lpm_model.training.engine.shard_reader import Clip, Clips, read_clips
 from tests.killed import Killed, kill_after
 from tests.lpm_model import tiny
@@ -165,12 +167,12 @@ def test_a_killed_run_ends_in_the_same_bytes(
         kill_after(patch, BaseModule, 4)
         with pytest.raises(Killed):
             train_base(dataset, tmp_path, with_encoder(encoder))
-    assert StateFile(tmp_path / "state").step() == 3
+    assert CheckpointFile(tmp_path / "checkpoint").step() == 3
     train_base(dataset, tmp_path, with_encoder(encoder))
     assert losses == pytest.approx([*whole[:4], *whole[3:]], abs=1e-6)
     for name in ("model.safetensors", "config.json", "provenance.json"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes(), name
-    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "checkpoint").exists()
 
 
 def test_a_loader_of_processes_changes_nothing(trained: Path, dataset: Path, encoder: Path, tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_one_clip_can_be_learned_by_heart(base: BaseModel) -> None:
     torch.manual_seed(0)
     model = BaseModel(tiny.MODEL, base.autoencoder, tiny.SIZE_PX)
     module = BaseModule(model, replace(SETTINGS, condition_dropout=0.0), 0)
-    optimizers = muon_and_adamw(model.dit, 0.03, 1e-2, 0.0)
+    optimizers = muon_and_adamw(model.dit, muon_lr=0.03, learning_rate=1e-2, weight_decay=0.0)
     losses = []
     for batch in ClipBatches([clip], model, latents=4, batch=4, steps=range(80), seed=0):
         loss = module.loss(batch)
@@ -213,7 +215,7 @@ def test_only_the_model_gets_gradients(dataset: Path, base: BaseModel) -> None:
     # The head starts at zero and lets nothing through at the first step but its own gradient.
     assert float(base.dit.head.weight.grad.abs().sum()) > 0
     assert all(p.grad is None for p in base.autoencoder.parameters())
-    assert all(p.grad is None for p in module.average.parameters())
+    assert all(p.grad is None for p in module.ema.parameters())
     base.dit.zero_grad()
 
 
@@ -230,7 +232,7 @@ def test_a_loss_that_is_no_number_names_the_clips_and_keeps_the_last_state(
     monkeypatch.setattr(base_training, "flow_matching_loss", broken)
     with pytest.raises(ValueError, match=r"not finite at batch 3 \(clip\d(, clip\d)*\)"):
         train_base(dataset, tmp_path, replace(with_encoder(encoder), checkpoint_steps=2))
-    state = StateFile(tmp_path / "state")
+    state = CheckpointFile(tmp_path / "checkpoint")
     assert state.step() == 2
     assert all(bool(t.isfinite().all()) for t in read_weights(state.path).values() if t.is_floating_point())
 
@@ -264,7 +266,7 @@ def test_a_shard_cut_off_between_two_clips_is_named(dataset: Path, tmp_path: Pat
     with tarfile.open(shard) as tar:
         second = next(member.offset for member in tar if member.name.startswith("clip3."))
     shard.write_bytes(shard.read_bytes()[:second])
-    with pytest.raises(ValueError, match=r"train-000001\.tar is cut off"):
+    with pytest.raises(ValueError, match=r"train-000001\.tar is truncated"):
         read_clips(copy)
 
 
@@ -305,8 +307,8 @@ def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:
     corners = {(int(at) // 8, int(at) % 8) for at in given.references[:, 0, 0, 0, 0]}
     assert corners == {(2, 0), (2, 2), (4, 0), (4, 2)}, "patches keep their phase, and all places are drawn"
     assert set(places_cut) == corners
-    squares = Squares(steps=5, full_frame_every=3, batch=5, cells=2)
-    mixed = ClipBatches(read_clips(dataset), base, latents=4, batch=3, steps=range(7), seed=0, squares=squares)
+    crops = RandomCrops(steps=5, full_frame_every=3, batch=5, size=2)
+    mixed = ClipBatches(read_clips(dataset), base, latents=4, batch=3, steps=range(7), seed=0, crops=crops)
     shapes = [tuple(batch.latents.shape) for batch in mixed]
     small, whole = (5, 16, 4, 2, 2), (3, 16, 4, 4, 4)
     assert shapes == [small, small, whole, small, small, whole, whole]

@@ -11,8 +11,9 @@ from components.deploy.release import check_model_folder
 from lpm_model.config import AudioConfig
 from lpm_model.online import load_online
 from lpm_model.sampler import load_base, sample_base
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import train_base
-from lpm_model.training.config import BaseTraining, Distillation, OdeStage, OffPolicyStage, OnPolicyStage
+from lpm_model.training.distill.config import Distillation, OdeStage, OffPolicyStage, OnPolicyStage
 from lpm_model.training.distill.train import distill_online
 from tests.lpm_model import tiny
 from tests.lpm_model.encoders.encoder_folders import HIDDEN, TEXT_WIDTH, write_umt5, write_wav2vec2
@@ -65,9 +66,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         BaseModel(MODEL, encoder, tiny.SIZE_PX)
     write_umt5(tmp_path / "text")
     write_wav2vec2(tmp_path / "audio")
-    with pytest.raises(ValueError, match="text_width is 17; 'umt5' gives 16"):
+    with pytest.raises(ValueError, match="text_width is 17, but 'umt5' gives 16"):
         BaseModel(replace(MODEL, text_width=17), encoder, tiny.SIZE_PX, tmp_path)
-    with pytest.raises(ValueError, match="latent_channels is 8; the autoencoder gives 16"):
+    with pytest.raises(ValueError, match="latent_channels is 8, but the autoencoder gives 16"):
         BaseModel(replace(tiny.MODEL, latent_channels=8), encoder, tiny.SIZE_PX)
     with pytest.raises(ValueError, match="unknown text encoder 'clip'"):
         BaseModel(replace(tiny.MODEL, text_encoder="clip"), encoder, tiny.SIZE_PX)

@@ -16,9 +16,9 @@ from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.execution import Execution
 from lpm_model.sampler import BaseModel
 from lpm_model.training.base import train as base_training
-from lpm_model.training.base.preference import Pairs, dominant_pair, judge, preference_loss
-from lpm_model.training.base.train import BaseModule, freeze_all_but, train_base
 from lpm_model.training.base.config import BaseTraining, Preference
+from lpm_model.training.base.preference import Pairs, dominant_pair, preference_loss, score_samples
+from lpm_model.training.base.train import BaseModule, freeze_all_but, train_base
 from lpm_model.training.engine.data import Batch, ClipBatches, WindowSampling, motion_of
 from lpm_model.training.engine.shard_reader import Clip, read_clips
 from pipelines.config import groups, load_config
@@ -75,7 +75,7 @@ def test_speak_and_listen_stages_teach_different_blocks() -> None:
     assert not taught["speak"] & taught["listen"]
     audio = {name for name, _ in model.named_parameters() if re.search(r"audio_|speak|listen", name)}
     assert taught["speak"] | taught["listen"] == audio
-    with pytest.raises(ValueError, match="no weight's name holds 'ears'"):
+    with pytest.raises(ValueError, match="no parameter name matches 'ears'"):
         freeze_all_but(model, ["ears"])
 
 
@@ -210,7 +210,7 @@ def test_the_truth_is_judged_best() -> None:
     worse = truth + 0.5 * normal(1, 16, 4, 4, 4, seed=2)
     still = truth[:, :, :1].expand_as(truth)
     tinted = truth + 1.0
-    scores = judge(torch.cat([truth, worse, still, tinted]), truth)
+    scores = score_samples(torch.cat([truth, worse, still, tinted]), truth)
     assert scores[0].tolist() == [0.0, 0.0, 0.0]
     assert scores[1, 0] < 0
     assert scores[2, 1] < -5, "a frozen face"

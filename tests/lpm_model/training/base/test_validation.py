@@ -14,9 +14,15 @@ from components.dataset.shards import write_shards
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import to_frames
 from lpm_model.sampler import BaseModel
+from lpm_model.training.base.config import BaseTraining, Validation
 from lpm_model.training.base.train import BaseModule, train_base
-from lpm_model.training.base.validation import Gap, HeldOut, bootstrap, figures_of, voice_gaps
-from lpm_model.training.config import BaseTraining, Validation
+from lpm_model.training.base.validation import (
+    ConditioningGap,
+    HeldOutWindows,
+    bootstrap,
+    conditioning_gaps,
+    gap_metrics,
+)
 from lpm_model.training.engine.shard_reader import read_clips
 from pipelines.cli import main
 from tests.killed import Killed, kill_after
@@ -85,23 +91,23 @@ def test_the_interval_holds_the_mean_nine_times_in_ten() -> None:
 def test_a_voice_that_cannot_reach_the_picture_is_worth_nothing(dataset: Path, encoder: Path) -> None:
     torch.manual_seed(0)
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
-    held_out = HeldOut(read_clips(dataset), model, SETTINGS)
+    held_out = HeldOutWindows(read_clips(dataset), model, SETTINGS)
     for voice in ("speak", "listen"):
-        gap = held_out.gap(model.dit, voice)  # values of the audio begin at zero
+        gap = held_out.conditioning_gap(model.dit, voice)  # values of the audio begin at zero
         assert gap.mean == gap.low == gap.high == 0
-        assert gap.right > 0
+        assert gap.loss > 0
         assert 2 <= gap.clips <= gap.windows == 4
 
 
 def test_windows_are_of_the_state_and_exchanged_with_another_person(spoken: Path, encoder: Path) -> None:
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
-    held_out = HeldOut(read_clips(spoken), model, replace(SETTINGS, validation=Validation(windows=100)))
+    held_out = HeldOutWindows(read_clips(spoken), model, replace(SETTINGS, validation=Validation(windows=100)))
     assert set(held_out.sets) == {"speak", "listen"}
     for voice, middle in (("speak", range(7)), ("listen", range(7, 17))):
         chosen = held_out.sets[voice]
         assert len(chosen) == len(set(chosen))
         assert all(start in middle and start % 3 == 0 for _, start in chosen)
-        assert all(held_out._partner(chosen, n)[0] != place for n, (place, _) in enumerate(chosen))
+        assert all(held_out.exchange_partner(chosen, n)[0] != place for n, (place, _) in enumerate(chosen))
 
 
 def test_a_trained_model_hears_the_voice_that_moves_the_picture(
@@ -112,12 +118,21 @@ def test_a_trained_model_hears_the_voice_that_moves_the_picture(
         validation=Validation(every_steps=1000, held_out_fraction=0.25, windows=24, videos=0),
     )  # fmt: skip
     metrics = train_base(spoken, tmp_path / "base", settings)
-    assert metrics["speak_gap_low"] > 0.1 * metrics["validation_loss"]
-    assert abs(metrics["listen_gap"]) < 0.2 * metrics["speak_gap"]
-    again = figures_of(voice_gaps(tmp_path / "base", spoken, 24))
-    rounding = 0.02 * metrics["speak_gap"]  # the folder is bfloat16
+    assert metrics["speak_conditioning_gap_low"] > 0.1 * metrics["validation_loss"]
+    assert abs(metrics["listen_conditioning_gap"]) < 0.2 * metrics["speak_conditioning_gap"]
+    again = gap_metrics(conditioning_gaps(tmp_path / "base", spoken, 24))
+    rounding = 0.02 * metrics["speak_conditioning_gap"]  # the folder is bfloat16
     assert again == pytest.approx({name: metrics[name] for name in again}, rel=0.02, abs=rounding)
-    arguments = ["model", "voices", "--base", str(tmp_path / "base"), "--dataset", str(spoken), "--windows", "24"]
+    arguments = [
+        "model",
+        "conditioning-gap",
+        "--base",
+        str(tmp_path / "base"),
+        "--dataset",
+        str(spoken),
+        "--windows",
+        "24",
+    ]
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--json"])
     assert not ended.value.code
@@ -142,7 +157,7 @@ def test_held_out_clips_are_never_trained_on_and_validation_changes_nothing(
         dataset,
         tmp_path / "measured",
         with_encoder(encoder, steps=20, validation=replace(SETTINGS.validation, every_steps=10)),
-        show=lambda name, *_: shown.append(name),
+        save_video=lambda name, *_: shown.append(name),
     )
     learned, held_out = read_clips(dataset).split(0.5)
     assert seen == {facts.key for facts in learned.facts}
@@ -175,7 +190,7 @@ def test_a_killed_run_finds_the_same(
 
 def test_a_video_shows_the_truth_beside_what_was_made(dataset: Path, encoder: Path) -> None:
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
-    held_out = HeldOut(read_clips(dataset), model, SETTINGS)
+    held_out = HeldOutWindows(read_clips(dataset), model, SETTINGS)
     frames, sound = held_out.video(model.dit, "speak", 0)
     side = tiny.SIZE_PX
     assert frames.shape == (12, side, 2 * side, 3)
@@ -199,16 +214,16 @@ def test_what_cannot_be_measured_is_said(
         Validation(held_out_fraction=1.0)
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
     long = replace(SETTINGS, clip_latents=8)  # a window of this length never shows more listening than speaking
-    assert list(HeldOut(read_clips(dataset), model, long).sets) == ["speak"]
+    assert list(HeldOutWindows(read_clips(dataset), model, long).sets) == ["speak"]
     assert "in which people listen" in caplog.text
     with pytest.raises(ValueError, match="raise held_out_fraction"):
-        HeldOut(list(read_clips(dataset))[:1], model, SETTINGS)
+        HeldOutWindows(list(read_clips(dataset))[:1], model, SETTINGS)
     train_base(dataset, tmp_path / "base", with_encoder(encoder, steps=1, validation=Validation()))
     with pytest.raises(ValueError, match="was trained on every clip"):
-        voice_gaps(tmp_path / "base", dataset, 4)
+        conditioning_gaps(tmp_path / "base", dataset, 4)
 
 
 def test_the_loss_is_over_all_windows() -> None:
-    gaps = {"speak": Gap(1.0, 0.1, 0.0, 0.2, 3, 2), "listen": Gap(2.0, 0.3, 0.2, 0.4, 1, 1)}
-    assert figures_of(gaps)["validation_loss"] == 1.25
-    assert figures_of(gaps)["listen_gap_low"] == 0.2
+    gaps = {"speak": ConditioningGap(1.0, 0.1, 0.0, 0.2, 3, 2), "listen": ConditioningGap(2.0, 0.3, 0.2, 0.4, 1, 1)}
+    assert gap_metrics(gaps)["validation_loss"] == 1.25
+    assert gap_metrics(gaps)["listen_conditioning_gap_low"] == 0.2

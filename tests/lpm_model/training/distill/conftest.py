@@ -12,15 +12,15 @@ from lpm_model.autoencoder.load import copy_autoencoder, load_autoencoder
 from lpm_model.checkpoint import save_model
 from lpm_model.config import to_mapping
 from lpm_model.online import OnlineModel
-from lpm_model.training.config import (
-    Distillation,
+from lpm_model.training.distill.config import (
     CollapseMonitorSettings,
+    Distillation,
     LongStage,
     OdeStage,
     OffPolicyStage,
     OnPolicyStage,
 )
-from lpm_model.training.distill.roles import Cast
+from lpm_model.training.distill.roles import ModelRoles
 from lpm_model.training.engine.data import Batch, ClipBatches
 from lpm_model.training.engine.shard_reader import read_clips
 from tests.lpm_model import tiny
@@ -32,12 +32,14 @@ ALL_STAGES = Distillation(
     on_policy=OnPolicyStage(steps=1, critic_steps=1),
     refiner=OnPolicyStage(steps=1, critic_steps=1),
     long=LongStage(steps=2, critic_steps=1, latents=6, switch_prob=0.9),
-    collapse_monitor=CollapseMonitorSettings(every_steps=1, held_out_fraction=0.2, clips=2, motion=(0, 1e9), variance=(0, 1e9), colour=1e9),
+    collapse_monitor=CollapseMonitorSettings(
+        every_steps=1, held_out_fraction=0.2, clips=2, motion=(0, 1e9), variance=(0, 1e9), colour=1e9,
+    ),
     trajectories=4, teacher_steps=6, batch=2, clip_latents=4, checkpoint_steps=2,
 )  # fmt: skip
-"""Every stage, watched, none of which can collapse."""
-UNWATCHED = replace(ALL_STAGES, collapse_monitor=CollapseMonitorSettings(every_steps=0))
-"""Every stage; the last weights are kept."""
+"""Every stage with a collapse monitor whose bounds are never exceeded."""
+UNMONITORED = replace(ALL_STAGES, collapse_monitor=CollapseMonitorSettings(every_steps=0))
+"""Every stage without a collapse monitor: the last weights are retained."""
 
 
 @pytest.fixture(scope="session")
@@ -59,25 +61,25 @@ def base(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
 
 
 @pytest.fixture
-def make_cast(encoder: Path) -> Callable[..., Cast]:
-    """The networks of a distillation, all with the same teacher's weights."""
+def make_roles(encoder: Path) -> Callable[..., ModelRoles]:
+    """Build the model roles of a distillation, all with the weights of the same teacher."""
 
-    def make(settings: Distillation = ALL_STAGES) -> Cast:
+    def make(settings: Distillation = ALL_STAGES) -> ModelRoles:
         torch.manual_seed(0)
         online = OnlineModel(tiny.MODEL, settings.online, load_autoencoder(encoder), tiny.SIZE_PX)
         for network in online.networks.values():
             network.load_state_dict(tiny.transformer().state_dict())
-        return Cast(online, settings.lora)
+        return ModelRoles(online, settings.lora)
 
     return make
 
 
 @pytest.fixture
 def make_batch(dataset: Path) -> Callable[..., Batch]:
-    """A batch of the dataset for a cast's model."""
+    """A batch of the dataset for some model roles."""
 
-    def make(cast: Cast, latents: int = 4, step: int = 0, **changes: Any) -> Batch:
+    def make(roles: ModelRoles, latents: int = 4, step: int = 0, **changes: Any) -> Batch:
         given: dict[str, Any] = {"batch": 2, "seed": 0, **changes}
-        return ClipBatches(read_clips(dataset), cast.online, latents=latents, steps=range(9), **given).make(step)
+        return ClipBatches(read_clips(dataset), roles.online, latents=latents, steps=range(9), **given).make(step)
 
     return make

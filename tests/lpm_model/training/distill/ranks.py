@@ -8,29 +8,29 @@ from typing import Any
 
 import torch
 
-from lpm_model.training.config import Distillation
 from lpm_model.training.distill import long_rollout, rollout_samplers
-from lpm_model.training.distill.stages import DmdModule, OdeModule, Stage
+from lpm_model.training.distill.config import Distillation
+from lpm_model.training.distill.stages import DmdModule, OdeModule, StageModule
 from lpm_model.training.distill.train import distill_online
 
 
 def distill_and_note(base: Path, dataset: Path, folder: Path, settings: Distillation) -> dict[str, float]:
     """Distil, and leave `notes-RANK.json`: weights after each step, exits, and the data seen."""
     notes: dict[str, list[Any]] = {"weights": [], "exits": [], "data": []}
-    learn, exit_of = Stage.learn, rollout_samplers.exit_of
+    learn, draw_exit_index = StageModule.step_optimizer, rollout_samplers.draw_exit_index
 
-    def noted_learn(self: Stage, *arguments: Any) -> None:
+    def noted_learn(self: StageModule, *arguments: Any) -> None:
         learn(self, *arguments)
         state = [*self.weights, *(self.critic_weights if isinstance(self, DmdModule) else ())]
         digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in state))
         notes["weights"].append(digest.hexdigest())
 
     def noted_exit(*arguments: Any) -> int:
-        notes["exits"].append(exit_of(*arguments))
+        notes["exits"].append(draw_exit_index(*arguments))
         return int(notes["exits"][-1])
 
-    Stage.learn = noted_learn  # type: ignore[method-assign]
-    rollout_samplers.exit_of = long_rollout.exit_of = noted_exit
+    StageModule.step_optimizer = noted_learn  # type: ignore[method-assign]
+    rollout_samplers.draw_exit_index = long_rollout.draw_exit_index = noted_exit
     for kind in (OdeModule, DmdModule):
         plain = kind.training_step
 

@@ -12,13 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from lpm_model.training.config import CollapseMonitorSettings, OdeStage, OnPolicyStage
-from lpm_model.training.distill.collapse_monitor import Guard, HeldOut, Likeness, likeness
-from lpm_model.training.distill.roles import Cast
+from lpm_model.training.distill.collapse_monitor import (
+    CollapseMonitor,
+    HeldOutRollout,
+    RolloutComparison,
+    compare_rollout,
+)
+from lpm_model.training.distill.config import CollapseMonitorSettings, OdeStage, OnPolicyStage
+from lpm_model.training.distill.roles import ModelRoles
 from lpm_model.training.distill.stages import OdeModule
 from lpm_model.training.distill.train import distill_online
 from lpm_model.training.engine.data import Batch
-from lpm_model.training.engine.ema import Average
+from lpm_model.training.engine.ema import EMA
 from tests.lpm_model import tiny
 from tests.lpm_model.training.distill.conftest import ALL_STAGES
 
@@ -26,8 +31,8 @@ TRUTH = tiny.normal(2, 16, 9, 4, 4, seed=4)
 
 
 def test_the_truth_is_at_distance_zero() -> None:
-    found = likeness(TRUTH, TRUTH)
-    assert found.figures() == pytest.approx({"sync": 1, "motion": 1, "variance": 1, "colour": 0})
+    found = compare_rollout(TRUTH, TRUTH)
+    assert found.metrics() == pytest.approx({"sync": 1, "motion": 1, "variance": 1, "colour": 0})
     assert found.distance == pytest.approx(0, abs=1e-9)
     assert found.collapse(CollapseMonitorSettings()) == ""
 
@@ -36,7 +41,7 @@ def test_the_truth_is_at_distance_zero() -> None:
 def test_more_motion_about_the_same_picture_is_motion_alone(gain: float) -> None:
     mean = TRUTH[:, :, 1:].mean(dim=2, keepdim=True)
     made = torch.cat([TRUTH[:, :, :1], mean + gain * (TRUTH[:, :, 1:] - mean)], dim=2)
-    found = likeness(made, TRUTH)
+    found = compare_rollout(made, TRUTH)
     assert found.motion == pytest.approx(gain**2)
     assert found.sync == pytest.approx(1)
     assert found.colour == pytest.approx(0, abs=1e-6)
@@ -44,11 +49,11 @@ def test_more_motion_about_the_same_picture_is_motion_alone(gain: float) -> None
 
 def test_a_shift_is_colour_and_a_stretch_is_variance() -> None:
     std = TRUTH.std(dim=(2, 3, 4), keepdim=True)
-    shifted, stretched = likeness(TRUTH + 2 * std, TRUTH), likeness(TRUTH * 1.5, TRUTH)
+    shifted, stretched = compare_rollout(TRUTH + 2 * std, TRUTH), compare_rollout(TRUTH * 1.5, TRUTH)
     assert shifted.colour == pytest.approx(2, rel=1e-5)
     assert shifted.variance == pytest.approx(1)
     assert stretched.variance == pytest.approx(2.25)
-    reversed_course = likeness(-TRUTH, TRUTH)
+    reversed_course = compare_rollout(-TRUTH, TRUTH)
     assert reversed_course.sync == pytest.approx(-1)
 
 
@@ -58,13 +63,13 @@ def test_cells_that_move_quickly_count_more() -> None:
     still_lips, still_wall = truth.clone(), truth.clone()
     still_lips[:, :, 1:, 0, 0] = truth[:, :, 1:, 0, 0].mean(dim=2, keepdim=True)
     still_wall[:, :, 1:, 3, 3] = truth[:, :, 1:, 3, 3].mean(dim=2, keepdim=True)
-    assert likeness(still_lips, truth).motion < 0.01
-    assert likeness(still_wall, truth).motion > 0.99
+    assert compare_rollout(still_lips, truth).motion < 0.01
+    assert compare_rollout(still_wall, truth).motion > 0.99
 
 
-def told(distance: float, *, within: bool = True) -> Likeness:
+def told(distance: float, *, within: bool = True) -> RolloutComparison:
     """Of a distance, by its motion; beyond the bounds it is more."""
-    return Likeness(sync=1, motion=math.exp(distance**0.5 if within else distance + 10), variance=1, colour=0)
+    return RolloutComparison(sync=1, motion=math.exp(distance**0.5 if within else distance + 10), variance=1, colour=0)
 
 
 @pytest.mark.parametrize(
@@ -77,43 +82,43 @@ def told(distance: float, *, within: bool = True) -> Likeness:
     ],
 )
 def test_the_best_is_kept_and_leaving_the_bounds_is_a_collapse(
-    seen: list[Likeness], best_step: int, collapsed: bool, caplog: pytest.LogCaptureFixture
+    seen: list[RolloutComparison], best_step: int, collapsed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     weight = nn.Parameter(torch.zeros(3))
-    average, given = Average({"w": weight}), iter(seen)
-    guard = Guard(average, CollapseMonitorSettings(), lambda: next(given), lambda value: value)
+    average, given = EMA({"w": weight}), iter(seen)
+    monitor = CollapseMonitor(average, CollapseMonitorSettings(), lambda: next(given), lambda value: value)
     for step in range(len(seen)):
         with torch.no_grad():
             weight.fill_(step)
         average.update()
-        guard.look("a stage", step)
-    assert guard.best_step == best_step
-    assert guard.collapsed == collapsed
+        monitor.check("a stage", step)
+    assert monitor.best_step == best_step
+    assert monitor.collapsed == collapsed
     assert ("a stage collapsed at step 2: motion is" in caplog.text) == collapsed
-    guard.kept.settle()
+    monitor.best_weights.copy_to()
     assert torch.equal(weight.detach(), torch.full((3,), float(best_step)))
 
 
 def test_an_average_follows_and_stands_in() -> None:
     weight = nn.Parameter(torch.tensor([1.0]))
-    average = Average({"w": weight}, decay=0.75)
+    average = EMA({"w": weight}, decay=0.75)
     average.update()
     with torch.no_grad():
         weight.fill_(5.0)
     average.update()
-    with average.instead():
+    with average.swap():
         assert weight.item() == pytest.approx(0.75 * 1 + 0.25 * 5)
     assert weight.item() == 5
 
 
 def test_measuring_changes_nothing_and_repeats(
-    make_cast: Callable[..., Cast], make_batch: Callable[..., Batch]
+    make_roles: Callable[..., ModelRoles], make_batch: Callable[..., Batch]
 ) -> None:
-    cast = make_cast()
-    held_out = HeldOut(cast, make_batch(cast))
-    before = {name: value.clone() for name, value in cast.online.state_dict().items()}
+    roles = make_roles()
+    held_out = HeldOutRollout(roles, make_batch(roles))
+    before = {name: value.clone() for name, value in roles.online.state_dict().items()}
     assert held_out.measure("student") == held_out.measure("student") != held_out.measure("refiner")
-    assert all(torch.equal(value, before[name]) for name, value in cast.online.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in roles.online.state_dict().items())
 
 
 def test_a_collapse_ends_the_stage_and_the_best_is_saved(
@@ -138,6 +143,6 @@ def test_a_collapse_ends_the_stage_and_the_best_is_saved(
     assert 0 < len(steps) < 9
     assert "ODE stage collapsed at step" in caplog.text
     assert "variance is" in caplog.text
-    assert metrics["ode_kept_step"] < len(steps)
+    assert metrics["ode_best_step"] < len(steps)
     provenance = json.loads((tmp_path / "a" / "provenance.json").read_text())
-    assert provenance["metrics"]["ode_kept_step"] == metrics["ode_kept_step"]
+    assert provenance["metrics"]["ode_best_step"] == metrics["ode_best_step"]

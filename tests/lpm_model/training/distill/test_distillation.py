@@ -10,12 +10,13 @@ import torch
 from lpm_model.checkpoint import read_weights
 from lpm_model.config import Lora, OnlineConfig
 from lpm_model.online import load_online
-from lpm_model.training.config import Distillation, DmdStage, OdeStage, OffPolicyStage, OnPolicyStage, Scale
+from lpm_model.training.distill.config import Distillation, DmdStage, OdeStage, OffPolicyStage, OnPolicyStage
 from lpm_model.training.distill.stages import DmdModule, OdeModule
 from lpm_model.training.distill.train import distill_online
+from lpm_model.training.engine.config import Scale
 from lpm_model.training.engine.launch import launch
 from tests.killed import Killed, kill_after
-from tests.lpm_model.training.distill.conftest import ALL_STAGES, UNWATCHED
+from tests.lpm_model.training.distill.conftest import ALL_STAGES, UNMONITORED
 from tests.lpm_model.training.distill.ranks import distill_and_note
 
 FILES = ("model.safetensors", "refiner.safetensors", "config.json", "provenance.json")
@@ -25,7 +26,7 @@ STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, base: Path, dataset: Path) -> Path:
     folder = tmp_path_factory.mktemp("online")
-    distill_online(base, dataset, folder, UNWATCHED)
+    distill_online(base, dataset, folder, UNMONITORED)
     return folder
 
 
@@ -43,8 +44,8 @@ def test_a_killed_distillation_ends_in_the_same_bytes(
     with monkeypatch.context() as patch:
         kill_after(patch, stage, steps)
         with pytest.raises(Killed):
-            distill_online(base, dataset, tmp_path, UNWATCHED)
-    distill_online(base, dataset, tmp_path, UNWATCHED)
+            distill_online(base, dataset, tmp_path, UNMONITORED)
+    distill_online(base, dataset, tmp_path, UNMONITORED)
     assert same(tmp_path, whole)
 
 
@@ -67,10 +68,10 @@ def test_a_killed_distillation_has_kept_the_same(
 
 def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
     model = load_online(whole)
-    assert model.online == UNWATCHED.online
+    assert model.online == UNMONITORED.online
     metrics = json.loads((whole / "provenance.json").read_text())["metrics"]
     assert all(metrics[f"{key}_loss"] > 0 for key in STAGES)
-    assert not list(whole.glob("state-*"))
+    assert not list(whole.glob("checkpoint-*"))
     assert not (whole / "trajectories").exists()
     assert (whole / "autoencoder" / "model.safetensors").read_bytes() == (
         base / "autoencoder" / "model.safetensors"
@@ -81,20 +82,20 @@ def test_distillations_share_what_the_teacher_has_played(
     whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "trajectories"
-    ode_alone = replace(UNWATCHED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
+    ode_alone = replace(UNMONITORED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
     distill_online(base, dataset, tmp_path / "one", ode_alone, trajectories=kept)
     with monkeypatch.context() as patch:
-        patch.setattr("lpm_model.training.distill.train.sample_teacher", None)
-        distill_online(base, dataset, tmp_path / "other", UNWATCHED, trajectories=kept)
+        patch.setattr("lpm_model.training.distill.stage_runner.sample_teacher", None)
+        distill_online(base, dataset, tmp_path / "other", UNMONITORED, trajectories=kept)
         assert same(tmp_path / "other", whole)
         with pytest.raises(TypeError):
-            distill_online(base, dataset, tmp_path / "more", replace(UNWATCHED, teacher_steps=5), trajectories=kept)
+            distill_online(base, dataset, tmp_path / "more", replace(UNMONITORED, teacher_steps=5), trajectories=kept)
 
 
 @pytest.mark.parametrize("key", STAGES)
 def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tmp_path: Path) -> None:
-    none = {name: replace(getattr(UNWATCHED, name), steps=0) for name in STAGES}
-    settings = replace(UNWATCHED, **{**none, key: getattr(UNWATCHED, key)})
+    none = {name: replace(getattr(UNMONITORED, name), steps=0) for name in STAGES}
+    settings = replace(UNMONITORED, **{**none, key: getattr(UNMONITORED, key)})
     distill_online(base, dataset, tmp_path, settings)
     before = read_weights(base / "model.safetensors")
     moved = {
@@ -107,7 +108,7 @@ def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tm
 
 
 def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tmp_path: Path) -> None:
-    short = replace(UNWATCHED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
+    short = replace(UNMONITORED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
     losses = {}
     for objective in ("regression", "consistency"):
         ode = OdeStage(steps=3, objective=objective, ema_decay=0.5)  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tm
 
 
 def test_adapters_end_in_a_plain_model_and_a_refiner_upon_it(base: Path, dataset: Path, tmp_path: Path) -> None:
-    distill_online(base, dataset, tmp_path, replace(UNWATCHED, lora=Lora(rank=2)))
+    distill_online(base, dataset, tmp_path, replace(UNMONITORED, lora=Lora(rank=2)))
     before, after = (read_weights(folder / "model.safetensors") for folder in (base, tmp_path))
     assert after.keys() == before.keys()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -156,8 +157,8 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 
 def test_an_online_model_is_no_teacher(whole: Path, dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is an Online LPM, which only looks back"):
-        distill_online(whole, dataset, tmp_path, UNWATCHED)
+    with pytest.raises(ValueError, match="is an Online LPM, which is causal"):
+        distill_online(whole, dataset, tmp_path, UNMONITORED)
 
 
 def test_two_processes_stay_in_step(base: Path, dataset: Path, tmp_path: Path) -> None:

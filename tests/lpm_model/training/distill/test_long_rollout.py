@@ -1,4 +1,4 @@
-"""Streaming long tuning: a roll-out that goes on, and what changes on its way."""
+"""StreamingSampler long tuning: a roll-out that goes on, and what changes on its way."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lpm_model.dit import Conditions
 from lpm_model.rollout import Noise
-from lpm_model.training.config import LongStage
-from lpm_model.training.distill.long_rollout import Streaming, Switch, going_on
-from lpm_model.training.distill.roles import Cast
+from lpm_model.training.distill.config import LongStage
+from lpm_model.training.distill.long_rollout import StreamingSampler, Switch, extend_audio
+from lpm_model.training.distill.roles import ModelRoles
 from lpm_model.training.distill.rollout_samplers import start_cache
 from lpm_model.training.engine.data import Batch
 from tests.lpm_model import tiny
-from tests.lpm_model.training.distill.conftest import UNWATCHED
+from tests.lpm_model.training.distill.conftest import UNMONITORED
 
 
 class Given(Noise):
@@ -29,21 +29,21 @@ class Given(Noise):
         return next(self.left)
 
 
-MakeCast, MakeBatch = Callable[..., Cast], Callable[..., Batch]
-STEADY = replace(UNWATCHED, long=LongStage(latents=9, switch_prob=0.0))
+MakeRoles, MakeBatch = Callable[..., ModelRoles], Callable[..., Batch]
+STEADY = replace(UNMONITORED, long=LongStage(latents=9, switch_prob=0.0))
 
 
 def exits(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(sum(numbers))
 
 
-def test_steps_are_one_roll_out(make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lpm_model.training.distill.long_rollout.exit_of", lambda *_: 1)
-    cast = make_cast(STEADY)
-    online, context = cast.online, cast.online.config.context_latents
-    player, batches = Streaming(cast, STEADY), [make_batch(cast, step=step) for step in range(3)]
+def test_steps_are_one_roll_out(make_roles: MakeRoles, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpm_model.training.distill.long_rollout.draw_exit_index", lambda *_: 1)
+    roles = make_roles(STEADY)
+    online, context = roles.online, roles.online.config.context_latents
+    sampler, batches = StreamingSampler(roles, STEADY), [make_batch(roles, step=step) for step in range(3)]
     states = [batch.generator.get_state() for batch in batches]
-    samples = [player.sample(batch, exits(), train=False) for batch in batches]
+    samples = [sampler.sample(batch, exits(), train=False) for batch in batches]
 
     def voice(name: str) -> Tensor:
         given = [getattr(batch.conditions, name) for batch in batches]
@@ -65,9 +65,9 @@ def test_steps_are_one_roll_out(make_cast: MakeCast, make_batch: MakeBatch, monk
         for name in ("speak", "listen"):
             cut = voice(name)[:, 3 * number : 3 * number + context + 4]
             assert torch.equal(getattr(sample.conditions, name), cut)
-    player.sample(batches[0], exits(), train=False)
-    assert player.running is not None
-    assert player.running.made == 3  # it has started again
+    sampler.sample(batches[0], exits(), train=False)
+    assert sampler.rollout is not None
+    assert sampler.rollout.latents == 3  # it has started again
 
 
 def test_what_was_heard_goes_on_and_changes_at_the_border() -> None:
@@ -79,48 +79,48 @@ def test_what_was_heard_goes_on_and_changes_at_the_border() -> None:
     given = Conditions(speak=ramp(0), listen=ramp(100))
 
     def own(switch: Switch | None, row: int = 0) -> tuple[list[float], list[float]]:
-        heard = going_on(before, given, 2, 4, switch)
+        heard = extend_audio(before, given, 2, 4, switch)
         assert heard.speak is not None
         assert heard.listen is not None
         assert torch.equal(heard.speak[:, :8], ramp(-8))
         return heard.speak[row, 8:].flatten().tolist(), heard.listen[row, 8:].flatten().tolist()
 
     assert own(None) == own(Switch(2, "text")) == ([2, 3, 4, 5], [102, 103, 104, 105])
-    assert own(Switch(1, "roles")) == ([2, 103, 104, 105], [102, 3, 4, 5])
+    assert own(Switch(1, "turn")) == ([2, 103, 104, 105], [102, 3, 4, 5])
     assert own(Switch(3, "clip")) == ([2, 3, 4, 1005], [102, 103, 104, 1105])
     assert own(Switch(0, "clip"), row=1) == ([2, 3, 4, 5], [102, 103, 104, 105])
 
 
-def test_every_kind_of_change_comes_at_a_chunk_border(make_cast: MakeCast) -> None:
+def test_every_kind_of_change_comes_at_a_chunk_border(make_roles: MakeRoles) -> None:
     online = tiny.online_config(chunk_latents=3, refiner_sigma=0.3)
-    settings = replace(UNWATCHED, online=online, clip_latents=14, long=LongStage(switch_prob=0.7))
-    player = Streaming(make_cast(settings), settings)
-    drawn = [player.draw(torch.Generator().manual_seed(seed)) for seed in range(300)]
+    settings = replace(UNMONITORED, online=online, clip_latents=14, long=LongStage(switch_prob=0.7))
+    sampler = StreamingSampler(make_roles(settings), settings)
+    drawn = [sampler.draw(torch.Generator().manual_seed(seed)) for seed in range(300)]
     happened = [switch for switch in drawn if switch is not None]
     assert 0.6 < len(happened) / len(drawn) < 0.8
-    assert {switch.kind for switch in happened} == {"roles", "clip", "text"}
+    assert {switch.kind for switch in happened} == {"turn", "clip", "text"}
     assert {switch.at for switch in happened} == {0, 3, 6, 9}
 
 
 @pytest.mark.parametrize("on_prompt_change", ["keep", "recompute"])
 def test_another_text_is_scored_where_it_holds(
-    on_prompt_change: str, make_cast: MakeCast, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+    on_prompt_change: str, make_roles: MakeRoles, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(UNWATCHED, online=tiny.online_config(on_prompt_change=on_prompt_change, refiner_sigma=0.3))
-    cast = make_cast(settings)
-    first, second = make_batch(cast, step=0), make_batch(cast, step=1)
+    settings = replace(UNMONITORED, online=tiny.online_config(on_prompt_change=on_prompt_change, refiner_sigma=0.3))
+    roles = make_roles(settings)
+    first, second = make_batch(roles, step=0), make_batch(roles, step=1)
     other = replace(second, conditions=replace(second.conditions, text=tiny.normal(2, 4, 8, seed=9)))
     made = {}
     for name, switch in (("before", None), ("after", Switch(1, "text"))):
         for batch in (first, second):
             batch.generator.manual_seed(3)
-        player = Streaming(cast, settings)
-        monkeypatch.setattr(player, "draw", lambda _, switch=switch: None)
-        player.sample(first, exits(), train=False)
-        monkeypatch.setattr(player, "draw", lambda _, switch=switch: switch)
-        made[name] = player.sample(other, exits(), train=False)
-        assert player.running is not None
-        running = player.running.heard.text
+        sampler = StreamingSampler(roles, settings)
+        monkeypatch.setattr(sampler, "draw", lambda _, switch=switch: None)
+        sampler.sample(first, exits(), train=False)
+        monkeypatch.setattr(sampler, "draw", lambda _, switch=switch: switch)
+        made[name] = sampler.sample(other, exits(), train=False)
+        assert sampler.rollout is not None
+        running = sampler.rollout.conditions.text
     assert made["before"].first == 1
     assert made["after"].first == 2
     assert made["after"].conditions.text is not None

@@ -11,31 +11,31 @@ from torch import Tensor
 
 from lpm_model.config import Lora
 from lpm_model.latent_codec import LatentCodec
-from lpm_model.training.config import Distillation
-from lpm_model.training.distill.long_rollout import Streaming
-from lpm_model.training.distill.roles import Cast, Role
-from lpm_model.training.distill.rollout_samplers import OffPolicy, OnPolicy, Player, Spans
+from lpm_model.training.distill.config import Distillation
+from lpm_model.training.distill.long_rollout import StreamingSampler
+from lpm_model.training.distill.roles import ModelRoles, Role
+from lpm_model.training.distill.rollout_samplers import OffPolicySampler, OnPolicySampler, RolloutSampler, RolloutSpans
 from lpm_model.training.distill.stages import DmdModule
 from lpm_model.training.distill.trajectories import Trajectories, TrajectoryShards, sample_teacher
 from lpm_model.training.engine.data import Batch
 from tests.lpm_model import tiny
-from tests.lpm_model.training.distill.conftest import UNWATCHED
+from tests.lpm_model.training.distill.conftest import UNMONITORED
 
-MakeCast, MakeBatch = Callable[..., Cast], Callable[..., Batch]
+MakeRoles, MakeBatch = Callable[..., ModelRoles], Callable[..., Batch]
 KEYS = ("off_policy", "on_policy", "refiner", "long")
 
 
-def player_of(key: str, cast: Cast, settings: Distillation) -> Player:
+def sampler_of(key: str, roles: ModelRoles, settings: Distillation) -> RolloutSampler:
     if key == "off_policy":
-        return OffPolicy(cast, settings)
+        return OffPolicySampler(roles, settings)
     if key == "long":
-        return Streaming(cast, settings)
-    return OnPolicy(cast, settings, "refiner" if key == "refiner" else "student")
+        return StreamingSampler(roles, settings)
+    return OnPolicySampler(roles, settings, "refiner" if key == "refiner" else "student")
 
 
-def trajectories(cast: Cast, batch: Batch, folder: Path, settings: Distillation) -> Trajectories:
+def trajectories(roles: ModelRoles, batch: Batch, folder: Path, settings: Distillation) -> Trajectories:
     shards = TrajectoryShards(folder, settings)
-    with cast.playing("teacher") as teacher:
+    with roles.activate("teacher") as teacher:
         shards.write(0, sample_teacher(teacher, batch, settings))
     return shards.rows([0, 1], torch.Generator().manual_seed(0))
 
@@ -44,65 +44,67 @@ def shared() -> torch.Generator:
     return torch.Generator().manual_seed(5)
 
 
-def gradients(cast: Cast) -> dict[Role, float]:
+def gradients(roles: ModelRoles) -> dict[Role, float]:
     return {
-        role: sum(float(w.grad.abs().sum()) for w in cast.weights(role).values() if w.grad is not None)
-        for role in cast.networks
+        role: sum(float(w.grad.abs().sum()) for w in roles.weights(role).values() if w.grad is not None)
+        for role in roles.networks
     }
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("key", KEYS)
 def test_gradients_reach_the_intended_role_alone(
-    key: str, rank: int, make_cast: MakeCast, make_batch: MakeBatch, tmp_path: Path
+    key: str, rank: int, make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
-    settings = replace(UNWATCHED, lora=Lora(rank=rank))
-    cast = make_cast(settings)
-    stage, player = getattr(settings, key), player_of(key, cast, settings)
-    module = DmdModule(cast, settings, stage, player, name=key)
+    settings = replace(UNMONITORED, lora=Lora(rank=rank))
+    roles = make_roles(settings)
+    stage, sampler = getattr(settings, key), sampler_of(key, roles, settings)
+    module = DmdModule(roles, settings, stage, sampler, name=key)
     with torch.no_grad():
-        for role in cast.networks if rank else ():
-            for name, weight in cast.weights(role).items():
+        for role in roles.networks if rank else ():
+            for name, weight in roles.weights(role).items():
                 weight += 0.05 * tiny.normal(*weight.shape, seed=len(name))
         if not rank:
-            cast.networks["critic"].head.weight.mul_(1.5)
-    batch = make_batch(cast)
-    given = trajectories(cast, batch, tmp_path, settings) if key == "off_policy" else batch
+            roles.networks["critic"].head.weight.mul_(1.5)
+    batch = make_batch(roles)
+    given = trajectories(roles, batch, tmp_path, settings) if key == "off_policy" else batch
     module.student_loss(given, shared()).backward()
-    moved = gradients(cast)
-    assert moved.pop(player.role) > 0
+    moved = gradients(roles)
+    assert moved.pop(sampler.role) > 0
     assert not any(moved.values())
-    for role in cast.networks:
-        for weight in cast.weights(role).values():
+    for role in roles.networks:
+        for weight in roles.weights(role).values():
             weight.grad = None
     module.critic_loss(given, shared()).backward()
-    moved = gradients(cast)
+    moved = gradients(roles)
     assert moved.pop("critic") > 0
     assert not any(moved.values())
 
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_critic_that_agrees_with_the_teacher_moves_nothing(
-    rank: int, make_cast: MakeCast, make_batch: MakeBatch
+    rank: int, make_roles: MakeRoles, make_batch: MakeBatch
 ) -> None:
-    settings = replace(UNWATCHED, guidance=1.0, lora=Lora(rank=rank))
-    cast = make_cast(settings)
-    module = DmdModule(cast, settings, settings.on_policy, OnPolicy(cast, settings, "student"), name="")
-    module.student_loss(make_batch(cast), shared()).backward()
-    assert gradients(cast)["student"] < 1e-6
+    settings = replace(UNMONITORED, guidance=1.0, lora=Lora(rank=rank))
+    roles = make_roles(settings)
+    module = DmdModule(roles, settings, settings.on_policy, OnPolicySampler(roles, settings, "student"), name="")
+    module.student_loss(make_batch(roles), shared()).backward()
+    assert gradients(roles)["student"] < 1e-6
 
 
-def test_adapters_share_one_base(make_cast: MakeCast) -> None:
-    cast = make_cast(replace(UNWATCHED, lora=Lora(rank=2)))
-    assert len({id(network) for network in cast.networks.values()}) == 1
-    own = {role: {id(w) for w in cast.weights(role).values()} for role in ("student", "critic", "refiner")}
+def test_adapters_share_one_base(make_roles: MakeRoles) -> None:
+    roles = make_roles(replace(UNMONITORED, lora=Lora(rank=2)))
+    assert len({id(network) for network in roles.networks.values()}) == 1
+    own = {role: {id(w) for w in roles.weights(role).values()} for role in ("student", "critic", "refiner")}
     assert own["student"].isdisjoint(own["critic"] | own["refiner"])
 
 
-def test_renoising_keeps_the_image(make_cast: MakeCast, make_batch: MakeBatch) -> None:
-    cast = make_cast()
-    module = DmdModule(cast, UNWATCHED, UNWATCHED.on_policy, OnPolicy(cast, UNWATCHED, "student"), name="")
-    clip = make_batch(cast).latents
+def test_renoising_keeps_the_image(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+    roles = make_roles()
+    module = DmdModule(
+        roles, UNMONITORED, UNMONITORED.on_policy, OnPolicySampler(roles, UNMONITORED, "student"), name=""
+    )
+    clip = make_batch(roles).latents
     noisy, sigma, noise = module.renoise(clip, torch.Generator().manual_seed(0))
     assert torch.equal(noisy[:, :, 0], clip[:, :, 0])
     assert torch.equal(sigma[:, 0], torch.zeros(2))
@@ -111,30 +113,30 @@ def test_renoising_keeps_the_image(make_cast: MakeCast, make_batch: MakeBatch) -
     assert torch.allclose(noisy, (1 - level) * clip + level * noise)
 
 
-def test_a_roll_out_starts_with_the_image_and_repeats(make_cast: MakeCast, make_batch: MakeBatch) -> None:
-    cast = make_cast()
-    player, batch = OnPolicy(cast, UNWATCHED, "student"), make_batch(cast)
+def test_a_roll_out_starts_with_the_image_and_repeats(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+    roles = make_roles()
+    sampler, batch = OnPolicySampler(roles, UNMONITORED, "student"), make_batch(roles)
     state = batch.generator.get_state()
-    first = player.sample(batch, shared(), train=False).clip
+    first = sampler.sample(batch, shared(), train=False).clip
     assert torch.equal(first[:, :, 0], batch.latents[:, :, 0])
     assert first.shape == batch.latents.shape
     batch.generator.set_state(state)
-    assert torch.equal(player.sample(batch, shared(), train=False).clip, first)
-    assert not torch.equal(player.sample(batch, shared(), train=False).clip, first)
+    assert torch.equal(sampler.sample(batch, shared(), train=False).clip, first)
+    assert not torch.equal(sampler.sample(batch, shared(), train=False).clip, first)
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("latents", [4, 7, 12, 40])
 @pytest.mark.parametrize("gradient", [0, 1, 3, 7])
 def test_spans_fit_in_each_other(chunk: int, latents: int, gradient: int) -> None:
-    settings = replace(UNWATCHED, clip_latents=7, gradient_latents=gradient)
-    spans = Spans.of(latents, chunk, settings)
-    assert (spans.end - 1) % chunk == (spans.begin - 1) % chunk == 0
+    settings = replace(UNMONITORED, clip_latents=7, gradient_latents=gradient)
+    spans = RolloutSpans.of(latents, chunk, settings)
+    assert (spans.end - 1) % chunk == (spans.gradient_start - 1) % chunk == 0
     assert latents - chunk < spans.end <= latents
     assert spans.end - spans.first == min(7, spans.end)
-    assert spans.first < spans.begin <= spans.end - chunk
+    assert spans.first < spans.gradient_start <= spans.end - chunk
     if gradient:
-        assert spans.end - spans.begin <= max(gradient, chunk)
+        assert spans.end - spans.gradient_start <= max(gradient, chunk)
 
 
 def test_the_end_of_a_roll_out_is_a_clip_of_its_own() -> None:
@@ -145,32 +147,32 @@ def test_the_end_of_a_roll_out_is_a_clip_of_its_own() -> None:
     assert torch.equal(LatentCodec(0.0).rebase(held, image), held)
 
 
-def test_what_is_looked_at_is_the_end_of_the_roll_out(make_cast: MakeCast, make_batch: MakeBatch) -> None:
-    cast = make_cast()
-    batch = make_batch(cast, latents=9)
+def test_what_is_looked_at_is_the_end_of_the_roll_out(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+    roles = make_roles()
+    batch = make_batch(roles, latents=9)
     state = batch.generator.get_state()
-    whole = OnPolicy(cast, replace(UNWATCHED, clip_latents=9), "student").sample(batch, shared(), train=False)
+    whole = OnPolicySampler(roles, replace(UNMONITORED, clip_latents=9), "student").sample(batch, shared(), train=False)
     batch.generator.set_state(state)
-    end = OnPolicy(cast, UNWATCHED, "student").sample(batch, shared(), train=False)
-    codec = cast.online.codec
+    end = OnPolicySampler(roles, UNMONITORED, "student").sample(batch, shared(), train=False)
+    codec = roles.online.codec
     assert torch.allclose(codec.decode_clip(end.clip), codec.decode_clip(whole.clip)[:, :, 5:], atol=1e-5)
     assert whole.conditions.speak is not None
     assert end.conditions.speak is not None
     assert torch.equal(end.conditions.speak, whole.conditions.speak[:, 5:])
 
 
-def test_the_refiner_begins_from_the_backbones_roll_out(make_cast: MakeCast, make_batch: MakeBatch) -> None:
+def test_the_refiner_begins_from_the_backbones_roll_out(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
     coarse_seen: list[Tensor] = []
-    cast = make_cast()
-    refine = cast.online.refine
+    roles = make_roles()
+    refine = roles.online.refine
 
     def noted(cache: object, coarse: Tensor, *rest: object) -> Tensor:
         coarse_seen.append(coarse)
         return refine(cache, coarse, *rest)  # type: ignore[arg-type]
 
-    cast.online.refine = noted  # type: ignore[method-assign, assignment]
-    batch = make_batch(cast)
-    OnPolicy(cast, UNWATCHED, "refiner").sample(batch, shared(), train=True)
+    roles.online.refine = noted  # type: ignore[method-assign, assignment]
+    batch = make_batch(roles)
+    OnPolicySampler(roles, UNMONITORED, "refiner").sample(batch, shared(), train=True)
     assert not any(coarse.requires_grad for coarse in coarse_seen)
     assert len(coarse_seen) == 3
 
@@ -192,15 +194,15 @@ def saved_bytes() -> Iterator[dict[int, int]]:
 @pytest.mark.parametrize("role", ["student", "refiner"])
 @pytest.mark.parametrize("gradient", [0, 2])
 def test_memory_does_not_follow_the_roll_outs_length(
-    role: Role, gradient: int, make_cast: MakeCast, make_batch: MakeBatch
+    role: Role, gradient: int, make_roles: MakeRoles, make_batch: MakeBatch
 ) -> None:
-    settings = replace(UNWATCHED, gradient_latents=gradient)
-    cast = make_cast(settings)
-    module = DmdModule(cast, settings, settings.on_policy, OnPolicy(cast, settings, role), name="")
+    settings = replace(UNMONITORED, gradient_latents=gradient)
+    roles = make_roles(settings)
+    module = DmdModule(roles, settings, settings.on_policy, OnPolicySampler(roles, settings, role), name="")
     counted = []
     for latents in (5, 9):  # the cache is full in both
         with saved_bytes() as held:
-            loss = module.student_loss(make_batch(cast, latents=latents), shared())
+            loss = module.student_loss(make_batch(roles, latents=latents), shared())
         counted.append(sum(held.values()))
         assert loss.requires_grad
         loss.backward()

@@ -9,30 +9,30 @@ import torch
 
 from lpm_model import flow
 from lpm_model.sampler import SHIFT
-from lpm_model.training.config import OdeStage, OffPolicyStage
-from lpm_model.training.distill import train
-from lpm_model.training.distill.roles import Cast
+from lpm_model.training.distill import stage_runner
+from lpm_model.training.distill.config import OdeStage, OffPolicyStage
+from lpm_model.training.distill.roles import ModelRoles
 from lpm_model.training.distill.train import distill_online
 from lpm_model.training.distill.trajectories import TrajectoryShards, sample_teacher
 from lpm_model.training.engine.data import Batch
 from tests.killed import Killed
-from tests.lpm_model.training.distill.conftest import UNWATCHED
+from tests.lpm_model.training.distill.conftest import UNMONITORED
 
-MakeCast, MakeBatch = Callable[..., Cast], Callable[..., Batch]
+MakeRoles, MakeBatch = Callable[..., ModelRoles], Callable[..., Batch]
 
 
-def written(cast: Cast, folder: Path, batches: list[Batch], settings: object = UNWATCHED) -> TrajectoryShards:
+def written(roles: ModelRoles, folder: Path, batches: list[Batch], settings: object = UNMONITORED) -> TrajectoryShards:
     shards = TrajectoryShards(folder, settings)  # type: ignore[arg-type]
     for number, batch in enumerate(batches):
-        with cast.playing("teacher") as teacher:
+        with roles.activate("teacher") as teacher:
             shards.write(number, sample_teacher(teacher, batch, shards.settings))
     return shards
 
 
-def test_rows_hold_the_teachers_states(make_cast: MakeCast, make_batch: MakeBatch, tmp_path: Path) -> None:
-    cast = make_cast()
-    batches = [make_batch(cast, step=step) for step in range(2)]
-    shards = written(cast, tmp_path, batches)
+def test_rows_hold_the_teachers_states(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+    roles = make_roles()
+    batches = [make_batch(roles, step=step) for step in range(2)]
+    shards = written(roles, tmp_path, batches)
     made = shards.rows([3, 0], torch.Generator())
     assert made.clean.shape == (2, 16, 4, 4, 4)
     assert made.states.shape == (2, 2, 16, 4, 4, 4)
@@ -45,33 +45,33 @@ def test_rows_hold_the_teachers_states(make_cast: MakeCast, make_batch: MakeBatc
     assert not torch.allclose(made.states[:, 0], made.states[:, 1])
 
 
-def test_consistency_keeps_every_state(make_cast: MakeCast, make_batch: MakeBatch, tmp_path: Path) -> None:
-    settings = replace(UNWATCHED, ode=OdeStage(objective="consistency"))
-    cast = make_cast(settings)
-    made = written(cast, tmp_path, [make_batch(cast)], settings).rows([0, 1], torch.Generator())
+def test_consistency_keeps_every_state(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+    settings = replace(UNMONITORED, ode=OdeStage(objective="consistency"))
+    roles = make_roles(settings)
+    made = written(roles, tmp_path, [make_batch(roles)], settings).rows([0, 1], torch.Generator())
     assert made.sigmas == tuple(flow.schedule(settings.teacher_steps, SHIFT)[:-1].tolist())
     # The states lie on one path: a step of Euler's from the last one ends at the teacher's end.
     last, before = made.states[:, -1, :, 1:], made.states[:, -2, :, 1:]
     assert (made.clean[:, :, 1:] - last).abs().mean() < (made.clean[:, :, 1:] - before).abs().mean()
 
 
-def test_rows_with_and_without_captions_join(make_cast: MakeCast, make_batch: MakeBatch, tmp_path: Path) -> None:
-    cast = make_cast()
-    batch = make_batch(cast)
+def test_rows_with_and_without_captions_join(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+    roles = make_roles()
+    batch = make_batch(roles)
     silent = replace(batch, conditions=batch.conditions.without("text"))
     for name, order in (("a", [batch, silent]), ("b", [silent, batch])):
-        text = written(cast, tmp_path / name, order).rows([0, 2], torch.Generator()).conditions.text
+        text = written(roles, tmp_path / name, order).rows([0, 2], torch.Generator()).conditions.text
         assert text is not None
         present = [bool(row.any()) for row in text]
         assert present == [entry is batch for entry in order]
-    assert written(cast, tmp_path / "c", [silent]).rows([0, 1], torch.Generator()).conditions.text is None
+    assert written(roles, tmp_path / "c", [silent]).rows([0, 1], torch.Generator()).conditions.text is None
 
 
 def test_batches_are_a_function_of_the_step_and_ranks_share_them_out(
-    make_cast: MakeCast, make_batch: MakeBatch, tmp_path: Path
+    make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
-    cast = make_cast()
-    shards = written(cast, tmp_path, [make_batch(cast, step=step) for step in range(2)])
+    roles = make_roles()
+    shards = written(roles, tmp_path, [make_batch(roles, step=step) for step in range(2)])
     first, again = (list(shards.batches(range(3))) for _ in range(2))
     assert all(torch.equal(a.clean, b.clean) for a, b in zip(first, again, strict=True))
     both = [list(shards.batches(range(3), rank, 2)) for rank in range(2)]
@@ -80,18 +80,18 @@ def test_batches_are_a_function_of_the_step_and_ranks_share_them_out(
         assert parts[0].generator.initial_seed() != parts[1].generator.initial_seed()
 
 
-def test_a_shard_is_read_row_by_row(make_cast: MakeCast, make_batch: MakeBatch, tmp_path: Path) -> None:
-    cast = make_cast()
-    shards = written(cast, tmp_path, [make_batch(cast, step=step) for step in range(2)])
+def test_a_shard_is_read_row_by_row(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+    roles = make_roles()
+    shards = written(roles, tmp_path, [make_batch(roles, step=step) for step in range(2)])
     shards.path(1).unlink()
     assert shards.rows([0, 1], torch.Generator()).clean.shape[0] == 2  # nothing of the other shard is opened
     assert shards.missing(range(2)) == [1]
 
 
 def test_shards_are_made_once(base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    none = {"on_policy": replace(UNWATCHED.on_policy, steps=0), "refiner": replace(UNWATCHED.refiner, steps=0)}
+    none = {"on_policy": replace(UNMONITORED.on_policy, steps=0), "refiner": replace(UNMONITORED.refiner, steps=0)}
     settings = replace(
-        UNWATCHED, **none, off_policy=OffPolicyStage(), long=replace(UNWATCHED.long, steps=0), ode=OdeStage(steps=1)
+        UNMONITORED, **none, off_policy=OffPolicyStage(), long=replace(UNMONITORED.long, steps=0), ode=OdeStage(steps=1)
     )
     made: list[int] = []
 
@@ -101,7 +101,7 @@ def test_shards_are_made_once(base: Path, dataset: Path, tmp_path: Path, monkeyp
             raise Killed
         return sample_teacher(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "sample_teacher", counted)
+    monkeypatch.setattr(stage_runner, "sample_teacher", counted)
     with pytest.raises(Killed):
         distill_online(base, dataset, tmp_path, settings)
     assert len(list((tmp_path / "trajectories").glob("*.safetensors"))) == 1

@@ -9,8 +9,8 @@ import torch
 
 from lpm_model.config import ModelConfig
 from lpm_model.sampler import load_base
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import train_base
-from lpm_model.training.config import BaseTraining
 from pipelines.cli import main
 from tests.lpm_model import tiny
 

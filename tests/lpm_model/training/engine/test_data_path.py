@@ -14,9 +14,9 @@ import webdataset
 from components.dataset.shards import write_shards
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.sampler import BaseModel
-from lpm_model.training.config import BaseTraining
-from lpm_model.training.engine.data import Batch, ClipBatches, Draw, Squares, loaded
-from lpm_model.training.engine.shard_reader import Recent, read_clips
+from lpm_model.training.base.config import BaseTraining
+from lpm_model.training.engine.data import Batch, ClipBatches, RandomCrops, WindowSampling, prefetched
+from lpm_model.training.engine.shard_reader import LruCache, read_clips
 from tests.lpm_model import tiny
 
 SHAPES = {"wide": (9, 4, 6), "square": (9, 4, 4), "short": (5, 4, 4), "shortest": (3, 4, 4)}
@@ -63,12 +63,12 @@ def equal(one: Batch, other: Batch) -> bool:
 
 
 def test_a_loader_that_keeps_nothing_gives_what_a_list_in_memory_gives(dataset: Path, model: BaseModel) -> None:
-    def batches(kept_bytes: int, *, at_hand: bool) -> list[Batch]:
-        clips = read_clips(dataset, kept_bytes)
+    def batches(cache_bytes: int, *, at_hand: bool) -> list[Batch]:
+        clips = read_clips(dataset, cache_bytes)
         return list(
             ClipBatches(list(clips) if at_hand else clips, model, latents=4, batch=3, steps=range(6), seed=0,
-                        draw=Draw(noise_aug_prob=0.5, references=3, reference_prob=0.5, expressive=1.0),
-                        kept_bytes=kept_bytes)
+                        sampling=WindowSampling(noise_aug_prob=0.5, references=3, reference_prob=0.5, expressive=1.0),
+                        cache_bytes=cache_bytes)
         )  # fmt: skip
 
     pairs = zip(batches(10**9, at_hand=True), batches(0, at_hand=False), strict=True)
@@ -78,10 +78,10 @@ def test_a_loader_that_keeps_nothing_gives_what_a_list_in_memory_gives(dataset: 
 def test_what_is_kept_stays_below_its_bound(dataset: Path, model: BaseModel) -> None:
     clip = read_clips(dataset)[0].nbytes
     clips = read_clips(dataset, 3 * clip)
-    batches = ClipBatches(clips, model, latents=4, batch=4, steps=range(20), seed=0, kept_bytes=10**6)
+    batches = ClipBatches(clips, model, latents=4, batch=4, steps=range(20), seed=0, cache_bytes=10**6)
     for _ in batches:
-        assert 0 < clips.recent.held <= 3 * clip
-        assert 0 < batches.features.held <= 10**6
+        assert 0 < clips.cache.held_bytes <= 3 * clip
+        assert 0 < batches.features.held_bytes <= 10**6
 
 
 def test_the_last_used_stay() -> None:
@@ -91,14 +91,14 @@ def test_the_last_used_stay() -> None:
         made.append(name)
         return name
 
-    recent: Recent[str, str] = Recent(3, len)
+    cache: LruCache[str, str] = LruCache(3, len)
     for name in ("a", "b", "c", "a", "d", "a", "b"):
-        assert recent.get(name, lambda name=name: make(name)) == name  # type: ignore[misc]
+        assert cache.get(name, lambda name=name: make(name)) == name  # type: ignore[misc]
     assert made == ["a", "b", "c", "d", "b"], "b was the one used longest ago when d came"
-    recent.get("larger", lambda: make("larger"))
-    assert recent.held == 6
-    recent.get("e", lambda: make("e"))
-    assert recent.held == 1
+    cache.get("larger", lambda: make("larger"))
+    assert cache.held_bytes == 6
+    cache.get("e", lambda: make("e"))
+    assert cache.held_bytes == 1
 
 
 READ_ALL = """
@@ -139,7 +139,7 @@ def test_lengths_and_grids_do_not_mix(mixed: Path, model: BaseModel) -> None:
 
 
 def test_tokens_bound_a_batch_and_windows_keep_their_chance(mixed: Path, model: BaseModel) -> None:
-    squares = Squares(steps=30, full_frame_every=2, batch=9, cells=2)
+    crops = RandomCrops(steps=30, full_frame_every=2, batch=9, size=2)
     steps = range(1200)
     batches = ClipBatches(read_clips(mixed), model, latents=8, shorter=(5, 3), batch=9, steps=steps, seed=0, tokens=64)
     sizes = {(bucket.latents, bucket.grid): bucket.batch for bucket in batches.buckets}
@@ -152,17 +152,17 @@ def test_tokens_bound_a_batch_and_windows_keep_their_chance(mixed: Path, model: 
     for key, weight in weights.items():
         assert drawn[key] / drawn.total() == pytest.approx(weight / sum(weights.values()), abs=0.06)
     cut = ClipBatches(
-        read_clips(mixed), model, latents=8, shorter=(5, 3), batch=9, steps=steps, seed=0, tokens=64, squares=squares
+        read_clips(mixed), model, latents=8, shorter=(5, 3), batch=9, steps=steps, seed=0, tokens=64, crops=crops
     )
-    assert {bucket.latents: bucket.squares for bucket in cut.buckets} == {8: 8, 5: 9, 3: 9}
+    assert {bucket.latents: bucket.crop_batch for bucket in cut.buckets} == {8: 8, 5: 9, 3: 9}
     with pytest.raises(ValueError, match="one window has 48 tokens, batch_tokens is 40"):
         ClipBatches(read_clips(mixed), model, latents=8, batch=9, steps=steps, seed=0, tokens=40)
 
 
 def test_batches_of_one_optimizer_step_have_one_shape(mixed: Path, model: BaseModel) -> None:
     batches = ClipBatches(
-        read_clips(mixed), model, latents=8, shorter=(5, 3), batch=3, steps=range(24), seed=0, together=3,
-        squares=Squares(steps=8, full_frame_every=2, batch=4, cells=2),
+        read_clips(mixed), model, latents=8, shorter=(5, 3), batch=3, steps=range(24), seed=0, batches_per_step=3,
+        crops=RandomCrops(steps=8, full_frame_every=2, batch=4, size=2),
     )  # fmt: skip
     shapes = [batch.latents.shape for batch in batches]
     assert all(len(set(shapes[step : step + 3])) == 1 for step in range(0, 24, 3))
@@ -173,7 +173,7 @@ def test_batches_of_one_optimizer_step_have_one_shape(mixed: Path, model: BaseMo
 
 def test_workers_give_the_same_batches_in_the_same_order(dataset: Path, model: BaseModel) -> None:
     batches = ClipBatches(read_clips(dataset), model, latents=4, batch=2, steps=range(3, 10), seed=0)
-    together = list(loaded(batches, 2))
+    together = list(prefetched(batches, 2))
     assert len(together) == 7
     for alone, made in zip(batches, together, strict=True):
         assert equal(alone, made)
@@ -211,7 +211,7 @@ def test_whole_people_are_held_out_and_always_the_same(tmp_path: Path) -> None:
     assert [facts.key for facts in again.facts] == [facts.key for facts in held.facts]
     everything, nobody = read_clips(clips(numbers)).split(0.0)
     assert (len(everything), len(nobody)) == (30, 0)
-    with pytest.raises(ValueError, match=r"held_out_fraction 0\.95 of 10 people leaves nobody to learn from"):
+    with pytest.raises(ValueError, match=r"held_out_fraction 0\.95 of 10 people leaves nobody to train on"):
         everything.split(0.95)
 
 

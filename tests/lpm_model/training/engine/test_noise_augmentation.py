@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from lpm_model.config import AUDIO_RATE
 from lpm_model.sampler import BaseModel
-from lpm_model.training.engine.data import ClipBatches, Draw
-from lpm_model.training.engine.noise_augmentation import LOUDEST_DB, QUIETEST_DB, disturbed
+from lpm_model.training.engine.data import ClipBatches, WindowSampling
+from lpm_model.training.engine.noise_augmentation import MAX_LEVEL_DB, MIN_LEVEL_DB, add_noise
 from lpm_model.training.engine.shard_reader import read_clips
 from tests.lpm_model import tiny
 
@@ -23,17 +23,17 @@ def level_db(sound: torch.Tensor) -> float:
 @given(st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_the_sound_is_between_the_levels(seed: int) -> None:
-    sound = disturbed(SILENCE, torch.Generator().manual_seed(seed))
+    sound = add_noise(SILENCE, torch.Generator().manual_seed(seed))
     assert sound.shape == SILENCE.shape
     assert float(sound.abs().max()) <= 1
-    assert QUIETEST_DB - 6 < level_db(sound) < LOUDEST_DB + 6  # a part of a brown noise is not as loud as the whole
-    assert torch.equal(sound, disturbed(SILENCE, torch.Generator().manual_seed(seed)))
+    assert MIN_LEVEL_DB - 6 < level_db(sound) < MAX_LEVEL_DB + 6  # a part of a brown noise is not as loud as the whole
+    assert torch.equal(sound, add_noise(SILENCE, torch.Generator().manual_seed(seed)))
 
 
 def test_a_chord_is_tones_and_noise_is_not() -> None:
     shares = []
     for seed in range(40):
-        spectrum = torch.fft.rfft(disturbed(SILENCE, torch.Generator().manual_seed(seed))).abs().square()
+        spectrum = torch.fft.rfft(add_noise(SILENCE, torch.Generator().manual_seed(seed))).abs().square()
         shares.append(float(spectrum.topk(60).values.sum() / spectrum.sum()))
     assert min(shares) < 0.2 < 0.9 < max(shares)
 
@@ -44,7 +44,9 @@ def test_batches_are_disturbed_as_often_as_asked(tmp_path: Path) -> None:
     model = BaseModel(tiny.MODEL, tiny.autoencoder(), tiny.SIZE_PX)
 
     def speak(chance: float) -> torch.Tensor:
-        source = ClipBatches(clips, model, latents=4, batch=200, steps=range(1), seed=0, draw=Draw(noise_aug_prob=chance))
+        source = ClipBatches(
+            clips, model, latents=4, batch=200, steps=range(1), seed=0, sampling=WindowSampling(noise_aug_prob=chance)
+        )
         conditions = source.make(0).conditions
         assert conditions.speak is not None
         return conditions.speak

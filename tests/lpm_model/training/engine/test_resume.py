@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import train_base
-from lpm_model.training.config import BaseTraining
-from lpm_model.training.engine.loop import StateFile, muon_and_adamw
+from lpm_model.training.engine.checkpoints import CheckpointFile
+from lpm_model.training.engine.optimizers import muon_and_adamw
 from tests.lpm_model import tiny
 
 TRAIN = """
@@ -21,7 +22,7 @@ import json, os, resource, sys
 from pathlib import Path
 from lpm_model.config import ModelConfig
 from lpm_model.training.base.train import BaseModule, train_base
-from lpm_model.training.config import BaseTraining
+from lpm_model.training.base.config import BaseTraining
 
 dataset, folder, encoder, stop = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 settings = BaseTraining(
@@ -74,19 +75,19 @@ def test_a_killed_run_has_the_losses_and_the_memory_of_an_unbroken_one(tmp_path:
 def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
     model = tiny.transformer().requires_grad_(True)
     model.patch.weight.square().sum().backward()
-    optimizers = muon_and_adamw(model, 0.1, 0.1, 0.0)
+    optimizers = muon_and_adamw(model, muon_lr=0.1, learning_rate=0.1, weight_decay=0.0)
     for optimizer in optimizers:
         optimizer.step()
-    state = StateFile(tmp_path)
+    state = CheckpointFile(tmp_path)
     state.save(model, optimizers, 7)
     other = tiny.transformer(seed=1).requires_grad_(True)
-    fresh = muon_and_adamw(other, 0.1, 0.1, 0.0)
+    fresh = muon_and_adamw(other, muon_lr=0.1, learning_rate=0.1, weight_decay=0.0)
     state.restore(other, fresh)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
     for old, new in zip(optimizers, fresh, strict=True):
         states = zip(old.state_dict()["state"].values(), new.state_dict()["state"].values(), strict=True)
         assert all(torch.equal(a[key], b[key]) for a, b in states for key in a)
-    with pytest.raises(ValueError, match="is the state of another model"):
+    with pytest.raises(ValueError, match="is the checkpoint of another model"):
         state.restore(torch.nn.Linear(2, 2), [])
 
 

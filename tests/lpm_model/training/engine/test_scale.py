@@ -19,8 +19,9 @@ from components.train.config import TrainConfig
 from lpm_model.config import ModelConfig, to_mapping
 from lpm_model.files import read_json
 from lpm_model.sampler import load_base
-from lpm_model.training.config import BaseTraining, Preference, Scale
-from lpm_model.training.engine.launch import joined, launch
+from lpm_model.training.base.config import BaseTraining, Preference
+from lpm_model.training.engine.config import Scale
+from lpm_model.training.engine.launch import join_processes, launch
 from tests.lpm_model import tiny
 from tests.lpm_model.training.processes import ADAPTED, DATA, HALF, SETTINGS, fit, measure
 
@@ -137,7 +138,7 @@ def test_the_command_of_a_train_job_trains(place: Path, empty_database: Path, tm
     assert load_base(tmp_path / "base").config == SETTINGS.model
     assert read_json(tmp_path / "base" / "report.json")["metrics"]["steps"] == 2
     assert sorted(path.name for path in tmp_path.iterdir() if "base" in path.name) == ["base"]
-    assert not (tmp_path / "base" / "state").exists()
+    assert not (tmp_path / "base" / "checkpoint").exists()
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -151,5 +152,5 @@ def test_what_does_not_fit_is_refused() -> None:
         BaseTraining(accumulate=2, scale=DATA, preference=Preference(conditions=1))
     with pytest.raises(ValueError, match="lpm trainjob"):
         launch(max, Scale(nodes=2), 1, 2)
-    with pytest.raises(ValueError, match="1 processes were started"), joined(replace(DATA)):
+    with pytest.raises(ValueError, match="1 processes were started"), join_processes(replace(DATA)):
         pass

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from lpm_model.describe import Setting, describe
+from lpm_model.describe import Workload, describe
+from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import train_base
-from lpm_model.training.config import BaseTraining
 from lpm_model.training.engine import throughput
 from lpm_model.training.engine.throughput import Throughput, peak_flops
 from tests.lpm_model import tiny
@@ -33,7 +33,7 @@ def test_figures_are_logged_every_few_batches(tmp_path: Path, monkeypatch: pytes
     train_base(tiny.write_dataset(tmp_path / "dataset", encoder), tmp_path / "base", settings)
     logged = [figures for figures in logged if "mfu" in figures]
     assert len(logged) == 2
-    cost = describe(tiny.MODEL, Setting(frames=4, tokens=4, batch=2))
+    cost = describe(tiny.MODEL, Workload(frames=4, tokens=4, batch=2))
     for figures in logged:
         assert figures["tokens_per_s"] == 10 * 2 * 4 * 4
         assert figures["tflops_per_s"] == pytest.approx(10 * 3 * cost.total_flops / 1e12)
