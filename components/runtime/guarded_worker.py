@@ -1,4 +1,4 @@
-"""One worker process under guard: a job that crashes, hangs or eats the memory costs only itself."""
+"""A guarded worker process: a job that crashes, hangs or uses too much memory fails alone."""
 
 import contextlib
 import logging
@@ -20,13 +20,13 @@ Outcome = dict[str, Any]
 _POLL_S = 0.25
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SPAWN = multiprocessing.get_context("spawn")
-_expendable: list[bool] = []
+_in_worker: list[bool] = []
 """Not empty in a worker process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one job may cost."""
+    """Limits of one job."""
 
     seconds: float = float("inf")
     """Wall time (s)."""
@@ -35,7 +35,7 @@ class Budget:
 
 
 class Worker:
-    """A spawned process (safe beside threads) that does one job at a time; it is started anew after a loss."""
+    """A spawned process (safe with threads) that runs one job at a time; it is restarted after it was lost."""
 
     def __init__(self) -> None:
         self._process: Any = None
@@ -45,14 +45,14 @@ class Worker:
         self._ended: tuple[str, str] | None = None
 
     def begin(self, function: Callable[[Any], Outcome], job: Any, budget: Budget) -> None:
-        """Hand it a job; it must not have one."""
+        """Send it a job; the one before must be finished."""
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._pipe is not None
         self._budget, self._ended = budget, None
         self._pipe.send((function, job))
-        with contextlib.suppress(EOFError):  # `result` tells of a process that is lost already
-            self._pipe.recv()  # start-up and imports are not the job's to pay
+        with contextlib.suppress(EOFError):  # `result` reports a process that is lost already
+            self._pipe.recv()  # start-up and imports do not count towards the budget
         self._started_s = time.monotonic()
 
     def _start(self) -> None:
@@ -62,15 +62,15 @@ class Worker:
         theirs.close()
 
     @property
-    def waits_for(self) -> list[Any]:
-        """What becomes ready when the job is done or the process has ended."""
+    def waitables(self) -> list[Any]:
+        """Objects that become ready when the job is done or the process has ended."""
         return [self._pipe, self._process.sentinel]
 
-    def overdrawn(self) -> None:
-        """End the process when its job is over budget."""
-        taken_s = time.monotonic() - self._started_s
+    def enforce_budget(self) -> None:
+        """Kill the process when its job is over budget."""
+        elapsed_s = time.monotonic() - self._started_s
         rss_mb = _rss_mb(self._process.pid)
-        if taken_s > self._budget.seconds:
+        if elapsed_s > self._budget.seconds:
             self._ended = ("too_slow", f"it took more than {self._budget.seconds:g} s")
         elif rss_mb > self._budget.rss_mb:
             self._ended = ("too_much_memory", f"it took {rss_mb:.0f} MiB, limit {self._budget.rss_mb:g}")
@@ -79,7 +79,7 @@ class Worker:
             self._process.join()
 
     def result(self) -> tuple[Outcome | None, tuple[str, str]]:
-        """(outcome, nothing) of the finished job, or (None, (reason, detail)) where its process has ended."""
+        """Return (outcome, ("", "")) of the finished job, or (None, (reason, detail)) if its process has ended."""
         assert self._pipe is not None
         try:
             if self._ended is None and self._pipe.poll():
@@ -91,11 +91,11 @@ class Worker:
         code = self._process.exitcode
         self._process = None
         if self._ended is None and code == -signal.SIGALRM:
-            self._ended = ("too_slow", "the decoder gave nothing within the time for one picture")
+            self._ended = ("too_slow", "the decoder returned no frame within its time limit")
         return None, self._ended or ("worker_died", f"the worker process ended with {code} (crash or out of memory)")
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -103,18 +103,18 @@ class Worker:
 
 
 def first_done(workers: list[Worker]) -> list[Worker]:
-    """Wait until some of the workers are done (or lost); meanwhile their budgets are watched."""
+    """Wait until some of the workers are done (or lost), and enforce their budgets meanwhile."""
     while True:
-        ready = set(wait([item for worker in workers for item in worker.waits_for], _POLL_S))
-        done = [worker for worker in workers if ready & set(worker.waits_for)]
+        ready = set(wait([item for worker in workers for item in worker.waitables], _POLL_S))
+        done = [worker for worker in workers if ready & set(worker.waitables)]
         if done:
             return done
         for worker in workers:
-            worker.overdrawn()
+            worker.enforce_budget()
 
 
 def _rss_mb(pid: int) -> float:
-    """Resident memory of a process; 0 when it has just ended or the system does not tell."""
+    """Return the resident memory of a process (MiB); 0 when it has just ended or the system does not report it."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except (OSError, IndexError):
@@ -123,17 +123,17 @@ def _rss_mb(pid: int) -> float:
 
 
 def _serve(pipe: Connection) -> None:
-    """The worker's life: jobs in, outcomes out, until the other end is gone. Ctrl-C is the parent's to handle."""
+    """Run jobs from the pipe and send their outcomes until the parent is gone; Ctrl-C is handled by the parent."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"  # before the libraries that read it are loaded
+        os.environ[name] = "1"  # before the libraries that read them are loaded
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _expendable.append(True)
-    cv2.setNumThreads(1)  # sources are worked on side by side: threads within one would wait for each other
+    _in_worker.append(True)
+    cv2.setNumThreads(1)  # one source per worker already: threads within one would compete
     while True:
         try:
             function, job = pipe.recv()
@@ -144,7 +144,7 @@ def _serve(pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """A run that is killed leaves no worker behind that would write beside its successor."""
+    """Exit when the parent is killed: a surviving worker would write into the folder of the next run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -153,11 +153,11 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """The kernel ends a worker process whose block takes longer, for no exception can leave a decoder that hangs.
+    """Kill the worker process by signal if the block takes longer, as no exception can leave a decoder that hangs.
 
-    Elsewhere than in a worker nothing happens.
+    Outside a worker process this does nothing.
     """
-    if not _expendable:
+    if not _in_worker:
         yield
         return
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,4 +1,4 @@
-"""What each part of a pass costs: seconds by part, added up with two clock readings a call."""
+"""Time of each part of a pass: seconds by part, summed with two clock readings a call."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,23 +8,23 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_SPENT: ContextVar[dict[str, float] | None] = ContextVar("spent", default=None)
+_SECONDS: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=None)
 
 
 @contextmanager
 def measured() -> Iterator[dict[str, float]]:
-    """Seconds by part of all that runs inside; filled while it runs."""
-    spent: dict[str, float] = {}
-    token = _SPENT.set(spent)
+    """Collect the seconds by part of everything that runs inside."""
+    seconds: dict[str, float] = {}
+    token = _SECONDS.set(seconds)
     try:
-        yield spent
+        yield seconds
     finally:
-        _SPENT.reset(token)
+        _SECONDS.reset(token)
 
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """Count what runs inside for a part; parts don't nest, so that they add up."""
+    """Count the time of what runs inside as a part; parts must not nest, so that they add up."""
     started_s = time.perf_counter()
     try:
         yield
@@ -33,7 +33,7 @@ def part(name: str) -> Iterator[None]:
 
 
 def waited(name: str, items: Iterable[T]) -> Iterator[T]:
-    """The items; the wait for each is counted for a part, what is done with them is not."""
+    """Yield the items; count the time to get each one as a part, but not the time that the caller takes."""
     rest = iter(items)
     while True:
         started_s = time.perf_counter()
@@ -47,24 +47,27 @@ def waited(name: str, items: Iterable[T]) -> Iterator[T]:
 
 
 def _add(name: str, started_s: float) -> None:
-    spent = _SPENT.get()
-    if spent is not None:
-        spent[name] = spent.get(name, 0.0) + time.perf_counter() - started_s
+    seconds = _SECONDS.get()
+    if seconds is not None:
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started_s
 
 
 def table(timing: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of pass, part, milliseconds a second of video and share of the pass, from timing.json; dearest first."""
+    """Return rows of pass, part, milliseconds per second of video and percentage of the pass; the longest part first.
+
+    Args:
+        timing: contents of timing.json.
+    """
     rows = []
     for name, figures in timing.items():
         total_s, video_s = figures["parts_of_s"], max(figures["video_s"], 1e-9)
-        spent = sorted(figures["parts_s"].items(), key=lambda item: -item[1])
-        for part_name, seconds in [*spent, ("everything else", total_s - sum(figures["parts_s"].values()))]:
-            share = 100 * seconds / max(total_s, 1e-9)
+        parts = sorted(figures["parts_s"].items(), key=lambda item: -item[1])
+        for part_name, seconds in [*parts, ("everything else", total_s - sum(figures["parts_s"].values()))]:
             row = {
                 "pass": name,
                 "part": part_name,
                 "ms": round(1000 * seconds / video_s, 2),
-                "percent": round(share, 1),
+                "percent": round(100 * seconds / max(total_s, 1e-9), 1),
             }
             rows.append(row)
     return rows

@@ -1,4 +1,4 @@
-"""Functions that take their process down, in a module that imports nothing heavy: workers load it afresh."""
+"""Jobs that end their process, in a module without heavy imports, as every new worker loads it."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def misbehave(job: str) -> dict[str, Any]:
-    """Do what the job says."""
+    """Crash, sleep, hang or use memory, as the job says."""
     if job == "crash":
         os.abort()
     if job == "sleep":
@@ -17,8 +17,8 @@ def misbehave(job: str) -> dict[str, Any]:
         with alarm(0.3):
             time.sleep(60)
     if job == "eat":
-        eaten = bytearray(600 << 20)
-        eaten[::4096] = b"x" * len(eaten[::4096])
+        memory = bytearray(600 << 20)
+        memory[::4096] = b"x" * len(memory[::4096])
         time.sleep(60)
     return {"job": job}
 

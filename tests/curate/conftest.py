@@ -1,4 +1,4 @@
-"""What the curation tests share: one rendered conversation with its truth, a small autoencoder, one curated dataset."""
+"""Shared by the curation tests: a rendered conversation with its ground truth, a small autoencoder, a dataset."""
 
 import dataclasses
 import fcntl
@@ -24,7 +24,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def conversation(shared: Path) -> Path:
-    """media/ and truth/ of one performed conversation of 12 s, rendered by whichever worker comes first."""
+    """media/ and truth/ of one rendered conversation of 12 s, made by whichever worker comes first."""
     from components.performer.compose import render_corpus
     from components.performer.config import PerformerConfig
 
@@ -66,7 +66,7 @@ def config(autoencoder: Path) -> CurationConfig:
 
 @pytest.fixture(scope="session")
 def dataset(sides: list[Path], config: CurationConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The conversation curated once, with the Great Expectations gate."""
+    """The conversation curated once, with the Great Expectations validation."""
     home = tmp_path_factory.mktemp("dataset")
     raw = make_raw(home / "raw", sides)
     (raw / "ingest.json").write_text(json.dumps({"rejected": [{"file": "broken.mp4", "reason": "not readable"}]}))

@@ -1,4 +1,4 @@
-"""Small corpora for the tests: rendered conversations, files that must be refused, raw/ folders."""
+"""Small corpora for the tests: videos, files that must be rejected, raw/ folders."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from pathlib import Path
 import av
 import numpy as np
 
-from components.curate.video.frame import Picture, Scalers
+from components.curate.video.frame import DecodedFrame, Scalers
 from lpm_model.digests import file_digest
 
 
 def make_raw(folder: Path, files: Iterable[Path], **fields: object) -> Path:
-    """A raw/ folder over copies of files; cameras and conversations follow from the names."""
+    """Make a raw/ folder of copies of files; cameras and conversations follow from the names."""
     (folder / "media").mkdir(parents=True)
     lines = []
     for file in files:
@@ -40,49 +40,49 @@ def make_raw(folder: Path, files: Iterable[Path], **fields: object) -> Path:
     return folder
 
 
-def as_picture(picture: np.ndarray) -> Picture:
-    """An RGB array as a decoded picture."""
-    return Picture(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"), Scalers())
+def as_frame(rgb: np.ndarray) -> DecodedFrame:
+    """Return an RGB array as a decoded frame."""
+    return DecodedFrame(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24"), Scalers())
 
 
 def write_video(
     path: Path,
-    pictures: list[np.ndarray],
+    images: list[np.ndarray],
     times_s: list[float] | None = None,
     tone_from_s: float | None = None,
     fps: int = 24,
 ) -> Path:
-    """MPEG-4 video with the given time stamps, and a 440 Hz tone at 48 kHz stereo where wanted."""
+    """Write an MPEG-4 video with the given time stamps, and a 440 Hz tone at 48 kHz stereo if wanted."""
     base = Fraction(1, 12000)
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mpeg4", rate=fps)
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", base
         stream.options = {"q:v": "2"}
-        sound = out.add_stream("aac", rate=48000, layout="stereo") if tone_from_s is not None else None
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        audio = out.add_stream("aac", rate=48000, layout="stereo") if tone_from_s is not None else None
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = round((times_s[number] if times_s else number / fps) / base)
             frame.time_base = base
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
-        if sound is not None:
-            seconds = times_s[-1] if times_s else len(pictures) / fps
+        if audio is not None:
+            seconds = times_s[-1] if times_s else len(images) / fps
             at = np.arange(round(seconds * 48000)) / 48000
             tone = np.where(at >= tone_from_s, 0.5 * np.sin(2 * np.pi * 440 * at), 0.0)
             pcm = np.repeat((tone * 32767).astype(np.int16), 2)[None]
             for start in range(0, pcm.shape[1] // 2, 1024):
-                piece = av.AudioFrame.from_ndarray(
+                chunk = av.AudioFrame.from_ndarray(
                     pcm[:, 2 * start : 2 * (start + 1024)], format="s16", layout="stereo"
                 )
-                piece.sample_rate, piece.pts, piece.time_base = 48000, start, Fraction(1, 48000)
-                out.mux(sound.encode(piece))
-            out.mux(sound.encode())
+                chunk.sample_rate, chunk.pts, chunk.time_base = 48000, start, Fraction(1, 48000)
+                out.mux(audio.encode(chunk))
+            out.mux(audio.encode())
     return path
 
 
-def without_sound(source: Path, target: Path) -> Path:
-    """The same video stream without the sound track."""
+def without_audio(source: Path, target: Path) -> Path:
+    """Copy the video stream without the audio track."""
     with av.open(str(source)) as given, av.open(str(target), "w") as out:
         stream = out.add_stream_from_template(given.streams.video[0])
         for packet in given.demux(video=0):
@@ -92,8 +92,8 @@ def without_sound(source: Path, target: Path) -> Path:
     return target
 
 
-def refused_files(folder: Path, good: Path) -> dict[str, Path]:
-    """One file for each reason to be refused."""
+def rejected_files(folder: Path, good: Path) -> dict[str, Path]:
+    """Make one file for each reason to be rejected."""
     folder.mkdir()
     noise = np.random.default_rng(0)
     empty, corrupt, cut = folder / "empty.mp4", folder / "corrupt.mp4", folder / "cut.mp4"
@@ -108,7 +108,7 @@ def refused_files(folder: Path, good: Path) -> dict[str, Path]:
         "corrupt": corrupt,
         "cut": cut,
         "playlist": playlist,
-        "no_audio": without_sound(good, folder / "no_audio.mp4"),
+        "no_audio": without_audio(good, folder / "no_audio.mp4"),
         "no_face": write_video(folder / "no_face.mp4", walls, tone_from_s=0.0),
         "too_short": write_video(folder / "too_short.mp4", walls[:12], tone_from_s=0.0),
     }

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from components.curate.config import CurationConfig
 from components.curate.step import curate
-from components.ingest.config import IngestConfig
 from components.ingest.accept import stop_prober
+from components.ingest.config import IngestConfig
 from components.ingest.step import ingest
 from lpm_model.progress import NoProgress
 
 
 def unchecked(folder: Path, raw: Path) -> dict[str, str]:
-    """A raw/ folder of every regular file, as if ingest had let all in; gives names by path in raw/."""
+    """Make a raw/ folder of every regular file, as if ingest had accepted all; return names by path in raw/."""
     (raw / "media").mkdir(parents=True)
     names, lines = {}, []
     files = sorted(
@@ -47,7 +47,9 @@ def main(home: Path, autoencoder: str) -> None:
     report = curate(home / "all", home / "dataset", config, NoProgress())
     result = {
         "ingest_s": ingest_s,
-        "let_in": [line["file"] for line in map(json.loads, (home / "raw" / "sources.jsonl").read_text().splitlines())],
+        "accepted": [
+            line["file"] for line in map(json.loads, (home / "raw" / "sources.jsonl").read_text().splitlines())
+        ],
         "refused": {one.file: one.reason for one in taken.rejected},
         "rejected": {names[item["file"]]: item["reason"] for item in report.rejected},
         "clips": report.clips,

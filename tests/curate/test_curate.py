@@ -1,4 +1,4 @@
-"""The whole step on small corpora: outputs, refusals, resume, executors."""
+"""The whole step on small corpora: outputs, rejections, resuming, executors."""
 
 import dataclasses
 import io
@@ -14,7 +14,8 @@ import pytest
 import webdataset
 
 from components.curate.config import CurationConfig, StateConfig
-from components.curate.run import passes
+from components.curate.run import analyse, analysis_pass, clip_pass
+from components.curate.run.job import Job
 from components.curate.scorers import COLUMNS as SCORES
 from components.curate.step import curate
 from components.dataset.manifest import read_rows, schema
@@ -25,7 +26,8 @@ from components.runtime.steps import STEPS
 from lpm_model.config import REFERENCE_KINDS
 from lpm_model.digests import dataset_digest, folder_digest, output_digest
 from lpm_model.progress import NoProgress
-from tests.curate.corpus import make_raw, refused_files, without_sound
+from tests.curate.corpus import make_raw, rejected_files, without_audio
+from tests.curate.spies import must_not_be_called
 
 OUTPUTS = {
     "manifest.parquet", "dataset.json", "curation.json", "curation.html", "timing.json", "shards", "previews",
@@ -33,7 +35,7 @@ OUTPUTS = {
 }  # fmt: skip
 
 
-def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -> None:
+def test_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -> None:
     assert {path.name for path in dataset.iterdir()} == OUTPUTS
     described = json.loads((dataset / "dataset.json").read_text())
     assert described["digest"] == report["dataset_digest"] == dataset_digest(dataset) == output_digest(dataset)
@@ -46,20 +48,20 @@ def test_the_dataset_folder_is_complete(dataset: Path, report: dict[str, Any]) -
     assert "https://" not in page
 
 
-def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
+def test_timing_lists_the_parts_of_both_passes(dataset: Path) -> None:
     timing = json.loads((dataset / "timing.json").read_text())
     for name, parts in (
-        ("look", ("starting networks", "decoding", "faces", "watch: text", "writing the first pass")),
+        ("analysis", ("loading networks", "decoding", "faces", "stream: text", "writing analysis")),
         (
             "clips",
             (
-                "starting networks",
+                "loading networks",
                 "crops",
-                "pictures for references",
+                "reference candidates",
                 "score: sync",
                 "latents",
-                "latents of references",
-                "sounds",
+                "reference latents",
+                "audio tracks",
                 "thumbnails",
                 "previews",
                 "manifest rows",
@@ -78,7 +80,7 @@ def test_the_parts_of_both_passes_make_up_their_cost(dataset: Path) -> None:
     assert all(f'<td>{row["part"]}</td><td class="number">{row["ms"]}</td>' in page for row in rows)
 
 
-def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
+def test_manifest_rows_follow_the_schema(dataset: Path) -> None:
     rows = read_rows(dataset / "manifest.parquet")
     for row in rows:
         assert set(row) == set(schema(SCORES).names)
@@ -90,10 +92,10 @@ def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
         assert row["licence"] == "CC0-1.0"
         assert row["consent_ref"] == "test"
         assert row["audio_start_sample"] == (row["start_frame"] + 1) * 1000
-        said = json.loads(row["caption_fields"])
-        spans = said["segments"]
+        caption = json.loads(row["caption_fields"])
+        spans = caption["segments"]
         assert [0, *(span["stop"] for span in spans)] == [*(span["start"] for span in spans), row["frames"]]
-        for fields in (said["fields"], *(span["fields"] for span in spans)):
+        for fields in (caption["fields"], *(span["fields"] for span in spans)):
             assert all(set(field) == {"value", "modality", "model", "version"} for field in fields.values())
         assert all(len(row[f"{name}_track"]) == row["frames"] for name in ("speech", "mouth", "loudness"))
         assert all(
@@ -109,13 +111,13 @@ def test_every_manifest_row_holds_what_it_promises(dataset: Path) -> None:
     assert {state for row in rows for state, _ in row["states"]} == {0, 1, 2}
 
 
-def test_a_square_one_person_picture_is_used_untouched(dataset: Path) -> None:
+def test_square_one_person_video_is_not_resampled(dataset: Path) -> None:
     for row in read_rows(dataset / "manifest.parquet"):
         assert row["crop_box"] == [0, 0, 128, 128]
         assert not row["resampled"]
 
 
-def test_the_funnel_adds_up(report: dict[str, Any], dataset: Path) -> None:
+def test_funnel_adds_up(report: dict[str, Any], dataset: Path) -> None:
     for stage in report["funnel"]:
         assert stage["in"] == stage["out"] + sum(stage["reasons"].values())
     stages = {stage["stage"]: stage for stage in report["funnel"]}
@@ -146,31 +148,33 @@ def test_shards_read_back(dataset: Path) -> None:
     assert seen == sum(row["kept"] for row in rows.values())
 
 
-def test_sounds_are_those_of_each_side(dataset: Path, conversation: Path) -> None:
-    """Own voice is in `speak`, the other's in `listen`, nearly alone."""
+def test_shard_audio_separates_both_sides(dataset: Path, conversation: Path) -> None:
+    """The person's voice is in `speak` and the partner's in `listen`, nearly alone."""
     rows = {row["clip_id"]: row for row in read_rows(dataset / "manifest.parquet")}
-    own = {"speak": [], "listen": []}
+    correlations = {"speak": [], "listen": []}
     for sample in webdataset.WebDataset([str(p) for p in (dataset / "shards").glob("*.tar")], shardshuffle=False):
         row = rows[sample["__key__"]]
         span = slice(row["audio_start_sample"], row["audio_start_sample"] + row["audio_samples"])
         with np.load(conversation / "truth" / f"{row['source_id']}.npz") as truth:
-            for name in own:
+            for name in correlations:
                 given = np.load(io.BytesIO(sample[f"{name}.npy"])).astype(float)
                 clean = truth[f"{name}_pcm"][span].astype(float)
                 if np.abs(clean).max() > 3000 and len(clean) == len(given):
-                    own[name].append(np.corrcoef(given, clean)[0, 1])
-    assert np.mean(own["speak"]) > 0.9
-    assert np.mean(own["listen"]) > 0.9
+                    correlations[name].append(np.corrcoef(given, clean)[0, 1])
+    assert np.mean(correlations["speak"]) > 0.9
+    assert np.mean(correlations["listen"]) > 0.9
 
 
 @pytest.fixture(scope="module")
 def small(config: CurationConfig, tmp_path_factory: pytest.TempPathFactory, sides: list[Path]) -> Path:
-    """A corpus of one good file and one of each kind that must be refused."""
+    """A corpus of one good file and one for each reason to be rejected."""
     home = tmp_path_factory.mktemp("small")
-    return make_raw(home / "raw", [sides[0], *refused_files(home / "files", sides[1]).values()])
+    return make_raw(home / "raw", [sides[0], *rejected_files(home / "files", sides[1]).values()])
 
 
-def test_bad_files_are_named_and_the_run_goes_on(small: Path, config: CurationConfig, tmp_path: Path) -> None:
+def test_bad_files_are_rejected_with_reasons_and_the_run_continues(
+    small: Path, config: CurationConfig, tmp_path: Path
+) -> None:
     result = curate(small, tmp_path / "dataset", config, NoProgress())
     assert result.clips > 0
     assert {Path(item["file"]).stem: item["reason"] for item in result.rejected} == {
@@ -185,34 +189,34 @@ def test_bad_files_are_named_and_the_run_goes_on(small: Path, config: CurationCo
     assert all(item["detail"] for item in result.rejected)
 
 
-def test_silent_video_is_idle_where_sound_is_not_required(
+def test_silent_video_is_idle_if_audio_is_not_required(
     sides: list[Path], config: CurationConfig, tmp_path: Path
 ) -> None:
-    silent = without_sound(sides[0], tmp_path / "silent.mp4")
+    silent = without_audio(sides[0], tmp_path / "silent.mp4")
     relaxed = dataclasses.replace(config, require_audio=False, require_reference=False, min_retention=0.0)
     result = curate(make_raw(tmp_path / "raw", [silent]), tmp_path / "dataset", relaxed, NoProgress())
     assert set(result.state_seconds) == {"idle"}
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(
+def test_interrupted_run_resumes_to_the_same_bytes(
     sides: list[Path], config: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = make_raw(tmp_path / "raw", sides)
     curate(raw, tmp_path / "whole", config, NoProgress())
-    real = passes.make_clips
+    real = clip_pass.make_clips
     calls = []
 
-    def killed(inputs: Any, store: Any) -> Any:
-        calls.append(inputs.own.source.source_id)
+    def interrupted(inputs: Any, store: Any) -> Any:
+        calls.append(inputs.analysis.source.source_id)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return real(inputs, store)
 
-    monkeypatch.setattr(passes, "make_clips", killed)
+    monkeypatch.setattr(clip_pass, "make_clips", interrupted)
     with pytest.raises(KeyboardInterrupt):
         curate(raw, tmp_path / "resumed", config, NoProgress())
     assert not (tmp_path / "resumed").exists()
-    monkeypatch.setattr(passes, "analyse", None)  # the first pass must not be done again
+    monkeypatch.setattr(analyse, "analyse", must_not_be_called("analyse"))
     curate(raw, tmp_path / "resumed", config, NoProgress())
     assert calls == [calls[0], calls[1], calls[1]]
     for name in ("whole", "resumed"):
@@ -222,57 +226,55 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert folder_digest(tmp_path / "resumed") == folder_digest(tmp_path / "whole")
 
 
-def test_a_source_lost_to_a_killed_worker_is_tried_again_and_alone(
+def test_transient_failure_is_retried_alone(
     sides: list[Path],
     config: CurationConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """First the whole run fails, then one source is lost, then the same command gets it and does nothing twice."""
+    """First both sources fail, then one; then the same command processes it and repeats nothing."""
     raw = make_raw(tmp_path / "raw", sides, conversation_id=None, camera=None)
     quick = dataclasses.replace(config, states=StateConfig(match_cameras_max=0), mesh_stride=6, min_retention=0.0)
     curate(raw, tmp_path / "whole", quick, NoProgress())
-    real, looked = passes._look, []
-    lost = {source.stem for source in sides}
+    real, analysed = analysis_pass._analyse, []
+    failing = {source.stem for source in sides}
 
-    def look(job: passes.Job) -> dict[str, Any]:
-        looked.append(job.source.source_id)
-        if job.source.source_id in lost:
+    def flaky(job: Job) -> dict[str, Any]:
+        analysed.append(job.source.source_id)
+        if job.source.source_id in failing:
             job.folder.mkdir(parents=True, exist_ok=True)
-            (job.folder / "cutouts.yuv").write_bytes(b"what a killed worker leaves")
-            raise MemoryError("somebody else took it")
+            (job.folder / "roi_cache.yuv").write_bytes(b"left by a killed worker")
+            raise MemoryError("taken by another process")
         return real(job)
 
-    monkeypatch.setattr(passes, "_look", look)
+    monkeypatch.setattr(analysis_pass, "_analyse", flaky)
 
     def run() -> StepRecord:
         return run_step(STEPS["curate"], {"raw": raw}, tmp_path / "out", quick, NoProgress(), cache=tmp_path / "cache")
 
     with pytest.raises(ValueError, match=r"no clip is left(.|\n)*failed 2"):
         run()
-    lost.remove(sides[0].stem)
-    assert run().report["to_try_again"] == 1
-    assert not list((tmp_path / "cache").rglob("cutouts.*"))
-    assert (
-        f"{sides[1].name} is left out: failed: MemoryError: somebody else took it; the same command tries it again"
-        in (caplog.text)
-    )
-    assert sorted(looked) == sorted([*(side.stem for side in sides)] * 2)
-    lost.clear()
-    looked.clear()
-    made = mock.Mock(wraps=passes.make_clips)
-    monkeypatch.setattr(passes, "make_clips", made)
+    failing.remove(sides[0].stem)
+    assert run().report["num_retryable"] == 1
+    assert not list((tmp_path / "cache").rglob("roi_cache.*"))
+    reason = "failed: MemoryError: taken by another process; run the same command again to retry it"
+    assert f"{sides[1].name} is skipped: {reason}" in caplog.text
+    assert sorted(analysed) == sorted([*(side.stem for side in sides)] * 2)
+    failing.clear()
+    analysed.clear()
+    made = mock.Mock(wraps=clip_pass.make_clips)
+    monkeypatch.setattr(clip_pass, "make_clips", made)
     record = run()
-    assert (record.cached, record.report["rejected"], record.report["to_try_again"]) == (False, [], 0)
-    assert looked == [sides[1].stem]
-    assert [call.args[0].own.source.source_id for call in made.call_args_list] == [sides[1].stem]
+    assert (record.cached, record.report["rejected"], record.report["num_retryable"]) == (False, [], 0)
+    assert analysed == [sides[1].stem]
+    assert [call.args[0].analysis.source.source_id for call in made.call_args_list] == [sides[1].stem]
     assert record.report["dataset_digest"] == dataset_digest(tmp_path / "whole")
     assert run().cached
     assert not list((tmp_path / "cache").rglob("*.partial"))
 
 
-def test_processes_give_the_same_bytes(
+def test_worker_processes_give_the_same_bytes(
     sides: list[Path], config: CurationConfig, dataset: Path, tmp_path: Path
 ) -> None:
     two = dataclasses.replace(config, executor="process", workers=2)
@@ -295,19 +297,19 @@ def test_ray_gives_the_same_bytes(sides: list[Path], config: CurationConfig, dat
     assert result.dataset_digest == dataset_digest(dataset)
 
 
-def test_nothing_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
+def test_no_clip_left_is_an_error_with_the_funnel(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
     strict = dataclasses.replace(config, thresholds={"min_face_px": 1000.0})
     raw = make_raw(tmp_path / "raw", sides[:1])
     bars = mock.Mock(wraps=NoProgress())
     with pytest.raises(ValueError, match=r"no clip is left(.|\n)*face_px_below_min"):
         curate(raw, tmp_path / "dataset", strict, bars)
-    assert {call.args[1] for call in bars.track.call_args_list} == {"looking at sources", "making clips"}
+    assert {call.args[1] for call in bars.track.call_args_list} == {"analysing sources", "making clips"}
     bounded = dataclasses.replace(config, max_retention=0.1)
     with pytest.raises(ValueError, match=r"outside 0\.02\.\.0\.1"):
         curate(raw, tmp_path / "dataset", bounded, NoProgress())
 
 
-def test_copies_and_two_shots_are_left_out(
+def test_duplicates_and_two_shots_are_skipped(
     conversation: Path, sides: list[Path], config: CurationConfig, tmp_path: Path
 ) -> None:
     two_shot = next((conversation / "media").glob("*_two_shot.mp4"))
@@ -318,7 +320,7 @@ def test_copies_and_two_shots_are_left_out(
     assert sorted(item["reason"] for item in result.rejected) == ["duplicate", "two_shot_skipped"]
 
 
-def test_a_broken_listing_is_explained(config: CurationConfig, tmp_path: Path) -> None:
+def test_invalid_sources_jsonl_is_explained(config: CurationConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lpm ingest"):
         curate(tmp_path, tmp_path / "dataset", config, NoProgress())
     (tmp_path / "sources.jsonl").write_text('{"source_id": "../up", "file": "x"}\n')

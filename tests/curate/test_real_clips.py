@@ -1,4 +1,4 @@
-"""Real people from package-carried clips: who speaks, who listens, what is refused."""
+"""Clips of real people from packages: who speaks, who listens, what is rejected."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from components.curate.config import CurationConfig
 from components.curate.labels.pairing import label_source
-from components.curate.run.analyze import analyse
+from components.curate.run.analyse import analyse
 from components.curate.step import curate
 from components.curate.video.analysis import Analysis
 from components.dataset.manifest import read_rows
@@ -41,7 +41,7 @@ def seconds(rows: list[dict[str, object]], track: int) -> dict[int, float]:
     return {code: sum(float((track == code).sum()) for track in states) / 24 for code in (0, 1, 2)}
 
 
-def test_one_speaks_and_the_other_listens_in_one_shot(rows: list[dict[str, object]]) -> None:
+def test_speaker_and_listener_in_one_shot(rows: list[dict[str, object]]) -> None:
     speaker, listener = seconds(rows, 0), seconds(rows, 1)
     assert speaker[1] > 3.0
     assert speaker[2] < 0.5
@@ -49,14 +49,14 @@ def test_one_speaks_and_the_other_listens_in_one_shot(rows: list[dict[str, objec
     assert listener[1] == 0.0
 
 
-def looked(name: str, config: CurationConfig) -> Analysis:
-    """First pass over one clip; those without sound count as silent."""
+def analysis_of(name: str, config: CurationConfig) -> Analysis:
+    """Analyse one clip; those without audio count as silent."""
     try:
         files = {file.stem: file for file in fetch_real_clips()}
     except ValueError as error:
         pytest.skip(str(error))
     if name not in files:
-        pytest.skip(f"{name} can't be had here")
+        pytest.skip(f"{name} is not available here")
     source = Source(
         source_id=name, file=files[name].name, sha256="", bytes=0, origin="folder", licence="", consent_ref=""
     )
@@ -66,37 +66,37 @@ def looked(name: str, config: CurationConfig) -> Analysis:
 @pytest.fixture(scope="module")
 def press(config: CurationConfig) -> Analysis:
     """A speaker and a listener in one shot."""
-    return looked("obama_speech", config)
+    return analysis_of("obama_speech", config)
 
 
-def test_nine_of_ten_voiced_frames_are_labelled_right(press: Analysis, config: CurationConfig) -> None:
-    own, found = press, label_source(press, None, config.states)
-    assert found.beside == [1, 0]
-    for track, labels, state in zip(own.tracks, found.labels, (SPEAK, LISTEN), strict=True):
-        voiced = own.speech[track.start : track.stop] > 0.5
+def test_90_percent_of_voiced_frames_are_labelled_correctly(press: Analysis, config: CurationConfig) -> None:
+    found = label_source(press, None, config.states)
+    assert found.same_shot_partner == [1, 0]
+    for track, labels, state in zip(press.tracks, found.labels, (SPEAK, LISTEN), strict=True):
+        voiced = press.speech[track.start : track.stop] > 0.5
         assert (labels.states[voiced] == state).mean() >= 0.9
 
 
-def test_the_caption_overlay_is_found(press: Analysis) -> None:
+def test_text_scorer_finds_the_caption_overlay(press: Analysis) -> None:
     rows = press.traces["text"]
     for frame in np.unique(rows[:, 0]):
         boxes = rows[(rows[:, 0] == frame) & ~np.isnan(rows[:, 1])]
         low = boxes[boxes[:, 2] > 0.6 * press.header.height_px]
         if frame < 72:
-            assert len(low) == 0  # it is laid over from the third second on
+            assert len(low) == 0  # the overlay starts after three seconds
         elif frame >= 96:
             assert (low[:, 3] - low[:, 1]).sum() > 0.2 * press.header.width_px
 
 
 @pytest.mark.slow
-def test_the_long_listener_does_not_speak(config: CurationConfig) -> None:
-    own = looked("franck", config)
-    states = np.concatenate([labels.states for labels in label_source(own, None, config.states).labels])
+def test_long_listener_does_not_speak(config: CurationConfig) -> None:
+    analysis = analysis_of("franck", config)
+    states = np.concatenate([labels.states for labels in label_source(analysis, None, config.states).labels])
     print(f"{len(states)} frames: " + ", ".join(f"{v}: {(states == v).mean():.3f}" for v in np.unique(states)))
     assert (states != SPEAK).mean() >= 0.9
 
 
-def test_each_person_has_a_square_of_their_own(rows: list[dict[str, object]]) -> None:
+def test_each_person_has_a_separate_crop(rows: list[dict[str, object]]) -> None:
     boxes = {row["track"]: row["crop_box"] for row in rows if row["source_id"] == "obama_speech"}
     assert set(boxes) == {0, 1}
     for track, (x, y, width, height) in boxes.items():
@@ -108,13 +108,13 @@ def test_each_person_has_a_square_of_their_own(rows: list[dict[str, object]]) ->
         assert not x < centre < x + width
 
 
-def test_a_talking_head_speaks(rows: list[dict[str, object]]) -> None:
+def test_talking_heads_speak(rows: list[dict[str, object]]) -> None:
     for name in ("jwpIntro", "testMovie"):
         states = [decode_states(row["states"]) for row in rows if row["source_id"] == name]
         assert sum((track == 1).sum() for track in states) > 48
         assert sum((track == 2).sum() for track in states) < 12
 
 
-def test_slow_sources_are_not_taken_for_frozen(rows: list[dict[str, object]]) -> None:
+def test_low_frame_rate_sources_are_not_frozen(rows: list[dict[str, object]]) -> None:
     assert all(row["frozen_s"] < 0.5 for row in rows)
     assert all(row["kept"] for row in rows)

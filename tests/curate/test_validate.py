@@ -1,4 +1,4 @@
-"""The gate reads shards and digests: what was changed after curation does not pass."""
+"""Validation reads shards and digests: datasets that were changed after curation fail."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
 
 
 def rewritten(folder: Path, change: dict[str, object]) -> None:
-    """Write the first shard again with another member in its first clip."""
+    """Rewrite the first shard with other members in its first clip."""
     path = sorted((folder / "shards").glob("*.tar"))[0]
     clips = []
     for clip, parts in read_shard(path):
@@ -37,19 +37,19 @@ def odd_columns(folder: Path) -> set[str]:
     return {name for fact in facts for name, value in fact.items() if value is False}
 
 
-def test_a_good_dataset_holds(dataset: Path) -> None:
+def test_valid_dataset_passes(dataset: Path) -> None:
     assert odd_columns(dataset) == set()
     assert all(fact["recorded"] and fact["unchanged"] for fact in file_facts(dataset))
 
 
-def test_the_checker_keeps_its_notes_to_itself(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_great_expectations_logs_nothing(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip_frames = json.loads((copy / "dataset.json").read_text())["clip_frames"]
     with caplog.at_level(logging.INFO):
         validate(read_rows(copy / "manifest.parquet"), copy, tuple(clip_frames))
     assert not [record for record in caplog.records if record.name.startswith("great_expectations")]
 
 
-def test_broken_members_are_named(copy: Path) -> None:
+def test_broken_shard_members_are_named(copy: Path) -> None:
     clip, parts = next(read_shard(sorted((copy / "shards").glob("*.tar"))[0]))
     latents = load_array(parts["latents.npy"]).copy()
     latents[0, 0, 0, 0] = np.nan
@@ -70,7 +70,7 @@ def test_broken_members_are_named(copy: Path) -> None:
     assert (copy / "validation" / "index.html").exists()
 
 
-def test_lost_clips_and_files_are_named(copy: Path) -> None:
+def test_missing_clips_and_files_are_named(copy: Path) -> None:
     path = sorted((copy / "shards").glob("*.tar"))[0]
     path.unlink()
     assert "complete" in odd_columns(copy)
@@ -80,7 +80,7 @@ def test_lost_clips_and_files_are_named(copy: Path) -> None:
     assert any(not fact["recorded"] for fact in file_facts(copy))
 
 
-def test_the_docs_open_from_disk(dataset: Path) -> None:
+def test_data_docs_open_from_disk_without_scripts_or_network(dataset: Path) -> None:
     pages = list((dataset / "validation").rglob("*.html"))
     index = (dataset / "validation" / "index.html").read_text()
     for suite in ("manifest", "shards", "files"):

@@ -1,8 +1,8 @@
-"""Reference pictures of the same person from outside a clip's span: a global one, head views and expressions.
+"""Reference images of the same person from outside a clip's span: a global one, head views and expressions.
 
-Frames are proposed from the tracks, before any picture is kept: from the clip's own shot, and what that does not offer
-from other shots of the source. The pictures then decide: sharp and open-eyed ones first, never a copy of a frame of the
-clip, never somebody else.
+Candidate frames are chosen from the tracks, before any image is cut: from the clip's own shot, and what that lacks from
+other shots of the source. Then the images decide: sharp ones with open eyes first, never a copy of a frame of the clip,
+never another person.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,35 +12,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.captions.expressions import OPEN_GAP, strengths, usual_face
+from components.curate.captions.expressions import OPEN_GAP, expression_strengths, neutral_face
 from components.curate.config import CurationConfig
 from components.curate.video import identity
 from components.curate.video.faces import FEATURES, Track
-from components.curate.video.image_similarity import copy_distance
+from components.curate.video.image_similarity import image_distance
 from components.dataset.states import DISCARD, SPEAK
 from lpm_model.config import VIDEO_FPS
 
 VIEWS = {"front": "view_0", "left": "view_1", "right": "view_2"}
-"""Head views by angle; view_3, the back of the head, is beyond what a face tracker sees."""
+"""Head views by angle; view_3, the back of the head, is invisible to a face tracker."""
 EXPRESSIONS = {
     name: f"expression_{slot}"
     for slot, name in enumerate(("smile", "laugh", "surprise", "talk", "sad", "frown", "calm", "wide_eyes"))
 }
-"""Expressions that landmarks can tell, each in a slot of its own."""
+"""Expressions that landmarks can distinguish, each in its own slot."""
 NO_REFERENCE = "no_reference"
-"""Reason of a clip whose person is never seen well outside of it."""
+"""Reason of a clip whose person is never seen clearly outside of it."""
 NEAR_COPY = "references_are_copies"
-"""Reason of a clip whose candidates of a global reference all look like one of its frames, or like somebody else."""
+"""Reason of a clip whose candidates of a global reference are all copies of its frames, or show somebody else."""
 REFERENCE_REASONS = (NO_REFERENCE, NEAR_COPY)
-"""Reasons for which a clip is dropped after its quality was found good."""
-_APART_FRAMES = 6
+"""Reasons to drop a clip that passes all thresholds."""
+_MIN_SPACING_FRAMES = 6
 _SHARPNESS = FEATURES.index("sharpness")
-_NEARBY, _LONG_ENOUGH = 6, 24
-"""Tracks in other shots that are looked through for what the clip's own does not offer, and their fewest frames."""
+_MAX_NEARBY, _MIN_TRACK_FRAMES = 6, 24
+"""Most tracks in other shots that are searched for what the clip's own lacks, and their fewest frames."""
 _TURN_RAD, _FRONT_RAD = 0.30, 0.15
 
-Picture = NDArray[np.uint8]
-Embed = Callable[[Picture, NDArray[np.float32]], NDArray[np.float32] | None]
+Image = NDArray[np.uint8]
+"""RGB, uint8 [S, S, 3]."""
+Embed = Callable[[Image, NDArray[np.float32]], NDArray[np.float32] | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,31 +57,31 @@ class Choice:
     frames: list[int]
     """Candidate frames of the source."""
     openness: list[float]
-    """How open the eyes (and the mouth, where it belongs to the expression) are on each of them, 0..1."""
+    """How open the eyes (and the mouth, if the expression needs it) are on each of them, 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """One candidate's picture."""
+    """One candidate of a reference."""
 
-    picture: Callable[[], Picture]
-    """Reads it: RGB, square, as clips are cut. A long film has more of them than memory should hold."""
+    image: Callable[[], Image]
+    """Reads its crop from disk: the candidates of a long video would not fit into memory."""
     row: NDArray[np.float32]
-    """The face's features (see faces.FEATURES), box and points in the picture's pixels."""
+    """The face's features (see faces.FEATURES), box and points in pixels of the crop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picked:
-    """A reference that was taken."""
+    """A chosen reference."""
 
     choice: Choice
-    """What it stands for."""
+    """Its kind."""
     frame: int
     """Frame of the source."""
     distance: float
     """Perceptual distance to the nearest frame of the clip."""
     identity_distance: float | None
-    """Distance of its face to the mean face of the clip's person; None where one of them is not known."""
+    """Distance of its face to the mean face of the clip's person; None where one of them is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,12 +104,15 @@ class Ranking:
 
 
 def rank(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
-    """What a person's track can show, in order of worth; made once for all clips.
+    """Rank the frames of a person's track for every kind of reference, once for all clips.
 
     Args:
-        number: of the track in the source.
+        number: number of the track in the source.
         track: the person.
-        states: the person's states [T].
+        states: the person's states, uint8 [T].
+
+    Returns:
+        The rankings, the most valuable kinds of reference first.
     """
     found = []
     for shows, allowed, cost, openness in _wanted(track, states, track.seen & (states != DISCARD)):
@@ -119,24 +123,24 @@ def rank(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
 
 
 def nearby(tracks: Sequence[Track], number: int) -> list[int]:
-    """Tracks that may show a track's person in other shots, the nearest in time first; whether they do, faces say."""
+    """Return tracks in other shots that may show a track's person, the nearest in time first."""
     own = tracks[number]
-    far = {
+    frames_away = {
         other: max(track.start - own.stop, own.start - track.stop)
         for other, track in enumerate(tracks)
-        if track.shot != own.shot and len(track.values) >= _LONG_ENOUGH
+        if track.shot != own.shot and len(track.values) >= _MIN_TRACK_FRAMES
     }
-    return sorted(far, key=lambda other: (far[other], other))[:_NEARBY]
+    return sorted(frames_away, key=lambda other: (frames_away[other], other))[:_MAX_NEARBY]
 
 
 def choose_references(
-    own: list[Ranking], elsewhere: Sequence[list[Ranking]], start: int, frames: int, config: CurationConfig
+    own: list[Ranking], other_shots: Sequence[list[Ranking]], start: int, frames: int, config: CurationConfig
 ) -> list[Choice]:
-    """Candidates of one clip's references, in order of worth; what is not offered by its own track, from others.
+    """Choose the candidates of one clip's references: from its own track, and what that lacks from other shots.
 
     Args:
-        own: what the clip's track can show.
-        elsewhere: what tracks in other shots can show, in the same order of worth.
+        own: rankings of the clip's track.
+        other_shots: rankings of tracks in other shots, in the same order.
         start: the clip's first frame in the source.
         frames: the clip's length.
         config: how many references.
@@ -147,36 +151,36 @@ def choose_references(
     guard = round(config.references.guard_s * VIDEO_FPS)
     near = range(start - guard, start + frames + guard)
     found: list[list[Choice]] = []
-    room = _Room(config)
+    slots = _Slots(config)
     for at, ranking in enumerate(own):
-        if room.full(ranking.kind):
+        if slots.full(ranking.kind):
             continue
         best = _best(ranking, near, config.references.candidates)
         if best is None:
             count = config.references.candidates if ranking.kind == "global" else 1
-            offered = [_best(rankings[at], near, count) for rankings in elsewhere]
+            offered = [_best(rankings[at], near, count) for rankings in other_shots]
             found.append([choice for choice in offered if choice is not None])
         else:
             found.append([best])
-            room.take(ranking.kind)
+            slots.take(ranking.kind)
         if not found[0]:
             return []
     return [choice for choices in found for choice in choices]
 
 
-class _Room:
-    """How many references of a clip may still be taken."""
+class _Slots:
+    """Counts how many references of each kind a clip may still get."""
 
     def __init__(self, config: CurationConfig) -> None:
         self._left = {"view": config.references.max_views, "expression": config.references.max_expressions, "global": 1}
         self._all = config.max_references
 
     def full(self, kind: str) -> bool:
-        """Whether no more of a kind is wanted."""
+        """Return whether no more of a kind is wanted."""
         return self._all == 0 or self._left[kind.partition("_")[0]] == 0
 
     def take(self, kind: str) -> None:
-        """One of a kind is there."""
+        """Use one slot of a kind."""
         self._left[kind.partition("_")[0]] -= 1
         self._all -= 1
 
@@ -185,9 +189,9 @@ Wanted = tuple[str, NDArray[np.bool_], NDArray[Any], NDArray[Any]]
 
 
 def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) -> Iterator[Wanted]:
-    """(what it shows, frames that do, cost, openness) in order of worth."""
+    """Yield (what it shows, frames that do, cost by frame, openness by frame), the most valuable first."""
     yaw, eyes, pitch = (track.column(name) for name in ("yaw", "eyes", "pitch"))
-    found = strengths(track.values, usual_face(track, states))
+    found = expression_strengths(track.values, neutral_face(track, states))
     shown = {name: np.nan_to_num(values) for name, values in found.items()}
     open_eyes = np.clip(np.nan_to_num(eyes, nan=0.0) / max(float(np.nanmedian(eyes)), 1e-6), 0.0, 2.0)
     awake = free & (open_eyes > 0.75)
@@ -215,11 +219,11 @@ def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) ->
 
 
 def _best(ranking: Ranking, near: range, count: int) -> Choice | None:
-    """The first frames of a ranking that are far from a clip and a quarter of a second from each other."""
+    """Return the first frames of a ranking that are far from a clip and a quarter of a second from each other."""
     chosen: list[int] = []
     for place, frame in enumerate(ranking.frames):
         if int(frame) not in near and all(
-            abs(int(frame) - int(ranking.frames[other])) >= _APART_FRAMES for other in chosen
+            abs(int(frame) - int(ranking.frames[other])) >= _MIN_SPACING_FRAMES for other in chosen
         ):
             chosen.append(place)
         if len(chosen) == count:
@@ -235,79 +239,79 @@ def _best(ranking: Ranking, near: range, count: int) -> Choice | None:
     )
 
 
-class Picker:
-    """Takes the references of a source's clips; each picture's face is looked at once at most, and only if needed."""
+class ReferencePicker:
+    """Picks the references of a source's clips; each candidate's face is embedded at most once, and only if needed."""
 
     def __init__(
         self, config: CurationConfig, people: NDArray[np.float32], limit: float, embed: Embed = identity.embed
     ) -> None:
-        """A picker for one source.
+        """Start a picker for one source.
 
         Args:
             config: how many references.
-            people: mean embedding of each track [tracks, 128]; NaN where not known.
+            people: mean embedding of each track [tracks, 128]; NaN where unknown.
             limit: distance below which two tracks show one person.
-            embed: embedding of the face in a picture, given its features.
+            embed: returns the embedding of the face in an image, given its features.
         """
         self._config, self._people, self._limit, self._embed = config, people, limit, embed
-        self._known: dict[tuple[int, int], NDArray[np.float32] | None] = {}
+        self._embeddings: dict[tuple[int, int], NDArray[np.float32] | None] = {}
 
     def pick(
         self,
         track: int,
         choices: list[Choice],
-        pictures: dict[tuple[int, int], Candidate],
+        candidates: dict[tuple[int, int], Candidate],
         thumbnails: NDArray[np.float32],
     ) -> list[Picked]:
-        """The references of one clip.
+        """Pick the references of one clip.
 
         Args:
             track: number of the clip's person in the source.
-            choices: what is wanted, the global one first.
-            pictures: candidates by (track, frame).
-            thumbnails: of every frame of the clip, [T, 32, 32, 3].
+            choices: the wanted kinds, the global one first.
+            candidates: images by (track, frame).
+            thumbnails: of every frame of the clip, float32 [T, 32, 32, 3].
 
         Returns:
-            One for each kind that has a good picture, no frame twice; empty where the global one has none.
+            One for each kind that has a good candidate, no frame twice; empty if the global one has none.
         """
         taken: list[Picked] = []
-        room = _Room(self._config)
+        slots = _Slots(self._config)
         for choice in choices:
             kinds = {one.choice.kind for one in taken}
             if choice.kind != "global" and "global" not in kinds:
                 return []
-            if choice.kind in kinds or room.full(choice.kind) or not self._may_be(track, choice.track):
+            if choice.kind in kinds or slots.full(choice.kind) or not self._same_person(track, choice.track):
                 continue
-            found = self._first_good(track, choice, pictures, thumbnails, {one.frame for one in taken})
+            found = self._first_good(track, choice, candidates, thumbnails, {one.frame for one in taken})
             if found is not None:
                 taken.append(found)
-                room.take(choice.kind)
+                slots.take(choice.kind)
         return taken
 
-    def _may_be(self, track: int, other: int) -> bool:
-        """Whether two tracks show one person; of another track this has to be known."""
+    def _same_person(self, track: int, other: int) -> bool:
+        """Return whether two tracks are known to show one person."""
         if track == other:
             return True
-        distance = float(np.linalg.norm(self._people[track] - self._people[other]))  # NaN where one is not known
+        distance = float(np.linalg.norm(self._people[track] - self._people[other]))  # NaN where one is unknown
         return distance < self._limit
 
     def _first_good(
         self,
         track: int,
         choice: Choice,
-        pictures: dict[tuple[int, int], Candidate],
+        candidates: dict[tuple[int, int], Candidate],
         thumbnails: NDArray[np.float32],
         used: set[int],
     ) -> Picked | None:
-        """The sharpest, most open candidate that is no copy and shows the same person."""
-        worth = {
-            frame: float(pictures[choice.track, frame].row[_SHARPNESS]) * openness
+        """Return the sharpest candidate with the most open eyes that is no copy and shows the same person."""
+        quality = {
+            frame: float(candidates[choice.track, frame].row[_SHARPNESS]) * openness
             for frame, openness in zip(choice.frames, choice.openness, strict=True)
-            if frame not in used and (choice.track, frame) in pictures
+            if frame not in used and (choice.track, frame) in candidates
         }
-        for frame in sorted(worth, key=lambda one: (-worth[one], one)):
-            candidate = pictures[choice.track, frame]
-            distance = copy_distance(candidate.picture(), thumbnails)
+        for frame in sorted(quality, key=lambda one: (-quality[one], one)):
+            candidate = candidates[choice.track, frame]
+            distance = image_distance(candidate.image(), thumbnails)
             if distance < self._config.references.min_distance:
                 continue
             found = self._identity_distance(track, (choice.track, frame), candidate)
@@ -316,10 +320,10 @@ class Picker:
         return None
 
     def _identity_distance(self, track: int, place: tuple[int, int], candidate: Candidate) -> float | None:
-        """How far a candidate's face is from the clip's person; None where one of them is not known."""
+        """Return the distance of a candidate's face to the clip's person; None where one of them is unknown."""
         if np.isnan(self._people[track, 0]):
             return None
-        if place not in self._known:
-            self._known[place] = self._embed(candidate.picture(), candidate.row)
-        face = self._known[place]
+        if place not in self._embeddings:
+            self._embeddings[place] = self._embed(candidate.image(), candidate.row)
+        face = self._embeddings[place]
         return None if face is None else float(np.linalg.norm(face - self._people[track]))

@@ -1,18 +1,18 @@
-"""What is written about a clip: its view for the scorers, its manifest row and its members in the shard."""
+"""What is derived from a clip: the inputs of scorers and captioners, its manifest row, its audio and shard metadata."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.captions.expressions import usual_face
-from components.curate.captions.measured import Seen
+from components.curate.captions.expressions import neutral_face
+from components.curate.captions.measured import CaptionInput
 from components.curate.clips.plan import Plan
 from components.curate.config import CurationConfig
-from components.curate.labels.conversation import conversation_facts, strange_voice
-from components.curate.labels.pairing import Labelled
-from components.curate.labels.states import gate
-from components.curate.scorers.base import Clip
+from components.curate.labels.conversation import conversation_facts, offscreen_speech
+from components.curate.labels.pairing import SourceLabels
+from components.curate.labels.states import gate_audio
+from components.curate.scorers.base import ClipView
 from components.curate.video.analysis import Analysis
 from components.curate.video.crops import others_in
 from components.dataset.states import DISCARD, IDLE, LISTEN, SPEAK, encode_states
@@ -21,47 +21,49 @@ from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 def clip_view(
     plan: Plan,
-    pictures: NDArray[np.uint8],
-    own: Analysis,
-    labelled: Labelled,
+    rgb: NDArray[np.uint8],
+    analysis: Analysis,
+    labelled: SourceLabels,
     copied: NDArray[np.bool_],
     config: CurationConfig,
-) -> Clip:
-    """A finished clip as scorers see it.
+) -> ClipView:
+    """Return a finished clip as scorers see it.
 
     Args:
-        plan: where it lies.
-        pictures: its frames [T, S, S, 3].
-        own: first pass of the source.
+        plan: track and frames of the clip.
+        rgb: its cropped frames, uint8 [T, S, S, 3].
+        analysis: analysis of the source.
         labelled: states of its people.
-        copied: frames of the source that an earlier source shows as well [frames].
+        copied: frames of the source that duplicate an earlier source, bool [frames].
         config: settings.
     """
-    track, labels = own.tracks[plan.track], labelled.labels[plan.track]
+    track, labels = analysis.tracks[plan.track], labelled.labels[plan.track]
     part = plan.within(track)
-    return Clip(
-        own=own,
+    return ClipView(
+        analysis=analysis,
         start=plan.start,
-        pictures=pictures,
+        rgb=rgb,
         crop=plan.crop,
         track=track,
-        others=others_in(own.tracks, plan.track, plan.start, plan.stop),
+        others=others_in(analysis.tracks, plan.track, plan.start, plan.stop),
         states=labels.states[part],
         confidence=labels.confidence[part],
         copied=copied[plan.start : plan.stop],
-        strange=strange_voice(plan.track, own, labelled, config.intervals)[plan.start : plan.stop],
+        offscreen_speech=offscreen_speech(plan.track, analysis, labelled, config.intervals)[plan.start : plan.stop],
     )
 
 
 def clip_facts(
-    plan: Plan, own: Analysis, labelled: Labelled, partner: Analysis | None, config: CurationConfig
+    plan: Plan, analysis: Analysis, labelled: SourceLabels, partner: Analysis | None, config: CurationConfig
 ) -> dict[str, Any]:
-    """All manifest columns that are not scores, tracks or captions."""
-    source, track = own.source, own.tracks[plan.track]
+    """Return all manifest columns that are not scores, tracks or captions."""
+    source, track = analysis.source, analysis.tracks[plan.track]
     part = plan.within(track)
     states = labelled.labels[plan.track].states[part]
     rows = track.values[part]
-    person = source.person_hint if source.person_hint and len(own.tracks) == 1 else f"{source.source_id}.p{plan.track}"
+    person = (
+        source.person_hint if source.person_hint and len(analysis.tracks) == 1 else f"{source.source_id}.p{plan.track}"
+    )
     return {
         **{name: getattr(source, name) for name in ("source_id", "file", "origin", "licence", "consent_ref")},
         "source_sha256": source.sha256,
@@ -80,7 +82,7 @@ def clip_facts(
         "idle_ratio": round(float((states == IDLE).mean()), 6),
         "partner_source_id": partner.source.source_id if partner else None,
         "camera_offset_samples": labelled.offset_samples,
-        **conversation_facts(plan.track, plan.start, plan.stop, own, labelled, config.intervals),
+        **conversation_facts(plan.track, plan.start, plan.stop, analysis, labelled, config.intervals),
         "crop_box": [plan.crop.x, plan.crop.y, plan.crop.side, plan.crop.side],
         "face_box": [int(v) for v in np.median(rows[:, :4], axis=0)],
         "resampled": plan.crop.side != config.size_px,
@@ -93,63 +95,63 @@ def clip_facts(
     }
 
 
-def seen_of(plan: Plan, clip: NDArray[np.uint8], own: Analysis, labelled: Labelled) -> Seen:
-    """What a captioner gets to see of a clip."""
-    track, span = own.tracks[plan.track], slice(plan.start, plan.stop)
+def caption_input(plan: Plan, rgb: NDArray[np.uint8], analysis: Analysis, labelled: SourceLabels) -> CaptionInput:
+    """Return a clip as captioners see it."""
+    track, span = analysis.tracks[plan.track], slice(plan.start, plan.stop)
     part, states = plan.within(track), labelled.labels[plan.track].states
     rows = track.values[part]
-    return Seen(
+    return CaptionInput(
         states=states[part],
-        speech=own.speech[span],
-        loudness_db=own.loudness[span],
-        sound=own.track[plan.start * SAMPLES_PER_FRAME : plan.stop * SAMPLES_PER_FRAME],
+        speech=analysis.speech[span],
+        loudness_db=analysis.loudness[span],
+        audio=analysis.track[plan.start * SAMPLES_PER_FRAME : plan.stop * SAMPLES_PER_FRAME],
         features=rows,
-        usual=usual_face(track, states)[part],
-        face_share=float(np.nanmedian(rows[:, 3] - rows[:, 1])) / plan.crop.side,
-        pictures=clip,
+        neutral=neutral_face(track, states)[part],
+        face_ratio=float(np.nanmedian(rows[:, 3] - rows[:, 1])) / plan.crop.side,
+        rgb=rgb,
     )
 
 
-def clip_tracks(plan: Plan, own: Analysis) -> dict[str, list[int]]:
-    """Tracks for people to look at, one byte a frame: speech 0..1, mouth gap 0..0.5 eye distances, -60..0 dB."""
-    track = own.tracks[plan.track]
+def clip_tracks(plan: Plan, analysis: Analysis) -> dict[str, list[int]]:
+    """Return the tracks that pages plot, one byte a frame: speech 0..1, mouth gap 0..0.5 eye distances, -60..0 dB."""
+    track = analysis.tracks[plan.track]
     gap = track.column("gap")[plan.within(track)]
     span = slice(plan.start, plan.stop)
-    shares = {
-        "speech_track": own.speech[span],
+    fractions = {
+        "speech_track": analysis.speech[span],
         "mouth_track": np.nan_to_num(gap) / 0.5,
-        "loudness_track": own.loudness[span] / 60 + 1,
+        "loudness_track": analysis.loudness[span] / 60 + 1,
     }
-    return {name: np.round(255 * np.clip(share, 0, 1)).astype(int).tolist() for name, share in shares.items()}
+    return {name: np.round(255 * np.clip(values, 0, 1)).astype(int).tolist() for name, values in fractions.items()}
 
 
-def clip_sounds(
-    plan: Plan, own: Analysis, labelled: Labelled, partner: Analysis | None, config: CurationConfig
+def clip_audio(
+    plan: Plan, analysis: Analysis, labelled: SourceLabels, partner: Analysis | None, config: CurationConfig
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Speaker-only and listener-only sound of a clip, int16 [(frames - 1) * 1000] each.
+    """Return the speaker-only and the listener-only audio of a clip, int16 [(frames - 1) * 1000] each.
 
-    Both are one microphone's mixture, silenced while the other side speaks; idle parts stay in both. The listener's
-    side comes from the partner's own microphone where there is one: that is what a user's microphone will send.
+    Both are one microphone's mixture, muted while the other side speaks; idle parts stay in both. The listener-only
+    audio comes from the partner's own microphone where there is one, as a user's microphone will send it.
     """
-    track = own.tracks[plan.track]
+    track = analysis.tracks[plan.track]
     states = labelled.labels[plan.track].states[plan.start + 1 - track.start : plan.stop - track.start]
     start, stop = (plan.start + 1) * SAMPLES_PER_FRAME, plan.stop * SAMPLES_PER_FRAME
-    mixture = own.track[start:stop]
-    speak = gate(mixture, states, LISTEN, SAMPLES_PER_FRAME)
+    mixture = analysis.track[start:stop]
+    speak = gate_audio(mixture, states, LISTEN, SAMPLES_PER_FRAME)
     if partner is None or labelled.partner is None or config.listen_from == "own":
-        return speak, gate(mixture, states, SPEAK, SAMPLES_PER_FRAME)
+        return speak, gate_audio(mixture, states, SPEAK, SAMPLES_PER_FRAME)
     theirs = labelled.partner[plan.start + 1 : plan.stop].copy()
-    theirs[theirs == DISCARD] = IDLE  # their mouth does not matter to what is heard
+    theirs[theirs == DISCARD] = IDLE  # the audio stays whatever their mouth shows
     there = np.zeros(stop - start, np.int16)
     a, b = start + labelled.offset_samples, stop + labelled.offset_samples
     low, high = max(a, 0), min(b, len(partner.track))
     if high > low:
         there[low - a : high - a] = partner.track[low:high]
-    return speak, gate(there, theirs, LISTEN, SAMPLES_PER_FRAME)
+    return speak, gate_audio(there, theirs, LISTEN, SAMPLES_PER_FRAME)
 
 
 def shard_json(plan: Plan, size_px: int) -> dict[str, Any]:
-    """The `.json` member of a kept clip."""
+    """Return the `.json` member of a kept clip."""
     row = plan.row
     return {
         "frames": plan.frames,

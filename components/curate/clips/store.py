@@ -1,4 +1,4 @@
-"""Where the second pass puts what a source gives, clip by clip: hours of it would not fit into memory."""
+"""Files of one source's clips while they are made: hours of video would not fit into memory."""
 
 import functools
 from collections.abc import Callable
@@ -13,53 +13,53 @@ from lpm_model.files import read_json, write_json
 
 
 class ClipStore:
-    """A folder of finished clips, of those that wait for their references, and of pictures that may become some."""
+    """A folder of finished clips, of encoded clips that still need references, and of candidates of references."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._candidates = folder / "candidates.raw"
 
-    def candidate(self, picture: NDArray[np.uint8]) -> Callable[[], NDArray[np.uint8]]:
-        """Put aside a picture; what is given back reads it."""
+    def add_candidate(self, image: NDArray[np.uint8]) -> Callable[[], NDArray[np.uint8]]:
+        """Write an image; return a function that reads it."""
         with self._candidates.open("ab") as file:
             start = file.tell()
-            file.write(picture.tobytes())
-        return functools.partial(self._read, start, picture.shape)
+            file.write(image.tobytes())
+        return functools.partial(self._read, start, image.shape)
 
     def _read(self, start: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         values = np.fromfile(self._candidates, np.uint8, int(np.prod(shape)), offset=start)
         return values.reshape(shape)
 
     def drop_candidates(self) -> None:
-        """All references have been taken."""
+        """Delete the candidates, once all references are chosen."""
         self._candidates.unlink(missing_ok=True)
 
-    def wait(self, clip_id: str, **arrays: NDArray[Any]) -> None:
-        """Put aside what will be asked for again."""
-        np.savez(self._folder / f"{clip_id}.waiting.npz", **arrays)  # type: ignore[arg-type]
+    def add_pending(self, clip_id: str, **arrays: NDArray[Any]) -> None:
+        """Write the arrays of a clip that still needs references."""
+        np.savez(self._folder / f"{clip_id}.pending.npz", **arrays)  # type: ignore[arg-type]
 
-    def waiting(self, clip_id: str) -> dict[str, NDArray[Any]]:
-        """What was put aside; it is gone from the folder afterwards."""
-        path = self._folder / f"{clip_id}.waiting.npz"
+    def take_pending(self, clip_id: str) -> dict[str, NDArray[Any]]:
+        """Read the arrays of a clip that still needs references, and delete their file."""
+        path = self._folder / f"{clip_id}.pending.npz"
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
         path.unlink()
         return arrays
 
-    def preview(self, clip_id: str, strip: NDArray[np.uint8]) -> None:
-        """An RGB strip of a clip's frames, as JPEG."""
+    def add_preview(self, clip_id: str, strip: NDArray[np.uint8]) -> None:
+        """Write a strip of a clip's frames, RGB uint8 [H, W, 3], as JPEG."""
         import cv2
 
         bgr = cv2.cvtColor(strip, cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(self._folder / f"{clip_id}.jpg"), bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
-    def members(self, clip_id: str, members: dict[str, Any]) -> None:
-        """The shard members of a kept clip: arrays and "json", a mapping."""
+    def add_members(self, clip_id: str, members: dict[str, Any]) -> None:
+        """Write the shard members of a kept clip: arrays and "json", a mapping."""
         np.savez(self._folder / f"{clip_id}.npz", **{name: members[name] for name in MEMBERS})
         write_json(self._folder / f"{clip_id}.json", members["json"])
 
 
 def read_members(folder: Path, clip_id: str) -> dict[str, Any]:
-    """What `ClipStore.members` wrote."""
+    """Read what `ClipStore.add_members` wrote."""
     with np.load(folder / f"{clip_id}.npz", allow_pickle=False) as data:
         return {**{name: data[name] for name in MEMBERS}, "json": read_json(folder / f"{clip_id}.json")}

@@ -15,7 +15,7 @@ _WASTE_COST = 0.3
 def cut_windows(
     usable: NDArray[np.bool_], speech: NDArray[np.float32], config: CurationConfig
 ) -> list[tuple[int, int]]:
-    """Windows (first frame, frames) inside the usable spans of a track.
+    """Return windows (first frame, frames) inside the usable spans of a track.
 
     Args:
         usable: frames that may be shown, bool [T].
@@ -33,7 +33,7 @@ def cut_windows(
 
 
 def _best_length(speech: NDArray[np.float32], at: int, stop: int, shortest: int, longest: int) -> int:
-    """Length (4k+1) whose end disturbs least: quiet, long, and without a rest too short to use."""
+    """Return the best length (4k+1): long, ending in a pause, and without a remainder too short to use."""
     best, best_score = shortest, -np.inf
     for frames in range(shortest, min(longest, stop - at) + 1, FRAMES_PER_LATENT):
         end = at + frames

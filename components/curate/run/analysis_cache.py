@@ -1,7 +1,7 @@
-"""First passes kept for later runs: another threshold, or another file beside them, needs no second look at a source.
+"""Analyses cached across runs: with other thresholds, or another file beside them, no source is analysed twice.
 
-Each lies in a folder of the cache, named by all that it depends on; no dataset holds any of it. Only the run itself
-reads and writes there, never its workers, who may not see it.
+Each entry is a folder named by the digest of everything that its analysis depends on; no dataset holds any of it. Only
+the run itself reads and writes the cache, never its workers, who may not see it.
 """
 
 import os
@@ -9,61 +9,59 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from components.curate.run import partial_results
-from components.curate.video.roi_cache import discard
+from components.curate.run.analysis_file import ANALYSIS_FILE
+from components.curate.run.job import Job, Outcome
+from components.curate.video import roi_cache
 from components.dataset.tombstones import Tombstone
 from lpm_model.digests import file_digest
 from lpm_model.files import link_file, locked, read_json, write_json
 
-if TYPE_CHECKING:
-    from components.curate.run.passes import Job
-
 _SOURCE = "source.json"
-"""The line of sources.jsonl whose first pass it is."""
+"""The line of sources.jsonl that an entry belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
-class KeptLooks:
-    """A folder of first passes."""
+class AnalysisCache:
+    """A folder of analyses."""
 
     folder: Path
-    """Where they lie; need not exist."""
-    most_bytes: float
-    """What may lie there after `trim`."""
+    """Where the entries are stored; need not exist."""
+    max_bytes: float
+    """Size of the folder after `evict`."""
 
-    def give(self, job: "Job") -> None:
-        """Put what is kept of a source's first pass among the parts of a run, if its file is still the same."""
+    def restore(self, job: Job) -> None:
+        """Link a cached analysis into the job's partial results, if the source's file still has the same bytes."""
         entry, file = self.folder / job.key, job.raw / job.source.file
         if not entry.is_dir() or not file.is_file() or file_digest(file) != job.source.sha256:
             return
         with locked(self.folder):
-            outcome = partial_results.finished(entry, partial_results.LOOK, job.key)
+            outcome = partial_results.finished(entry, partial_results.ANALYSIS, job.key)
             if outcome is None:
                 return
             os.utime(entry)
-            discard(job.folder)  # if there is anything, another file's first pass has left it
+            roi_cache.discard(job.folder)  # one that is there belongs to the analysis of another file
             if outcome["ok"]:
                 job.folder.mkdir(parents=True, exist_ok=True)
-                link_file(entry / partial_results.ANALYSIS, job.folder / partial_results.ANALYSIS)
-        partial_results.finish(job.folder, partial_results.LOOK, job.key, outcome)
+                link_file(entry / ANALYSIS_FILE, job.folder / ANALYSIS_FILE)
+        partial_results.finish(job.folder, partial_results.ANALYSIS, job.key, outcome)
 
-    def keep(self, job: "Job", outcome: dict[str, Any]) -> None:
-        """Take in a first pass that was just done; one without a digest of its file could not be told from others."""
-        if not job.source.sha256 or outcome.get("reason") in partial_results.PASSING:
+    def store(self, job: Job, outcome: Outcome) -> None:
+        """Add a new analysis; without the digest of its file it could not be told from others."""
+        if not job.source.sha256 or outcome.get("reason") in partial_results.RETRYABLE:
             return
         entry = self.folder / job.key
         with locked(self.folder):
             entry.mkdir(exist_ok=True, parents=True)
             write_json(entry / _SOURCE, job.source)
             if outcome["ok"]:
-                link_file(job.folder / partial_results.ANALYSIS, entry / partial_results.ANALYSIS)
-            partial_results.finish(entry, partial_results.LOOK, job.key, outcome)
+                link_file(job.folder / ANALYSIS_FILE, entry / ANALYSIS_FILE)
+            partial_results.finish(entry, partial_results.ANALYSIS, job.key, outcome)
             os.utime(entry)
 
-    def trim(self) -> None:
-        """Delete those that were not asked for the longest, until the rest is small enough."""
+    def evict(self) -> None:
+        """Delete the least recently used entries until the rest fits into `max_bytes`."""
         if not self.folder.is_dir():
             return
         with locked(self.folder):
@@ -73,31 +71,39 @@ class KeptLooks:
             total = 0
             for entry in entries:
                 total += sum(file.stat().st_size for file in entry.iterdir())
-                if total > self.most_bytes:
+                if total > self.max_bytes:
                     shutil.rmtree(entry)
 
 
-def of_forgotten(folder: Path, stones: Iterable[Tombstone]) -> list[Path]:
-    """The kept first passes of forgotten recordings, and of those that show forgotten people."""
+def open_cache(folder: Path | None, max_gb: float, tombstones: Iterable[Tombstone]) -> AnalysisCache | None:
+    """Open the analysis cache in a folder, without what users had erased; None without a folder."""
+    if folder is None:
+        return None
+    erase(folder, tombstones)
+    return AnalysisCache(folder, max_gb * 1e9)
+
+
+def erased_entries(folder: Path, tombstones: Iterable[Tombstone]) -> list[Path]:
+    """Return the entries of erased recordings, and of those that show erased people."""
     found = []
-    every = list(stones)
-    for line in sorted(folder.glob(f"*/{_SOURCE}")) if every else []:
+    stones = list(tombstones)
+    for line in sorted(folder.glob(f"*/{_SOURCE}")) if stones else []:
         source = read_json(line)
-        if any(one.covers(source["sha256"], source["source_id"], source["person_hint"]) for one in every):
+        if any(stone.covers(source["sha256"], source["source_id"], source["person_hint"]) for stone in stones):
             found.append(line.parent)
     return found
 
 
-def forget(folder: Path, stones: Iterable[Tombstone]) -> int:
-    """Delete them; gives how many there were."""
+def erase(folder: Path, tombstones: Iterable[Tombstone]) -> int:
+    """Delete the entries of erased recordings and people; return how many there were."""
     with locked(folder):
-        gone = of_forgotten(folder, stones)
-        for entry in gone:
+        entries = erased_entries(folder, tombstones)
+        for entry in entries:
             shutil.rmtree(entry)
-    return len(gone)
+    return len(entries)
 
 
-def contents(folder: Path, stone: Tombstone) -> set[str]:
-    """SHA-256 of what they hold of a forgotten recording's pictures and sound."""
-    files = (entry / partial_results.ANALYSIS for entry in of_forgotten(folder, [stone]))
+def erased_digests(folder: Path, tombstone: Tombstone) -> set[str]:
+    """Return the SHA-256 of each cached analysis of an erased recording."""
+    files = (entry / ANALYSIS_FILE for entry in erased_entries(folder, [tombstone]))
     return {file_digest(file) for file in files if file.is_file()}

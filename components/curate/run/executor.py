@@ -1,7 +1,7 @@
-"""Where sources are worked on: this process, worker processes, or Ray Data. One function, the same results.
+"""Map a function over jobs in this process, in worker processes or with Ray Data; the results are the same.
 
 Workers on other machines must see the same folders (raw, dataset and autoencoder on a shared file system): jobs hold
-paths, and only their outcomes travel.
+paths, and only their outcomes are sent back.
 """
 
 import json
@@ -22,23 +22,23 @@ Kind = Literal["inline", "process", "ray"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A function over jobs with what one job may cost."""
+    """A function over jobs with the budget of one job."""
 
     function: Callable[[Any], Outcome]
-    """Importable by name; takes a job, gives plain values."""
-    died: Callable[[Any, str, str], Outcome]
-    """Outcome of a job whose worker process ended: takes job, reason and detail."""
+    """Importable by name; takes a job, returns plain values."""
+    lost: Callable[[Any, str, str], Outcome]
+    """Returns the outcome of a job whose worker process ended; takes job, reason and detail."""
     budget: Budget = Budget()
-    """Seconds and memory of one job."""
+    """Time and memory of one job."""
 
 
 class Executor:
-    """Maps functions over jobs; what it started is kept between maps and stopped at the end of the `with` block.
+    """Maps functions over jobs; workers are reused between maps and stopped at the end of the `with` block.
 
     Args:
-        kind: "inline" = in this process, one after another, without protection from a crash; "process" = spawned
+        kind: "inline" = in this process, one by one, without protection from crashes; "process" = spawned
             processes here; "ray" = Ray Data.
-        workers: jobs at once.
+        workers: concurrent jobs.
     """
 
     def __init__(self, kind: Kind, workers: int) -> None:
@@ -58,7 +58,7 @@ class Executor:
             ray.shutdown()
 
     def map(self, task: Task, jobs: list[Any]) -> Iterator[tuple[int, Outcome]]:
-        """Yield (job number, outcome) as jobs finish; at most `workers` jobs are under way."""
+        """Yield (job number, outcome) as jobs finish; at most `workers` jobs run at once."""
         if self._kind == "ray":
             yield from self._with_ray(task, jobs)
         elif self._kind == "inline":
@@ -80,10 +80,10 @@ class Executor:
             for worker in first_done(list(busy)):
                 number = busy.pop(worker)
                 outcome, ended = worker.result()
-                yield number, task.died(jobs[number], *ended) if outcome is None else outcome
+                yield number, task.lost(jobs[number], *ended) if outcome is None else outcome
 
     def _with_ray(self, task: Task, jobs: list[Any]) -> Iterator[tuple[int, Outcome]]:
-        """Ray Data over the jobs; a cluster is joined where RAY_ADDRESS says so, else one is started here."""
+        """Map with Ray Data, on the cluster at RAY_ADDRESS or else on one that is started here."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
         import ray
@@ -98,25 +98,25 @@ class Executor:
                 why = next(iter(str(error).splitlines()), type(error).__name__)
                 where = f"joined at {os.environ['RAY_ADDRESS']}" if cpus is None else "started here"
                 raise ValueError(
-                    f"Ray cannot be {where} ({why}): mend that, or take curate.executor=process; either way the same "
-                    "command goes on from what is done"
+                    f"Ray cannot be {where} ({why}): fix that, or set curate.executor=process; then run the same "
+                    "command again to resume"
                 ) from error
             self._started_ray = True
-        # One block a job: each outcome streams back when it is there, and no more than `workers` are under way.
+        # One block a job: each outcome streams back as soon as it exists, and at most `workers` jobs run.
         rows = ray.data.from_items([{"number": n} for n in range(len(jobs))], override_num_blocks=len(jobs))
-        # All workers start at once, but no more than the cluster has cores for; where it has fewer, it may grow. With
-        # all of them there, no job queues behind another while a worker is free; a growing pool is told by its queues.
+        # All workers start at once, up to the number of cores of the cluster, which may grow. With all of them there,
+        # no job queues behind another while a worker is free; a growing pool scales by the length of its queues.
         workers = min(self._count, len(jobs))
-        there = min(workers, max(int(ray.cluster_resources().get("CPU", 1)), 1))
-        queue = 1 if there == workers else None
-        pool = ray.data.ActorPoolStrategy(min_size=there, max_size=workers, max_tasks_in_flight_per_actor=queue)
+        initial = min(workers, max(int(ray.cluster_resources().get("CPU", 1)), 1))
+        queue = 1 if initial == workers else None
+        pool = ray.data.ActorPoolStrategy(min_size=initial, max_size=workers, max_tasks_in_flight_per_actor=queue)
         done = rows.map(_RayWorker, fn_constructor_args=(task, jobs), compute=pool, num_cpus=1)
         for row in done.iter_rows():
             yield int(row["number"]), json.loads(row["outcome"])
 
 
 class _RayWorker:
-    """A Ray actor that keeps one guarded process, so that a crash costs a file there as well and not the run."""
+    """A Ray actor with one guarded process, so that a crash costs one file there as well and not the run."""
 
     def __init__(self, task: Task, jobs: list[Any]) -> None:
         self._task, self._jobs = task, jobs
@@ -128,5 +128,5 @@ class _RayWorker:
         first_done([self._worker])
         outcome, ended = self._worker.result()
         if outcome is None:
-            outcome = self._task.died(job, *ended)
+            outcome = self._task.lost(job, *ended)
         return {"number": row["number"], "outcome": json.dumps(outcome)}

@@ -1,4 +1,4 @@
-"""What the first pass knows about one source."""
+"""The result of the analysis pass over one source."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from components.dataset.sources import Source
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Analysis:
-    """What the first pass knows about one source; small enough to keep for every source."""
+    """Everything measured about one source; small enough to hold in memory for every source."""
 
     source: Source
     """The line of sources.jsonl."""
@@ -25,7 +25,7 @@ class Analysis:
     tracks: list[Track]
     """People, in order of appearance."""
     track: NDArray[np.int16]
-    """Sound, int16 [frames * 1000]."""
+    """Audio, int16 [frames * 1000] at 24 kHz."""
     speech: NDArray[np.float32]
     """Probability of speech by frame."""
     loudness: NDArray[np.float32]
@@ -33,10 +33,10 @@ class Analysis:
     luminance: NDArray[np.float32]
     """Mean grey value 0..255 by frame."""
     change: NDArray[np.float32]
-    """Mean absolute change from the source picture before, 0..255; NaN where a picture is shown again."""
+    """Mean absolute change from the previous source frame, 0..255; NaN for a duplicate frame."""
     transitions: list[tuple[int, int, str]]
-    """First frame, frame after the last and kind (cut or dissolve) of what lies between shots."""
+    """First frame, frame after the last and kind (cut or dissolve) of each transition between shots."""
     hashes: NDArray[np.uint64]
     """Perceptual hash of every duplicates.EVERY-th frame."""
     traces: dict[str, NDArray[np.float32]]
-    """What the scorers' watchers kept, by scorer: [rows, columns], column 0 is the frame."""
+    """Measurements of the streaming scorers, by scorer: float32 [rows, columns]; column 0 is the frame."""

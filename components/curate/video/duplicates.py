@@ -1,8 +1,8 @@
-"""Near-copies across sources: the same shot again, whoever encoded, cropped, framed, brightened or renamed it.
+"""Near-duplicates across sources: the same shot again, re-encoded, cropped, framed, brightened or renamed.
 
-Shots that look alike (64-bit difference hash of their usual picture) are laid over each other where their movement and
-loudness from frame to frame agree; only a recording repeats both, so two takes of one set are no copies. A copy with
-another sound, or at another speed, is not found.
+Shots with similar frames (64-bit difference hash, majority over the shot) are aligned where their motion and loudness
+correlate from frame to frame; only a recording repeats both, so two takes on one set are no duplicates. A duplicate
+with other audio, or at another speed, is not found.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from components.curate.video.image_quality import inside_bars
 EVERY = 4
 """Frames between two perceptual hashes."""
 _BITS = 8
-"""Differing bits of 64 up to which two pictures look alike; other people in one studio differ by more."""
+"""Largest Hamming distance, of 64 bits, of similar frames; other people in one studio differ by more."""
 _MIN_INSIDE = 0.25
-"""Share of a side that bars leave at least (an upright film in a wide one keeps 0.31); less is a dark picture."""
-_SAME_SOUND, _SAME_MOVEMENT, _SAME_SILENT = 0.97, 0.5, 0.95
-"""Correlation of loudness, and of movement beside it, that makes a copy; of movement alone where there is no sound.
+"""Smallest fraction of a side between black bars (portrait in landscape has 0.31); less is a dark frame."""
+_SAME_AUDIO, _SAME_MOVEMENT, _SAME_SILENT = 0.97, 0.5, 0.95
+"""Least correlation of loudness, of motion with it, and of motion alone in silent videos, of a duplicate.
 
-Blinks alone make movement agree at some offset, hence little is asked of it where sound decides, and much elsewhere.
+Blinks alone correlate at some offset, so motion needs a high correlation only where there is no audio.
 """
 _MIN_FRAMES, _MIN_SHARE = 36, 0.5
-"""Two shots overlap by at least so many frames, and by this share of the shorter one."""
+"""Least overlap of two shots: frames, and fraction of the shorter one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Print:
-    """What is compared of one source."""
+class SourceFingerprint:
+    """The fields of a source's analysis by which duplicates are found."""
 
     source_id: str
     """Name of the source."""
@@ -39,19 +39,19 @@ class Print:
     hashes: NDArray[np.uint64]
     """Perceptual hash of every EVERY-th frame."""
     change: NDArray[np.float32]
-    """Change of the picture by frame."""
+    """Mean absolute change from the previous frame, by frame."""
     loudness: NDArray[np.float32]
-    """dB by frame."""
+    """dB of full scale by frame."""
 
 
-def picture_hash(grey: NDArray[np.uint8]) -> int:
-    """64 bits: whether each of 8 x 8 places is brighter than its neighbour to the left (difference hash).
+def frame_hash(grey: NDArray[np.uint8]) -> int:
+    """Return the 64-bit difference hash of a grey image [H, W]: which of 8 x 8 cells are brighter than their left ones.
 
-    Black bars around a picture [H, W] don't count, unless they leave too little of it.
+    Black bars are cropped away, unless too little would be left.
     """
     import cv2
 
-    # Where a bar ends, one line of the reduced picture is a mix of both.
+    # Where a bar ends, one line of the downscaled image is a mix of both.
     rows, columns = (
         slice(one.start + (one.start > 0), one.stop - (one.stop < side))
         for one, side in zip(inside_bars(grey), grey.shape, strict=True)
@@ -63,14 +63,14 @@ def picture_hash(grey: NDArray[np.uint8]) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def find_copies(prints: Sequence[Print]) -> dict[str, list[tuple[int, int]]]:
-    """Spans of frames (first, after the last) that an earlier source of the list shows as well, by source id."""
+def find_copies(prints: Sequence[SourceFingerprint]) -> dict[str, list[tuple[int, int]]]:
+    """Return the spans of frames (first, after the last) that duplicate an earlier source of the list, by source id."""
     places = [(n, shot) for n, one in enumerate(prints) for shot in one.shots if shot[1] - shot[0] >= _MIN_FRAMES]
-    looks = np.array([_usual(prints[n].hashes, shot) for n, shot in places], np.uint64)
+    hashes = np.array([_majority_hash(prints[n].hashes, shot) for n, shot in places], np.uint64)
     copies: dict[str, list[tuple[int, int]]] = {}
     for later, (n, shot) in enumerate(places):
-        alike = np.flatnonzero(np.bitwise_count(looks[:later] ^ looks[later]) <= _BITS)
-        for earlier in alike:
+        similar = np.flatnonzero(np.bitwise_count(hashes[:later] ^ hashes[later]) <= _BITS)
+        for earlier in similar:
             m, other = places[earlier]
             if m != n and (span := _overlay(prints[m], other, prints[n], shot)):
                 copies.setdefault(prints[n].source_id, []).append(span)
@@ -78,22 +78,24 @@ def find_copies(prints: Sequence[Print]) -> dict[str, list[tuple[int, int]]]:
 
 
 def frames_in(spans: Sequence[tuple[int, int]], frames: int) -> NDArray[np.bool_]:
-    """Which frames lie in any of the spans, bool [frames]."""
+    """Return which frames are in any of the spans, bool [frames]."""
     inside = np.zeros(frames, bool)
     for start, stop in spans:
         inside[start:stop] = True
     return inside
 
 
-def _usual(hashes: NDArray[np.uint64], shot: tuple[int, int]) -> np.uint64:
-    """Majority of each bit over a shot."""
-    part = hashes[-(-shot[0] // EVERY) : -(-shot[1] // EVERY)]
-    bits = np.unpackbits(part.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
+def _majority_hash(hashes: NDArray[np.uint64], shot: tuple[int, int]) -> np.uint64:
+    """Return the majority of each bit over a shot."""
+    inside = hashes[-(-shot[0] // EVERY) : -(-shot[1] // EVERY)]
+    bits = np.unpackbits(inside.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
     return np.uint64(int.from_bytes(np.packbits(bits.mean(axis=0) > 0.5).tobytes(), "big"))
 
 
-def _overlay(first: Print, shot: tuple[int, int], second: Print, other: tuple[int, int]) -> tuple[int, int] | None:
-    """Frames of the second source's shot that repeat the first one's, None where they do not agree."""
+def _overlay(
+    first: SourceFingerprint, shot: tuple[int, int], second: SourceFingerprint, other: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return the frames of the second source's shot that duplicate the first one's; None where they do not match."""
     pairs = []
     for name, floor in (("change", 0.0), ("loudness", -60.0)):
         a, b = getattr(first, name)[slice(*shot)], getattr(second, name)[slice(*other)]
@@ -102,7 +104,7 @@ def _overlay(first: Print, shot: tuple[int, int], second: Print, other: tuple[in
     shortest = max(_MIN_FRAMES, round(_MIN_SHARE * min(shot[1] - shot[0], other[1] - other[0])))
     moved, heard = (_correlations(a, b, shortest) for a, b in pairs)
     silent = heard.max() < 0
-    same = moved >= _SAME_SILENT if silent else (heard >= _SAME_SOUND) & (moved >= _SAME_MOVEMENT)
+    same = moved >= _SAME_SILENT if silent else (heard >= _SAME_AUDIO) & (moved >= _SAME_MOVEMENT)
     if not same.any():
         return None
     at = int(np.where(same, moved + heard, -2.0).argmax())
@@ -112,9 +114,9 @@ def _overlay(first: Print, shot: tuple[int, int], second: Print, other: tuple[in
 
 
 def _correlations(a: NDArray[np.float64], b: NDArray[np.float64], shortest: int) -> NDArray[np.float64]:
-    """Pearson correlation of a[f + lag] and b[f] where they overlap, for lag = 1 - len(b) .. len(a) - 1.
+    """Return the Pearson correlation of a[f + lag] and b[f] where they overlap, for lag = 1 - len(b) .. len(a) - 1.
 
-    -1 where fewer than `shortest` frames overlap or one of them stands still.
+    -1 where fewer than `shortest` frames overlap or one of the two is constant.
     """
     from scipy.signal import correlate
 

@@ -1,4 +1,4 @@
-"""Face landmarks (MediaPipe), tracks of people by overlap, and what the landmarks say about mouth, eyes and head."""
+"""Face landmarks (MediaPipe), tracks of people by overlap, and features of mouth, eyes and head from the landmarks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.config import MOST_STRIDE
+from components.curate.config import MAX_MESH_STRIDE
 from components.curate.video import face_mesh
-from components.curate.video.frame import Picture
+from components.curate.video.frame import DecodedFrame
 from components.curate.video.image_quality import sharpness
 
 P = ParamSpec("P")
@@ -26,24 +26,24 @@ FEATURES = (
     *(f"{name}_{axis}" for name in _CORNERS for axis in "xy"), "brow_inner", "brow_outer", "sharpness",
 )  # fmt: skip
 """Columns of a track: face box in pixels; mouth gap, eye opening and smile in eye distances; head angles in radians
-(yaw > 0 turns to the picture's right, pitch > 0 looks down, roll > 0 turns clockwise); five points in pixels; heights
-of the brows' inner and outer ends above the eyes' corners in eye distances; see `quality.sharpness`."""
+(yaw > 0 turns to the right of the image, pitch > 0 looks down, roll > 0 turns clockwise); five points in pixels;
+heights of the brows' inner and outer ends above the eyes' corners in eye distances; see `image_quality.sharpness`."""
 POINTS = slice(10, 10 + 2 * len(_CORNERS))
 """The five points' columns: x, y of each."""
 
-LOOK_EVERY = 12
-"""Frames (half a second) between two looks for new faces."""
+DETECT_EVERY = 12
+"""Frames (half a second) between two detections of new faces."""
 _MESH_SIDE_PX = 640
 _POINT = np.dtype([("begin", "V3"), ("x", "<f4"), ("_", "V1"), ("y", "<f4"), ("__", "V1"), ("z", "<f4")])
-"""A point of a mesh within its message (protobuf: tags of one byte, and floats)."""
+"""Layout of a mesh point in its protobuf message: tags of one byte, and floats."""
 _MIN_OVERLAP = 0.25
 MAX_GAP = 12
-"""Frames (half a second) over which a lost face is still the same person."""
+"""Frames (half a second) after which a lost face is another person."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, weakref_slot=True)
 class Track:
-    """One person in one shot; tells itself from others by what it is, not by its values (see `once_a_track`)."""
+    """One person in one shot; compared by identity, not by values (see `once_per_track`)."""
 
     start: int
     """First frame of the track in the source."""
@@ -72,82 +72,82 @@ class Track:
         return float(np.nanmedian(self.column("y1") - self.column("y0")))
 
 
-def once_a_track(measure: Callable[Concatenate[Track, P], T]) -> Callable[Concatenate[Track, P], T]:
-    """A function of a whole track that is asked for with every clip of it, and answered once."""
-    known: WeakKeyDictionary[Track, T] = WeakKeyDictionary()
+def once_per_track(measure: Callable[Concatenate[Track, P], T]) -> Callable[Concatenate[Track, P], T]:
+    """Cache a function of a whole track, which every clip of the track calls."""
+    cache: WeakKeyDictionary[Track, T] = WeakKeyDictionary()
 
-    def remembered(track: Track, /, *rest: P.args, **named: P.kwargs) -> T:
-        if track not in known:
-            known[track] = measure(track, *rest, **named)
-        return known[track]
+    def cached(track: Track, /, *rest: P.args, **named: P.kwargs) -> T:
+        if track not in cache:
+            cache[track] = measure(track, *rest, **named)
+        return cache[track]
 
-    return remembered
+    return cached
 
 
 class FaceFinder:
-    """Landmarks of every face of a picture, with the network's own tracking between pictures.
+    """Landmarks of every face of a frame, with the network's own tracking between frames.
 
-    As long as a network follows fewer faces than it may, it looks for more on every picture, which costs as much as to
-    follow one. So it may follow as many as there are, and now and then a detector tells how many that is.
+    While a network tracks fewer faces than it is set to, it searches every frame for more, which costs as much as
+    tracking one. So it is set to the number of faces in the shot, which a detector counts every `DETECT_EVERY` frames.
     """
 
     def __init__(self, max_faces: int) -> None:
         self._max_faces = max_faces
         self._meshes: dict[int, Any] = {}
-        self._follows = 0
+        self._tracked = 0
         self._found = 0
 
     def reset(self) -> None:
-        """Forget the faces of the last shot."""
-        self._follows = self._found = 0
+        """Drop the faces of the last shot."""
+        self._tracked = self._found = 0
 
     def close(self) -> None:
-        """End the networks."""
+        """Close the networks."""
         for mesh in self._meshes.values():
             mesh.close()
         self._meshes = {}
         self.reset()
 
-    def find(self, shown: Picture, anew: bool = True) -> list[NDArray[np.float32]]:
-        """Features [23] (see FEATURES) of every face in a picture, in pixels of the source.
+    def find(self, frame: DecodedFrame, detect: bool = True) -> list[NDArray[np.float32]]:
+        """Return the features float32 [23] (see FEATURES) of every face in a frame, in pixels of the source.
 
         Args:
-            shown: the next one of the shot.
-            anew: look for faces that were not there before; else those of the picture before are followed, if any.
+            frame: the next one of the shot.
+            detect: search for new faces too; otherwise only the faces of the frame before are tracked, if any.
         """
-        picture = np.ascontiguousarray(shown.within(_MESH_SIDE_PX))
-        if anew or not self._found:
-            there = len(face_mesh.face_detector().process(picture).detections or [])
-            self._follow(max(min(there, self._max_faces), self._found))
-        if not self._follows:
+        image = np.ascontiguousarray(frame.within(_MESH_SIDE_PX))
+        if detect or not self._found:
+            count = len(face_mesh.face_detector().process(image).detections or [])
+            self._track(max(min(count, self._max_faces), self._found))
+        if not self._tracked:
             return []
-        found = face_mesh.faces_in(self._meshes[self._follows], picture)
+        found = face_mesh.faces_in(self._meshes[self._tracked], image)
         self._found = len(found)
-        return [measure(landmarks(face, shown.size), shown) for face in found]
+        return [measure(landmarks(face, frame.size), frame) for face in found]
 
-    def _follow(self, count: int) -> None:
-        """Follow so many faces from now on."""
-        if count and count != self._follows:
+    def _track(self, count: int) -> None:
+        """Track `count` faces from now on."""
+        if count and count != self._tracked:
             if count in self._meshes:
-                face_mesh.begin_anew(self._meshes[count])
+                face_mesh.reset(self._meshes[count])
             else:
                 self._meshes[count] = face_mesh.face_mesh(count)
-        self._follows = count
+        self._tracked = count
 
 
 def landmarks(face: Any, size: tuple[int, int]) -> NDArray[np.float32]:
-    """The mesh of one found face in pixels of a picture of a size (width, height): float32 [478, 3]."""
-    # Read from its message as a whole: to ask for 1434 numbers one by one takes ten times as long.
+    """Return the mesh of one face in pixels of a frame of a size (width, height): float32 [478, 3]."""
+    # Parsed from the serialised message: reading 1434 attributes one by one takes ten times as long.
     points = np.frombuffer(face.SerializeToString(), _POINT)
     return np.stack([points["x"], points["y"], points["z"]], axis=1) * np.array([*size, size[0]], np.float32)
 
 
-def measure(points: NDArray[np.float32], shown: Picture) -> NDArray[np.float32]:
-    """Features of one face.
+def measure(points: NDArray[np.float32], frame: DecodedFrame) -> NDArray[np.float32]:
+    """Measure the features of one face.
 
     Args:
         points: landmarks [478, 3] in pixels (x right, y down, z away from the camera).
-        shown: the picture that shows it.
+        frame: the frame that shows it.
 
     Returns:
         float32 [23] by FEATURES.
@@ -180,7 +180,7 @@ def measure(points: NDArray[np.float32], shown: Picture) -> NDArray[np.float32]:
             *points[list(_CORNERS.values()), :2].ravel(),
             inner @ y_axis / eye_distance,
             outer @ y_axis / eye_distance,
-            sharpness(shown, box),
+            sharpness(frame, box),
         ],
         np.float32,
     )
@@ -195,7 +195,7 @@ class _Open:
 
 
 class Tracker:
-    """Joins the faces of successive pictures into people, shot by shot."""
+    """Joins the faces of successive frames into people, shot by shot."""
 
     def __init__(self, stride: int) -> None:
         self._stride = stride
@@ -203,7 +203,7 @@ class Tracker:
         self.done: list[Track] = []
 
     def push(self, frame: int, faces: list[NDArray[np.float32]]) -> None:
-        """Take the faces of one measured frame: the best overlaps are joined first."""
+        """Add the faces of one measured frame: the best overlaps are joined first."""
         self._open.sort(key=lambda track: track.frames[0])
         live = [track for track in self._open if frame - track.frames[-1] <= MAX_GAP]
         pairs = sorted(
@@ -219,7 +219,7 @@ class Tracker:
                 used_tracks.add(i)
                 used_faces.add(j)
         for j, face in enumerate(faces):
-            # A second mesh on one face is the network's doubt, not a person.
+            # A second mesh on one face is an artefact of the network, not a person.
             twin = any(overlap(face, faces[k]) > 0.5 for k in used_faces)
             if j not in used_faces and not twin:
                 self._open.append(_Open(frames=[frame], rows=[face]))
@@ -233,19 +233,19 @@ class Tracker:
 
 
 def close(frames: list[int], rows: list[NDArray[np.float32]], stride: int, shot: int, stop: int) -> Track:
-    """A track on every frame: measured rows are joined by straight lines, long holes stay NaN."""
-    last = min(frames[-1] + stride, stop)  # the frames after the last measured one look like it
+    """Return a track on every frame: measured rows are interpolated linearly, long gaps stay NaN."""
+    last = min(frames[-1] + stride, stop)  # the frames after the last measured one repeat it
     at = np.arange(frames[0], last)
     table = np.stack(rows)
     values = np.stack([np.interp(at, frames, table[:, c]) for c in range(table.shape[1])], axis=1).astype(np.float32)
     for a, b in zip(frames[:-1], frames[1:], strict=True):
-        if b - a > MOST_STRIDE:
+        if b - a > MAX_MESH_STRIDE:
             values[a + 1 - frames[0] : b - frames[0]] = np.nan
     return Track(start=frames[0], shot=shot, values=values)
 
 
 def overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Intersection over union of two boxes given as their first four values (x0, y0, x1, y1)."""
+    """Return the intersection over union of two boxes given as their first four values (x0, y0, x1, y1)."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -1,4 +1,4 @@
-"""Which pictures of a video need no decoding: those that are not asked for and that no other picture builds on."""
+"""Selective decoding: skip frames that are not wanted and that no other frame references."""
 
 import math
 from bisect import bisect_left, bisect_right, insort
@@ -12,70 +12,69 @@ from numpy.typing import NDArray
 
 from lpm_model.config import VIDEO_FPS
 
-_AHEAD = 32
-"""Packets read before one is decoded: twice as many as a codec can move a picture from the order of display."""
+_READ_AHEAD = 32
+"""Packets read ahead of the decoder: twice as many as a codec can move a frame from display order."""
 TIE_S = 1e-6
-"""A picture that is not nearer to a tick than the next one by so much leaves it to that one: 30 pictures a second have
-such a tie every fifth time."""
-_LEAP_S = 2.0
-"""So long before and after a key picture nothing may be asked for if what lies before it is to be left out: pictures
-that are shown before it may come after it."""
-_MOST_HELD = 32 << 20
-"""Bytes that wait at most for the next key picture."""
+"""A frame must be nearer to a tick of the 24 fps clock than the next one by this; at 30 fps every fifth frame ties."""
+_GOP_MARGIN_S = 2.0
+"""No frame may be wanted this close to a keyframe if the packets before it are to be skipped: frames that are displayed
+before the keyframe may follow it in the file."""
+_MAX_HELD_BYTES = 32 << 20
+"""Most bytes of packets held back until the next keyframe."""
 _ROUNDING = 1e-7
-"""Ticks by which a middle may be off, as it is a float."""
+"""Rounding error of a midpoint between two frames (ticks)."""
 
 
-class LeapFailed(Exception):
-    """What the file calls a key picture is none to start from: it has to be decoded without leaps."""
+class GopSkipFailed(Exception):
+    """Decoding cannot start from a frame that the file marks as a keyframe; it has to run without GOP skipping."""
 
 
-def decoded(
-    container: Any, stream: Any, wanted: NDArray[np.bool_] | None, leaps: bool = True
+def decoded_frames(
+    container: Any, stream: Any, wanted: NDArray[np.bool_] | None, skip_gops: bool = True
 ) -> Iterator[tuple[Any, int]]:
-    """(decoded frame, packets left out since the frame before) in order.
+    """Yield (decoded frame, packets skipped since the frame before) in order.
 
-    A picture stands for the ticks of the clock (24 a second from the first picture) that are nearer to it than to its
-    neighbours. Where none of them is asked for, it is left out if its codec says that no other picture refers to it. No
-    other tick's nearest picture changes by that: the middle between its two neighbours lies between its own two. And
-    all is left out between two key pictures around which nothing is asked for.
+    A frame stands for the ticks of the clock (24 a second from the first frame) that are nearer to it than to its
+    neighbours. If none of them is wanted, the frame is skipped where the codec says that no other frame references it.
+    The nearest frame of no other tick changes by that: the midpoint of its two neighbours is between its own two. All
+    packets between two keyframes (a GOP) are skipped if nothing around them is wanted.
 
     Args:
         container: the opened file.
-        stream: its video.
-        wanted: ticks that are asked for [ticks], none beyond; None = all.
-        leaps: leave out what lies between key pictures.
+        stream: its video stream.
+        wanted: which ticks are wanted, bool [ticks]; None = all.
+        skip_gops: skip whole groups of pictures.
 
     Raises:
-        LeapFailed: a leap did not land where it should have.
+        GopSkipFailed: decoding did not start at the keyframe after skipped packets.
     """
     context, skips = stream.codec_context, False
     clock = _Clock(wanted)
-    left_out, landing = 0, None
-    for packet, idle, leapt in _with_leaps(_with_spans(container.demux(stream)), clock, leaps):
-        if leapt:
+    skipped, keyframe_pts = 0, None
+    for packet, idle, dropped in _with_gop_skips(_with_spans(container.demux(stream)), clock, skip_gops):
+        if dropped:
             for frame in context.decode(None):
-                yield frame, left_out
-                left_out = 0
+                yield frame, skipped
+                skipped = 0
             context.flush_buffers()
-            left_out, landing = left_out + leapt, packet.pts
+            skipped, keyframe_pts = skipped + dropped, packet.pts
         if idle != skips:
             context.skip_frame, skips = ("NONREF" if idle else "DEFAULT"), idle
         frames = packet.decode()
-        left_out += idle and not frames
+        skipped += idle and not frames
         for frame in frames:
-            if landing is not None and (frame.pts != landing or frame.is_corrupt):
-                raise LeapFailed
-            landing = None
+            if keyframe_pts is not None and (frame.pts != keyframe_pts or frame.is_corrupt):
+                raise GopSkipFailed
+            keyframe_pts = None
             clock.start(frame)
-            yield frame, left_out
-            left_out = 0
-    if landing is not None:
-        raise LeapFailed
+            yield frame, skipped
+            skipped = 0
+    if keyframe_pts is not None:
+        raise GopSkipFailed
 
 
 class _Clock:
-    """The ticks that are asked for, on the file's own time."""
+    """The wanted ticks of the 24 fps clock, on the file's own time line."""
 
     def __init__(self, wanted: NDArray[np.bool_] | None) -> None:
         self._wanted = wanted
@@ -83,11 +82,11 @@ class _Clock:
         self._zero_s: float | None = None
 
     def start(self, frame: Any) -> None:
-        """Time begins with the first picture."""
+        """Set zero to the time of the first frame."""
         self._zero_s = frame.time if self._zero_s is None else self._zero_s
 
     def idle(self, span_s: tuple[float, float] | None) -> bool:
-        """Whether no tick that is asked for lies in a span, for certain."""
+        """Return whether certainly no wanted tick is in a span."""
         if span_s is None or self._zero_s is None:
             return False
         low, high = ((edge_s - TIE_S - self._zero_s) * VIDEO_FPS for edge_s in span_s)
@@ -95,7 +94,7 @@ class _Clock:
         return first >= after if self._wanted is None else not self._wanted[first:after].any()
 
     def alone(self, packet: Any, reach_s: float) -> bool:
-        """Whether nothing is asked for within so long before and after a packet's picture, for certain."""
+        """Return whether certainly nothing is wanted within `reach_s` before and after a packet's frame."""
         if packet.pts is None or self._zero_s is None or self._ticks is None:
             return False
         at_s = float(packet.pts * packet.time_base) - self._zero_s
@@ -104,47 +103,47 @@ class _Clock:
         return bool(following == len(self._ticks) or self._ticks[following] > after)
 
 
-def _with_leaps(
-    packets: Iterator[tuple[Any, tuple[float, float] | None]], clock: _Clock, leaps: bool
+def _with_gop_skips(
+    packets: Iterator[tuple[Any, tuple[float, float] | None]], clock: _Clock, skip_gops: bool
 ) -> Iterator[tuple[Any, bool, int]]:
-    """(packet, whether its picture is not asked for, packets left out before it); after some it is a key picture."""
+    """Yield (packet, whether its frame is not wanted, packets skipped before it); it is a keyframe if there are any."""
     held: list[tuple[Any, bool]] = []
     held_bytes = dropped = 0
     for packet, span_s in packets:
         idle = clock.idle(span_s)
-        if leaps and idle and packet.is_keyframe and clock.alone(packet, _LEAP_S):
+        if skip_gops and idle and packet.is_keyframe and clock.alone(packet, _GOP_MARGIN_S):
             held, held_bytes, dropped = [], 0, dropped + len(held)
         elif not held:
             yield packet, idle, 0
             continue
         held.append((packet, idle))
         held_bytes += packet.size
-        if idle and held_bytes < _MOST_HELD and clock.alone(packet, _LEAP_S / 2):
+        if idle and held_bytes < _MAX_HELD_BYTES and clock.alone(packet, _GOP_MARGIN_S / 2):
             continue
-        for one, asked_for_none in held:
-            yield one, asked_for_none, dropped
+        for held_packet, held_idle in held:
+            yield held_packet, held_idle, dropped
             dropped = 0
         held, held_bytes = [], 0
 
 
 def _with_spans(packets: Iterator[Any]) -> Iterator[tuple[Any, tuple[float, float] | None]]:
-    """Each packet and the seconds that are nearer to its picture than to its neighbours; None where not known."""
+    """Yield each packet with the span (s) that is nearer to its frame than to its neighbours; None where unknown."""
     ahead: deque[Any] = deque()
     near: deque[int] = deque()
     in_order: list[int] = []
-    for packet in chain(packets, repeat(None, _AHEAD)):
+    for packet in chain(packets, repeat(None, _READ_AHEAD)):
         ahead.append(packet)
         if packet is not None and packet.pts is not None and not packet.is_discard:
             near.append(packet.pts)
             insort(in_order, packet.pts)
-            if len(near) > 2 * _AHEAD + 1:
+            if len(near) > 2 * _READ_AHEAD + 1:
                 del in_order[bisect_left(in_order, near.popleft())]
-        if len(ahead) > _AHEAD and (first := ahead.popleft()) is not None:
+        if len(ahead) > _READ_AHEAD and (first := ahead.popleft()) is not None:
             yield first, _span_s(first, in_order)
 
 
 def _span_s(packet: Any, near: Sequence[int]) -> tuple[float, float] | None:
-    """From the middle between a picture and the one before it to that between it and the one after it (s)."""
+    """Return the midpoints (s) between a frame and the ones before and after it."""
     if packet.pts is None or packet.is_discard:
         return None
     before, after = bisect_left(near, packet.pts) - 1, bisect_right(near, packet.pts)

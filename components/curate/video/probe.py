@@ -1,4 +1,4 @@
-"""Look at a source file's header and refuse what cannot or should not be decoded."""
+"""Read a source file's header and reject what cannot or should not be decoded."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv"
 
 
 class SourceRejected(ValueError):
-    """A source that is left out, with a machine-readable reason."""
+    """A source that cannot be used, with a machine-readable reason."""
 
     def __init__(self, file: str, reason: str, detail: str) -> None:
         super().__init__(f"{file}: {reason}: {detail}")
@@ -31,26 +31,26 @@ class Probe:
     """A source's header."""
 
     width_px: int
-    """Picture width as shown."""
+    """Frame width after rotation (px)."""
     height_px: int
-    """Picture height as shown."""
+    """Frame height after rotation (px)."""
     fps: float
-    """Average frame rate."""
+    """Average frame rate (frames/s)."""
     duration_s: float
-    """Length of the video."""
+    """Length of the video (s)."""
     has_audio: bool
-    """Whether there is a sound track."""
+    """Whether there is an audio track."""
     video_bits_per_s: float
-    """Bit rate of the file (video and sound)."""
+    """Bit rate of the file, video and audio (bit/s)."""
 
 
 @contextlib.contextmanager
 def open_media(path: Path, stall_s: float) -> Iterator[Any]:
-    """Open a local file with PyAV; nothing but files is ever opened, whatever the file says.
+    """Open a local file with PyAV; no other protocol is ever used, whatever the file references.
 
     Args:
         path: the file.
-        stall_s: longest wait for its header; a worker process ends when it takes longer.
+        stall_s: longest wait for its header (s); a worker process that takes longer is killed.
 
     Raises:
         SourceRejected: the file is missing, empty, or no video container.
@@ -93,22 +93,22 @@ def probe(path: Path, limits: SourceLimits) -> Probe:
             video_bits_per_s=path.stat().st_size * 8 / duration_s if duration_s else 0.0,
         )
         _check(path, found, limits)
-        return _as_shown(path, container, found, limits)
+        return _with_rotation(path, container, found, limits)
 
 
-def _as_shown(path: Path, container: Any, found: Probe, limits: SourceLimits) -> Probe:
-    """The header corrected by the first picture: its true size, turned as the file says."""
+def _with_rotation(path: Path, container: Any, found: Probe, limits: SourceLimits) -> Probe:
+    """Return the header corrected by the first frame: its true size, after the rotation metadata."""
     import av
 
     try:
         with alarm(limits.max_stall_s):
             frame = next(container.decode(video=0), None)
     except (av.error.FFmpegError, ValueError, OSError, MemoryError) as error:
-        raise SourceRejected(path.name, "corrupt", f"the first picture cannot be decoded ({error})") from error
+        raise SourceRejected(path.name, "corrupt", f"the first frame cannot be decoded ({error})") from error
     if frame is None:
-        raise SourceRejected(path.name, "corrupt", "no picture could be decoded")
-    turned = round(frame.rotation / 90) % 2 == 1
-    width_px, height_px = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        raise SourceRejected(path.name, "corrupt", "no frame could be decoded")
+    sideways = round(frame.rotation / 90) % 2 == 1
+    width_px, height_px = (frame.height, frame.width) if sideways else (frame.width, frame.height)
     found = dataclasses.replace(found, width_px=width_px, height_px=height_px)
     _check(path, found, limits)
     return found
@@ -122,7 +122,7 @@ def _duration_s(container: Any, stream: Any) -> float:
 
 def _check(path: Path, found: Probe, limits: SourceLimits) -> None:
     if found.width_px <= 0 or found.height_px <= 0:
-        raise SourceRejected(path.name, "corrupt", "the header gives no picture size")
+        raise SourceRejected(path.name, "corrupt", "the header gives no frame size")
     if max(found.width_px, found.height_px) > limits.max_side_px:
         size = f"{found.width_px}x{found.height_px}"
         raise SourceRejected(path.name, "too_big", f"{size} px, limit {limits.max_side_px}")

@@ -1,4 +1,4 @@
-"""Frames reduced once for everything that only needs a small image."""
+"""Frames downscaled once for all consumers that need only a small image."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,42 +7,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from components.curate.video.frame import Picture
+    from components.curate.video.frame import DecodedFrame
 
 
 SMALL_PX = 96
-"""Longer side of the reduced picture that all watchers of a frame share."""
+"""Longer side of the small image that all consumers of a frame share (px)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
-    """One decoded frame of a source on its way past the watchers."""
+class StreamedFrame:
+    """One decoded frame of a source, as streaming scorers and the shot detector receive it."""
 
     number: int
     """Frame at 24 fps."""
-    shown: "Picture"
-    """The frame at the size in which sources are looked at; keep no reference to it."""
+    decoded: "DecodedFrame"
+    """The frame at the size at which sources are analysed; keep no reference to it."""
     small: NDArray[np.uint8]
     """RGB, longer side SMALL_PX."""
     grey: NDArray[np.uint8]
     """Grey values of `small`."""
     new: bool
-    """False where a slow source's picture is shown again."""
+    """False for a duplicate of the frame before, as in sources below 24 fps."""
 
     @property
-    def picture(self) -> NDArray[np.uint8]:
-        """RGB [H, W, 3], converted by the first who asks; keep no reference to it."""
-        return self.shown.rgb
+    def rgb(self) -> NDArray[np.uint8]:
+        """RGB uint8 [H, W, 3], converted at the first access; keep no reference to it."""
+        return self.decoded.rgb
 
 
 Reduced = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-"""The reduced picture of a frame and its grey values."""
+"""The small image of a frame and its grey values."""
 
 
-def reduced(number: int, shown: "Picture", again: Reduced | None = None) -> Frame:
-    """A frame with its reduced picture, made once for all that watch; `again` is that of a picture shown once more."""
+def reduced(number: int, decoded: "DecodedFrame", previous: Reduced | None = None) -> StreamedFrame:
+    """Return a frame with its small image.
+
+    Args:
+        number: frame at 24 fps.
+        decoded: the frame.
+        previous: the small image of the frame before, where this one is a duplicate of it.
+    """
     import cv2
 
-    small = shown.small(SMALL_PX) if again is None else again[0]
-    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8) if again is None else again[1]
-    return Frame(number=number, shown=shown, small=small, grey=grey, new=again is None)
+    small = decoded.small(SMALL_PX) if previous is None else previous[0]
+    grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8) if previous is None else previous[1]
+    return StreamedFrame(number=number, decoded=decoded, small=small, grey=grey, new=previous is None)

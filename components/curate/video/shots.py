@@ -1,4 +1,4 @@
-"""Cuts between shots (PySceneDetect's adaptive detector) and dissolves, found while the frames stream by."""
+"""Cuts between shots (PySceneDetect's adaptive detector) and dissolves, found while frames are streamed."""
 
 from collections import deque
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.video.reduced import Frame
+from components.curate.video.reduced import StreamedFrame
 from lpm_model.config import VIDEO_FPS
 
 _MIN_SHOT_FRAMES = 12
 _CUT_CHANGE = 12.0
 """Change of hue, saturation and value at a cut: less than the detector's own 15, for cuts between people in one
-studio, and above the 8 by which a key frame can refresh a picture."""
+studio, and above the 8 by which a keyframe can change a frame."""
 _SIDE_PX = 24
 _REACH = 5
-"""A dissolve is looked for between frames so far before and after the present one."""
+"""A dissolve is searched between the frames this many before and after the current one."""
 _DISSOLVE_CHANGE = 5.0
-"""Mean change of grey values over twice the reach below which nothing dissolves."""
+"""Least mean change of grey values over twice the reach in a dissolve."""
 _DISSOLVE_BEND = 0.24
-"""How far, as a share of that change, the frames between may be from the line between the two."""
+"""Largest deviation, as a fraction of that change, of the frames between from a linear blend of the two."""
 _DISSOLVE_FRAMES = 4
 
 
 class ShotFinder:
-    """Feed frames in order, then ask for the shots."""
+    """Finds shots: push frames in order, then call `shots`."""
 
     def __init__(self, threshold: float) -> None:
         from scenedetect.detectors import AdaptiveDetector
@@ -37,8 +37,8 @@ class ShotFinder:
         self._recent: deque[NDArray[np.float32]] = deque(maxlen=2 * _REACH + 1)
         self._mixed: list[int] = []
 
-    def push(self, frame: Frame) -> None:
-        """Take the next frame."""
+    def push(self, frame: StreamedFrame) -> None:
+        """Process the next frame."""
         import cv2
         from scenedetect import FrameTimecode
 
@@ -52,9 +52,9 @@ class ShotFinder:
         self._frames += 1
 
     def _is_mixture(self) -> bool:
-        """Whether the frames go in a straight line from the oldest to the newest, which differ.
+        """Return whether the recent frames blend linearly from the oldest to the newest, which differ.
 
-        In a dissolve, and in a fade, every pixel does; where something moves, pixels jump.
+        In a dissolve or a fade every pixel does; where something moves, pixels jump.
         """
         first, last = self._recent[0], self._recent[-1]
         change = float(np.abs(last - first).mean())
@@ -67,7 +67,7 @@ class ShotFinder:
         return max(bends) < _DISSOLVE_BEND * change
 
     def transitions(self) -> list[tuple[int, int, str]]:
-        """(first frame, frame after the last, "cut" or "dissolve") between the shots, in order; a cut has no frames."""
+        """Return (first frame, frame after the last, "cut" or "dissolve") between the shots; a cut has no frames."""
         spans: list[list[int]] = []
         for frame in self._mixed:
             if spans and frame - spans[-1][1] <= 2:
@@ -83,7 +83,7 @@ class ShotFinder:
         return sorted([*dissolves, *((cut, cut, "cut") for cut in cuts)])
 
     def shots(self) -> list[tuple[int, int]]:
-        """(first frame, frame after the last) of every shot."""
+        """Return (first frame, frame after the last) of every shot."""
         between = self.transitions()
         starts = [0, *(stop for _, stop, _ in between)]
         stops = [*(start for start, _, _ in between), self._frames]

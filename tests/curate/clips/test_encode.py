@@ -1,4 +1,4 @@
-"""Latents are those of the autoencoder, whatever type of products the processor multiplies fastest."""
+"""Latents match the autoencoder's in full precision, whatever the processor's native matmul type."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from components.curate.clips.encode import load_encoder
 from lpm_model.autoencoder.load import load_autoencoder
 
 
-def test_latents_are_within_a_percent_of_exact_ones() -> None:
+def test_latents_are_within_one_percent_of_float32() -> None:
     rng = np.random.default_rng(4)
     large = cv2.resize(rng.integers(0, 255, (12, 20, 3)).astype(np.uint8), (160, 96), interpolation=cv2.INTER_CUBIC)
     clip = np.stack([large[16:80, 4 * at : 4 * at + 64] for at in range(9)])

@@ -1,4 +1,4 @@
-"""References: outside the span, never a copy of it, sharp and open, of the same person, by slot."""
+"""References: outside the clip's span, no copies of it, sharp, with open eyes, of the same person, one per slot."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from components.curate.clips.references import (
     VIEWS,
     Candidate,
     Choice,
-    Picker,
+    ReferencePicker,
     choose_references,
     nearby,
     rank,
@@ -21,10 +21,9 @@ from components.curate.clips.store import ClipStore
 from components.curate.config import CurationConfig, IdentityConfig, StateConfig
 from components.curate.options import ReferenceConfig
 from components.curate.step import curate
-from components.curate.video import identity
 from components.curate.video.decode import video_frames
 from components.curate.video.faces import FEATURES, Track
-from components.curate.video.image_similarity import copy_distance, thumbnail
+from components.curate.video.image_similarity import image_distance, thumbnail
 from components.dataset.manifest import read_rows
 from components.dataset.states import IDLE
 from lpm_model.config import REFERENCE_KINDS
@@ -42,7 +41,7 @@ def person(frames: int = 480, start: int = 0, shot: int = 0) -> Track:
 
 
 def show(track: Track, frames: slice, **features: float) -> None:
-    """Lets a track show something in some of its frames."""
+    """Set features of a track on some of its frames."""
     for name, value in features.items():
         track.values[frames, FEATURES.index(name)] = value
 
@@ -52,7 +51,7 @@ def choose(tracks: list[Track], config: CurationConfig = CONFIG, *, states: np.n
     all_states = [np.full(len(track.values), IDLE, np.uint8) for track in tracks]
     if states is not None:
         all_states[0] = states
-    rankings = [rank(i, track, said) for i, (track, said) in enumerate(zip(tracks, all_states, strict=True))]
+    rankings = [rank(i, track, states) for i, (track, states) in enumerate(zip(tracks, all_states, strict=True))]
     return choose_references(rankings[0], [rankings[i] for i in nearby(tracks, 0)], 100, 97, config)
 
 
@@ -60,13 +59,13 @@ def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (64, 64, 3)).astype(np.uint8)
 
 
-def test_every_slot_is_a_kind_that_the_model_knows() -> None:
+def test_every_slot_is_a_reference_kind_of_the_model() -> None:
     slots = [*VIEWS.values(), *EXPRESSIONS.values()]
     assert set(slots) <= set(REFERENCE_KINDS)
     assert len(set(slots)) == len(slots)
 
 
-def test_views_and_expressions_are_found_by_angle_and_form() -> None:
+def test_choose_references_finds_views_and_expressions() -> None:
     track = person()
     where = {
         "left": (slice(300, 320), {"yaw": -0.5}),
@@ -90,13 +89,13 @@ def test_views_and_expressions_are_found_by_angle_and_form() -> None:
         assert all(frame < 88 or frame >= 209 for frame in choice.frames)
 
 
-def test_a_turned_head_shows_no_expression() -> None:
+def test_turned_head_offers_no_expression() -> None:
     track = person()
     show(track, slice(300, 320), yaw=0.5, smile=0.1, brow_outer=-0.02)
     assert {choice.shows for choice in choose([track])} == {"global", "right", "front", "calm"}
 
 
-def test_how_many_is_bounded_by_kind() -> None:
+def test_number_of_references_is_bounded_by_kind() -> None:
     track = person()
     show(track, slice(300, 320), yaw=-0.5)
     show(track, slice(330, 350), yaw=0.5)
@@ -104,8 +103,8 @@ def test_how_many_is_bounded_by_kind() -> None:
     assert [choice.shows for choice in choose([track], few)] == ["global", "left"]
 
 
-def test_what_a_shot_does_not_offer_comes_from_other_shots_in_order_of_time() -> None:
-    """The clip fills its shot: every reference comes from elsewhere, and none from the same shot's other person."""
+def test_missing_references_come_from_other_shots_nearest_first() -> None:
+    """The clip fills its shot: every reference comes from another shot, and none from its other person."""
     own = person(97, start=100, shot=1)
     before, beside, after = person(90, start=0, shot=0), person(97, start=100, shot=1), person(200, start=210, shot=2)
     blip = person(12, start=197, shot=3)
@@ -126,29 +125,29 @@ PERSON, SOMEBODY = np.zeros(128, np.float32), np.full(128, 0.05, np.float32)
 def candidate(seed: int, sharpness: float) -> Candidate:
     row = ROW.copy()
     row[FEATURES.index("sharpness")] = sharpness
-    return Candidate(picture=lambda: noise(seed), row=row)
+    return Candidate(image=lambda: noise(seed), row=row)
 
 
 def pick(
-    pictures: dict[int, Candidate],
+    candidates: dict[int, Candidate],
     clip: list[np.ndarray],
     faces: dict[int, np.ndarray] | None = None,
     tracks: tuple[int, ...] = (0,),
     people: tuple[np.ndarray, ...] = (PERSON,),
 ) -> int | None:
-    """The frame that is taken of candidates 1, 2, 3, offered by each of some tracks."""
-    known = {one.picture().tobytes(): (faces or {}).get(frame) for frame, one in pictures.items()}
-    taker = Picker(CONFIG, np.array(people), 0.28, lambda picture, row: known[picture.tobytes()])
+    """Return the picked frame of candidates 1, 2, 3, offered by each of the tracks."""
+    embeddings = {one.image().tobytes(): (faces or {}).get(frame) for frame, one in candidates.items()}
+    picker = ReferencePicker(CONFIG, np.array(people), 0.28, lambda image, row: embeddings[image.tobytes()])
     choices = [
-        Choice(kind="global", shows="global", track=track, frames=list(pictures), openness=[1.0] * len(pictures))
+        Choice(kind="global", shows="global", track=track, frames=list(candidates), openness=[1.0] * len(candidates))
         for track in tracks
     ]
-    given = {(track, frame): one for track in tracks for frame, one in pictures.items()}
-    taken = taker.pick(0, choices, given, np.stack([thumbnail(picture) for picture in clip]))
-    return taken[0].frame if taken else None
+    given = {(track, frame): one for track in tracks for frame, one in candidates.items()}
+    picked = picker.pick(0, choices, given, np.stack([thumbnail(image) for image in clip]))
+    return picked[0].frame if picked else None
 
 
-def test_a_copy_of_a_training_frame_is_never_taken_however_sharp() -> None:
+def test_copies_of_the_clip_are_never_picked_however_sharp() -> None:
     clip = [noise(0), noise(1)]
     brighter = np.clip(cv2.GaussianBlur(noise(1), (3, 3), 0).astype(int), 0, 250).astype(np.uint8)
     copies = {
@@ -158,33 +157,35 @@ def test_a_copy_of_a_training_frame_is_never_taken_however_sharp() -> None:
     }
     assert pick(copies, clip) == 3
     assert pick({key: copies[key] for key in (1, 2)}, clip) is None
-    assert copy_distance(brighter, np.stack([thumbnail(p) for p in clip])) < 0.1
+    assert image_distance(brighter, np.stack([thumbnail(p) for p in clip])) < 0.1
 
 
-def test_a_brighter_copy_is_a_copy() -> None:
+def test_image_distance_ignores_brightness() -> None:
     clip = noise(3) // 2
-    assert copy_distance(clip + 40, thumbnail(clip)[None]) < 0.005 < copy_distance(noise(4) // 2, thumbnail(clip)[None])
+    assert (
+        image_distance(clip + 40, thumbnail(clip)[None]) < 0.005 < image_distance(noise(4) // 2, thumbnail(clip)[None])
+    )
 
 
-def test_the_sharper_one_wins_and_somebody_else_never_does() -> None:
-    pictures = {n: candidate(10 + n, float(n)) for n in (1, 2, 3)}
-    assert pick(pictures, [noise(0)]) == 3
-    assert pick(pictures, [noise(0)], {1: PERSON, 2: PERSON, 3: SOMEBODY}) == 2
-    assert pick(pictures, [noise(0)], dict.fromkeys((1, 2, 3), SOMEBODY)) is None
+def test_sharpest_candidate_of_the_same_person_is_picked() -> None:
+    candidates = {n: candidate(10 + n, float(n)) for n in (1, 2, 3)}
+    assert pick(candidates, [noise(0)]) == 3
+    assert pick(candidates, [noise(0)], {1: PERSON, 2: PERSON, 3: SOMEBODY}) == 2
+    assert pick(candidates, [noise(0)], dict.fromkeys((1, 2, 3), SOMEBODY)) is None
 
 
-def test_another_shot_gives_references_only_where_faces_say_that_it_is_the_same_person() -> None:
-    pictures, faces = {1: candidate(11, 1.0)}, {1: PERSON}
+def test_references_from_other_shots_need_a_matching_face() -> None:
+    candidates, faces = {1: candidate(11, 1.0)}, {1: PERSON}
     unknown = np.full(128, np.nan, np.float32)
-    assert pick(pictures, [noise(0)], faces, tracks=(1,), people=(PERSON, PERSON)) == 1
-    assert pick(pictures, [noise(0)], faces, tracks=(1,), people=(PERSON, SOMEBODY)) is None
-    assert pick(pictures, [noise(0)], faces, tracks=(1,), people=(PERSON, unknown)) is None
-    assert pick(pictures, [noise(0)], faces, tracks=(0,), people=(unknown,)) == 1
+    assert pick(candidates, [noise(0)], faces, tracks=(1,), people=(PERSON, PERSON)) == 1
+    assert pick(candidates, [noise(0)], faces, tracks=(1,), people=(PERSON, SOMEBODY)) is None
+    assert pick(candidates, [noise(0)], faces, tracks=(1,), people=(PERSON, unknown)) is None
+    assert pick(candidates, [noise(0)], faces, tracks=(0,), people=(unknown,)) == 1
 
 
-def test_a_still_video_gives_no_clip(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
-    """Every picture of a still video is a copy of every clip's frames."""
-    frame = next(picture.rgb for number, picture, _ in video_frames(sides[0], config.limits) if number == 0)
+def test_still_video_has_no_references(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
+    """Every frame of a still video is a copy of every clip's frames."""
+    frame = next(frame.rgb for number, frame, _ in video_frames(sides[0], config.limits) if number == 0)
     still = write_video(tmp_path / "still.mp4", [frame] * 200)
     lenient = dataclasses.replace(
         config,
@@ -201,23 +202,19 @@ def test_a_still_video_gives_no_clip(sides: list[Path], config: CurationConfig, 
     assert any(row["kept"] for row in rows if row["source_id"] != "still")
 
 
-def test_shots_of_one_person_lend_each_other_references(
-    sides: list[Path], config: CurationConfig, tmp_path: Path
-) -> None:
-    """Each shot is too short to offer a reference of its own; between the two of one person lies one of another."""
-    if not identity.available():
-        pytest.skip("the face network is not installed")
-    first, second = ([picture.rgb for _, picture, _ in video_frames(side, config.limits)] for side in sides)
-    film = write_video(tmp_path / "film.mp4", [*first[:60], *second[:60], *first[180:240]])
+def test_shots_of_one_person_share_references(sides: list[Path], config: CurationConfig, tmp_path: Path) -> None:
+    """Each shot is too short for references of its own; between the two shots of one person is one of another."""
+    first, second = ([frame.rgb for _, frame, _ in video_frames(side, config.limits)] for side in sides)
+    video = write_video(tmp_path / "video.mp4", [*first[:60], *second[:60], *first[180:240]])
     lenient = dataclasses.replace(
         config,
         min_retention=0.0,
         require_audio=False,
-        states=StateConfig(min_discard_s=100.0),  # the film is silent, and mouths move
+        states=StateConfig(min_discard_s=100.0),  # the video is silent, and mouths move
         thresholds={"min_confidence": None, "max_inset_ratio": None},
-        identity=IdentityConfig(max_rendered_distance=0.3),  # so small faces are up to .33 from themselves
+        identity=IdentityConfig(max_rendered_distance=0.3),  # faces this small are up to 0.33 from themselves
     )
-    curate(make_raw(tmp_path / "raw", [film]), tmp_path / "dataset", lenient, NoProgress())
+    curate(make_raw(tmp_path / "raw", [video]), tmp_path / "dataset", lenient, NoProgress())
     rows = {row["track"]: row for row in read_rows(tmp_path / "dataset" / "manifest.parquet")}
     assert [rows[track]["kept"] for track in (0, 1, 2)] == [True, False, True]
     assert rows[1]["reason"] == "no_reference"
@@ -228,16 +225,16 @@ def test_shots_of_one_person_lend_each_other_references(
 
 
 @pytest.mark.parametrize("values", [{"max_views": 5}, {"min_distance": 2.0}, {"candidates": 0}])
-def test_settings_out_of_range_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="references wants"):
+def test_reference_config_rejects_values_out_of_range(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"references\."):
         ReferenceConfig(**values)
 
 
-def test_candidates_lie_on_disk_until_they_are_taken(tmp_path: Path) -> None:
+def test_clip_store_reads_candidates_from_disk(tmp_path: Path) -> None:
     store = ClipStore(tmp_path)
     given = [noise(seed)[: 20 + seed] for seed in range(5)]
-    kept = [store.candidate(picture) for picture in given]
+    readers = [store.add_candidate(image) for image in given]
     for at in (3, 0, 4, 0):
-        assert np.array_equal(kept[at](), given[at])
+        assert np.array_equal(readers[at](), given[at])
     store.drop_candidates()
     assert list(tmp_path.iterdir()) == []

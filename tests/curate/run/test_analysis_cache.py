@@ -1,4 +1,4 @@
-"""First passes kept for later runs: what they are reused for, to which bytes, how many stay, and that they can go."""
+"""The analysis cache: what invalidates an entry, equal datasets with and without it, eviction and erasure."""
 
 import dataclasses
 import json
@@ -11,26 +11,29 @@ from typing import Any, TypeVar
 import pytest
 
 from components.curate.config import CurationConfig
-from components.curate.erase.erase import Places, forget
-from components.curate.run import passes
-from components.curate.run.analysis_cache import KeptLooks, of_forgotten
+from components.curate.erase.erase import Places, erase
+from components.curate.run import analyse, analysis_pass
+from components.curate.run.analysis_cache import AnalysisCache, erased_entries
+from components.curate.run.job import Job
 from components.curate.step import curate
 from components.dataset.sources import read_sources
 from components.dataset.tombstones import TOMBSTONES, Tombstones
+from components.runtime.code_closure import code_closure
 from lpm_model.digests import folder_digest
 from lpm_model.files import read_json
 from lpm_model.progress import NoProgress
 from tests.curate.corpus import make_raw, write_video
+from tests.curate.spies import must_not_be_called
 
 T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
 def raw(sides: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two people who have nothing to do with each other, and a wall."""
+    """Two people in separate conversations, and a video of a wall."""
     import numpy as np
 
-    home = tmp_path_factory.mktemp("kept")
+    home = tmp_path_factory.mktemp("analysis-cache")
     wall = write_video(home / "wall.mp4", [np.full((96, 96, 3), 40 + n, np.uint8) for n in range(36)], tone_from_s=0.0)
     raw = make_raw(home / "raw", [*sides, wall], conversation_id=None, camera=None)
     lines = [json.loads(line) for line in (raw / "sources.jsonl").read_text().splitlines()]
@@ -41,19 +44,20 @@ def raw(sides: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def quick(config: CurationConfig) -> CurationConfig:
-    """Settings that pair nobody."""
+    """Settings without pairing by audio."""
     return dataclasses.replace(config, states=dataclasses.replace(config.states, match_cameras_max=0), mesh_stride=6)
 
 
 @pytest.fixture(scope="module")
-def looks(raw: Path, quick: CurationConfig) -> Path:
-    """What a first run keeps."""
-    curate(raw, raw.parent / "first", quick, NoProgress(), raw.parent / "cache" / "looks")
-    return raw.parent / "cache" / "looks"
+def cache(raw: Path, quick: CurationConfig) -> Path:
+    """The analysis cache after a first run."""
+    folder = raw.parent / "cache" / "analysis"
+    curate(raw, raw.parent / "first", quick, NoProgress(), folder)
+    return folder
 
 
 class Bars(NoProgress):
-    """Where bars begin and end."""
+    """Records where progress bars begin and end."""
 
     def __init__(self) -> None:
         self.seen: dict[str, tuple[int, int | None]] = {}
@@ -63,124 +67,133 @@ class Bars(NoProgress):
         yield from items
 
 
-def other(config: CurationConfig) -> CurationConfig:
-    """The same with other settings of the second pass."""
+def with_other_thresholds(config: CurationConfig) -> CurationConfig:
+    """The same config with other settings of the clip pass."""
     return dataclasses.replace(config, thresholds={"max_yaw_deg": 5.0, "min_confidence": 0.7}, max_clip_s=3.0)
 
 
-def settled(dataset: Path) -> str:
-    """Digest of all of a dataset but the time that it took."""
+def digest_without_timing(dataset: Path) -> str:
+    """Digest of a dataset folder without its timings."""
     (dataset / "timing.json").unlink()
     page = dataset / "curation.html"
     page.write_text(re.sub(r'<table id="cost">.*?</table>', "", page.read_text(), count=1, flags=re.DOTALL))
     return folder_digest(dataset)
 
 
-def test_other_thresholds_need_no_second_look(
-    raw: Path, looks: Path, quick: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_thresholds_reuse_all_analyses(
+    raw: Path, cache: Path, quick: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    curate(raw, tmp_path / "scratch", other(quick), NoProgress())
-    assert read_json(tmp_path / "scratch" / "timing.json")["look"]["reused"] == 0
-    monkeypatch.setattr(passes, "analyse", None)
+    config = with_other_thresholds(quick)
+    curate(raw, tmp_path / "scratch", config, NoProgress())
+    assert read_json(tmp_path / "scratch" / "timing.json")["analysis"]["reused"] == 0
+    monkeypatch.setattr(analyse, "analyse", must_not_be_called("analyse"))
     bars = Bars()
-    curate(raw, tmp_path / "again", other(quick), bars, looks)
-    assert (bars.seen["looking at sources"], bars.seen["making clips"]) == ((3, 3), (0, 2))
-    assert list(bars.seen)[-1] == "checks and page"
-    assert read_json(tmp_path / "again" / "timing.json")["look"]["reused"] == 3
-    assert settled(tmp_path / "again") == settled(tmp_path / "scratch")
+    curate(raw, tmp_path / "again", config, bars, cache)
+    assert (bars.seen["analysing sources"], bars.seen["making clips"]) == ((3, 3), (0, 2))
+    assert list(bars.seen)[-1] == "validation and page"
+    assert read_json(tmp_path / "again" / "timing.json")["analysis"]["reused"] == 3
+    assert digest_without_timing(tmp_path / "again") == digest_without_timing(tmp_path / "scratch")
 
 
-def test_a_kept_first_pass_comes_without_the_pictures_of_another(
-    raw: Path, looks: Path, quick: CurationConfig, tmp_path: Path
+def test_restore_discards_the_roi_cache_of_another_file(
+    raw: Path, cache: Path, quick: CurationConfig, tmp_path: Path
 ) -> None:
-    """A run was killed after it had looked at a file that was then replaced by one whose first pass is kept."""
+    """A run was killed after it had analysed a file that was then replaced by one whose analysis is cached."""
     source = read_sources(raw)[0]
-    job = passes.Job(raw=raw, parts=tmp_path, source=source, config=quick, key=passes.look_key(source, quick))
+    key = analysis_pass.analysis_key(source, quick)
+    job = Job(raw=raw, parts=tmp_path, source=source, config=quick, key=key)
     job.folder.mkdir()
-    for name in ("cutouts.yuv", "cutouts.npz"):
+    for name in ("roi_cache.yuv", "roi_cache.npz"):
         (job.folder / name).write_bytes(b"other people")
-    KeptLooks(looks, 1e9).give(job)
-    assert {path.name for path in job.folder.iterdir()} == {"look.json", "look.npz"}
+    AnalysisCache(cache, 1e9).restore(job)
+    assert {path.name for path in job.folder.iterdir()} == {"analysis.json", "analysis.npz"}
 
 
 @pytest.mark.parametrize("change", ["setting", "file", "code"])
-def test_what_the_first_pass_depends_on_is_looked_at_again(
-    raw: Path, looks: Path, quick: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+def test_changed_dependencies_invalidate_cached_analyses(
+    raw: Path, cache: Path, quick: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    looked: list[str] = []
-    real = passes.analyse
+    analysed: list[str] = []
+    real = analyse.analyse
 
-    def analyse(raw: Path, source: Any, config: CurationConfig, cutouts: Any) -> Any:
-        looked.append(source.source_id)
-        return real(raw, source, config, cutouts)
+    def spy(raw: Path, source: Any, config: CurationConfig, roi_cache: Any) -> Any:
+        analysed.append(source.source_id)
+        return real(raw, source, config, roi_cache)
 
-    monkeypatch.setattr(passes, "analyse", analyse)
+    monkeypatch.setattr(analyse, "analyse", spy)
     names = {path.stem for path in (raw / "media").iterdir()}
     if change == "setting":
         quick = dataclasses.replace(quick, mesh_stride=5)
     elif change == "code":
-        monkeypatch.setattr(passes, "code_digest", lambda module: "another")
-    else:  # its bytes are no longer those that ingest listed
+        monkeypatch.setattr(analysis_pass, "analysis_code", lambda: {"another": ("code", {})})
+    else:  # its bytes differ from those that ingest listed
         raw, given = tmp_path / "raw", raw
         make_raw(raw, sorted((given / "media").iterdir()))
         (raw / "sources.jsonl").write_text((given / "sources.jsonl").read_text())
         with (raw / "media" / "wall.mp4").open("ab") as file:
             file.write(b"\0")
         names = {"wall"}
-    curate(raw, tmp_path / "dataset", quick, NoProgress(), looks)
-    assert set(looked) == names
+    curate(raw, tmp_path / "dataset", quick, NoProgress(), cache)
+    assert set(analysed) == names
 
 
-def test_those_not_asked_for_the_longest_go_first(tmp_path: Path) -> None:
+def test_analysis_key_covers_exactly_the_code_of_the_analysis() -> None:
+    files = {file for module in analysis_pass.analysis_code() for file in code_closure(module).files}
+    covered = {"run/analyse", "run/analysis_file", "video/decode", "video/faces", "labels/speech", "scorers/text"}
+    assert {f"components/curate/{name}.py" for name in covered} <= files
+    assert not [file for file in files if file.startswith(("components/curate/clips/", "components/curate/report/"))]
+    packages = {name for _, versions in analysis_pass.analysis_code().values() for name in versions}
+    assert {"av", "numpy"} <= packages
+
+
+def test_evict_deletes_the_least_recently_used(tmp_path: Path) -> None:
     for age, name in enumerate("abcd"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "look.npz").write_bytes(bytes(100))
+        (tmp_path / name / "analysis.npz").write_bytes(bytes(100))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    KeptLooks(tmp_path, 250).trim()
+    AnalysisCache(tmp_path, 250).evict()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-def test_what_may_not_hold_another_time_is_not_kept(raw: Path, quick: CurationConfig, tmp_path: Path) -> None:
-    from components.dataset.sources import read_sources
-
-    job = passes.Job(raw=raw, parts=tmp_path / "parts", source=read_sources(raw)[0], config=quick, key="k")
-    shelf = KeptLooks(tmp_path / "looks", 1e9)
-    for reason, there in (("too_slow", False), ("worker_died", False), ("no_face", True)):
-        shelf.keep(job, {"ok": False, "file": "", "reason": reason, "detail": ""})
-        assert (tmp_path / "looks" / "k").exists() == there
+def test_transient_failures_are_not_cached(raw: Path, quick: CurationConfig, tmp_path: Path) -> None:
+    job = Job(raw=raw, parts=tmp_path / "parts", source=read_sources(raw)[0], config=quick, key="k")
+    cache = AnalysisCache(tmp_path / "analysis", 1e9)
+    for reason, cached in (("too_slow", False), ("worker_died", False), ("no_face", True)):
+        cache.store(job, {"ok": False, "file": "", "reason": reason, "detail": ""})
+        assert (tmp_path / "analysis" / "k").exists() == cached
 
 
-def test_forgetting_reaches_kept_first_passes(
-    raw: Path, quick: CurationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also one that was made under other settings; and a copy of it that lies elsewhere is found by the proof."""
-    looks = tmp_path / "cache" / "looks"
-    curate(raw, tmp_path / "dataset", quick, NoProgress(), looks)
-    curate(raw, tmp_path / "dataset", dataclasses.replace(quick, mesh_stride=5), NoProgress(), looks)
-    assert len(list(looks.iterdir())) == 6
-    before = {path: path.read_bytes() for path in looks.glob("*/look.npz")}
+def test_erase_reaches_cached_analyses(raw: Path, quick: CurationConfig, tmp_path: Path) -> None:
+    """Also one made under other settings; and a copy elsewhere is found by the verification."""
+    cache = tmp_path / "cache" / "analysis"
+    curate(raw, tmp_path / "dataset", quick, NoProgress(), cache)
+    curate(raw, tmp_path / "dataset", dataclasses.replace(quick, mesh_stride=5), NoProgress(), cache)
+    assert len(list(cache.iterdir())) == 6
+    before = {path: path.read_bytes() for path in cache.glob("*/analysis.npz")}
     places = Places(cache=tmp_path / "cache", tombstones=tmp_path / TOMBSTONES)
     unfinished = tmp_path / ".dataset.partial" / "parts" / sorted((raw / "media").iterdir())[0].stem
     unfinished.mkdir(parents=True)
-    report = forget(tmp_path / "dataset", "identity", "Ada", places)
-    assert report.removed["kept first passes"] == 2
+    report = erase(tmp_path / "dataset", "identity", "Ada", places)
+    assert report.removed["cached analyses"] == 2
     assert not unfinished.exists()
-    assert looks in report.folders
-    assert len(list(looks.iterdir())) == 4
-    stones = Tombstones(tmp_path / TOMBSTONES)
-    assert of_forgotten(looks, stones.all) == []
-    assert all(b"Ada" not in path.read_bytes() for path in looks.rglob("*") if path.is_file())
+    assert cache in report.folders
+    assert len(list(cache.iterdir())) == 4
+    tombstones = Tombstones(tmp_path / TOMBSTONES)
+    assert erased_entries(cache, tombstones.all) == []
+    assert all(b"Ada" not in path.read_bytes() for path in cache.rglob("*") if path.is_file())
 
-    gone = next(data for path, data in before.items() if not path.exists())
-    (tmp_path / "dataset" / "notes.bin").write_bytes(gone)
+    erased = next(data for path, data in before.items() if not path.exists())
+    (tmp_path / "dataset" / "notes.bin").write_bytes(erased)
     with pytest.raises(ValueError, match=r"still there.*notes\.bin"):
-        forget(tmp_path / "dataset", "identity", "Ada", places)
+        erase(tmp_path / "dataset", "identity", "Ada", places)
 
 
-def test_a_run_lets_go_of_what_was_forgotten_elsewhere(raw: Path, quick: CurationConfig, tmp_path: Path) -> None:
-    looks, stones = tmp_path / "looks", tmp_path / TOMBSTONES
-    curate(raw, tmp_path / "dataset", quick, NoProgress(), looks)
-    forget(tmp_path / "dataset", "identity", "Ada", Places(tombstones=stones))
-    assert len(of_forgotten(looks, Tombstones(stones).all)) == 1
-    curate(raw, tmp_path / "again", dataclasses.replace(quick, tombstones=str(stones)), NoProgress(), looks)
-    assert of_forgotten(looks, Tombstones(stones).all) == []
+def test_run_deletes_cached_analyses_that_were_erased_elsewhere(
+    raw: Path, quick: CurationConfig, tmp_path: Path
+) -> None:
+    cache, file = tmp_path / "analysis", tmp_path / TOMBSTONES
+    curate(raw, tmp_path / "dataset", quick, NoProgress(), cache)
+    erase(tmp_path / "dataset", "identity", "Ada", Places(tombstones=file))
+    assert len(erased_entries(cache, Tombstones(file).all)) == 1
+    curate(raw, tmp_path / "again", dataclasses.replace(quick, tombstones=str(file)), NoProgress(), cache)
+    assert erased_entries(cache, Tombstones(file).all) == []

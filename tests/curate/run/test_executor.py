@@ -1,4 +1,4 @@
-"""A job that crashes, hangs or eats the memory costs only itself, wherever it runs."""
+"""A job that crashes, hangs or uses too much memory fails alone, wherever it runs."""
 
 from unittest import mock
 
@@ -15,7 +15,7 @@ ENDS = {
 }  # fmt: skip
 
 
-def test_a_job_that_misbehaves_costs_only_itself() -> None:
+def test_misbehaving_jobs_fail_alone() -> None:
     task = Task(misbehave, lost, Budget(seconds=5.0, rss_mb=400.0))
     with Executor("process", 2) as executor:
         done = dict(executor.map(task, JOBS))
@@ -25,24 +25,24 @@ def test_a_job_that_misbehaves_costs_only_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         (None, "cannot be started here .no room for it"),
         ("10.0.0.1:1", "cannot be joined at 10.0.0.1:1 .no room for it"),
     ],
 )
-def test_ray_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, said: str) -> None:
+def test_ray_start_failure_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, message: str) -> None:
     ray = pytest.importorskip("ray")
     monkeypatch.setattr(ray, "init", mock.Mock(side_effect=RuntimeError("no room for it\nand many more lines")))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    with Executor("ray", 1) as executor, pytest.raises(ValueError, match=rf"{said}.*executor=process.*goes on"):
+    with Executor("ray", 1) as executor, pytest.raises(ValueError, match=rf"{message}.*executor=process.*resume"):
         next(executor.map(Task(misbehave, lost), ["fine"]))
 
 
 @pytest.mark.slow
-def test_nor_does_it_cost_more_under_ray() -> None:
+def test_misbehaving_jobs_fail_alone_under_ray() -> None:
     pytest.importorskip("ray")
     task = Task(misbehave, lost, Budget(seconds=5.0, rss_mb=400.0))
     with Executor("ray", 1) as executor:

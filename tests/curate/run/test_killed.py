@@ -1,4 +1,4 @@
-"""Killed at a quarter, a half and three quarters of its work, a run ends with the same bytes and does nothing twice."""
+"""A run that is killed at a quarter, a half or three quarters of its work resumes to the same bytes."""
 
 import os
 import signal
@@ -18,15 +18,15 @@ from tests.curate.corpus import make_raw
 from tests.curate.killed_run import settings
 
 
-def halves(film: Path, folder: Path) -> list[Path]:
-    """A film as two files, split at a key picture near its middle."""
-    parts = [folder / f"{film.stem.replace('_', '-')}-{number}.mp4" for number in (1, 2)]
-    with av.open(str(film)) as given:
+def halves(video: Path, folder: Path) -> list[Path]:
+    """Split a video into two files at a keyframe near its middle."""
+    parts = [folder / f"{video.stem.replace('_', '-')}-{number}.mp4" for number in (1, 2)]
+    with av.open(str(video)) as given:
         middle_s = given.duration / av.time_base / 2
         keys = [float(p.pts * p.time_base) for p in given.demux(video=0) if p.is_keyframe and p.pts is not None]
     cut_s = min(keys[1:], key=lambda at: abs(at - middle_s))
     for number, part in enumerate(parts):
-        with av.open(str(film)) as given, av.open(str(part), "w") as out:
+        with av.open(str(video)) as given, av.open(str(part), "w") as out:
             streams = [out.add_stream_from_template(stream) for stream in given.streams]
             for packet in given.demux():
                 if packet.dts is not None and (float(packet.pts * packet.time_base) >= cut_s) == bool(number):
@@ -39,25 +39,26 @@ def halves(film: Path, folder: Path) -> list[Path]:
 def raw(sides: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four sources."""
     home = tmp_path_factory.mktemp("killed")
-    return make_raw(home / "raw", [part for film in sides for part in halves(film, home)])
+    return make_raw(home / "raw", [part for video in sides for part in halves(video, home)])
 
 
 @pytest.fixture(scope="module")
 def whole(raw: Path, autoencoder: Path) -> Path:
-    """What a run gives that nobody kills."""
+    """Dataset of an uninterrupted run."""
     curate(raw, raw.parent / "whole", settings(str(autoencoder), "inline"), NoProgress())
     return raw.parent / "whole"
 
 
 def killed_at(raw: Path, dataset: Path, autoencoder: Path, executor: str, parts: int) -> dict[Path, float]:
-    """Start a run, kill its whole process group when so many parts are done; gives the parts with their times."""
+    """Start a run and kill its process group when `parts` results are finished; return them with their times."""
     command = [sys.executable, "-m", "tests.curate.killed_run", str(raw), str(dataset), str(autoencoder), executor]
     run = subprocess.Popen(command, cwd=Path(__file__).parents[3], start_new_session=True)
     done: list[Path] = []
+    pending = working_folder(dataset)
     while len(done) < parts:
         assert run.poll() is None
         time.sleep(0.02)
-        done = [*working_folder(dataset).glob("parts/*/look.json"), *working_folder(dataset).glob("parts/*/clips.json")]
+        done = [*pending.glob("parts/*/analysis.json"), *pending.glob("parts/*/clips.json")]
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert not dataset.exists()
@@ -73,14 +74,14 @@ def killed_at(raw: Path, dataset: Path, autoencoder: Path, executor: str, parts:
         pytest.param(4, "ray", marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_goes_on_where_it_was(
+def test_killed_run_resumes(
     raw: Path, whole: Path, autoencoder: Path, tmp_path: Path, parts: int, executor: str
 ) -> None:
     done = killed_at(raw, tmp_path / "dataset", autoencoder, executor, parts)
     assert len(done) >= parts
     curate(raw, tmp_path / "dataset", settings(str(autoencoder), "inline"), NoProgress())
     timing = read_json(tmp_path / "dataset" / "timing.json")
-    assert len(done) <= timing["look"]["reused"] + timing["clips"]["reused"] < 8
+    assert len(done) <= timing["analysis"]["reused"] + timing["clips"]["reused"] < 8
     for name in ("manifest.parquet", "curation.json", "dataset.json"):
         assert file_digest(tmp_path / "dataset" / name) == file_digest(whole / name)
     assert dataset_digest(tmp_path / "dataset") == dataset_digest(whole)

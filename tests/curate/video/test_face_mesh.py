@@ -1,4 +1,4 @@
-"""What MediaPipe writes to stderr stays away from terminals; what anybody else writes arrives."""
+"""MediaPipe's log lines are filtered from stderr; everything else passes."""
 
 import os
 import subprocess
@@ -7,45 +7,45 @@ from pathlib import Path
 
 import pytest
 
-from components.curate.video.face_mesh import _without_chatter
+from components.curate.video.face_mesh import _filtered_stderr
 
 ROOT = Path(__file__).parents[3]
 FIND = """
 import gc, sys, weakref, numpy as np
 from components.curate.video.faces import FaceFinder
-from tests.curate.corpus import as_picture
+from tests.curate.corpus import as_frame
 
-def look():
-    picture = as_picture(np.zeros((128, 128, 3), np.uint8))
+def find_faces():
+    frame = as_frame(np.zeros((128, 128, 3), np.uint8))
     finder = FaceFinder(2)
-    finder.find(picture)
+    finder.find(frame)
     for count in (1, 2, 1):
-        finder._follow(count)
-    return weakref.ref(picture)
+        finder._track(count)
+    return weakref.ref(frame)
 
-seen = look()
+seen = find_faces()
 gc.collect()
-print("done" if seen() is None else "the caller's picture is kept", file=sys.stderr)
+print("done" if seen() is None else "the caller's frame is still referenced", file=sys.stderr)
 """
 
 
-def test_networks_start_and_start_anew_in_silence_and_keep_nothing_of_their_callers() -> None:
+def test_networks_log_nothing_and_keep_no_reference_to_their_callers() -> None:
     found = subprocess.run([sys.executable, "-c", FIND], cwd=ROOT, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "done\n")
 
 
-def test_only_chatter_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+def test_filtered_stderr_drops_only_log_lines(capfd: pytest.CaptureFixture[str]) -> None:
     lines = {
         "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n": False,
         "W0000 00:00:1795892545.363997    6048 inference_feedback_manager.cc:114] Feedback manager\n": False,
         "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n": False,
         "E0000 00:00:1795892545.363997    6048 graph.cc:114] no such model\n": True,
-        "WARNING components.curate: a.mp4 is left out\n": True,
-        "the end without a line's end": True,
+        "WARNING components.curate: a.mp4 is skipped\n": True,
+        "the end without a newline": True,
     }
 
     def crash() -> None:
-        with _without_chatter():
+        with _filtered_stderr():
             os.write(2, "".join(lines).encode())
             raise KeyError
 

@@ -1,4 +1,4 @@
-"""The points of a mesh are read from its message as they are."""
+"""Landmarks are parsed from their serialised message."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from components.curate.video.faces import landmarks
 formats = pytest.importorskip("mediapipe.framework.formats.landmark_pb2")
 
 
-def test_a_mesh_is_read_as_its_numbers_one_by_one() -> None:
+def test_landmarks_equal_the_message_attributes() -> None:
     numbers = np.random.default_rng(0).normal(0.5, 0.3, (478, 3)).astype(np.float32)
     numbers[5] = 0.0
     points = [formats.NormalizedLandmark(x=float(x), y=float(y), z=float(z)) for x, y, z in numbers]
