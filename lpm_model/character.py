@@ -1,4 +1,4 @@
-"""What Base and Online LPM share: the character on screen and the conditions that drive it.
+"""What Base and Online LPM share: the character on screen, its encoders and its latent codec.
 
 B batch, F latent frames, R references, n audio tokens a latent frame.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,22 +27,22 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """Who is on screen."""
+    """The character on screen."""
 
     image: Tensor
-    """[1, channels, 1, h, w] latent of the character image, the first frame; [B, ...] for one in each row."""
+    """[1, channels, 1, h, w] latent of the reference image, the first frame; [B, ...] for one in each row."""
     references: Tensor
     """[1, R, channels, h, w] latents of the references, or [B, ...]."""
     positions: Tensor
     """[R] temporal positions of the references, or [B, R]: ABSENT where a row has fewer."""
 
     def rows(self, batch: int) -> "Character":
-        """The same person in every row of a batch."""
+        """Return the same character in every row of a batch."""
         image, references = (x.expand(batch, *x.shape[1:]).contiguous() for x in (self.image, self.references))
         return Character(image, references, self.positions.expand(batch, -1).contiguous())
 
     def with_rows(self, mask: Tensor, other: "Character") -> "Character":
-        """The same with the rows where mask [B] is True from another batch."""
+        """Return the same with the rows where mask [B] is True from another batch."""
         most = max(self.references.shape[1], other.references.shape[1])
         own, new = self.padded(most), other.padded(most)
         return Character(
@@ -51,7 +52,7 @@ class Character:
         )
 
     def padded(self, references: int) -> "Character":
-        """The same with absent references up to a number; of a batch with positions for each row."""
+        """Append absent references up to a number of them; only for a batch with positions for each row."""
         missing = references - self.references.shape[1]
         return Character(
             image=self.image,
@@ -61,7 +62,7 @@ class Character:
 
 
 def join_characters(characters: Sequence[Character]) -> Character:
-    """One character a row, whatever references each has."""
+    """Join characters into a batch, whatever number of references each has."""
     most = max(c.references.shape[1] for c in characters)
     rows = [c.rows(c.image.shape[0]).padded(most) for c in characters]
     return Character(
@@ -72,17 +73,17 @@ def join_characters(characters: Sequence[Character]) -> Character:
 
 
 def to_video(frames: NDArray[np.uint8]) -> Tensor:
-    """uint8 [T, H, W, 3] to float [1, 3, T, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    """Convert uint8 [T, H, W, 3] to float [1, 3, T, H, W] in [-1, 1]."""
+    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> 1 c t h w").float() / 127.5 - 1
 
 
 def to_frames(video: Tensor) -> Tensor:
-    """Float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1)
+    """Convert float [B, 3, T, H, W] in [-1, 1] to uint8 [B, T, H, W, 3]."""
+    return rearrange(((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), "b c t h w -> b t h w c")
 
 
 def reference_positions(kinds: Sequence[str]) -> Tensor:
-    """Temporal positions of references by kind, [R]; before latent 0 and apart by type (paper section 3.3).
+    """Return the temporal positions [R] of references by kind: before latent 0, separated by type (paper section 3.3).
 
     Raises:
         ValueError: an unknown kind.
@@ -106,15 +107,18 @@ class CharacterModel(nn.Module):
         self.text_encoder = build_text_encoder(config, encoders)
         if config.audio_width not in (0, self.audio_encoder.width):
             raise ValueError(
-                f"audio_width is {config.audio_width}; {config.audio.encoder!r} gives {self.audio_encoder.width}"
+                f"audio_width is {config.audio_width}, but {config.audio.encoder!r} gives {self.audio_encoder.width}: "
+                "use that width"
             )
         if config.text_width != self.text_encoder.width:
             raise ValueError(
-                f"text_width is {config.text_width}; {config.text_encoder!r} gives {self.text_encoder.width}"
+                f"text_width is {config.text_width}, but {config.text_encoder!r} gives {self.text_encoder.width}: "
+                "use that width"
             )
         if config.latent_channels != autoencoder.latent_channels:
             raise ValueError(
-                f"latent_channels is {config.latent_channels}; the autoencoder gives {autoencoder.latent_channels}"
+                f"latent_channels is {config.latent_channels}, but the autoencoder gives "
+                f"{autoencoder.latent_channels}: use that number"
             )
 
     @torch.no_grad()
@@ -125,23 +129,21 @@ class CharacterModel(nn.Module):
 
         Args:
             image: the first frame, size_px square.
-            references: more pictures of the same person, size_px square; without any the image is its own reference.
+            references: more images of the same person, size_px square; without any the image is its own reference.
             kinds: one of config.REFERENCE_KINDS for each reference; "global" for the first, views after it by default.
 
         Raises:
-            ValueError: a picture of another size, an unknown kind or a number of kinds that does not fit.
+            ValueError: an image of another size, an unknown kind or a number of kinds that does not fit.
         """
-        pictures = list(references) or [image]
-        names = list(kinds) if kinds is not None else list(REFERENCE_KINDS)[: len(pictures)]
-        for picture in (image, *pictures):
-            if picture.shape != (self.size_px, self.size_px, 3):
-                raise ValueError(
-                    f"picture of shape {picture.shape}: this model wants {self.size_px}x{self.size_px} RGB"
-                )
-        if len(names) != len(pictures):
-            raise ValueError(f"{len(pictures)} references and {len(names)} kinds: give one kind for each reference")
-        place = next(self.parameters()).device
-        pixels = [to_video(picture[None]).to(place) for picture in (image, *pictures)]
+        images = list(references) or [image]
+        names = list(kinds) if kinds is not None else list(REFERENCE_KINDS)[: len(images)]
+        for each in (image, *images):
+            if each.shape != (self.size_px, self.size_px, 3):
+                raise ValueError(f"image of shape {each.shape}: this model needs {self.size_px}x{self.size_px} RGB")
+        if len(names) != len(images):
+            raise ValueError(f"{len(images)} references and {len(names)} kinds: give one kind for each reference")
+        device = next(self.parameters()).device
+        pixels = [to_video(each[None]).to(device) for each in (image, *images)]
         latents = [self.autoencoder.encode(video) for video in pixels]
         return Character(
             image=latents[0],
@@ -150,7 +152,7 @@ class CharacterModel(nn.Module):
         )
 
     def clip_features(self, audio: Tensor) -> Tensor:
-        """Audio features of a clip that starts in silence, as a stream would give them.
+        """Encode the audio of a clip that starts in silence, to the same features as a stream.
 
         Args:
             audio: [B, 4000 k] in [-1, 1]: the samples of latent frames 1 ... k.
@@ -165,37 +167,37 @@ class CharacterModel(nn.Module):
         return torch.cat([before, self.audio_encoder.encode(nn.functional.pad(audio, around))], dim=1)
 
     def text(self, texts: Sequence[str] | None) -> Tensor | None:
-        """[B, text_tokens, text_width]; None stays None, as does a batch of empty texts."""
+        """Encode prompts to [B, text_tokens, text_width]; None for None and for a batch of empty texts."""
         if texts is None or not any(texts):
             return None
         return self.text_encoder.encode(list(texts))
 
 
 def read_model_config(folder: Path, remedy: str = "give the folder that train or distill wrote") -> dict[str, Any]:
-    """config.json of a model folder.
+    """Read config.json of a model folder.
 
     Raises:
-        ValueError: it is missing.
+        ValueError: it is missing; `remedy` ends the message.
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise ValueError(f"{folder} is no model folder: config.json is missing; {remedy}")
+        raise ValueError(f"{folder} is not a model folder: config.json is missing; {remedy}")
     loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
 
 
 def read_base_config(folder: Path) -> dict[str, Any]:
-    """config.json of the folder of a Base LPM.
+    """Read config.json of a Base LPM folder.
 
     Raises:
-        ValueError: it is missing, or an Online LPM's.
+        ValueError: it is missing, or is an Online LPM's.
     """
     config = read_model_config(folder)
     if "online" in config:
-        raise ValueError(f"{folder} is an Online LPM, which only looks back: give the folder that train wrote")
+        raise ValueError(f"{folder} is an Online LPM, which is causal: give the folder that train wrote")
     return config
 
 
 def inference_device(name: str | None) -> torch.device:
-    """The device of that name; None takes a GPU where there is one."""
+    """Return the device of that name; None is a GPU if there is one, else the CPU."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

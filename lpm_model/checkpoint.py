@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weight file.
+    """Read the tensors of a weight file.
 
     Raises:
-        ValueError: the file is missing, cut off or no safetensors file.
+        ValueError: the file is missing, truncated or not a safetensors file.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing: copy the whole model folder, or run the step that wrote it again")
@@ -26,10 +26,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Copy weights into a model, or give them to one without memory of its own, and refuse any mismatch.
+    """Load weights into a model, or assign them to one on the meta device, and reject any mismatch.
 
     Raises:
-        ValueError: names what is missing, unexpected or of another shape, and the file.
+        ValueError: weights that are missing, unexpected or of another shape; the message names them and the file.
     """
     own = model.state_dict()
     missing = sorted(set(own) - set(weights))
@@ -42,7 +42,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: Path) 
     for name, value in weights.items():
         if own[name].shape != value.shape:
             raise ValueError(
-                f"{source}: {name} has shape {tuple(value.shape)}, the config wants {tuple(own[name].shape)}; "
+                f"{source}: {name} has shape {tuple(value.shape)}, the config needs {tuple(own[name].shape)}; "
                 "take the weights and config.json from the same folder"
             )
     meta = any(value.is_meta for value in own.values())
@@ -59,11 +59,11 @@ def save_model(
     """Write a model folder.
 
     Args:
-        folder: is created.
+        folder: created if missing.
         models: file stem to module or its weights; "model" is the main one.
-        config: enough to build the modules again.
+        config: everything needed to build the modules again.
         provenance: dataset digest, code commit, config digest, parent, metrics.
-        dtype: of floating weights on disk; integer buffers and normalisation statistics keep theirs.
+        dtype: of float32 weights on disk; other types and normalisation statistics are stored as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for stem, model in models.items():

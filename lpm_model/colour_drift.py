@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
@@ -57,7 +58,7 @@ def _statistics(lab: Tensor) -> Tensor:
 
 
 def _to_lab(video: Tensor) -> Tensor:
-    return rgb_to_lab((video.float().permute(0, 2, 3, 4, 1) + 1) / 2)
+    return rgb_to_lab((rearrange(video.float(), "b c t h w -> b t h w c") + 1) / 2)
 
 
 def init_colour_state(image: Tensor) -> ColourState:
@@ -88,4 +89,4 @@ def correct_colour_drift(
     stretch = torch.where(flat, torch.ones_like(spread), target_spread / spread.clamp(min=1e-6))
     mean, target, stretch = (x[:, None, None, None] for x in (mean, target, stretch))
     corrected = lab + strength * ((lab - mean) * stretch + target - lab)
-    return lab_to_rgb(corrected).permute(0, 4, 1, 2, 3) * 2 - 1, replace(state, average=average)
+    return rearrange(lab_to_rgb(corrected), "b t h w c -> b c t h w") * 2 - 1, replace(state, average=average)

@@ -177,16 +177,18 @@ ABSENT = 0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AudioConfig:
-    """What the audio encoder sees and gives; the same offline and streaming."""
+    """Audio encoder and its context; the same offline and streaming."""
 
     encoder: str = setting("mel", help="mel (no weights) or wav2vec2.")
     past_ms: int = setting(100, help="Audio before a span that its features may depend on.")
     lookahead_ms: int = setting(100, help="Audio after a span that its features may depend on (0 to 200).")
     mels: int = setting(48, help="Mel bands.")
     speak_window_latents: int = setting(
-        2, help="Latent frames of the character's own voice that a video token attends to: its own and those before."
+        2, help="Latent frames of the character's own audio that a video token attends to: its own and earlier ones."
     )
-    listen_window_latents: int = setting(12, help="The same for the other's voice; longer, since reactions come late.")
+    listen_window_latents: int = setting(
+        12, help="The same for the partner's audio; longer, because reactions lag behind."
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.lookahead_ms <= 200:
@@ -215,10 +217,10 @@ class ModelConfig:
     time_width: int = setting(256, help="Width of the sinusoidal timestep embedding.")
     text_encoder: str = setting("hash", help="hash (no weights) or umt5.")
     text_width: int = setting(64, help="Width of a text token from the text encoder.")
-    text_tokens: int = setting(16, help="Text tokens fed.")
+    text_tokens: int = setting(16, help="Text tokens.")
     audio_width: int = setting(
         960,
-        help="Width of an audio token, as the audio encoder gives it; 0 removes both audio branches from the graph.",
+        help="Width of an audio token, that of the audio encoder; 0 removes both audio branches from the graph.",
     )
     audio_mix_width: int = setting(
         256, help="Hidden width of the projectors that mix the audio tokens of one latent frame."
@@ -226,14 +228,14 @@ class ModelConfig:
     audio: AudioConfig = setting(AudioConfig(), help="Audio context.")
     residual_gain: float = setting(
         2.0,
-        help="Latents are modelled as this many times their difference to the character image; 0 models them as "
-        "they are.",
+        help="Latents are modelled as this many times their residual to the reference-image latent; 0 models absolute "
+        "latents.",
     )
     predicts: Literal["velocity", "clean"] = setting(
         "clean",
-        help="What the last layer gives: velocities, as Wan 2.1, or clean latents, from which velocities follow.",
+        help="Output of the last layer: velocities, as in Wan 2.1, or clean latents, from which velocities follow.",
     )
-    qk_norm: bool = setting(True, help="RMS norm of queries and keys over the whole width, as Wan 2.1 has it.")
+    qk_norm: bool = setting(True, help="RMS norm of queries and keys over the whole width, as in Wan 2.1.")
     eps: float = setting(1e-6, help="Epsilon of every norm.")
 
     def __post_init__(self) -> None:
@@ -247,7 +249,7 @@ class ModelConfig:
 
     @property
     def codes_residuals(self) -> bool:
-        """Whether latents are residuals to the reference-image latent, which then every token is given as well."""
+        """Whether latents are residuals to the reference-image latent, which is then added to every token."""
         return self.residual_gain != 0
 
     @property
@@ -268,7 +270,7 @@ class ModelConfig:
 
     @property
     def context_latents(self) -> int:
-        """Latent frames of audio before the first video latent that the forward pass wants."""
+        """Latent frames of audio before the first video latent that the forward pass needs."""
         return max(self.audio.speak_window_latents, self.audio.listen_window_latents) - 1
 
 
@@ -278,56 +280,62 @@ class OnlineConfig:
 
     chunk_latents: int = setting(1, help="Latent frames denoised together.")
     sink_latents: int = setting(
-        1, help="First latent frames that stay in the cache for ever (latent 0, the character image, is one)."
+        1, help="First latent frames, never evicted from the cache (latent 0, the reference image, is one)."
     )
-    window_latents: int = setting(6, help="Last latent frames kept in the cache.")
+    window_latents: int = setting(6, help="Most recent latent frames in the cache (ring).")
     backbone_sigmas: tuple[float, ...] = setting(
-        (1.0, 0.6), help="Noise levels at which the backbone runs, one forward each (paper: 2 NFE)."
+        (1.0, 0.6), help="Noise levels at which the backbone runs, one forward pass each (paper: 2 NFE)."
     )
     refiner_sigma: float = setting(
         0.0, help="Noise level at which the refiner takes over; 0 means there is no refiner."
     )
     history_sigma: float = setting(
-        0.25, help="Noise put on the history before it enters the backbone's cache (paper section 4.1: noisy history)."
+        0.25, help="Noise level of the history in the backbone's cache (paper section 4.1: noisy history)."
     )
     history: Literal["pass", "per_step"] = setting(
         "pass",
-        help="What the cache keeps: keys of a pass of their own over the finished chunk, or those of each denoising "
-        "step beside each other, which saves that pass and takes a cache for each step (arXiv 2512.04677, "
-        "2603.11746).",
+        help="Keys in the cache: those of a separate pass over the finished chunk, or those of each denoising step, "
+        "which saves that pass and needs a cache for each step (arXiv 2512.04677, 2603.11746).",
     )
     on_prompt_change: Literal["keep", "recompute"] = setting(
         "keep",
-        help="When a row's text changes: leave the window as it was made, or encode it anew under the new text first.",
+        help="When a row's prompt changes: keep the cached window, or recompute it under the new prompt first "
+        "(KV recache, arXiv 2509.22622).",
     )
     pipelined: bool = setting(
         False,
-        help="Backbone on a chunk, refiner on the one before, decoder on the one before that, all at once: the same "
-        "frames, `pipeline_chunks` steps later. False runs them after each other, for the least latency.",
+        help="Run backbone, refiner and decoder in parallel on successive chunks: the same frames, one or two steps "
+        "later. False runs them in sequence, for the least latency.",
     )
     reference_refresh_latents: int = setting(
         0,
-        help="After so many latent frames what was made then replaces the first reference, once, so that the reference "
-        "comes from the model's own domain (arXiv 2512.04677: adaptive attention sink); 0 means never.",
+        help="Latent frames after which the latest generated frame replaces the first reference, once, so that the "
+        "reference is in the model's own domain (arXiv 2512.04677: adaptive attention sink); 0 is never.",
     )
     colour_correction: float = setting(
         0.0,
-        help="Share of a slow colour drift from the character image that is taken back from the frames; 0 means none.",
+        help="Fraction of a slow colour drift from the reference image that is removed from the frames; 0 is none.",
     )
     colour_correction_time_s: float = setting(
-        10.0, help="Time over which the colour is averaged (s): quicker changes, such as light, are left alone."
+        10.0, help="Time constant of the averaged colour (s): quicker changes, such as light, are kept."
     )
 
     def __post_init__(self) -> None:
         if self.chunk_latents not in (1, 3, 6):
             raise ValueError(f"chunk_latents is {self.chunk_latents}; choose 1, 3 or 6")
         if self.sink_latents < 0 or self.window_latents < self.chunk_latents:
-            raise ValueError("sink_latents must not be negative and window_latents at least one chunk")
+            raise ValueError(
+                f"sink_latents is {self.sink_latents} and window_latents {self.window_latents}: the first must not be "
+                f"negative, the second at least one chunk ({self.chunk_latents})"
+            )
         falling = sorted(self.backbone_sigmas, reverse=True) == list(self.backbone_sigmas)
         if self.backbone_sigmas[:1] != (1.0,) or not falling:
-            raise ValueError(f"backbone_sigmas {self.backbone_sigmas} must fall from 1.0")
+            raise ValueError(f"backbone_sigmas is {self.backbone_sigmas}: noise levels must fall from 1.0")
         if not 0 <= self.refiner_sigma < 1 or not 0 <= self.colour_correction <= 1:
-            raise ValueError("refiner_sigma must lie in [0, 1) and colour_correction in [0, 1]")
+            raise ValueError(
+                f"refiner_sigma is {self.refiner_sigma} and colour_correction {self.colour_correction}: "
+                "choose them in [0, 1) and [0, 1]"
+            )
         if self.reference_refresh_latents < 0 or self.colour_correction_time_s <= 0:
             raise ValueError(
                 f"reference_refresh_latents is {self.reference_refresh_latents}, which must not be negative, and "
@@ -336,12 +344,12 @@ class OnlineConfig:
 
     @property
     def backbone_levels(self) -> tuple[float, ...]:
-        """Noise levels of the backbone's history, one for each plane of its cache."""
+        """Noise levels of the backbone's history, one for each level of its cache."""
         return (self.history_sigma,) if self.history == "pass" else self.backbone_sigmas
 
     @property
     def refiner_levels(self) -> tuple[float, ...]:
-        """The same for the refiner, whose history is clean where it has a pass of its own."""
+        """The same for the refiner, whose history is clean if it has a separate pass."""
         return (0.0,) if self.history == "pass" else (self.refiner_sigma,)
 
     @property
@@ -351,13 +359,13 @@ class OnlineConfig:
 
     @property
     def passes(self) -> int:
-        """Forward passes that a chunk takes, those that write the history included."""
+        """Forward passes of a chunk, including those that write the history."""
         own = self.history == "pass"
         return len(self.backbone_sigmas) + own + (1 + own if self.refiner_sigma else 0)
 
     @property
     def pipeline_chunks(self) -> int:
-        """Steps by which the frames come later than their sound."""
+        """Steps by which frames lag behind their audio."""
         return self.pipelined * (2 if self.refiner_sigma else 1)
 
     @property

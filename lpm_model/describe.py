@@ -1,6 +1,6 @@
-"""What a model of a given shape costs, before anyone builds it: parameters, FLOPs, bytes, and the least time they take.
+"""Cost of a model from its shape alone: parameters, FLOPs, bytes, and the least time of a pass.
 
-c width, f feed-forward width, T tokens a latent frame, n audio tokens a latent frame. A product of [m, k] and [k, n]
+c width, f feed-forward width, T tokens a latent frame, n audio tokens a latent frame. A matmul of [m, k] and [k, n]
 counts 2 m k n FLOPs; norms, rotations and activations count nothing.
 """
 
@@ -14,14 +14,14 @@ from lpm_model.config import LATENT_FPS, ModelConfig, OnlineConfig, from_mapping
 from lpm_model.dit import DiffusionTransformer
 
 BYTES = 2
-"""Of a bfloat16 value."""
+"""Size of a bfloat16 value."""
 LATENT_STRIDE_PX = 8
-"""Pixels a side of one latent cell."""
+"""Side of one latent cell (pixels)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """One forward pass."""
+class Workload:
+    """What one forward pass computes."""
 
     frames: int
     """Latent frames computed."""
@@ -35,37 +35,37 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a model costs."""
+    """Cost of a model and of one forward pass."""
 
     parameters: dict[str, int]
-    """By part."""
+    """Parameters by part."""
     flops: dict[str, int]
-    """Of one forward pass, by part."""
+    """FLOPs of one forward pass, by part."""
     flops_per_token: float
-    """The same for one video token."""
+    """FLOPs of one forward pass per video token."""
     weight_bytes: int
-    """All weights."""
+    """Bytes of all weights."""
     kv_bytes_per_latent: int
-    """Keys and values that one latent frame leaves in the cache."""
+    """Bytes of the keys and values that one latent frame adds to the cache."""
     kv_bytes: int
-    """Keys and values that the pass reads from the cache."""
+    """Bytes of the keys and values that the pass reads from the cache."""
     activation_bytes: int
-    """Largest tensors alive at once inside one block."""
+    """Bytes of the largest tensors alive at once inside one block."""
     training_bytes: int
-    """Block inputs kept for the backward pass when blocks are recomputed, and one block's activations twice."""
+    """Bytes of a training step with activation checkpointing: all block inputs, and one block's activations twice."""
 
     @property
     def total_parameters(self) -> int:
-        """Of all parts."""
+        """Parameters of all parts."""
         return sum(self.parameters.values())
 
     @property
     def total_flops(self) -> int:
-        """Of all parts."""
+        """FLOPs of all parts."""
         return sum(self.flops.values())
 
     def floor_s(self, tflops_per_s: float, tb_per_s: float) -> float:
-        """Least time of the pass (s): its products at full rate, or reading weights and cache once, if that is longer.
+        """Return the least time of the pass (s): its matmuls at full rate, or one read of weights and cache, if longer.
 
         Raises:
             ValueError: a rate that is not positive.
@@ -76,24 +76,24 @@ class Cost:
         return max(compute, (self.weight_bytes + self.kv_bytes) / (tb_per_s * 1e12))
 
 
-def tokens_of(size_px: int) -> int:
-    """Tokens of a latent frame of a square picture: one for every 16 x 16 pixels."""
+def tokens_per_latent(size_px: int) -> int:
+    """Return the tokens of a latent frame of a square video: one for every 16 x 16 pixels."""
     side = size_px // LATENT_STRIDE_PX
     return side * side // 4
 
 
-def describe(config: ModelConfig, setting: Setting) -> Cost:
-    """Cost of one forward pass; builds the model on the meta device, without memory for its weights."""
+def describe(config: ModelConfig, workload: Workload) -> Cost:
+    """Return the cost of a model and a forward pass; builds the model on the meta device, without its memory."""
     with torch.device("meta"):
         dit = DiffusionTransformer(config)
     parameters: dict[str, int] = {}
     for name, value in dit.named_parameters():
         part = _part(name)
         parameters[part] = parameters.get(part, 0) + value.numel()
-    c, video = config.width, setting.batch * setting.frames * setting.tokens
-    flops = flops_of(config, setting)
+    c, video = config.width, workload.batch * workload.frames * workload.tokens
+    flops = forward_flops(config, workload)
     total = sum(parameters.values())
-    kv = config.layers * 2 * setting.tokens * c * BYTES
+    kv = config.layers * 2 * workload.tokens * c * BYTES
     # Alive at once: the residual, its norm, and the wider of query-key-value and feed-forward with its activation.
     inside = video * (2 * c + max(4 * c, 2 * config.ffn_width)) * BYTES
     return Cost(
@@ -102,37 +102,37 @@ def describe(config: ModelConfig, setting: Setting) -> Cost:
         flops_per_token=sum(flops.values()) / video,
         weight_bytes=total * BYTES,
         kv_bytes_per_latent=kv,
-        kv_bytes=kv * setting.past_frames * setting.batch,
+        kv_bytes=kv * workload.past_frames * workload.batch,
         activation_bytes=inside,
         training_bytes=config.layers * video * c * BYTES + 2 * inside,
     )
 
 
-def shape_of(folder: Path, online: OnlineConfig) -> tuple[ModelConfig, OnlineConfig, int]:
-    """What the folder of a model says of itself: its shape, how it streams (a Base LPM: as given), its side (px).
+def read_model_shape(folder: Path, online: OnlineConfig) -> tuple[ModelConfig, OnlineConfig, int]:
+    """Read a model folder's config: its shape, how it streams (`online` for a Base LPM), side of its frames (px).
 
     Raises:
-        ValueError: it is no model folder.
+        ValueError: it is not a model folder.
     """
     config = read_model_config(folder)
     streams = from_mapping(OnlineConfig, config["online"]) if "online" in config else online
     return from_mapping(ModelConfig, config["model"]), streams, int(config["size_px"])
 
 
-def chunk_setting(online: OnlineConfig, size_px: int, references: int = 1) -> Setting:
-    """The pass that makes one chunk of a live character whose cache is full."""
-    return Setting(
-        frames=online.chunk_latents, tokens=tokens_of(size_px), past_frames=online.cache_latents + references
+def chunk_workload(online: OnlineConfig, size_px: int, references: int = 1) -> Workload:
+    """Return the pass that generates one chunk of a live character whose cache is full."""
+    return Workload(
+        frames=online.chunk_latents, tokens=tokens_per_latent(size_px), past_frames=online.cache_latents + references
     )
 
 
-def chunk_seconds(online: OnlineConfig) -> float:
-    """Length of a chunk (s): a live character must be made faster than that."""
+def chunk_duration_s(online: OnlineConfig) -> float:
+    """Return the duration of a chunk (s); a live character must be generated faster than that."""
     return online.chunk_latents / LATENT_FPS
 
 
 def _part(name: str) -> str:
-    """Which part of the model a parameter belongs to."""
+    """Return the part of the model that a parameter belongs to."""
     if ".cross." in name:
         return "audio cross-attention" if ".audio_" in name else "text cross-attention"
     if name.startswith("blocks."):
@@ -144,31 +144,31 @@ def _part(name: str) -> str:
     return "audio projectors" if first in ("speak", "listen") else "embeddings and head"
 
 
-def flops_of(config: ModelConfig, setting: Setting) -> dict[str, int]:
-    """FLOPs of one forward pass by part."""
-    c, layers, batch = config.width, config.layers, setting.batch
-    video = batch * setting.frames * setting.tokens
-    keys = (setting.frames + setting.past_frames) * setting.tokens
+def forward_flops(config: ModelConfig, workload: Workload) -> dict[str, int]:
+    """Return the FLOPs of one forward pass by part."""
+    c, layers, batch = config.width, config.layers, workload.batch
+    video = batch * workload.frames * workload.tokens
+    keys = (workload.frames + workload.past_frames) * workload.tokens
     text_inputs, text_keys = batch * config.text_tokens, config.text_tokens
     found = {
         "self-attention": layers * video * (8 * c * c + 4 * c * keys),
         "text cross-attention": layers * (video * (4 * c * c + 4 * c * text_keys) + text_inputs * 4 * c * c),
         "feed-forward": layers * video * 4 * c * config.ffn_width,
         "embeddings and head": video * 16 * c * config.latent_channels
-        + batch * setting.frames * (2 * config.time_width * c + 2 * c * c + 12 * c * c)
+        + batch * workload.frames * (2 * config.time_width * c + 2 * c * c + 12 * c * c)
         + text_inputs * (2 * config.text_width * c + 2 * c * c),
     }
     if config.audio_width:
-        heard = batch * (setting.frames + config.context_latents)
+        latents = batch * (workload.frames + config.context_latents)
         windows = [config.audio.speak_window_latents, config.audio.listen_window_latents]
         each = [(layers + 1) // 2, layers // 2]
         found["audio cross-attention"] = sum(
             count
-            * (heard * config.audio_tokens * 4 * c * c + video * (2 * c * c + 4 * c * window * config.audio_tokens))
+            * (latents * config.audio_tokens * 4 * c * c + video * (2 * c * c + 4 * c * window * config.audio_tokens))
             for count, window in zip(each, windows, strict=True)
         )
         mixed = 2 * config.audio_mix_width * config.audio_tokens * (config.audio_width + c)
-        found["audio projectors"] = 2 * heard * mixed
-    if config.codes_residuals and not setting.past_frames:
-        found["embeddings and head"] += batch * setting.tokens * 8 * c * config.latent_channels
+        found["audio projectors"] = 2 * latents * mixed
+    if config.codes_residuals and not workload.past_frames:
+        found["embeddings and head"] += batch * workload.tokens * 8 * c * config.latent_channels
     return found

@@ -1,7 +1,7 @@
-"""Matrix products in 8-bit floating point (e4m3), about twice the rate of bfloat16 where the hardware has them.
+"""FP8 (e4m3) matmuls, about twice the rate of bfloat16 where the hardware has them.
 
-Weights are scaled by output row once, inputs by token as they come, sums are bfloat16 (https://arxiv.org/abs/2209.05433).
-For inference only: what is scaled away does not come back.
+Weights are scaled per output row once, inputs per token in each call, outputs are bfloat16
+(https://arxiv.org/abs/2209.05433). For inference only: the original weights are not kept.
 """
 
 from collections.abc import Iterable
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 FLOAT8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FLOAT8).max
+FLOAT8_MAX = torch.finfo(FLOAT8).max
 MULTIPLE = 16
 """Both sides of a matrix must be a multiple of this."""
 
 
-def scaled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix [rows, columns] in 8 bits and its float32 scales [rows, 1]: x = values * scales."""
-    scale = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12) / LARGEST
+def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize a matrix [rows, columns] to FP8, with float32 scales [rows, 1]: x = values * scales."""
+    scale = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=1e-12) / FLOAT8_MAX
     return (x.float() / scale).to(FLOAT8), scale
 
 
-def product(layer: nn.Linear, x: Tensor) -> Tensor:
-    """What a linear layer gives, in the precision that its weights have been brought to."""
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer, by an FP8 matmul if its weights were quantized; x [..., in] to [..., out]."""
     if layer.weight.dtype != FLOAT8:
         return functional.linear(x, layer.weight, layer.bias)
-    values, scale = scaled(x.flatten(0, -2))
+    values, scale = quantize(x.flatten(0, -2))
     # torch.nn.functional.scaled_mm computes the same but cannot be compiled yet.
     out: Tensor = torch._scaled_mm(
         values, layer.weight.t(), scale_a=scale, scale_b=layer.get_buffer("scale").t(), bias=layer.bias,
@@ -36,23 +36,23 @@ def product(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class Float8Linear(nn.Linear):
-    """A linear layer whose weights are 8 bits wide, with a scale for each output."""
+    """A linear layer with FP8 weights and a scale for each output row."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return product(self, x)
+        return linear(self, x)
 
 
 def to_float8(networks: Iterable[nn.Module]) -> None:
-    """Bring the matrices inside the blocks of some networks to 8 bits, in place; weights that they share stay shared.
+    """Quantize the linear layers inside the blocks of some networks to FP8, in place; shared weights stay shared.
 
     Args:
         networks: transformers with `blocks`, in bfloat16.
 
     Raises:
-        ValueError: weights of another type, or a matrix whose sides do not fit.
+        ValueError: weights of another type, or a matrix whose sides are not multiples of 16.
     """
     done: dict[int, tuple[nn.Parameter, Tensor]] = {}
-    kept = []  # a weight's id is only its own while the weight lives
+    alive = []  # a weight's id is unique only while the weight is alive
     for network in networks:
         blocks: nn.Module = network.blocks  # type: ignore[assignment]
         for path, layer in list(blocks.named_modules()):
@@ -61,18 +61,18 @@ def to_float8(networks: Iterable[nn.Module]) -> None:
             weight = layer.weight
             if weight.dtype != torch.bfloat16 or any(side % MULTIPLE for side in weight.shape):
                 raise ValueError(
-                    f"blocks.{path} is {tuple(weight.shape)} of {weight.dtype}: 8-bit products take bfloat16 weights "
-                    f"whose sides are multiples of {MULTIPLE}; run without fp8"
+                    f"blocks.{path} is {tuple(weight.shape)} of {weight.dtype}: FP8 matmuls need bfloat16 weights "
+                    f"whose sides are multiples of {MULTIPLE}; run without float8"
                 )
             if id(weight) not in done:
-                values, scale = scaled(weight.detach())
+                values, scale = quantize(weight.detach())
                 done[id(weight)] = nn.Parameter(values, requires_grad=False), scale
-                kept.append(weight)
+                alive.append(weight)
             _replace(blocks, path, layer, *done[id(weight)])
 
 
 def _replace(blocks: nn.Module, path: str, layer: nn.Linear, weight: nn.Parameter, scale: Tensor) -> None:
-    """Give a layer its new weights; a plain one becomes another class, one with adapters asks `product` already."""
+    """Give a layer its FP8 weights; a plain one changes its class, one with adapters calls `linear` already."""
     if type(layer) is nn.Linear:
         new = Float8Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
         new.bias = layer.bias

@@ -1,7 +1,7 @@
 """Flow matching in closed form: x_sigma = (1 - sigma) x0 + sigma noise, velocity = noise - x0.
 
 Sources: https://arxiv.org/abs/2210.02747 (flow matching), https://arxiv.org/abs/2403.03206 (time shift).
-Sigmas broadcast over trailing axes: give them as [B, 1, F, 1, 1] beside latents [B, C, F, h, w].
+Sigmas broadcast against latents [B, C, F, h, w]: give them as [B, 1, F, 1, 1]. All functions return the latents' shape.
 """
 
 import torch
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def interpolate(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """The noisy sample at level sigma."""
+    """Return the noisy sample at level sigma."""
     return (1 - sigma) * clean + sigma * noise
 
 
 def velocity(clean: Tensor, noise: Tensor) -> Tensor:
-    """What the model learns to predict: d x / d sigma."""
+    """Return the training target d x / d sigma."""
     return noise - clean
 
 
 def clean_from_velocity(noisy: Tensor, predicted: Tensor, sigma: Tensor) -> Tensor:
-    """The clean sample that a velocity points to."""
+    """Return the clean sample that a velocity points to."""
     return noisy - sigma * predicted
 
 
@@ -36,5 +36,5 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 def schedule(steps: int, shift: float) -> Tensor:
     """Sigmas 1 ... 0 of an Euler sampler, [steps + 1]."""
     if steps < 1:
-        raise ValueError(f"steps is {steps}; at least one is needed")
+        raise ValueError(f"steps is {steps}: give at least 1")
     return shift_sigma(torch.linspace(1, 0, steps + 1), shift)

@@ -1,6 +1,6 @@
 """Low-rank adapters on a frozen model (LoRA, https://arxiv.org/abs/2106.09685).
 
-One base may carry several named adapters, of which at most one is active: two models for the weights of one.
+One base may carry several named adapters, at most one of them active, so that several models share one base.
 y = W x + (alpha / rank) U D x, with D [rank, in] random and U [out, rank] zero at the start.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lpm_model.config import Lora
-from lpm_model.float8 import product
+from lpm_model.float8 import linear
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -38,7 +38,7 @@ class Adapter(nn.Module):
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer with the weights of another, frozen, and named updates; without an active one it is the other."""
+    """A linear layer on the frozen weights of another, with named adapters, of which at most one is active."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
@@ -47,17 +47,17 @@ class AdaptedLinear(nn.Linear):
         self.active: str | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = product(self, x)
+        out = linear(self, x)
         return out if self.active is None else out + self.adapters[self.active](x)
 
 
 def adapted_layers(model: nn.Module) -> list[AdaptedLinear]:
-    """Every layer that carries adapters."""
+    """Return every layer that has adapters."""
     return [module for module in model.modules() if isinstance(module, AdaptedLinear)]
 
 
 def add_adapter(model: nn.Module, name: str, lora: Lora) -> list[nn.Parameter]:
-    """Freeze a model, give it a named adapter and make that the active one.
+    """Freeze a model, add a named adapter and activate it.
 
     Args:
         model: a transformer with `blocks`.
@@ -65,18 +65,18 @@ def add_adapter(model: nn.Module, name: str, lora: Lora) -> list[nn.Parameter]:
         lora: rank, gain and targets.
 
     Returns:
-        The adapter's weights; nothing else of the model learns.
+        The adapter's weights, the only trainable ones of the model.
 
     Raises:
-        ValueError: a target that no matrix of the blocks answers to.
+        ValueError: a target that matches no linear layer of the blocks.
     """
     blocks: nn.Module = model.blocks  # type: ignore[assignment]
     layers = {path: module for path, module in blocks.named_modules() if isinstance(module, nn.Linear)}
     for target in lora.targets:
         if not any(re.search(target, path) for path in layers):
-            raise ValueError(f"lora.targets: no matrix's name holds {target!r}; one is {next(iter(layers))!r}")
+            raise ValueError(f"lora.targets: {target!r} matches no linear layer; one is {next(iter(layers))!r}")
     model.requires_grad_(False)
-    learning: list[nn.Parameter] = []
+    trainable: list[nn.Parameter] = []
     for path, layer in layers.items():
         if not any(re.search(target, path) for target in lora.targets):
             continue
@@ -85,20 +85,20 @@ def add_adapter(model: nn.Module, name: str, lora: Lora) -> list[nn.Parameter]:
             parent, _, own = path.rpartition(".")
             setattr(blocks.get_submodule(parent), own, layer)
         layer.adapters[name] = Adapter(layer, lora)
-        learning += layer.adapters[name].parameters()
+        trainable += layer.adapters[name].parameters()
     activate(model, name)
-    return learning
+    return trainable
 
 
 def activate(model: nn.Module, name: str | None) -> None:
-    """Choose the adapter that forward passes go through; None leaves the base alone."""
+    """Activate an adapter; None runs the base alone."""
     for layer in adapted_layers(model):
         layer.active = name if name is not None and name in layer.adapters else None
 
 
 @contextmanager
 def active(model: nn.Module, name: str | None) -> Iterator[None]:
-    """The same for a while."""
+    """Activate an adapter inside a context."""
     before = [(layer, layer.active) for layer in adapted_layers(model)]
     activate(model, name)
     try:
@@ -109,12 +109,15 @@ def active(model: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def merged(weights: Mapping[str, Tensor], name: str, lora: Lora) -> dict[str, Tensor]:
-    """The weights of a plain model that computes what the base with one adapter does; other adapters are left out.
+    """Merge one adapter into the base's weights and drop the others.
 
     Args:
-        weights: state of the adapted model.
+        weights: state dict of the adapted model.
         name: of the adapter.
-        lora: what `add_adapter` was given.
+        lora: as given to `add_adapter`.
+
+    Returns:
+        State dict of a plain model that computes the same.
     """
     plain = {key: value for key, value in weights.items() if ".adapters." not in key}
     for key in list(plain):
@@ -125,17 +128,17 @@ def merged(weights: Mapping[str, Tensor], name: str, lora: Lora) -> dict[str, Te
     return plain
 
 
-def difference(weights: Mapping[str, Tensor], of: str, over: str, lora: Lora) -> dict[str, Tensor]:
-    """One adapter as an update of the model that another one has become: y = (W + a U D) x, of twice the rank.
+def adapter_difference(weights: Mapping[str, Tensor], of: str, over: str, lora: Lora) -> dict[str, Tensor]:
+    """Express one adapter relative to the model into which another one is merged: y = (W + a U D) x, of twice the rank.
 
     Args:
-        weights: state of a model with both adapters.
-        of: name of the adapter to tell; the result's own name too.
-        over: name of the adapter that is merged into the matrices.
-        lora: what `add_adapter` was given.
+        weights: state dict of a model with both adapters.
+        of: name of the adapter to express, and of the result.
+        over: name of the adapter that is merged into the base.
+        lora: as given to `add_adapter`.
 
     Returns:
-        The adapter's weights by name, its gain inside them (see `doubled`).
+        The adapter's weights by name, with its gain multiplied in (see `difference_lora`).
     """
     update: dict[str, Tensor] = {}
     for key in weights:
@@ -150,13 +153,13 @@ def difference(weights: Mapping[str, Tensor], of: str, over: str, lora: Lora) ->
     return update
 
 
-def doubled(lora: Lora) -> Lora:
-    """What describes an adapter that `difference` made."""
+def difference_lora(lora: Lora) -> Lora:
+    """Return the config of an adapter that `adapter_difference` returned."""
     return Lora(rank=2 * lora.rank, alpha=2.0 * lora.rank, targets=lora.targets)
 
 
-def twin(network: Network, name: str, lora: Lora) -> Network:
-    """Another network on the very same weights, with an adapter of its own: two models for the memory of one."""
+def clone_with_adapter(network: Network, name: str, lora: Lora) -> Network:
+    """Create another network on the same weights with its own adapter: two models in the memory of one."""
     same = {id(x): x for x in chain(network.parameters(), network.buffers())}
     other = copy.deepcopy(network, same)
     add_adapter(other, name, lora)
@@ -164,7 +167,7 @@ def twin(network: Network, name: str, lora: Lora) -> Network:
 
 
 def load_adapter(network: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
-    """Give a network's adapters the weights that `difference` told.
+    """Load the weights that `adapter_difference` returned into a network's adapters.
 
     Raises:
         ValueError: names what is missing, unexpected or of another shape, and the file.

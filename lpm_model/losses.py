@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def motion_weights(latents: Tensor, extra: float) -> Tensor:
-    """Loss weights [B, 1, 1, h, w] of mean one: where a clip moves quickly, as lips do, counts up to 1 + `extra` times.
+    """Return loss weights [B, 1, 1, h, w] of mean one: cells that move quickly (lips) count up to 1 + `extra` times.
 
-    Speed is weighed, not spread: a head that sways slowly changes most cells more than speech changes the lips.
+    Speed counts, not spread: a head that sways slowly changes most cells more than speech changes the lips.
 
     Args:
         latents: [B, channels, F, h, w].
@@ -25,7 +25,7 @@ def motion_weights(latents: Tensor, extra: float) -> Tensor:
 
 
 def training_weights(clean: Tensor, level: Tensor, extra: float, predicts: str) -> Tensor:
-    """What an error of velocities counts in Base LPM's training, [B, 1, F, h, w]: nothing where the latent is given.
+    """Return the weights [B, 1, F, h, w] of velocity errors in Base LPM's training: 0 where the latent is given.
 
     Args:
         clean: [B, channels, F, h, w].
@@ -38,7 +38,7 @@ def training_weights(clean: Tensor, level: Tensor, extra: float, predicts: str) 
 
 
 def flow_matching_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean squared error of velocities; weight broadcasts over [B, channels, F, h, w], 0 leaves out."""
+    """Weighted mean squared error of velocities; weight broadcasts over [B, channels, F, h, w], 0 ignores a cell."""
     full = weight.expand_as(target)
     return (full * (predicted.float() - target).square()).sum() / full.sum().clamp(min=1e-6)
 
@@ -56,8 +56,11 @@ def dmd_gradient(sample: Tensor, real_clean: Tensor, fake_clean: Tensor) -> Tens
 
     Args:
         sample: [B, channels, F, h, w] the student's clean latents.
-        real_clean: what the teacher makes of the re-noised sample.
-        fake_clean: what the critic makes of it.
+        real_clean: the teacher's prediction from the re-noised sample.
+        fake_clean: the critic's prediction from it.
+
+    Returns:
+        [B, channels, F, h, w].
     """
     axes = tuple(range(1, sample.dim()))
     normaliser = (sample - real_clean).abs().mean(dim=axes, keepdim=True).clamp(min=1e-6)

@@ -41,8 +41,8 @@ from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
 from lpm_model.encoders.load import encoders_of
 from lpm_model.float8 import to_float8
-from lpm_model.lora import load_adapter, twin
-from lpm_model.precision import native_type
+from lpm_model.lora import clone_with_adapter, load_adapter
+from lpm_model.precision import native_dtype
 from lpm_model.rollout import BlockLoop, DrawnNoise, Noise, NoiseSource, chunk_conditions
 from lpm_model.state import ChunkOutput, OnlineState, load_state, save_state
 
@@ -113,7 +113,7 @@ class OnlineModel(BlockLoop):
         tail = torch.zeros(size, self.audio_encoder.past_samples, device=self.device)
         with torch.no_grad():
             image, decoder = self.autoencoder.decode_step(
-                who.image.to(self.autoencoder.decoder_type), self.autoencoder.init_decode(size)
+                who.image.to(self.autoencoder.decoder_dtype), self.autoencoder.init_decode(size)
             )
         return OnlineState(
             cache=self.prefill(who, static=True),
@@ -314,7 +314,7 @@ class OnlineModel(BlockLoop):
     def _decode(self, state: OnlineState, clean: Tensor) -> tuple[Tensor, OnlineState]:
         """Decode a chunk [B, channels, c, h, w] to uint8 frames [B, chunk_frames, H, W, 3]."""
         latents = self.codec.decode(clean, state.character.image)
-        video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_type), state.decoder)
+        video, decoder = self.autoencoder.decode_step(latents.to(self.autoencoder.decoder_dtype), state.decoder)
         colour = state.colour
         if self.online.colour_correction:
             video, colour = correct_colour_drift(
@@ -423,17 +423,17 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
     )
     model.folder = folder
     place = inference_device(device)
-    kind = dtype if dtype is not None else native_type(place)
+    kind = dtype if dtype is not None else native_dtype(place)
     for stem, network in model.networks.items():
         _load_part(network, folder / f"{stem}.safetensors", kind, place)
     if "refiner_lora" in config:
         lora = from_mapping(Lora, config["refiner_lora"], where="refiner_lora.")
-        model.refiner = twin(model.backbone, REFINER, lora)
+        model.refiner = clone_with_adapter(model.backbone, REFINER, lora)
         weights = folder / f"{REFINER}.safetensors"
         load_adapter(model.refiner, read_weights(weights), weights)
     model.to(place)
     if kind != torch.float32:
-        autoencoder.decode_in(kind)
+        autoencoder.set_decoder_dtype(kind)
     return model.eval().requires_grad_(False)
 
 

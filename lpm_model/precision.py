@@ -1,6 +1,6 @@
-"""The type of products: bfloat16 where the device multiplies it natively, else float32.
+"""Data type of matmuls: bfloat16 where the device has native instructions for it, else float32.
 
-A processor without bfloat16 instructions imitates them, a hundred times slower than float32 products.
+A processor without them emulates bfloat16, a hundred times slower than float32.
 """
 
 from contextlib import AbstractContextManager
@@ -11,12 +11,12 @@ import torch
 Precision = Literal["auto", "bf16", "fp32"]
 
 
-def native_type(device: torch.device, precision: Precision = "auto") -> torch.dtype:
-    """Type of the products on a device: bfloat16 on a GPU and on a CPU with AMX or AVX512-BF16, else float32.
+def native_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
+    """Return the type of matmuls on a device: bfloat16 on a GPU and on a CPU with AMX or AVX512-BF16, else float32.
 
     Args:
-        device: where they are computed.
-        precision: a type that is wanted whatever the device; "auto" leaves it to the device.
+        device: device of the matmuls.
+        precision: a type to use on any device; "auto" lets the device decide.
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
@@ -24,6 +24,6 @@ def native_type(device: torch.device, precision: Precision = "auto") -> torch.dt
     return torch.bfloat16 if fast or device.type == "cuda" else torch.float32
 
 
-def products(device: torch.device) -> AbstractContextManager[None]:
-    """A while in which products are computed in the device's own type."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=native_type(device) == torch.bfloat16)
+def native_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which matmuls run in the device's native type."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=native_dtype(device) == torch.bfloat16)

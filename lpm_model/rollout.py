@@ -410,7 +410,7 @@ class BlockLoop(CharacterModel):
         if not at or not bool(due.any()):
             return
         latents = self.codec.decode(clean[:, :, -1:], character.image)
-        image = self.autoencoder.decode(latents.to(self.autoencoder.decoder_type))
+        image = self.autoencoder.decode(latents.to(self.autoencoder.decoder_dtype))
         references = character.references.clone()
         references[due, 0] = self.autoencoder.encode(image)[due, :, 0].to(references.dtype)
         fresh = self.prefill(Character(character.image, references, character.positions), refiner=refiner)

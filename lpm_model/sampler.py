@@ -1,6 +1,6 @@
 """Base LPM: offline, bidirectional sampling with guidance, window by window for any length.
 
-B batch, F latent frames of a window, k latent frames to make.
+B batch, F latent frames of a window, K known ones at its start, k latent frames to generate.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,23 @@ from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders.load import encoders_of
 from lpm_model.execution import EAGER, Execution
-from lpm_model.precision import native_type
+from lpm_model.precision import native_dtype
 
 SHIFT = 3.0
-"""Of the sampling schedule towards high noise (flow.shift_sigma)."""
+"""Shift of the sampling schedule towards high noise (flow.shift_sigma)."""
 
 
 class BaseModel(CharacterModel):
-    """The bidirectional model and its encoders."""
+    """The bidirectional model and its encoders.
+
+    Args:
+        config: shape.
+        autoencoder: of the latents.
+        size_px: side of the frames.
+        encoders: folder of the pretrained encoders, if the config names any.
+        device: of the transformer; on "meta" it takes no memory until it is given weights.
+        execution: how its passes run.
+    """
 
     def __init__(
         self,
@@ -58,9 +67,12 @@ def guided_velocity(
         dit: the model.
         noisy: [B, channels, F, h, w].
         sigma: [B, F].
-        conditions: of the positive pass; the negative one drops text and both voices and keeps the identity.
+        conditions: of the positive pass; the negative one drops text and audio and keeps the identity.
         guidance: scale; 1 for both runs the positive pass alone.
-        audio_guidance: scale of both voices, at the price of a third pass; None takes the same as text.
+        audio_guidance: scale of speak and listen audio, which takes a third pass; None is the same as text.
+
+    Returns:
+        [B, channels, F, h, w].
     """
     positive: Tensor = dit(noisy, sigma, conditions)
     audio = guidance if audio_guidance is None else audio_guidance
@@ -87,22 +99,22 @@ def sample_window(
     generator: torch.Generator | None = None,
     keep: Sequence[float] = (),
 ) -> tuple[Tensor, dict[float, Tensor]]:
-    """Euler sampling of one window whose first latent frames are known.
+    """Sample one window by Euler steps; its first latent frames are known.
 
     Args:
         dit: the model.
         known: [B, channels, K, h, w] clean latent frames at the start of the window.
-        frames: F, the window's length with the known ones.
+        frames: F, the length of the window, known latent frames included.
         conditions: of the whole window.
         steps: Euler steps.
         guidance: scale, see `guided_velocity`.
-        audio_guidance: scale of the voices alone, see there.
+        audio_guidance: scale of the audio alone, see there.
         shift: of the schedule, see flow.shift_sigma.
         generator: of the starting noise.
-        keep: noise levels whose states are wanted (the nearest of the schedule is taken).
+        keep: noise levels at which to return the state (the nearest of the schedule).
 
     Returns:
-        Clean latents [B, channels, F, h, w], and for each wanted level the state at it.
+        Clean latents [B, channels, F, h, w], and for each level of `keep` the state [B, channels, F, h, w] at it.
     """
     batch, channels, given, height, width = known.shape
     dtype = dit.patch.weight.dtype
@@ -137,7 +149,7 @@ def sample_latents(
     window_latents: int = 13,
     overlap_latents: int = 3,
 ) -> Tensor:
-    """Latents [B, channels, 1 + k, h, w] for voices of 4000 k samples; windows continue each other with an overlap."""
+    """Sample absolute latents [B, channels, 1 + k, h, w] for audio of 4000 k samples, in overlapping windows."""
     batch, total = speak.shape[0], 1 + speak.shape[1] // SAMPLES_PER_LATENT
     generator = torch.Generator().manual_seed(seed)
     voices = base.clip_features(speak), base.clip_features(listen)
@@ -176,17 +188,17 @@ def sample_base(
     audio_guidance: float | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Render voices offline.
+    """Generate video for audio offline.
 
     Args:
         base: the model.
-        character: who is on screen.
-        speak: [B, 4000 k] in [-1, 1], the character's voice.
-        listen: the other's voice.
+        character: on screen.
+        speak: [B, 4000 k] in [-1, 1], the character's own audio.
+        listen: [B, 4000 k] in [-1, 1], the partner's audio.
         text: a prompt for each row.
         steps: Euler steps.
         guidance: scale over text and audio; 1 turns it off.
-        audio_guidance: scale of the voices alone; None takes the same.
+        audio_guidance: scale of the audio alone; None is the same.
         seed: of the noise.
 
     Returns:
@@ -203,11 +215,11 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
 
     Args:
         folder: written by train.
-        dtype: of the weights; None takes what the device is fast with.
-        device: None takes a GPU where there is one.
+        dtype: of the weights; None is the device's native type.
+        device: None is a GPU if there is one.
 
     Raises:
-        ValueError: not a model folder, or weights that do not fit.
+        ValueError: the folder holds no model, or weights that do not fit.
     """
     config = read_base_config(folder)
     base = BaseModel(
@@ -219,5 +231,5 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
         raise ValueError(f"{weights} is missing: run `lpm train` again")
     load_weights(base.dit, read_weights(weights), weights)
     place = inference_device(device)
-    base.dit.to(dtype if dtype is not None else native_type(place))
+    base.dit.to(dtype if dtype is not None else native_dtype(place))
     return base.to(place).eval().requires_grad_(False)

@@ -1,8 +1,8 @@
 """Sequence parallelism: processes share the tokens of one batch (Ulysses, https://arxiv.org/abs/2309.14509).
 
-Each process holds every latent frame, and of each the same share of its tokens, so that what goes by latent frame
-(modulation, audio windows, text) needs nothing from the others. Self-attention needs all tokens: for it, tokens are
-exchanged for heads and back.
+Each process holds the same fraction of the tokens of every latent frame, so that everything computed by latent frame
+(modulation, audio windows, text) needs no communication. Self-attention needs all tokens: for it, an all-to-all
+exchanges tokens for heads and back.
 
 P processes, B batch, G latent frames and reference images, T tokens of each, l = G T / P own tokens, N heads, D head
 width, C channels.
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, distributed
 
 from lpm_model.attention import attend
 
 
 class _Exchange(torch.autograd.Function):
-    """Slice i of the first axis goes to process i, and gradients go back the way they came."""
+    """All-to-all: sends slice i of the first axis to process i, and gradients back."""
 
     @staticmethod
     def forward(ctx: Any, slices: Tensor, group: Any) -> Tensor:
@@ -33,7 +34,7 @@ class _Exchange(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Every process's part, stacked, for a loss that all compute alike: each takes the gradient of its own part."""
+    """All-gather for a loss that all processes compute alike: each takes the gradient of its own part."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Any) -> Tensor:
@@ -60,7 +61,7 @@ class SequenceGroup:
         return distributed.get_world_size(self.group)
 
     def own(self, tokens: Tensor, frames: int) -> Tensor:
-        """This process's share of each latent frame, [..., G T, C] to [..., l, C].
+        """Return this process's tokens of each latent frame, [..., G T, C] to [..., l, C].
 
         Raises:
             ValueError: T does not divide by P.
@@ -75,14 +76,14 @@ class SequenceGroup:
         return grouped.narrow(-2, distributed.get_rank(self.group) * share, share).flatten(-3, -2)
 
     def whole(self, tokens: Tensor, frames: int) -> Tensor:
-        """All tokens in their places on every process, [B, l, C] to [B, G T, C]."""
+        """Gather all tokens in order on every process, [B, l, C] to [B, G T, C]."""
         parts = _Gather.apply(tokens.contiguous(), self.group)  # type: ignore[no-untyped-call]
-        return parts.unflatten(2, (frames, -1)).permute(1, 2, 0, 3, 4).flatten(1, 3)
+        return rearrange(parts, "p b (f t) c -> b (f p t) c", f=frames)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention over the tokens of all processes, [B, l, N, D] in and [B, l, N * D] out.
+        """Attend to the tokens of all processes, [B, l, N, D] in and [B, l, N * D] out.
 
-        Tokens come in the order of processes, which attention without a mask does not see.
+        Tokens are in the order of processes, which does not matter to attention without a mask.
 
         Raises:
             ValueError: N does not divide by P.
@@ -91,10 +92,10 @@ class SequenceGroup:
             raise ValueError(
                 f"{query.shape[2]} heads do not divide by sequence_parallel={self.size}: choose a divisor of both"
             )
-        heads = torch.stack([query, key, value]).unflatten(3, (self.size, -1)).permute(3, 0, 1, 2, 4, 5)
-        tokens = self._exchange(heads).permute(1, 2, 0, 3, 4, 5).flatten(2, 3)
-        out = attend(*tokens.unbind(0)).unflatten(1, (self.size, -1)).transpose(0, 1)
-        return self._exchange(out).permute(1, 2, 0, 3).flatten(2)
+        heads = rearrange(torch.stack([query, key, value]), "s b l (p n) d -> p s b l n d", p=self.size)
+        tokens = rearrange(self._exchange(heads), "p s b l n d -> s b (p l) n d")
+        out = rearrange(attend(*tokens.unbind(0)), "b (p l) c -> p b l c", p=self.size)
+        return rearrange(self._exchange(out), "p b l c -> b l (p c)")
 
     def _exchange(self, slices: Tensor) -> Tensor:
         return _Exchange.apply(slices.contiguous(), self.group)  # type: ignore[no-untyped-call]

@@ -1,10 +1,10 @@
-"""Wan 2.1's transformer weights, in the layout of diffusers, to ours and back.
+"""Conversion of Wan 2.1's transformer weights, in the layout of diffusers, to ours and back.
 
-Tensors are read one at a time and written in shards, so that a model is never held whole, and its types are kept, so
-that a round trip of text-to-video weights gives the same bits. Image-to-video weights come without their CLIP branch
-and without the mask and image channels of their first layer: the first frame is a clean token here.
+Tensors are read one at a time and written in shards, so that a model is never in memory as a whole, and keep their
+types, so that a round trip of text-to-video weights gives the same bits. Image-to-video weights lose their CLIP branch
+and the mask and image channels of their first layer: the first frame is a clean token here.
 
-Names on the other side: https://github.com/huggingface/diffusers, WanTransformer3DModel.
+Names of the other side: https://github.com/huggingface/diffusers, WanTransformer3DModel.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lpm_model.character import read_model_config
@@ -53,16 +54,16 @@ _DROPPED = ("condition_embedder.image_embedder.", ".attn2.add_k_proj.", ".attn2.
 
 
 def model_config(wan: dict[str, Any]) -> ModelConfig:
-    """Our shape of a diffusers config.
+    """Convert a diffusers config to ours.
 
     Raises:
-        ValueError: a variant whose computation differs from ours.
+        ValueError: a variant that computes something else.
     """
     wanted = {"patch_size": [1, 2, 2], "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
     for key, value in wanted.items():
         found = list(wan[key]) if isinstance(wan.get(key), (list, tuple)) else wan.get(key)
         if found != value:
-            raise ValueError(f"config.json says {key} = {found!r}; only {value!r} (Wan 2.1) can be imported")
+            raise ValueError(f"config.json has {key} = {found!r}; only {value!r} (Wan 2.1) can be imported")
     return ModelConfig(
         latent_channels=wan["out_channels"],
         width=wan["num_attention_heads"] * wan["attention_head_dim"],
@@ -88,10 +89,10 @@ def import_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> li
         shard_bytes: size of one written file.
 
     Returns:
-        What was dropped, one name each; empty for text-to-video weights.
+        Names of the dropped weights; empty for text-to-video weights.
 
     Raises:
-        ValueError: not such a folder, or a variant that computes something else.
+        ValueError: the folder holds no such model, or a variant that computes something else.
     """
     wan = read_model_config(source, "give the `transformer` folder of a Wan 2.1 model")
     config = model_config(wan)
@@ -108,7 +109,7 @@ def import_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> li
 
 
 def export_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Convert an imported folder back into one that diffusers loads; for image-to-video weights as text-to-video.
+    """Convert an imported folder back to one that diffusers loads; image-to-video weights become text-to-video.
 
     Raises:
         ValueError: a folder that `import_wan` did not write.
@@ -124,7 +125,7 @@ def export_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> No
 
 
 def _pairs(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """(our name, Wan's name) of every tensor that is the same on both sides."""
+    """Yield (our name, Wan's name) of every tensor that is the same on both sides."""
     for our, theirs in _TOP.items():
         for part in ("weight", "bias"):
             if our not in ("patch", "head"):
@@ -171,10 +172,10 @@ def _to_wan(shards: Shards, config: ModelConfig) -> Iterator[tuple[str, Tensor]]
 
 
 def _channels_first(rows: Tensor, channels: int) -> Tensor:
-    """Rows of the last layer: Wan's (row, column, channel) to our (channel, row, column)."""
-    return rows.unflatten(0, (2, 2, channels)).movedim(2, 0).flatten(0, 2).contiguous()
+    """Reorder the rows of the last layer from Wan's (row, column, channel) to our (channel, row, column)."""
+    return rearrange(rows, "(y x c) ... -> (c y x) ...", y=2, x=2, c=channels).contiguous()
 
 
 def _channels_last(rows: Tensor, channels: int) -> Tensor:
-    """The way back."""
-    return rows.unflatten(0, (channels, 2, 2)).movedim(0, 2).flatten(0, 2).contiguous()
+    """Undo `_channels_first`."""
+    return rearrange(rows, "(c y x) ... -> (y x c) ...", y=2, x=2, c=channels).contiguous()

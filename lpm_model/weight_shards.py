@@ -1,4 +1,4 @@
-"""Weights in one safetensors file or in several with an index, read and written one tensor at a time."""
+"""Reading and writing of weights in one safetensors file, or in several with an index, one tensor at a time."""
 
 import json
 import logging
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 SHARD_BYTES = 5 * 2**30
 STEM = "model"
-"""Name of our own weight files without their ending."""
+"""Name of our own weight files without their extension."""
 
 
 class Shards:
-    """Weights of a folder, in one safetensors file or in several with an index, read one tensor at a time."""
+    """Reads the weights of a folder one tensor at a time, from one safetensors file or several with an index."""
 
     def __init__(self, folder: Path, stem: str) -> None:
         index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
@@ -47,13 +47,13 @@ class Shards:
         self._stack.close()
 
     def read(self, name: str) -> Tensor:
-        """One tensor.
+        """Read one tensor.
 
         Raises:
-            ValueError: it is not there.
+            ValueError: the folder does not hold it.
         """
         if name not in self.files:
-            raise ValueError(f"{self.folder} has no weights {name!r}: it is no transformer of the expected layout")
+            raise ValueError(f"{self.folder} has no weights {name!r}: give a transformer of the expected layout")
         file = self.files[name]
         if file not in self._opened:
             self._opened[file] = self._stack.enter_context(self._open(self.folder / file))
@@ -62,7 +62,7 @@ class Shards:
 
 
 def write_shards(folder: Path, stem: str, weights: Iterator[tuple[str, Tensor]], shard_bytes: int) -> None:
-    """Write tensors as they come into files of about `shard_bytes`, and an index where there are several."""
+    """Write tensors, in the given order, to files of about `shard_bytes`, with an index if there are several."""
     folder.mkdir(parents=True, exist_ok=True)
     held: dict[str, Tensor] = {}
     parts: list[tuple[Path, list[str]]] = []
@@ -94,35 +94,35 @@ def write_shards(folder: Path, stem: str, weights: Iterator[tuple[str, Tensor]],
 
 
 @torch.no_grad()
-def start_from(model: nn.Module, folder: Path) -> list[str]:
-    """Copy the weights of a folder into a model, tensor by tensor; what the folder lacks keeps its fresh values.
+def init_weights_from(model: nn.Module, folder: Path) -> list[str]:
+    """Initialise a model from a folder, tensor by tensor; weights that the folder lacks keep their initial values.
 
     Args:
-        model: such as the transformer of a new stage, with branches that the folder's model did not have.
-        folder: that `lpm import-wan` or an earlier training wrote.
+        model: for example the transformer of a new stage, with branches that the folder's model did not have.
+        folder: from `lpm import-wan` or an earlier training.
 
     Returns:
-        Names of the weights that stay fresh.
+        Names of the weights that keep their initial values.
 
     Raises:
-        ValueError: weights that the model has no place for, or of another shape.
+        ValueError: weights that the model does not have, or of another shape.
     """
     own = model.state_dict()
     with Shards(folder, STEM) as shards:
         unknown = sorted(set(shards.files) - set(own))
         if unknown:
             raise ValueError(
-                f"{folder} holds {unknown[0]!r} and {len(unknown) - 1} more weights that this model has no place for: "
+                f"{folder} holds {unknown[0]!r} and {len(unknown) - 1} more weights that this model does not have: "
                 "give train.model the shape of its config.json"
             )
         for name in shards.files:
             value = shards.read(name)
             if value.shape != own[name].shape:
                 raise ValueError(
-                    f"{folder}: {name} has shape {tuple(value.shape)}, train.model wants {tuple(own[name].shape)}: "
+                    f"{folder}: {name} has shape {tuple(value.shape)}, train.model needs {tuple(own[name].shape)}: "
                     "take the shape from its config.json"
                 )
             own[name].copy_(value)
         fresh = sorted(set(own) - set(shards.files))
-    log.info("%s: %d weights taken, %d stay fresh", folder, len(own) - len(fresh), len(fresh))
+    log.info("%s: %d weights loaded, %d keep their initial values", folder, len(own) - len(fresh), len(fresh))
     return fresh

@@ -1,4 +1,4 @@
-"""What the platform asks of any video autoencoder, and the state of its streaming decoder."""
+"""The protocol of video autoencoders, and the state of their streaming decoders."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class DecoderState:
-    """What the streaming decoder remembers of the latent frames before."""
+    """Features of earlier latent frames that the streaming decoder needs."""
 
     features: tuple[Tensor, ...]
     """Tensors [B, ...]; none at the start."""
 
 
 class VideoAutoencoder(Protocol):
-    """What the platform asks of any video autoencoder (the tiny one here, Wan's in the larger profiles)."""
+    """A causal video autoencoder: the tiny one of this package, or Wan's in the larger profiles."""
 
     digest: str
 
@@ -31,26 +31,35 @@ class VideoAutoencoder(Protocol):
         ...
 
     @property
-    def decoder_type(self) -> torch.dtype:
+    def decoder_dtype(self) -> torch.dtype:
         """Type of the latents that the decoder takes."""
         ...
 
-    def decode_in(self, dtype: torch.dtype) -> None:
-        """Run the decoder in another type from now on."""
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Run the decoder in another data type from now on."""
         ...
 
     def encode(self, video: Tensor) -> Tensor:
-        """[B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w]."""
+        """Encode [B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w]."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, C, 1+k, h, w] to [B, 3, 4k+1, H, W] in [-1, 1]."""
+        """Decode [B, C, 1+k, h, w] to [B, 3, 4k+1, H, W] in [-1, 1]."""
         ...
 
     def init_decode(self, batch: int) -> DecoderState:
-        """The state before the first latent."""
+        """Return the state before the first latent."""
         ...
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """[B, C, n, h, w] to the 4n frames they own, [B, 3, 4n, H, W]; the very first latent owns one, four times."""
+        """Decode the next n latents of a video.
+
+        Args:
+            latents: [B, C, n, h, w].
+            state: from `init_decode` or the previous call; it is not changed.
+
+        Returns:
+            [B, 3, 4n, H, W] in [-1, 1], four frames a latent (the very first latent owns one frame, repeated four
+            times), and the next state.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Loads an autoencoder folder: the tiny one, or Wan 2.1's as diffusers writes it."""
+"""Loading of autoencoder folders: the tiny one, or Wan 2.1's as diffusers writes it."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def load_autoencoder(folder: Path | None = None) -> VideoAutoencoder:
     """Load an autoencoder folder: a tiny one (`model.safetensors`, `config.json`), or Wan's as diffusers writes it.
 
     Args:
-        folder: None takes the one that ships with the package.
+        folder: None loads the one that ships with the package.
 
     Raises:
         ValueError: a missing file or weights of another shape, with the file's name.
@@ -26,7 +26,7 @@ def load_autoencoder(folder: Path | None = None) -> VideoAutoencoder:
     source = SHIPPED if folder is None else folder
     config_file = source / "config.json"
     if not config_file.is_file():
-        raise ValueError(f"{source} holds no autoencoder: config.json is missing")
+        raise ValueError(f"{source} holds no autoencoder: config.json is missing; copy the whole folder")
     config = json.loads(config_file.read_text())
     if "_class_name" in config:
         from lpm_model.autoencoder.wan import load_wan_autoencoder
@@ -47,5 +47,5 @@ def _load_tiny(source: Path, config: Mapping[str, Any]) -> TinyVideoAutoencoder:
 
 
 def copy_autoencoder(source: Path | None, model: Path) -> None:
-    """Put the autoencoder of a model into the model's folder, where serving reads it."""
+    """Copy an autoencoder into a model's folder, where serving reads it; None copies the shipped one."""
     shutil.copytree(SHIPPED if source is None else source, model / "autoencoder", dirs_exist_ok=True)

@@ -2,13 +2,14 @@
 
 B batch, F latent frames, T video frames (T = 4k + 1 for F = 1 + k), H W pixels, h w latent grid, C latent channels.
 
-Four frames form one group and travel as channels of a 2-D network, so that time costs no 3-D convolution;
-a causal mix with the group before is the only path between groups. The first frame is repeated to fill its group.
+Four frames form one group and are the channels of a 2-D network, so that time needs no 3-D convolution;
+a causal mix with the previous group is the only path between groups. The first frame is repeated to fill its group.
 """
 
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,7 +66,7 @@ def _residuals(width: int, depth: int) -> nn.Sequential:
 
 
 class _CausalMix(nn.Module):
-    """Adds to each group a projection of itself and of the group before it."""
+    """Adds to each group a projection of itself and of the previous group."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -74,7 +75,16 @@ class _CausalMix(nn.Module):
         self.before = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, groups: int, previous: Tensor | None) -> tuple[Tensor, Tensor]:
-        """X [B*groups, width, h, w]; previous [B, width, h, w] or None for a start: the first group repeats itself."""
+        """Mix the groups.
+
+        Args:
+            x: [B * groups, width, h, w].
+            groups: groups of each row.
+            previous: [B, width, h, w] normed group before the first; None at the start, where the first repeats itself.
+
+        Returns:
+            [B * groups, width, h, w], and the `previous` of the next call.
+        """
         normed = self.norm(x).unflatten(0, (-1, groups))
         first = normed[:, :1] if previous is None else previous[:, None].to(normed.dtype)
         shifted = torch.cat([first, normed[:, :-1]], dim=1)
@@ -115,44 +125,51 @@ class TinyVideoAutoencoder(nn.Module):
         return self.config.spatial_stride
 
     @property
-    def decoder_type(self) -> torch.dtype:
+    def decoder_dtype(self) -> torch.dtype:
         """Type of the latents that the decoder takes."""
         return self.from_latent.weight.dtype
 
-    def decode_in(self, dtype: torch.dtype) -> None:
-        """Run the decoder in another type from now on."""
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Run the decoder in another data type from now on."""
         for part in (self.from_latent, self.decoder_mix, self.decoder, self.up, self.unfold):
             part.to(dtype)
 
     def encode(self, video: Tensor) -> Tensor:
+        """Encode [B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w].
+
+        Raises:
+            ValueError: a number of frames or a size that does not fit.
+        """
         batch, _, frames, height, width = video.shape
         stride = self.config.spatial_stride
         if frames % FRAMES_PER_LATENT != 1 or height % stride or width % stride:
             raise ValueError(f"video of {frames} frames at {width}x{height}: need 4k+1 frames and sides in {stride}s")
         filled = torch.cat([video[:, :, :1].expand(-1, -1, FRAMES_PER_LATENT - 1, -1, -1), video], dim=2)
         groups = filled.shape[2] // FRAMES_PER_LATENT
-        x = filled.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3).flatten(0, 1)
+        x = rearrange(filled, "b c (g t) h w -> (b g) (t c) h w", g=groups)
         x = functional.pixel_unshuffle(x, self.config.patch_px).contiguous(memory_format=torch.channels_last)
         x = self.encoder[0](self.fold(x))
         for down, blocks in zip(self.down, self.encoder[1:], strict=True):
             x = blocks(down(x))
         x, _ = self.encoder_mix(x, groups, None)
         latents: Tensor = self.statistics(self.to_latent(x).float())
-        return latents.unflatten(0, (batch, groups)).transpose(1, 2)
+        return rearrange(latents, "(b g) c h w -> b c g h w", b=batch)
 
     def init_decode(self, batch: int) -> DecoderState:
+        """Return the state before the first latent."""
         return DecoderState(features=())
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        batch, _, groups = latents.shape[:3]
+        """Decode the next latents of a video, see `VideoAutoencoder.decode_step`."""
+        batch = latents.shape[0]
         depths, previous = self._decoder_depths(latents, state)
         x = functional.pixel_shuffle(self.unfold(depths[-1]), self.config.patch_px).float()
-        frames = x.unflatten(1, (FRAMES_PER_LATENT, 3)).unflatten(0, (batch, groups))
-        return frames.permute(0, 3, 1, 2, 4, 5).flatten(2, 3), DecoderState(features=(previous,))
+        frames = rearrange(x, "(b g) (t c) h w -> b c (g t) h w", b=batch, t=FRAMES_PER_LATENT)
+        return frames, DecoderState(features=(previous,))
 
     def _decoder_depths(self, latents: Tensor, state: DecoderState) -> tuple[list[Tensor], Tensor]:
-        """What each resolution of the decoder gives, [B n, width, rows, columns], and what the next latent wants."""
-        x = latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        """Features of each decoder resolution, [B n, width, rows, columns], and those that the next latent needs."""
+        x = rearrange(latents, "b c g h w -> (b g) c h w").contiguous(memory_format=torch.channels_last)
         before = state.features[0] if state.features else None
         x, previous = self.decoder_mix(self.from_latent(x), latents.shape[2], before)
         depths = [self.decoder[0](x)]
@@ -161,15 +178,16 @@ class TinyVideoAutoencoder(nn.Module):
         return depths, previous
 
     def decoder_features(self, latents: Tensor) -> list[Tensor]:
-        """Features of each resolution, coarsest first, [B n, width, rows, columns]; latents [B, C, n, h, w]."""
-        depths, _ = self._decoder_depths(latents.to(self.decoder_type), self.init_decode(latents.shape[0]))
+        """Return decoder features [B n, width, rows, columns] of latents [B, C, n, h, w], coarsest first."""
+        depths, _ = self._decoder_depths(latents.to(self.decoder_dtype), self.init_decode(latents.shape[0]))
         return depths
 
     def decode(self, latents: Tensor) -> Tensor:
+        """Decode [B, C, 1+k, h, w] to [B, 3, 4k+1, H, W] in [-1, 1]."""
         frames, _ = self.decode_step(latents, self.init_decode(latents.shape[0]))
         return frames[:, :, FRAMES_PER_LATENT - 1 :]
 
 
 def build_autoencoder(config: AutoencoderConfig) -> TinyVideoAutoencoder:
-    """A fresh autoencoder with random weights."""
+    """Create an autoencoder with random weights."""
     return TinyVideoAutoencoder(config)

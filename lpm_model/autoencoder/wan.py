@@ -1,8 +1,8 @@
-"""Wan 2.1's causal video autoencoder through diffusers, its memory outside the module.
+"""Wan 2.1's causal video autoencoder through diffusers, with its streaming state outside the module.
 
 diffusers keeps features between latent frames in fields of the module, so that one module serves one video at a time.
-Here they are a value of the caller's: any number of sessions share the weights, and a video can be encoded and
-decoded in pieces of any size with the same result as whole.
+Here they are a value that the caller holds: any number of sessions share the weights, and a video can be encoded and
+decoded in pieces of any size with the same result as in one piece.
 Layout: https://github.com/huggingface/diffusers, AutoencoderKLWan (what Wan-AI publishes under `vae/`).
 
 B batch, C latent channels, T = 4k + 1 video frames, H W pixels, h w latent grid.
@@ -22,13 +22,13 @@ from lpm_model.config import FRAMES_PER_LATENT
 from lpm_model.digests import file_digest
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-KEPT_FRAMES = 2
-"""Frames before the present that a causal convolution of width 3 looks at."""
+CACHED_FRAMES = 2
+"""Earlier frames that a causal convolution of width 3 reads."""
 
 
 @dataclass(slots=True)
 class EncoderState:
-    """What the streaming encoder remembers of the frames before."""
+    """Features of earlier frames that the streaming encoder needs."""
 
     features: tuple[Tensor, ...]
     """Tensors [B, ...]; none at the start."""
@@ -64,23 +64,23 @@ class WanVideoAutoencoder(nn.Module):
         return int(self.vae.config.scale_factor_spatial)
 
     @property
-    def decoder_type(self) -> torch.dtype:
+    def decoder_dtype(self) -> torch.dtype:
         """Type of the latents that the decoder takes."""
         kind: torch.dtype = self.vae.post_quant_conv.weight.dtype
         return kind
 
-    def decode_in(self, dtype: torch.dtype) -> None:
-        """Run the decoder in another type from now on."""
+    def set_decoder_dtype(self, dtype: torch.dtype) -> None:
+        """Run the decoder in another data type from now on."""
         self.vae.decoder.to(dtype)
         self.vae.post_quant_conv.to(dtype)
 
     def encode(self, video: Tensor) -> Tensor:
-        """[B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w]."""
+        """Encode [B, 3, 4k+1, H, W] in [-1, 1] to normalised latents [B, C, 1+k, h, w]."""
         latents, _ = self.encode_step(video, self.init_encode())
         return latents
 
     def init_encode(self) -> EncoderState:
-        """The state before the first frame."""
+        """Return the state before the first frame."""
         return EncoderState(features=())
 
     def encode_step(self, video: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
@@ -88,7 +88,7 @@ class WanVideoAutoencoder(nn.Module):
 
         Args:
             video: [B, 3, 4n+1, H, W] at the start, [B, 3, 4n, H, W] later, in [-1, 1].
-            state: from `init_encode` or the step before; it is left as it is.
+            state: from `init_encode` or the previous call; it is not changed.
 
         Returns:
             Normalised latents [B, C, 1+n or n, h, w], and the next state.
@@ -110,20 +110,20 @@ class WanVideoAutoencoder(nn.Module):
         return (torch.cat(encoded, dim=2) - self.mean) / self.std, EncoderState(features=tuple(features))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, C, 1+k, h, w] to [B, 3, 4k+1, H, W] in [-1, 1]."""
+        """Decode [B, C, 1+k, h, w] to [B, 3, 4k+1, H, W] in [-1, 1]."""
         frames, _ = self.decode_step(latents, self.init_decode(latents.shape[0]))
         return frames[:, :, FRAMES_PER_LATENT - 1 :]
 
     def init_decode(self, batch: int) -> DecoderState:
-        """The state before the first latent."""
+        """Return the state before the first latent."""
         return DecoderState(features=())
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """[B, C, n, h, w] to the 4n frames they own, [B, 3, 4n, H, W]; the very first latent owns one, four times."""
+        """Decode the next latents of a video, see `VideoAutoencoder.decode_step`."""
         features: Sequence[Any] = state.features
         if not features:
             features = [None] * self.vae._cached_conv_counts["decoder"]
-        raw = (latents.float() * self.std + self.mean).to(self.decoder_type)
+        raw = (latents.float() * self.std + self.mean).to(self.decoder_dtype)
         decoded = []
         for piece in self.vae.post_quant_conv(raw).split(1, dim=2):
             out, features = _run(self.vae.decoder, piece, features)
@@ -134,7 +134,11 @@ class WanVideoAutoencoder(nn.Module):
         return torch.cat(decoded, dim=2), DecoderState(features=tuple(features))
 
     def decoder_features(self, latents: Tensor) -> list[Tensor]:
-        """Features of each resolution, coarsest first, [B, width, frames, rows, columns]; latents [B, C, n, h, w]."""
+        """Return the decoder's features of latents [B, C, n, h, w], coarsest first.
+
+        Returns:
+            [B, width, frames, rows, columns] for each resolution.
+        """
         kept: list[Tensor] = []
         hooks = [block.register_forward_hook(lambda _, __, out: kept.append(out)) for block in self._depths()]
         try:
@@ -150,9 +154,9 @@ class WanVideoAutoencoder(nn.Module):
         return [self.vae.decoder.mid_block, *self.vae.decoder.up_blocks]
 
     def _static(self, features: Sequence[Any], shape: torch.Size) -> list[Tensor]:
-        """The same features, each of KEPT_FRAMES frames from the first latent on (zeros before the video's start).
+        """Pad features to CACHED_FRAMES frames each, from the first latent on (zeros before the video's start).
 
-        diffusers marks an upsampling in time that has not begun by a word; zeros say the same to its convolution.
+        diffusers marks a temporal upsampling that has not begun by a string; zeros are equivalent for its convolution.
         """
         ups = [m for block in self.vae.decoder.up_blocks for m in (block.upsamplers or ())]
         scales = iter([(m.dim, 2**i) for i, m in enumerate(ups) if m.mode == "upsample3d"])
@@ -160,18 +164,18 @@ class WanVideoAutoencoder(nn.Module):
         out = []
         for feature in features:
             if isinstance(feature, Tensor):
-                out.append(functional.pad(feature, (0, 0, 0, 0, KEPT_FRAMES - feature.shape[2], 0)))
+                out.append(functional.pad(feature, (0, 0, 0, 0, CACHED_FRAMES - feature.shape[2], 0)))
             else:
                 channels, scale = next(scales)
-                out.append(known.new_zeros(shape[0], channels, KEPT_FRAMES, shape[3] * scale, shape[4] * scale))
+                out.append(known.new_zeros(shape[0], channels, CACHED_FRAMES, shape[3] * scale, shape[4] * scale))
         return out
 
 
 def _run(part: nn.Module, x: Tensor, features: Sequence[Any]) -> tuple[Tensor, list[Any]]:
-    """One piece through the encoder or decoder: its output, and the features of as many convolutions as remember."""
-    memory, used = list(features), [0]
-    out: Tensor = part(x, feat_cache=memory, feat_idx=used)
-    return out, memory[: used[0]]
+    """Run one piece through the encoder or decoder; returns its output and the features of its causal convolutions."""
+    cached, used = list(features), [0]
+    out: Tensor = part(x, feat_cache=cached, feat_idx=used)
+    return out, cached[: used[0]]
 
 
 def load_wan_autoencoder(folder: Path) -> WanVideoAutoencoder:

@@ -1,4 +1,4 @@
-"""Builds the encoders that a config names, and copies them into model folders."""
+"""Construction of the encoders that a config names, and their copies in model folders."""
 
 import os
 import shutil
@@ -14,11 +14,11 @@ _COPIED = (".json", ".safetensors")
 
 
 def build_audio_encoder(config: AudioConfig, folder: Path | None = None) -> AudioEncoder:
-    """The audio encoder that a model's config names.
+    """Build the audio encoder that a model's config names.
 
     Args:
-        config: names it, and its window.
-        folder: of encoders, for those with weights.
+        config: its name and its window.
+        folder: folder of encoders, for those with weights.
 
     Raises:
         ValueError: an unknown name, or weights that are missing.
@@ -33,7 +33,7 @@ def build_audio_encoder(config: AudioConfig, folder: Path | None = None) -> Audi
 
 
 def build_text_encoder(config: ModelConfig, folder: Path | None = None) -> TextEncoder:
-    """The text encoder that a model's config names; see `build_audio_encoder`."""
+    """Build the text encoder that a model's config names; see `build_audio_encoder`."""
     if config.text_encoder == "hash":
         return HashTextEncoder(config)
     if config.text_encoder == "umt5":
@@ -50,9 +50,9 @@ def _within(folder: Path | None, name: str, encoder: str) -> Path:
 
 
 def copy_encoders(source: Path | None, model: Path) -> None:
-    """Put pretrained encoders into a model's folder, as links where the disk allows it; None has none to put.
+    """Copy pretrained encoders into a model's folder, as hard links if the disk allows it; None copies nothing.
 
-    Only JSON and safetensors go along: what else a download holds (pickles, code) is not read.
+    Only JSON and safetensors are copied: other files of a download (pickles, code) are never read.
     """
     if source is None:
         return
@@ -68,6 +68,6 @@ def copy_encoders(source: Path | None, model: Path) -> None:
 
 
 def encoders_of(model: Path) -> Path | None:
-    """The folder of pretrained encoders inside a model's folder, if it has one."""
+    """Return the folder of pretrained encoders inside a model's folder, if there is one."""
     folder = model / "encoders"
     return folder if folder.is_dir() else None

@@ -1,4 +1,4 @@
-"""Triangular filters on the HTK mel scale (https://en.wikipedia.org/wiki/Mel_scale), for all that hears."""
+"""Triangular filters on the HTK mel scale (https://en.wikipedia.org/wiki/Mel_scale)."""
 
 import functools
 
@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 
 @functools.cache
 def mel_filters(bands: int, rate: int, fft: int, low_hz: float = 0.0, high_hz: float = 0.0) -> NDArray[np.float64]:
-    """Triangles evenly spaced in mel over the bins of a real transform, float64 [fft / 2 + 1, bands].
+    """Return triangles evenly spaced in mel over the bins of a real FFT.
 
     Args:
-        bands: how many.
-        rate: samples a second.
-        fft: length of the transform.
-        low_hz: where the first one begins.
-        high_hz: where the last one ends; 0 = half the rate.
+        bands: number of filters.
+        rate: sample rate (Hz).
+        fft: length of the transform (samples).
+        low_hz: lower edge of the first filter.
+        high_hz: upper edge of the last filter; 0 is half the rate.
+
+    Returns:
+        float64 [fft / 2 + 1, bands].
     """
     at_hz = np.linspace(0, rate / 2, fft // 2 + 1)[:, None]
     low, high = (2595 * np.log10(1 + hertz / 700) for hertz in (low_hz, high_hz or rate / 2))

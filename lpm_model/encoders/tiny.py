@@ -7,6 +7,7 @@ import hashlib
 from functools import cache
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, SAMPLES_PER_LATENT, AudioConfig, ModelConfig
@@ -21,7 +22,7 @@ def _filters(bands: int) -> Tensor:
 
 
 class MelAudioEncoder:
-    """Log-mel bands around every video frame: no weights, exactly local."""
+    """Log-mel bands around every video frame: no weights, and exactly local."""
 
     def __init__(self, config: AudioConfig) -> None:
         self.past_samples, self.lookahead_samples = config.past_samples, config.lookahead_samples
@@ -33,6 +34,7 @@ class MelAudioEncoder:
         self.width = self.columns * self.bands
 
     def encode(self, audio: Tensor) -> Tensor:
+        """Encode [B, past_samples + 4000 F + lookahead_samples] in [-1, 1] to [B, F, n, width]."""
         frame = SAMPLES_PER_LATENT // FRAMES_PER_LATENT
         frames = (audio.shape[1] - self.past_samples - self.lookahead_samples) // frame
         window = torch.hann_window(_FFT, device=audio.device)
@@ -40,11 +42,11 @@ class MelAudioEncoder:
         mel = spectra @ _filters(self.bands).to(audio.device)
         level = torch.log10(mel + 1e-4) + 3  # silence is -1, speech spreads around 1
         context = level.unfold(1, self.columns, frame // _HOP)[:, :frames]
-        return context.flatten(2).unflatten(1, (-1, FRAMES_PER_LATENT))
+        return rearrange(context, "b (f n) m c -> b f n (m c)", n=FRAMES_PER_LATENT)
 
 
 class HashTextEncoder:
-    """Each word becomes a fixed pseudo-random vector: enough for the short captions of the tiny profile."""
+    """Maps each word to a fixed pseudo-random vector: enough for the short captions of the tiny profile."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.width, self.tokens = config.text_width, config.text_tokens
@@ -55,7 +57,7 @@ class HashTextEncoder:
         return torch.randn(self.width, generator=torch.Generator().manual_seed(seed))
 
     def encode(self, texts: list[str]) -> Tensor:
-        """[B, tokens, width]; short texts end in zeros, long ones are cut."""
+        """Encode texts to [B, tokens, width]; short texts end in zeros, long ones are truncated."""
         out = torch.zeros(len(texts), self.tokens, self.width)
         for row, text in enumerate(texts):
             for column, word in enumerate(text.lower().replace(",", " ").replace(".", " ").split()[: self.tokens]):

@@ -25,9 +25,9 @@ import torch
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import Character, reference_positions
 from lpm_model.config import Lora, ModelConfig, OnlineConfig
-from lpm_model.describe import Setting, describe
+from lpm_model.describe import Workload, describe
 from lpm_model.float8 import FLOAT8
-from lpm_model.lora import adapted_layers, twin
+from lpm_model.lora import adapted_layers, clone_with_adapter
 from lpm_model.online import OnlineModel
 from lpm_model.training.engine.throughput import peak_flops
 
@@ -80,11 +80,11 @@ def build(shape: ModelConfig, online: OnlineConfig) -> OnlineModel:
             weight.normal_(std=0.02)
         else:
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
-    model.refiner = twin(model.backbone, "refiner", UPDATE)
+    model.refiner = clone_with_adapter(model.backbone, "refiner", UPDATE)
     for layer in adapted_layers(model.refiner):
         layer.adapters["refiner"].up.normal_(std=0.002)
     model.to(DEVICE).eval().requires_grad_(False)
-    model.autoencoder.decode_in(torch.bfloat16)
+    model.autoencoder.set_decoder_dtype(torch.bfloat16)
     return model
 
 
@@ -111,7 +111,7 @@ class Call:
     def figures(self, flops_s: float) -> dict[str, float]:
         """What a step takes, beside the floor."""
         online, model = self.model.online, self.model
-        setting = Setting(frames=online.chunk_latents, tokens=self.tokens, past_frames=online.cache_latents + 1)
+        setting = Workload(frames=online.chunk_latents, tokens=self.tokens, past_frames=online.cache_latents + 1)
         floor = online.passes * describe(model.config, setting).floor_s(flops_s / 1e12, PEAK_BANDWIDTH_TB_S)
         step = timed(self.step)
         return {

@@ -33,10 +33,10 @@ from torch import Tensor
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.character import Character, reference_positions
 from lpm_model.config import AUDIO_RATE, FRAMES_PER_LATENT, LATENT_FPS, ModelConfig, OnlineConfig
-from lpm_model.describe import Setting, flops_of
+from lpm_model.describe import Workload, forward_flops
 from lpm_model.dit import Conditions
 from lpm_model.online import OnlineModel
-from lpm_model.precision import native_type
+from lpm_model.precision import native_dtype
 from lpm_model.rollout import Noise
 from lpm_model.training.engine.throughput import peak_flops
 
@@ -157,7 +157,7 @@ def tiny_step(kind: torch.dtype) -> Callable[[], object]:
     torch.manual_seed(0)
     model = OnlineModel(ModelConfig(), OnlineConfig(), load_autoencoder(None), SIZE_PX).eval().requires_grad_(False)
     model.backbone.to(kind)
-    model.autoencoder.decode_in(kind)  # type: ignore[attr-defined]
+    model.autoencoder.set_decoder_dtype(kind)  # type: ignore[attr-defined]
     picture = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
     state = model.init_state(model.character(picture))
     voice = 0.1 * torch.randn(1, model.chunk_samples + model.lookahead_samples)
@@ -213,8 +213,8 @@ def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
         }
     )
     past = WINDOW.cache_latents + 1
-    products = flops_of(
-        replace(SHAPE, audio_width=0), Setting(frames=WINDOW.chunk_latents, tokens=TOKENS, past_frames=past)
+    products = forward_flops(
+        replace(SHAPE, audio_width=0), Workload(frames=WINDOW.chunk_latents, tokens=TOKENS, past_frames=past)
     )
     figures = {
         "share_of_gemm_peak": sum(products.values()) / taken["pass"] / statistics.median(peaks),
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--type", choices=["bfloat16", "float32"], default="bfloat16", help="of weights and products")
     given = parser.parse_args()
-    native = native_type(torch.device("cpu")) == torch.bfloat16
+    native = native_dtype(torch.device("cpu")) == torch.bfloat16
     if given.type == "bfloat16" and not native:
         print("this CPU has no bfloat16 products of its own: figures say nothing, take --type float32", flush=True)
     figures, seconds = measure(getattr(torch, given.type))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lpm_model.character import reference_positions
 from lpm_model.config import ModelConfig
-from lpm_model.describe import Setting, describe
+from lpm_model.describe import Workload, describe
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.training.engine.throughput import peak_flops
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     found = measure()
-    cost = describe(PLAIN, Setting(frames=FRAMES, tokens=GRID * GRID // 4))
+    cost = describe(PLAIN, Workload(frames=FRAMES, tokens=GRID * GRID // 4))
     floor = BACKWARD * cost.total_flops / found["tflops"] / 1e12
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpm_model.config import ModelConfig, OnlineConfig
-from lpm_model.describe import Setting, chunk_seconds, chunk_setting, describe, shape_of, tokens_of
+from lpm_model.describe import Workload, chunk_duration_s, chunk_workload, describe, read_model_shape, tokens_per_latent
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.online import OnlineModel
 from pipelines.cli import cli
@@ -33,7 +33,7 @@ def test_the_formula_counts_what_the_counter_counts(config: ModelConfig) -> None
     given = Conditions(text=torch.randn(batch, config.text_tokens, config.text_width), speak=voice, listen=voice)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         dit(torch.randn(batch, 16, frames, side, side), torch.rand(batch, frames), given)
-    cost = describe(config, Setting(frames=frames, tokens=side * side // 4, batch=batch))
+    cost = describe(config, Workload(frames=frames, tokens=side * side // 4, batch=batch))
     assert cost.total_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert cost.total_parameters == sum(p.numel() for p in dit.parameters())
 
@@ -51,7 +51,7 @@ def test_a_chunk_with_a_full_cache() -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         online.backbone(clean, sigma, given, cache)
     references = cache.reference_positions.numel()
-    setting = replace(chunk_setting(online.online, tiny.SIZE_PX, references), tokens=4)
+    setting = replace(chunk_workload(online.online, tiny.SIZE_PX, references), tokens=4)
     cost = describe(online.config, setting)
     assert cost.total_flops == pytest.approx(counter.get_total_flops(), rel=0.01)
     held = cache.keys.nbytes + cache.values.nbytes + cache.reference_keys.nbytes + cache.reference_values.nbytes
@@ -60,16 +60,16 @@ def test_a_chunk_with_a_full_cache() -> None:
 
 def test_the_large_profile_has_the_papers_size() -> None:
     config = load_config(["profile=17b"])
-    cost = describe(config.train.model, chunk_setting(config.distill.online, config.curate.size_px))
+    cost = describe(config.train.model, chunk_workload(config.distill.online, config.curate.size_px))
     assert cost.total_parameters == pytest.approx(17.43e9, rel=0.005)
 
 
 def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
-    cost = describe(ModelConfig(), chunk_setting(OnlineConfig(), 128))
-    assert tokens_of(128) == 64
+    cost = describe(ModelConfig(), chunk_workload(OnlineConfig(), 128))
+    assert tokens_per_latent(128) == 64
     assert cost.floor_s(1e-6, 1e9) == pytest.approx(cost.total_flops / 1e6)
     assert cost.floor_s(1e9, 1e-6) == pytest.approx((cost.weight_bytes + cost.kv_bytes) / 1e6)
-    assert chunk_seconds(OnlineConfig(chunk_latents=3)) == 0.5
+    assert chunk_duration_s(OnlineConfig(chunk_latents=3)) == 0.5
     with pytest.raises(ValueError, match="positive"):
         cost.floor_s(0, 1)
 
@@ -91,10 +91,10 @@ def test_the_command_prints_every_part() -> None:
 def test_the_command_describes_a_folder(tmp_path: Path) -> None:
     config = {"model": {"width": 64, "layers": 3, "heads": 2}, "online": {"chunk_latents": 6}, "size_px": 64}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    shape, online, size_px = shape_of(tmp_path, OnlineConfig())
+    shape, online, size_px = read_model_shape(tmp_path, OnlineConfig())
     assert (shape.width, shape.layers, online.chunk_latents, size_px) == (64, 3, 6, 64)
     result = CliRunner().invoke(cli, ["model", "describe", "--model", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "for a chunk of 1,000 ms" in result.output
-    with pytest.raises(ValueError, match="is no model folder"):
-        shape_of(tmp_path / "none", OnlineConfig())
+    with pytest.raises(ValueError, match="is not a model folder"):
+        read_model_shape(tmp_path / "none", OnlineConfig())

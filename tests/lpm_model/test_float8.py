@@ -5,8 +5,8 @@ import torch
 
 from lpm_model.config import Lora, ModelConfig
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.float8 import FLOAT8, Float8Linear, scaled, to_float8
-from lpm_model.lora import adapted_layers, twin
+from lpm_model.float8 import FLOAT8, Float8Linear, quantize, to_float8
+from lpm_model.lora import adapted_layers, clone_with_adapter
 
 LORA = Lora(rank=4, alpha=4.0)
 ROUNDING = 2.0**-4
@@ -24,7 +24,7 @@ def pair() -> tuple[DiffusionTransformer, DiffusionTransformer]:
     for weight in backbone.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.05)
-    refiner = twin(backbone.requires_grad_(False), "refiner", LORA)
+    refiner = clone_with_adapter(backbone.requires_grad_(False), "refiner", LORA)
     for layer in adapted_layers(refiner):
         torch.nn.init.normal_(layer.adapters["refiner"].up, std=0.05)
     return backbone, refiner
@@ -38,7 +38,7 @@ def seen(model: DiffusionTransformer) -> torch.Tensor:
 
 def test_values_come_back_within_their_rounding_whatever_a_row_is_worth() -> None:
     x = drawn(5, 32) * torch.tensor([1e-4, 0.1, 1.0, 30.0, 1e4])[:, None]
-    values, scale = scaled(x)
+    values, scale = quantize(x)
     assert values.dtype == FLOAT8
     largest = x.abs().amax(dim=1, keepdim=True)
     assert ((values.float() * scale - x).abs() <= ROUNDING * x.abs() + 2e-3 * largest * ROUNDING).all()
@@ -50,7 +50,7 @@ def test_a_layer_computes_the_product_of_what_was_rounded() -> None:
     blocks = torch.nn.Module()
     blocks.blocks = torch.nn.ModuleList([layer])
     x = drawn(2, 3, 32).bfloat16()
-    (weight, weight_scale), (values, scale) = scaled(layer.weight.detach()), scaled(x.flatten(0, 1))
+    (weight, weight_scale), (values, scale) = quantize(layer.weight.detach()), quantize(x.flatten(0, 1))
     to_float8([blocks])
     small = blocks.blocks[0]
     assert isinstance(small, Float8Linear)
@@ -73,5 +73,5 @@ def test_two_networks_stay_near_themselves_and_on_the_same_weights() -> None:
 
 def test_what_cannot_be_made_small_is_refused() -> None:
     backbone, _ = pair()
-    with pytest.raises(ValueError, match="run without fp8"):
+    with pytest.raises(ValueError, match="run without float8"):
         to_float8([backbone.float()])

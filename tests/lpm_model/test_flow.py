@@ -55,5 +55,5 @@ def test_schedule_falls_from_one_to_zero() -> None:
     assert (sigmas[0], sigmas[-1], len(sigmas)) == (1, 0, 13)
     assert bool((sigmas.diff() < 0).all())
     assert torch.allclose(flow.schedule(4, 1.0), torch.tensor([1, 0.75, 0.5, 0.25, 0]))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="give at least 1"):
         flow.schedule(0, 3.0)

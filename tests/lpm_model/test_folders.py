@@ -73,7 +73,7 @@ def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
 def test_a_base_is_no_online_model(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not an Online LPM"):
         load_online(base)
-    with pytest.raises(ValueError, match="is no model folder"):
+    with pytest.raises(ValueError, match="is not a model folder"):
         load_base(tmp_path)
 
 
@@ -122,7 +122,7 @@ def test_a_character_without_references_is_its_own(online: OnlineModel) -> None:
 
 
 def test_characters_that_do_not_fit_are_refused(online: OnlineModel) -> None:
-    with pytest.raises(ValueError, match="wants 32x32"):
+    with pytest.raises(ValueError, match="needs 32x32"):
         online.character(picture()[:16])
     with pytest.raises(ValueError, match="2 references and 1 kinds"):
         online.character(picture(), [picture(1), picture(2)], ["global"])

@@ -11,12 +11,12 @@ from lpm_model.lora import (
     activate,
     active,
     adapted_layers,
+    adapter_difference,
     add_adapter,
-    difference,
-    doubled,
+    clone_with_adapter,
+    difference_lora,
     load_adapter,
     merged,
-    twin,
 )
 from tests.lpm_model import tiny
 
@@ -72,7 +72,7 @@ def test_targets_choose_the_matrices() -> None:
     model = tiny.transformer()
     add_adapter(model, "one", Lora(rank=2, targets=("ffn",)))
     assert len(adapted_layers(model)) == 4
-    with pytest.raises(ValueError, match="no matrix's name holds 'fnn'"):
+    with pytest.raises(ValueError, match="'fnn' matches no linear layer"):
         add_adapter(model, "two", Lora(rank=2, targets=("fnn",)))
     with pytest.raises(ValueError, match="use 0, or a rank and targets"):
         Lora(rank=-1)
@@ -83,8 +83,8 @@ def test_two_adapters_become_one_model_and_an_update_of_it() -> None:
     weights = model.state_dict()
     backbone = tiny.transformer()
     backbone.load_state_dict(merged(weights, "student", LORA))
-    refiner = twin(backbone, "refiner", doubled(LORA))
-    update = difference(weights, "refiner", "student", LORA)
+    refiner = clone_with_adapter(backbone, "refiner", difference_lora(LORA))
+    update = adapter_difference(weights, "refiner", "student", LORA)
     load_adapter(refiner, update, Path("refiner.safetensors"))
     assert torch.allclose(velocity(refiner), velocity(model), atol=1e-5)
     with active(model, "student"):

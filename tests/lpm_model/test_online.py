@@ -271,7 +271,8 @@ def test_a_reset_row_may_bring_more_or_fewer_references(brought: list[int], late
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"history": "per_step", "chunk_latents": 3}, {"refiner_sigma": 0.3, "pipelined": True, "colour_correction": 0.5},
+    {}, {"history": "per_step", "chunk_latents": 3},
+    {"refiner_sigma": 0.3, "pipelined": True, "colour_correction": 0.5},
     {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "reference_refresh_latents": 3},
 ])  # fmt: skip
 @pytest.mark.parametrize("stop", [1, 4])

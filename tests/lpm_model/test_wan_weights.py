@@ -15,7 +15,7 @@ from torch import Tensor
 from lpm_model.config import ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.wan_weights import export_wan, import_wan
-from lpm_model.weight_shards import STEM, Shards, start_from
+from lpm_model.weight_shards import STEM, Shards, init_weights_from
 from pipelines.cli import cli
 from tests.lpm_model.tiny import normal, randomised
 
@@ -149,7 +149,7 @@ def test_a_training_starts_from_imported_weights(tmp_path: Path) -> None:
     import_wan(tmp_path / "wan", tmp_path / "ours")
     plain = ours(tmp_path / "ours")
     voiced = DiffusionTransformer(replace(plain.config, audio_width=12, text_tokens=shape[-1]))
-    fresh = start_from(voiced, tmp_path / "ours")
+    fresh = init_weights_from(voiced, tmp_path / "ours")
     assert fresh
     assert all("audio" in name or name.split(".")[0].removeprefix("null_") in ("speak", "listen") for name in fresh)
     got, expected = both(model, voiced.eval(), shape)
@@ -161,9 +161,9 @@ def test_weights_that_do_not_fit_a_start_are_named(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "wan")
     import_wan(tmp_path / "wan", tmp_path / "ours")
     config = ours(tmp_path / "ours").config
-    with pytest.raises(ValueError, match=r"'blocks\.0\..* more weights that this model has no place for"):
-        start_from(DiffusionTransformer(replace(config, layers=0)), tmp_path / "ours")
-    with pytest.raises(ValueError, match=r"ffn\.0\.bias has shape \(48,\), train\.model wants \(64,\)"):
-        start_from(DiffusionTransformer(replace(config, ffn_width=64)), tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"'blocks\.0\..* more weights that this model does not have"):
+        init_weights_from(DiffusionTransformer(replace(config, layers=0)), tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"ffn\.0\.bias has shape \(48,\), train\.model needs \(64,\)"):
+        init_weights_from(DiffusionTransformer(replace(config, ffn_width=64)), tmp_path / "ours")
     with pytest.raises(ValueError, match="holds neither"):
-        start_from(DiffusionTransformer(config), tmp_path)
+        init_weights_from(DiffusionTransformer(config), tmp_path)

@@ -15,8 +15,8 @@ class OdeStage:
     objective: Literal["regression", "consistency"] = setting(
         "regression",
         help="Regress to the teacher's end from its states at the student's noise levels (arXiv 2412.07772), or "
-        "predict from each state what the EMA predicts from the next one (arXiv 2303.01469, 2602.02214), which needs every "
-        "state to be stored.",
+        "predict from each state what the EMA predicts from the next one (arXiv 2303.01469, 2602.02214), which stores "
+        "every state.",
     )
     learning_rate: float = setting(5e-4, help="Peak learning rate of the student (AdamW, cosine schedule).")
     ema_decay: float = setting(

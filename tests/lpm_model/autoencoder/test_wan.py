@@ -107,8 +107,8 @@ def test_the_decoder_runs_in_bfloat16(folder: Path) -> None:
     latents = normal(1, 16, 3, 2, 2, seed=9)
     with torch.no_grad():
         exact = model.decode(latents)
-        model.decode_in(torch.bfloat16)
-        assert model.decoder_type == torch.bfloat16
+        model.set_decoder_dtype(torch.bfloat16)
+        assert model.decoder_dtype == torch.bfloat16
         assert torch.allclose(model.decode(latents), exact, atol=0.1)
 
 
