@@ -1,31 +1,29 @@
-"""Conversations of two performers, rendered to ordinary MP4 files, with the truth beside them."""
+"""Renders conversations of two people to ordinary MP4 files, with ground truth in a separate folder."""
 
-import functools
-import hashlib
 import json
 import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from components.performer.behaviour import Performance, perform
+from components.performer.behaviour import Animation, animate
 from components.performer.config import PerformerConfig
 from components.performer.dialogue import Line, script
 from components.performer.media import write_mp4
 from components.performer.phones import Phone
 from components.performer.voices import VOICES, speak
-from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
+from components.runtime.cache_keys import code_digest, config_digest, package_versions
+from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS, result_settings
 from lpm_model.digests import file_digest
 from lpm_model.files import write_json
 from lpm_model.progress import Progress
-from serving.media import tts
 
 if TYPE_CHECKING:
     from components.performer.identity import Identity
@@ -33,12 +31,12 @@ if TYPE_CHECKING:
 HELDOUT_PEOPLE: Final = 100_000
 """First identity seed of the benchmark's people; those for training come before it."""
 VOICE_CREDIT: Final = (
-    "Voices: hibari by Maureese Williams (Apache-2.0; distilled from Kokoro-82M by hexgrad, Apache-2.0; lexica of misaki, "
-    "Apache-2.0) and Piper's en_US-joe (package MIT; recordings CC0-1.0; fine-tuned from the voice lessac, whose "
-    "recordings are licensed for research)."
+    "Voices: hibari by Maureese Williams (Apache-2.0; distilled from Kokoro-82M by hexgrad, Apache-2.0; lexica of "
+    "misaki, Apache-2.0) and Piper's en_US-joe (package MIT; recordings CC0-1.0; fine-tuned from the voice lessac, "
+    "whose recordings are licensed for research)."
 )
 """Credit in the licence field of every recording."""
-_OTHER_GAIN: Final = 0.5  # how loud the other person is in a side's recording
+_PARTNER_GAIN: Final = 0.5  # gain of the partner's voice in a side's recording
 _FADE_SAMPLES: Final = 480  # 20 ms, where a line is cut off
 _SIDES: Final = ("a", "b")
 
@@ -48,15 +46,15 @@ class Recording:
     """One MP4 file of a conversation."""
 
     file: Path
-    """Where it lies."""
+    """Path."""
     conversation_id: str
     """Shared by its three files."""
     camera: Literal["a", "b", "two_shot"]
-    """Who is in the picture."""
+    """Who is visible."""
     identity_seeds: tuple[int, ...]
-    """People in the picture, from left to right."""
+    """Visible people, from left to right."""
     frames: int
-    """Pictures at 24 fps."""
+    """Number of frames at 24 fps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,54 +62,59 @@ class Side:
     """What one person says in a conversation."""
 
     pcm: NDArray[np.int16]
-    """[samples] own voice alone on the conversation's clock."""
+    """[samples] own speech alone, on the conversation's time base."""
     phones: tuple[Phone, ...]
-    """Its phones on the same clock."""
+    """Its phones on the same time base."""
     text: str
     """Everything said."""
     emotions: tuple[str, ...]
-    """The feeling of each frame."""
+    """Emotion of each frame."""
 
 
-def render_corpus(out: Path, config: PerformerConfig, progress: Progress, truth: Path | None = None) -> list[Recording]:
-    """Render conversations: `<id>_a.mp4`, `<id>_b.mp4` and, if asked for, `<id>_two_shot.mp4`, each with its sidecar.
+def render_corpus(
+    out: Path, config: PerformerConfig, progress: Progress, ground_truth: Path | None = None
+) -> list[Recording]:
+    """Render conversations: `<id>_a.mp4`, `<id>_b.mp4` and optionally `<id>_two_shot.mp4`, each with its sidecar.
 
-    Finished conversations of the same config are kept, so a killed call goes on where it stopped.
+    Finished conversations of the same config are reused, so an interrupted call resumes.
 
     Args:
-        out: folder of the recordings.
-        config: how many, how long, who.
-        progress: shown while conversations are rendered.
-        truth: folder for `<id>_a.npz` and `<id>_b.npz` (motion, states, each voice alone); None = not written.
+        out: folder for the recordings.
+        config: number, length and people.
+        progress: progress bar.
+        ground_truth: folder for `<id>_a.npz` and `<id>_b.npz` (motion, states, each voice alone); None = not
+            written.
 
     Returns:
-        The recordings in order of their names.
+        The recordings, ordered by name.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if truth is not None:
-        truth.mkdir(parents=True, exist_ok=True)
-    waiting = [index for index in range(config.conversations) if not _finished(out, truth, config, index)]
-    done, total = config.conversations - len(waiting), config.conversations
-    for _ in progress.track(_run(out, config, truth, waiting), "render conversations", total=total, done=done):
+    if ground_truth is not None:
+        ground_truth.mkdir(parents=True, exist_ok=True)
+    pending = [index for index in range(config.conversations) if not _finished(out, ground_truth, config, index)]
+    done, total = config.conversations - len(pending), config.conversations
+    for _ in progress.track(
+        _render_all(out, config, ground_truth, pending), "render conversations", total=total, done=done
+    ):
         continue
     recordings = [one for index in range(config.conversations) for one in recordings_of(out, config, index)]
-    _write_consent(out, config, recordings)
+    _write_sidecars(out, config, recordings)
     return recordings
 
 
 def conversation_id(config: PerformerConfig, index: int) -> str:
-    """Name of a conversation, for example "train-00-003"."""
+    """Return the name of a conversation, for example "train-00-003"."""
     return f"{config.bank}-{config.seed:02d}-{index:03d}"
 
 
 def identity_seeds(config: PerformerConfig, index: int) -> tuple[int, int]:
-    """People a and b of a conversation; no two conversations share one."""
+    """Return the identity seeds of people a and b; no two conversations share one."""
     first = (HELDOUT_PEOPLE if config.bank == "heldout" else 0) + config.seed * 2_000 + 2 * index
     return first, first + 1
 
 
 def recordings_of(out: Path, config: PerformerConfig, index: int) -> list[Recording]:
-    """The two or three files of a conversation."""
+    """List the two or three files of a conversation."""
     name, people = conversation_id(config, index), identity_seeds(config, index)
     cameras: tuple[tuple[Literal["a", "b", "two_shot"], tuple[int, ...]], ...] = (
         ("a", people[:1]), ("b", people[1:]), ("two_shot", people)
@@ -129,8 +132,8 @@ def recordings_of(out: Path, config: PerformerConfig, index: int) -> list[Record
     ]
 
 
-def conversation(config: PerformerConfig, index: int) -> tuple[dict[str, Side], dict[str, Performance]]:
-    """Sound and motion of a conversation without pictures, by side."""
+def conversation(config: PerformerConfig, index: int) -> tuple[dict[str, Side], dict[str, Animation]]:
+    """Return speech and motion of a conversation by side, without rendering frames."""
     frames = _frames(config)
     seed = config.seed * 10_007 + index * 2 + (1_000_003 if config.bank == "heldout" else 0)
     voices = dict(zip(_SIDES, _voices(config, index), strict=True))
@@ -139,56 +142,56 @@ def conversation(config: PerformerConfig, index: int) -> tuple[dict[str, Side], 
         return len(speak(text, voices[side]).pcm)
 
     lines = script(seed, frames / VIDEO_FPS, config.bank, length)
-    sides = {side: _place(lines, side, voices[side], frames) for side in _SIDES}
+    sides = {side: _place_lines(lines, side, voices[side], frames) for side in _SIDES}
     people = dict(zip(_SIDES, identity_seeds(config, index), strict=True))
-    performances = {
-        side: perform(sides[side].pcm, sides[side].phones, sides[other].pcm, sides[side].emotions, people[side], frames)
+    animations = {
+        side: animate(sides[side].pcm, sides[side].phones, sides[other].pcm, sides[side].emotions, people[side], frames)
         for side, other in (("a", "b"), ("b", "a"))
     }
-    return sides, performances
+    return sides, animations
 
 
-def _run(out: Path, config: PerformerConfig, truth: Path | None, waiting: list[int]) -> Iterable[int]:
-    if config.workers == 1 or len(waiting) < 2:
-        for index in waiting:
-            yield _make(out, config, truth, index)
+def _render_all(out: Path, config: PerformerConfig, ground_truth: Path | None, pending: list[int]) -> Iterable[int]:
+    if config.workers == 1 or len(pending) < 2:
+        for index in pending:
+            yield _render_conversation(out, config, ground_truth, index)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(config.workers, len(waiting)), mp_context=context, initializer=_one_thread) as pool:
-        tasks = [pool.submit(_make, out, config, truth, index) for index in waiting]
+    with ProcessPoolExecutor(min(config.workers, len(pending)), mp_context=context, initializer=_one_thread) as pool:
+        tasks = [pool.submit(_render_conversation, out, config, ground_truth, index) for index in pending]
         for task in as_completed(tasks):
             yield task.result()
 
 
 def _one_thread() -> None:
-    """Each worker has one core: libraries loaded later must not start a pool of their own."""
+    """Limit a worker to one thread; must run before the numeric libraries are imported."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
 
 
-def _make(out: Path, config: PerformerConfig, truth: Path | None, index: int) -> int:
-    """Render and write one conversation; its mark is written last."""
+def _render_conversation(out: Path, config: PerformerConfig, ground_truth: Path | None, index: int) -> int:
+    """Render and write one conversation; its completion marker is written last."""
     from components.performer.identity import Identity
     from components.performer.renderer import Renderer
 
     people = [Identity.from_seed(seed) for seed in identity_seeds(config, index)]
-    sides, performances = conversation(config, index)
+    sides, animations = conversation(config, index)
     renderer = Renderer(config.size_px, head=config.head)
-    videos = [renderer.render(person, performances[side].tracks) for person, side in zip(people, _SIDES, strict=True)]
+    videos = [renderer.render(person, animations[side].tracks) for person, side in zip(people, _SIDES, strict=True)]
     own = [sides[side].pcm.astype(np.float32) for side in _SIDES]
-    sounds = {
-        "a": own[0] + _OTHER_GAIN * own[1], "b": own[1] + _OTHER_GAIN * own[0], "two_shot": own[0] + own[1]
+    audio = {
+        "a": own[0] + _PARTNER_GAIN * own[1], "b": own[1] + _PARTNER_GAIN * own[0], "two_shot": own[0] + own[1]
     }  # fmt: skip
-    pictures = {"a": videos[0], "b": videos[1], "two_shot": np.concatenate(videos, axis=2)}
+    video = {"a": videos[0], "b": videos[1], "two_shot": np.concatenate(videos, axis=2)}
     for recording in recordings_of(out, config, index):
-        pcm = np.clip(np.round(sounds[recording.camera]), -32768, 32767).astype(np.int16)
-        write_mp4(recording.file, pictures[recording.camera], pcm, config.crf)
+        pcm = np.clip(np.round(audio[recording.camera]), -32768, 32767).astype(np.int16)
+        write_mp4(recording.file, video[recording.camera], pcm, config.crf)
     name = conversation_id(config, index)
-    if truth is not None:
+    if ground_truth is not None:
         for side, other in (("a", "b"), ("b", "a")):
             seed = identity_seeds(config, index)[_SIDES.index(side)]
-            _write_truth(truth / f"{name}_{side}.npz", performances[side], sides[side], sides[other], seed)
-    write_json(_mark(out, config, index), {"digest": _digest(config, index), "conversation_id": name})
+            _write_ground_truth(ground_truth / f"{name}_{side}.npz", animations[side], sides[side], sides[other], seed)
+    write_json(_completion_marker(out, config, index), {"digest": _digest(config, index), "conversation_id": name})
     return index
 
 
@@ -197,7 +200,7 @@ def _frames(config: PerformerConfig) -> int:
 
 
 def _voices(config: PerformerConfig, index: int) -> tuple[str, str]:
-    """Two different voices that suit the two people."""
+    """Choose two different voices that fit the two people."""
     from components.performer.identity import Identity
 
     chance = np.random.default_rng([config.seed, index, 11])
@@ -212,15 +215,15 @@ def _voices(config: PerformerConfig, index: int) -> tuple[str, str]:
 
 
 def _base_voice(person: "Identity") -> str:
-    """The packaged voice that a viewer expects from a face."""
+    """Return the packaged voice that a viewer expects from a face."""
     heavy = person.trait("brow_ridge") + person.trait("neck_width") + person.trait("jaw_width")
     return "joe" if person.beard != "none" or heavy > 0 else "hibari"
 
 
-def _place(lines: list[Line], side: str, voice: str, frames: int) -> Side:
-    """Put a side's lines on the conversation's clock."""
+def _place_lines(lines: list[Line], side: str, voice: str, frames: int) -> Side:
+    """Place the lines of a side on the conversation's time base."""
     total = frames * SAMPLES_PER_FRAME
-    sound = np.zeros(total, np.float32)
+    waveform = np.zeros(total, np.float32)
     phones: list[Phone] = []
     emotions = ["neutral"] * frames
     texts = []
@@ -229,7 +232,7 @@ def _place(lines: list[Line], side: str, voice: str, frames: int) -> Side:
         wave = speech.pcm[: line.length_samples].astype(np.float32) * line.gain
         if line.length_samples < len(speech.pcm):
             wave[-_FADE_SAMPLES:] *= np.linspace(1.0, 0.0, _FADE_SAMPLES)
-        sound[line.start_sample : line.start_sample + len(wave)] += wave
+        waveform[line.start_sample : line.start_sample + len(wave)] += wave
         phones += [
             Phone(phone.symbol, phone.start_sample + line.start_sample, phone.end_sample + line.start_sample)
             for phone in speech.phones
@@ -239,7 +242,7 @@ def _place(lines: list[Line], side: str, voice: str, frames: int) -> Side:
         last = min(frames, line.end_sample // SAMPLES_PER_FRAME + VIDEO_FPS // 2)
         emotions[first:last] = [line.emotion] * (last - first)
         texts.append(line.text)
-    pcm = np.clip(np.round(sound), -32768, 32767).astype(np.int16)
+    pcm = np.clip(np.round(waveform), -32768, 32767).astype(np.int16)
     return Side(
         pcm=pcm,
         phones=tuple(sorted(phones, key=lambda p: p.start_sample)),
@@ -248,7 +251,7 @@ def _place(lines: list[Line], side: str, voice: str, frames: int) -> Side:
     )
 
 
-def _write_truth(path: Path, performance: Performance, own: Side, other: Side, identity_seed: int) -> None:
+def _write_ground_truth(path: Path, performance: Animation, own: Side, other: Side, identity_seed: int) -> None:
     from components.performer.tracks import ARKIT_INDEX
 
     tracks = performance.tracks
@@ -275,41 +278,29 @@ def _write_truth(path: Path, performance: Performance, own: Side, other: Side, i
 
 
 def _digest(config: PerformerConfig, index: int) -> str:
-    """What decides the bytes of a conversation (the number of conversations and of workers doesn't)."""
-    values: dict[str, Any] = asdict(config)
-    for name in ("conversations", "workers"):
-        del values[name]
+    """Return the cache key of a conversation: settings, code and packages that shape its files."""
+    values = result_settings(config, ignore=("assembly",))
     values["head"] = file_digest(Path(config.head)) if config.head else ""
-    text = json.dumps({"code": _code_digest(), "index": index, **values}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    environment = {"code": code_digest(__name__), "packages": package_versions(__name__)}
+    return config_digest({"index": index, **environment, **values})
 
 
-@functools.cache
-def _code_digest() -> str:
-    """Digest of everything here that shapes a recording, so that no older one passes for the current code's."""
-    here = Path(__file__).parent
-    total = hashlib.sha256()
-    for file in (*sorted(here.glob("*.py")), *sorted(here.glob("*.yaml")), Path(tts.__file__)):
-        total.update(f"{file.name}\0{file_digest(file)}\n".encode())
-    return total.hexdigest()
-
-
-def _mark(out: Path, config: PerformerConfig, index: int) -> Path:
+def _completion_marker(out: Path, config: PerformerConfig, index: int) -> Path:
     return out / ".finished" / f"{conversation_id(config, index)}.json"
 
 
-def _finished(out: Path, truth: Path | None, config: PerformerConfig, index: int) -> bool:
-    mark = _mark(out, config, index)
+def _finished(out: Path, ground_truth: Path | None, config: PerformerConfig, index: int) -> bool:
+    mark = _completion_marker(out, config, index)
     name = conversation_id(config, index)
     files = [recording.file for recording in recordings_of(out, config, index)]
-    files += [truth / f"{name}_{side}.npz" for side in _SIDES] if truth is not None else []
+    files += [ground_truth / f"{name}_{side}.npz" for side in _SIDES] if ground_truth is not None else []
     if not mark.is_file() or not all(file.is_file() for file in files):
         return False
     return bool(json.loads(mark.read_text())["digest"] == _digest(config, index))
 
 
-def _write_consent(out: Path, config: PerformerConfig, recordings: list[Recording]) -> None:
-    """`consent.yaml` for the folder, and beside each file what also says who is in it."""
+def _write_sidecars(out: Path, config: PerformerConfig, recordings: list[Recording]) -> None:
+    """Write `consent.yaml` for the folder, and a sidecar per file that also names camera and person."""
     from components.performer.rig import load_rig
 
     consent = {
@@ -318,8 +309,8 @@ def _write_consent(out: Path, config: PerformerConfig, recordings: list[Recordin
     }
     (out / "consent.yaml").write_text(yaml.safe_dump(consent, sort_keys=False, width=1000), encoding="utf-8")
     for recording in recordings:
-        known = {**consent, "conversation_id": recording.conversation_id, "camera": recording.camera}
+        sidecar = {**consent, "conversation_id": recording.conversation_id, "camera": recording.camera}
         if len(recording.identity_seeds) == 1:
-            known["person_hint"] = f"performer-{recording.identity_seeds[0]}"
-        sidecar = recording.file.with_name(f"{recording.file.name}.yaml")
-        sidecar.write_text(yaml.safe_dump(known, sort_keys=False, width=1000), encoding="utf-8")
+            sidecar["person_hint"] = f"performer-{recording.identity_seeds[0]}"
+        path = recording.file.with_name(f"{recording.file.name}.yaml")
+        path.write_text(yaml.safe_dump(sidecar, sort_keys=False, width=1000), encoding="utf-8")

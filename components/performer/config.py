@@ -1,4 +1,4 @@
-"""Options of the performer."""
+"""Options of the synthetic-data generator."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +10,12 @@ from lpm_model.config import setting
 class PerformerConfig:
     """A corpus of two-person conversations."""
 
-    conversations: int = setting(24, help="How many; each has two people of its own.")
+    conversations: int = setting(24, help="How many; each has two people of its own.", affects="assembly")
     seconds_per_conversation: float = setting(25.0, help="Length of each (s).")
     two_shots: bool = setting(
         True, help="A third camera that shows both people; curation leaves it out where each has a camera of their own."
     )
-    size_px: int = setting(128, help="Height and width of one person's picture.")
+    size_px: int = setting(128, help="Height and width of one person's image.")
     seed: int = setting(0, help="Another seed gives other people, words and timing.")
     bank: Literal["train", "heldout"] = setting(
         "train", help="Sentences and people: those for training, or those kept for the benchmark."

@@ -4,8 +4,6 @@ Input: a BenchConfig. Output: a cached folder with the cases, one long conversat
 the probes are fitted. None of it is used for training.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,19 @@ import numpy as np
 
 from components.evaluate.cases.cases import SIGNALS, Bench, Case, GroundTruth, ProbeClip
 from components.evaluate.config import BenchConfig
+from components.runtime.cache_keys import code_digest, config_digest, package_versions
 from lpm_model.config import to_mapping
-from lpm_model.digests import file_digest
 from lpm_model.files import read_json, staged, write_json
 from lpm_model.progress import Progress
 
+RENDERER = "components.evaluate.cases.render"
+"""Module that renders the set, imported only when the set is not cached."""
+
 
 def bench_digest(config: BenchConfig) -> str:
-    """Return the hex digest of the configuration and the code that renders the set."""
-    import components.performer as performer
-    from components.evaluate.cases import render
-    from serving.media import tts
-
-    home = Path(performer.__file__).parent
-    sources = [*sorted(home.glob("*.py")), *sorted(home.glob("*.yaml")), Path(render.__file__), Path(tts.__file__)]
-    code = [file_digest(path) for path in sources]
-    text = json.dumps({"config": to_mapping(config), "code": code}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the hex digest of the configuration, and of the code and the packages that render the set."""
+    values = {"config": to_mapping(config), "code": code_digest(RENDERER), "packages": package_versions(RENDERER)}
+    return config_digest(values)
 
 
 def build_bench(out: Path, config: BenchConfig, progress: Progress) -> Bench:
