@@ -1,4 +1,4 @@
-"""Where a model comes from: the provenance.json of a model folder."""
+"""Provenance of a model folder: provenance.json, report.json, and which unfinished training may be resumed."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,24 +15,24 @@ _KEY = "resume-key.txt"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelReport:
-    """What train and distill did; also written as report.json in the model folder."""
+    """Report of train and distill, also written as report.json to the model folder."""
 
     dataset_digest: str
     """Digest of the dataset."""
     parent: str
-    """Digest of the parent's weights; empty for Base LPM."""
+    """Digest of the model that the training started from; empty for random weights."""
     config_digest: str
     """Digest of the settings."""
     code_commit: str
     """Git commit."""
     metrics: dict[str, float]
-    """Last values of what the training measures."""
+    """Final values."""
     run_id: str
     """MLflow run."""
 
 
 def dataset_version(dataset: Path) -> str:
-    """The version of a dataset.
+    """Return the digest of a dataset.
 
     Raises:
         ValueError: dataset.json is missing or has no digest.
@@ -45,20 +45,20 @@ def dataset_version(dataset: Path) -> str:
 
 @contextmanager
 def resumable(model: Path, dataset: str, parent: str, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """A working folder that becomes `model` at the end and is kept when the process is killed.
+    """Yield a working folder that becomes `model` at the end and is retained if the process is killed.
 
-    A later call goes on in it only if it would train the same thing.
+    A later call resumes in it if dataset, parent and settings are the same; otherwise it starts again.
 
     Args:
         model: the final folder.
         dataset: digest of the dataset.
-        parent: digest of the parent's weights.
+        parent: digest of the parent model.
         settings: of the training.
     """
     key = config_digest({"dataset": dataset, "parent": parent, "settings": dict(settings)})
-    left = working_folder(model)
-    if left.exists() and (not (left / _KEY).exists() or (left / _KEY).read_text() != key):
-        shutil.rmtree(left)
+    unfinished = working_folder(model)
+    if unfinished.exists() and (not (unfinished / _KEY).exists() or (unfinished / _KEY).read_text() != key):
+        shutil.rmtree(unfinished)
     with staged(model, resume=True) as work:
         (work / _KEY).write_text(key)
         yield work
@@ -66,7 +66,7 @@ def resumable(model: Path, dataset: str, parent: str, settings: Mapping[str, Any
 
 
 def write_provenance(model: Path, report: ModelReport, settings: Mapping[str, Any]) -> None:
-    """Add the platform's side of the provenance to what the training wrote, and the report beside it."""
+    """Add digests, commit and settings to the provenance that the training wrote, and write the report."""
     path = model / "provenance.json"
     known = read_json(path) if path.exists() else {}
     write_json(
@@ -87,7 +87,7 @@ def write_provenance(model: Path, report: ModelReport, settings: Mapping[str, An
 def model_report(
     *, dataset: str, parent: str, settings: Mapping[str, Any], metrics: Mapping[str, Any], run_id: str
 ) -> ModelReport:
-    """A report about a model that has just been trained."""
+    """Create the report of a model that has just been trained; metrics that are not numbers are dropped."""
     numbers = {
         name: float(value)
         for name, value in metrics.items()

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record(run_step)(step, inputs, output, config, NoProgress())
     else:
         fit = importlib.import_module(step.module).fit
-        record(fit)(*inputs.values(), working_folder(output), config)
+        record(fit)(inputs, working_folder(output), config)
 
 
 if __name__ == "__main__":
