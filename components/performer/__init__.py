@@ -1,1 +1,1 @@
-"""Renders two-person conversations with known truth, as ordinary MP4 files."""
+"""Synthetic-data generator: renders two-person conversations with ground truth as ordinary MP4 files."""

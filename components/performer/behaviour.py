@@ -1,13 +1,13 @@
-"""How a performer moves: speech, and reactions caused by what the other person says.
+"""Motion of one person: speech, and reactions to the partner's audio.
 
-The causal rules, in the order a viewer notices them (all delays counted from the sound that causes them):
-  nod      0.36-0.44 s after the other pauses (>= 0.2 s) at the end of a phrase of >= 0.8 s; deeper when it was louder,
-           two beats after a phrase of >= 2.5 s; not while speaking oneself
-  smile    follows the other's loudness and raised pitch, 0.25 s late
-  brows    rise 0.3 s after the other stresses something, by loudness or pitch
-  tilt     the head tips slowly to one side while the other goes on speaking
-  blink    soon after either person's phrase ends, besides every 2 to 6 s
-Chance is kept small (sway, blink times, glances), so that what is left is learnable from sound.
+Causal rules, most visible first (delays are counted from the audio that causes them):
+  nod      0.36-0.44 s after the partner pauses (>= 0.2 s) at the end of a phrase of >= 0.8 s; deeper if it was louder,
+           two beats after a phrase of >= 2.5 s; not during own speech
+  smile    follows the partner's loudness and raised pitch, 0.25 s late
+  brows    rise 0.3 s after the partner stresses a word, by loudness or pitch
+  tilt     the head tilts slowly to one side while the partner keeps speaking
+  blink    soon after either person's phrase ends, and every 2 to 6 s
+Randomness is small (sway, blink times, glances), so that the rest can be learned from audio.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.performer.phones import Phone
-from components.performer.prosody import Phrase, Prosody, analyse, delay, smooth
 from components.performer.tracks import ARKIT_INDEX, Tracks
 from components.performer.visemes import mouth_curves
+from components.performer.voice_cues import Phrase, VoiceCues, delay, measure_cues, smooth
 from lpm_model.config import SAMPLES_PER_FRAME, VIDEO_FPS
 
 IDLE: Final = 0
@@ -28,12 +28,12 @@ SPEAK: Final = 1
 LISTEN: Final = 2
 
 NOD_AFTER_SPEECH_S: Final = 0.8
-"""A phrase at least this long is answered by a nod."""
+"""Shortest phrase that is answered by a nod."""
 _TWO_BEATS_S: Final = 2.5
 _BEAT_FRAMES: Final = 11
 _USUAL_LEVEL: Final = 0.08  # RMS of the voices at ordinary loudness
-_BRIDGE_S: Final = 0.35  # silences this short inside one's own speech still count as speaking
-_BACKCHANNEL_S: Final = 0.9  # speech this short while the other holds the floor is a backchannel
+_BRIDGE_S: Final = 0.35  # shorter silences inside own speech count as speaking
+_BACKCHANNEL_S: Final = 0.9  # shorter speech during the partner's turn is a backchannel
 
 EMOTIONS: Final[dict[str, dict[str, float]]] = {
     "neutral": {},
@@ -48,12 +48,12 @@ EMOTIONS: Final[dict[str, dict[str, float]]] = {
     },
     "thoughtful": {"browDown_L": 0.25, "browInnerUp": 0.2, "eyeSquint_L": 0.15, "eyeSquint_R": 0.15},
 }  # fmt: skip
-"""Blendshapes that each emotion adds to everything else."""
+"""Blendshape weights that each emotion adds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Performance:
-    """What one person does over T frames, and the truth about it."""
+class Animation:
+    """Motion of one person over T frames, and its ground truth."""
 
     tracks: Tracks
     """Motion to render."""
@@ -62,56 +62,56 @@ class Performance:
     nod: NDArray[np.uint8]
     """[T] 1 during a nod."""
     smile: NDArray[np.float32]
-    """[T] strength of the smile that the other's voice causes."""
+    """[T] strength of the smile that the partner's audio causes."""
     backchannels: tuple[tuple[int, int], ...]
-    """Frame spans (start, end) of the person's own short answers while the other holds the floor."""
+    """Frame spans (start, end) of own backchannels during the partner's turn."""
 
 
-def perform(
-    pcm_self: NDArray[np.int16],
-    phones_self: Sequence[Phone],
-    pcm_other: NDArray[np.int16],
+def animate(
+    own_pcm: NDArray[np.int16],
+    own_phones: Sequence[Phone],
+    partner_pcm: NDArray[np.int16],
     emotion: str | Sequence[str],
     seed: int,
     frames: int,
-) -> Performance:
-    """Act one side of a conversation.
+) -> Animation:
+    """Animate one side of a conversation.
 
     Args:
-        pcm_self: int16 [samples] at 24 kHz, the person's own voice alone.
-        phones_self: its phones, timed on `pcm_self`.
-        pcm_other: int16 [samples], the other person's voice alone.
-        emotion: one of EMOTIONS, or one for each frame.
-        seed: personal habits and chance.
-        frames: T; frame f shows the instant of sample 1000 f.
+        own_pcm: int16 [samples] at 24 kHz, the person's own speech alone.
+        own_phones: its phones, timed on `own_pcm`.
+        partner_pcm: int16 [samples] at 24 kHz, the partner's speech alone.
+        emotion: one of EMOTIONS, or one per frame.
+        seed: seed of personal habits and randomness.
+        frames: T; frame f shows the time of sample 1000 f.
 
     Raises:
-        ValueError: an unknown emotion, or not one for each frame.
+        ValueError: an unknown emotion, or a list of another length than `frames`.
     """
-    own, other = analyse(pcm_self, frames), analyse(pcm_other, frames)
-    speaking = _speaking(phones_self, frames)
+    own, other = measure_cues(own_pcm, frames), measure_cues(partner_pcm, frames)
+    speaking = _speaking(own_phones, frames)
     hush = 1.0 - smooth(speaking, 0.15)
-    shapes = mouth_curves(phones_self, pcm_self, frames)
+    shapes = mouth_curves(own_phones, own_pcm, frames)
     rotation = np.zeros((frames, 3), np.float32)
     translation = np.zeros((frames, 3), np.float32)
     habits = np.random.default_rng([seed, 1])
     backchannels = _backchannels(own, other)
     beats = _nods(own, other, backchannels, speaking, habits)
     nod = _add_nods(rotation, beats, frames)
-    smile = _smile(other, float(habits.uniform(0.85, 1.15))) * hush
+    smile = _smile_reaction(other, float(habits.uniform(0.85, 1.15))) * hush
     for side in "LR":
         shapes[:, ARKIT_INDEX[f"mouthSmile_{side}"]] += smile
         shapes[:, ARKIT_INDEX[f"cheekSquint_{side}"]] += 0.6 * smile
     _raise_brows(shapes, own, other, speaking, hush)
     _move_head(rotation, translation, own, other, speaking, hush, np.random.default_rng([seed, 2]))
-    _feel(shapes, emotion)
-    _blink(shapes, own.phrases + other.phrases, np.random.default_rng([seed, 3]))
-    return Performance(
+    _add_emotion(shapes, emotion)
+    _add_blinks(shapes, own.phrases + other.phrases, np.random.default_rng([seed, 3]))
+    return Animation(
         tracks=Tracks(
             blendshapes=np.clip(shapes, 0.0, 1.0),
             rotation=rotation,
             translation=translation,
-            gaze=_gaze(own, frames, np.random.default_rng([seed, 4])),
+            gaze=_gaze_track(own, frames, np.random.default_rng([seed, 4])),
         ),
         state=_states(speaking, other),
         nod=nod,
@@ -121,7 +121,7 @@ def perform(
 
 
 def _speaking(phones: Sequence[Phone], frames: int) -> NDArray[np.float32]:
-    """1 where the person speaks, short silences included."""
+    """Return 1 where the person speaks, short silences included, float32 [T]."""
     speaking = np.zeros(frames, np.float32)
     previous = None
     for phone in phones:
@@ -133,17 +133,17 @@ def _speaking(phones: Sequence[Phone], frames: int) -> NDArray[np.float32]:
     return speaking
 
 
-def _states(speaking: NDArray[np.float32], other: Prosody) -> NDArray[np.uint8]:
-    """Speaking wins; listening lasts 0.6 s beyond the other's phrase, as attention does."""
+def _states(speaking: NDArray[np.float32], other: VoiceCues) -> NDArray[np.uint8]:
+    """Return the state of every frame, uint8 [T]: speaking wins, listening extends 0.6 s beyond a partner's phrase."""
     linger = round(0.6 * VIDEO_FPS)
-    heard = other.speech.copy()
+    listening = other.speech.copy()
     for shift in range(1, linger + 1):
-        heard[shift:] |= other.speech[:-shift]
-    return np.where(speaking > 0, SPEAK, np.where(heard, LISTEN, IDLE)).astype(np.uint8)
+        listening[shift:] |= other.speech[:-shift]
+    return np.where(speaking > 0, SPEAK, np.where(listening, LISTEN, IDLE)).astype(np.uint8)
 
 
-def _backchannels(own: Prosody, other: Prosody) -> tuple[tuple[int, int], ...]:
-    """Own short phrases with the other speaking within a second before and after."""
+def _backchannels(own: VoiceCues, other: VoiceCues) -> tuple[tuple[int, int], ...]:
+    """Find own short phrases with partner speech within a second before and after."""
     found = []
     for phrase in own.phrases:
         start, end = phrase.start_sample // SAMPLES_PER_FRAME, phrase.end_sample // SAMPLES_PER_FRAME + 1
@@ -155,13 +155,13 @@ def _backchannels(own: Prosody, other: Prosody) -> tuple[tuple[int, int], ...]:
 
 
 def _nods(
-    own: Prosody,
-    other: Prosody,
+    own: VoiceCues,
+    other: VoiceCues,
     backchannels: Sequence[tuple[int, int]],
     speaking: NDArray[np.float32],
     habits: np.random.Generator,
 ) -> list[tuple[int, int, float]]:
-    """Nods as (first frame, beats, depth in radians)."""
+    """Plan nods as (first frame, beats, depth in radians)."""
     habit = float(habits.uniform(0.37, 0.43))
     frames = len(speaking)
     nods = []
@@ -179,7 +179,7 @@ def _nods(
 
 
 def _add_nods(rotation: NDArray[np.float32], nods: Sequence[tuple[int, int, float]], frames: int) -> NDArray[np.uint8]:
-    """Bend the head's pitch; a nod goes down first and swings back a little over rest."""
+    """Add nods to the head pitch: down first, then slightly above rest; returns the nod mask, uint8 [T]."""
     mask = np.zeros(frames, np.uint8)
     phase = (np.arange(_BEAT_FRAMES) + 1) / (_BEAT_FRAMES + 1)
     beat = np.sin(np.pi * phase) ** 1.5 - 0.25 * np.maximum(np.sin(2 * np.pi * (phase - 0.5)), 0.0)
@@ -192,27 +192,27 @@ def _add_nods(rotation: NDArray[np.float32], nods: Sequence[tuple[int, int, floa
     return mask
 
 
-def _smile(other: Prosody, gain: float) -> NDArray[np.float32]:
+def _smile_reaction(other: VoiceCues, gain: float) -> NDArray[np.float32]:
     warmth = np.clip(other.level / _USUAL_LEVEL, 0.0, 1.6) * 0.8 + 0.06 * np.clip(other.pitch, 0.0, 6.0)
     return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.9)).astype(np.float32)
 
 
-def _accent(voice: Prosody) -> NDArray[np.float32]:
-    """How much a moment is stressed: louder than the last second, or higher than usual."""
+def _accent(voice: VoiceCues) -> NDArray[np.float32]:
+    """Return the stress of every frame: louder than the last second, or higher than usual."""
     louder = np.clip((voice.level - smooth(voice.level, 1.0)) / _USUAL_LEVEL, 0.0, 1.0)
     return np.asarray(1.1 * louder + 0.12 * np.clip(voice.pitch - 1.0, 0.0, 5.0), np.float32)
 
 
 def _raise_brows(
     shapes: NDArray[np.float32],
-    own: Prosody,
-    other: Prosody,
+    own: VoiceCues,
+    other: VoiceCues,
     speaking: NDArray[np.float32],
     hush: NDArray[np.float32],
 ) -> None:
     spoken = smooth(_accent(own), 0.12) * speaking
-    heard = delay(smooth(_accent(other), 0.2), 0.3) * hush
-    lift = np.clip(spoken + heard, 0.0, 0.8)
+    reaction = delay(smooth(_accent(other), 0.2), 0.3) * hush
+    lift = np.clip(spoken + reaction, 0.0, 0.8)
     for name, weight in (("browInnerUp", 0.8), ("browOuterUp_L", 1.0), ("browOuterUp_R", 1.0)):
         shapes[:, ARKIT_INDEX[name]] += (weight * lift).astype(np.float32)
 
@@ -220,13 +220,13 @@ def _raise_brows(
 def _move_head(
     rotation: NDArray[np.float32],
     translation: NDArray[np.float32],
-    own: Prosody,
-    other: Prosody,
+    own: VoiceCues,
+    other: VoiceCues,
     speaking: NDArray[np.float32],
     hush: NDArray[np.float32],
     chance: np.random.Generator,
 ) -> None:
-    """Sway, breathing, beats of one's own speech and the listener's tilt."""
+    """Add sway, breathing, beats of own speech and the listener's tilt."""
     frames = len(speaking)
     level = own.level / _USUAL_LEVEL
     stress = smooth(level, 0.08) - smooth(level, 0.5)
@@ -242,7 +242,7 @@ def _move_head(
 
 
 def _wander(frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
-    """Slow smooth noise of about unit size."""
+    """Slow smooth noise of about unit amplitude, float32 [T]."""
     time = np.arange(frames) / VIDEO_FPS
     waves = [
         np.sin(2 * np.pi * (rate * chance.uniform(0.8, 1.2) * time + chance.uniform())) for rate in (0.1, 0.23, 0.41)
@@ -250,15 +250,15 @@ def _wander(frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
     return np.asarray(0.8 * waves[0] + 0.5 * waves[1] + 0.3 * waves[2], np.float32)
 
 
-def _feel(shapes: NDArray[np.float32], emotion: str | Sequence[str]) -> None:
-    """Add the emotion's shapes, faded over about half a second where it changes."""
+def _add_emotion(shapes: NDArray[np.float32], emotion: str | Sequence[str]) -> None:
+    """Add the emotion's blendshapes, cross-faded over about half a second."""
     frames = len(shapes)
     labels = [emotion] * frames if isinstance(emotion, str) else list(emotion)
     unknown = sorted(set(labels) - set(EMOTIONS))
     if unknown:
         raise ValueError(f"unknown emotion {unknown[0]!r}: give one of {', '.join(EMOTIONS)}")
     if len(labels) != frames:
-        raise ValueError(f"{len(labels)} emotions for {frames} frames: give one name, or one for each frame")
+        raise ValueError(f"{len(labels)} emotions for {frames} frames: give one name, or one per frame")
     for name in set(labels):
         present = np.asarray([label == name for label in labels], np.float32)
         strength = smooth(present, 0.25) if len(set(labels)) > 1 else present
@@ -266,8 +266,8 @@ def _feel(shapes: NDArray[np.float32], emotion: str | Sequence[str]) -> None:
             shapes[:, ARKIT_INDEX[shape]] += weight * strength
 
 
-def _blink(shapes: NDArray[np.float32], phrases: Sequence[Phrase], chance: np.random.Generator) -> None:
-    """Blinks every 2 to 6 s, drawn to the ends of phrases."""
+def _add_blinks(shapes: NDArray[np.float32], phrases: Sequence[Phrase], chance: np.random.Generator) -> None:
+    """Add blinks every 2 to 6 s, shifted to the ends of phrases where one is near."""
     frames = len(shapes)
     ends = sorted(round(p.end_sample / SAMPLES_PER_FRAME) for p in phrases)
     curve = np.asarray([0.45, 1.0, 1.0, 0.6, 0.2], np.float32)
@@ -282,8 +282,8 @@ def _blink(shapes: NDArray[np.float32], phrases: Sequence[Phrase], chance: np.ra
         at = first + float(chance.uniform(2.0, 6.0)) * VIDEO_FPS
 
 
-def _gaze(own: Prosody, frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
-    """Eyes on the camera with small jumps, and a short look aside as an own long phrase begins."""
+def _gaze_track(own: VoiceCues, frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
+    """Look at the camera with small saccades, and aside briefly when a long own phrase begins; float32 [T, 2]."""
     gaze = np.zeros((frames, 2), np.float32)
     at = 0
     while at < frames:

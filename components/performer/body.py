@@ -19,7 +19,7 @@ _RINGS = np.array([
 
 
 def _torso(angle: FloatArray, height: FloatArray, grow: float | FloatArray = 0.0) -> FloatArray:
-    """Points on the trunk; angle 0 is the front, positive to the picture's right."""
+    """Return points on the trunk; angle 0 is the front, positive to the image's right."""
     down = -height
     wide, deep, middle = (np.interp(down, -_RINGS[:, 0], _RINGS[:, column]) for column in (1, 2, 3))
     return np.stack([(wide + grow) * np.sin(angle), height, middle + (deep + grow) * np.cos(angle)], -1)
@@ -30,7 +30,7 @@ def _ring(count: int) -> FloatArray:
 
 
 def shoulders(identity: Identity) -> list[Mesh]:
-    """Bare neck base and clothes; nothing here moves."""
+    """Build the static neck base and clothes."""
     skin = linear(identity.skin)
     angle, height = np.meshgrid(_ring(48), np.linspace(-0.64, -0.95, 8), indexing="xy")
     bare = make_mesh(
@@ -55,9 +55,9 @@ def _clothes(identity: Identity) -> list[Mesh]:
     columns, rows = 72, 14
     angle = _ring(columns)
     start = _neckline(identity.clothes, angle)
-    share = np.linspace(0, 1, rows)[:, None] ** 1.6
-    height = start + (-1.5 - start) * share
-    occlusion = np.clip(0.7 + 0.8 * share, 0, 1) * np.ones((1, columns))
+    fraction = np.linspace(0, 1, rows)[:, None] ** 1.6
+    height = start + (-1.5 - start) * fraction
+    occlusion = np.clip(0.7 + 0.8 * fraction, 0, 1) * np.ones((1, columns))
     meshes = [
         make_mesh(
             _torso(np.broadcast_to(angle, height.shape), height, 0.018),
@@ -76,7 +76,7 @@ def _clothes(identity: Identity) -> list[Mesh]:
 
 
 def _band(angle: FloatArray, height: FloatArray, fabric: FloatArray, radius: float) -> Mesh:
-    """A rolled edge along the neckline."""
+    """Build a rolled edge along the neckline."""
     around = np.linspace(0, 2 * np.pi, 8)[:, None]
     spine = _torso(angle, height + 0.006, 0.02)
     outward = np.stack([np.sin(angle), 0 * angle, np.cos(angle)], -1)
@@ -88,7 +88,7 @@ def _band(angle: FloatArray, height: FloatArray, fabric: FloatArray, radius: flo
 
 
 def _collar(fabric: FloatArray) -> Mesh:
-    """A turned-down shirt collar, open in front."""
+    """Build a turned-down shirt collar, open in front."""
     angle = np.linspace(0.16, 2 * np.pi - 0.16, 60)
     turned = np.where(angle > np.pi, angle - 2 * np.pi, angle)
     point = np.exp(-(((np.abs(turned) - 0.42) / 0.22) ** 2))
@@ -109,14 +109,14 @@ def _collar(fabric: FloatArray) -> Mesh:
 
 
 def neck_rings(identity: Identity, loop: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Rings that close the head's lower edge and lead down to the shoulders.
+    """Build the rings that connect the head's lower edge to the shoulders.
 
     Args:
-        identity: whose neck.
+        identity: the person.
         loop: [K, 3] the edge, in order.
 
     Returns:
-        Points [R, K, 3]; how far each ring follows the head [R], follows the jaw [R], and its occlusion [R].
+        Points [R, K, 3]; how much each ring follows the head [R] and the jaw [R]; its occlusion [R].
     """
     middle = np.array([0.0, 0.0, -0.11])
     angle = np.arctan2(loop[:, 0], loop[:, 2] - middle[2])
@@ -130,12 +130,12 @@ def neck_rings(identity: Identity, loop: FloatArray) -> tuple[FloatArray, FloatA
 
 
 def glasses(identity: Identity, eyes: FloatArray, front: float) -> list[Mesh]:
-    """A frame before the eyes (none for most people).
+    """Build the glasses (none for most people).
 
     Args:
-        identity: whose glasses.
+        identity: the person.
         eyes: [2, 3] centres of the eyeballs.
-        front: z just before the lashes.
+        front: z just in front of the lashes.
     """
     if identity.glasses == "none":
         return []
@@ -163,7 +163,7 @@ def glasses(identity: Identity, eyes: FloatArray, front: float) -> list[Mesh]:
 
 
 def _tube(path: FloatArray, radius: float, colour: FloatArray, *, closed: bool) -> Mesh:
-    """A thin rod along a path."""
+    """Build a thin tube along a path."""
     count = len(path)
     along = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Who says what, and when: two-person conversations out of a bank of everyday sentences."""
+"""Dialogue scripts: two-person conversations from a bank of everyday sentences."""
 
 import functools
 from collections.abc import Callable
@@ -15,8 +15,8 @@ Bank = Literal["train", "heldout"]
 Kind = Literal["sentence", "backchannel"]
 
 _SENTENCES: Final = Path(__file__).with_name("sentences.yaml")
-_CUT_AFTER_S: Final = 0.3  # how long an interrupted person goes on talking
-_TAIL_S: Final = 0.3  # quiet at the end of a conversation
+_CUT_AFTER_S: Final = 0.3  # how long an interrupted person keeps talking
+_TAIL_S: Final = 0.3  # silence at the end of a conversation
 _FEELINGS: Final = {
     "neutral": 0.36, "question": 0.24, "happy": 0.12, "sad": 0.06, "surprised": 0.08, "angry": 0.06, "thoughtful": 0.08
 }  # fmt: skip
@@ -32,15 +32,15 @@ class Line:
     text: str
     """What is said."""
     start_sample: int
-    """When it begins on the conversation's clock (24 kHz)."""
+    """First sample on the conversation's time base (24 kHz)."""
     length_samples: int
-    """How long it sounds; shorter than its speech when the other interrupts."""
+    """Audible length; shorter than the synthesised speech if the partner interrupts."""
     emotion: str
-    """The feeling it is said with: a key of `behaviour.EMOTIONS`."""
+    """Emotion: a key of `behaviour.EMOTIONS`."""
     gain: float
-    """Loudness relative to the voice's own."""
+    """Gain relative to the voice's own level."""
     kind: Kind
-    """A sentence of the person whose turn it is, or a short answer of the listener."""
+    """A sentence of the current speaker, or a backchannel of the listener."""
 
     @property
     def end_sample(self) -> int:
@@ -49,7 +49,7 @@ class Line:
 
 
 def sentences(bank: Bank) -> dict[str, list[str]]:
-    """Sentences of a bank by feeling.
+    """Return the sentences of a bank by emotion.
 
     Raises:
         ValueError: an unknown bank.
@@ -61,7 +61,7 @@ def sentences(bank: Bank) -> dict[str, list[str]]:
 
 
 def backchannels() -> list[str]:
-    """Short answers of a listener, the same in both banks."""
+    """Return the backchannels of a listener; both banks share them."""
     return list(_load()["backchannels"])
 
 
@@ -72,7 +72,7 @@ def _load() -> dict[str, Any]:
 
 
 def estimated_length(side: str, text: str) -> int:
-    """Samples that a text takes at an ordinary pace, for scripts made without a voice; the side makes no difference."""
+    """Estimate the samples of a text at an ordinary pace, for scripts without a voice; `side` is ignored."""
     return int(AUDIO_RATE * (0.35 + 0.062 * len(text))) if side else 0
 
 
@@ -83,18 +83,18 @@ def script(
 
     Args:
         seed: the same seed gives the same conversation.
-        seconds: how long it may last; every line ends at least 0.3 s before.
-        bank: where sentences come from.
-        length: samples that a side ("a" or "b") takes to say a text.
+        seconds: length; every line ends at least 0.3 s before the end.
+        bank: bank of sentences.
+        length: returns the samples that a side ("a" or "b") needs to say a text.
 
     Returns:
-        Lines in order of their start.
+        Lines, ordered by start.
     """
     return _Writer(np.random.default_rng([seed, 7]), round(seconds * AUDIO_RATE), bank, length).write()
 
 
 class _Writer:
-    """State of a conversation being written: the time, and the sentences not used yet."""
+    """State while a script is written: the lines so far and the unused sentences."""
 
     def __init__(
         self, chance: np.random.Generator, total_samples: int, bank: Bank, length: Callable[[str, str], int]
@@ -103,7 +103,7 @@ class _Writer:
         self.end = total_samples - round(_TAIL_S * AUDIO_RATE)
         self.length = length
         self.unused = {feeling: list(chance.permutation(texts)) for feeling, texts in sentences(bank).items()}
-        self.again = sentences(bank)
+        self.bank = sentences(bank)
         self.lines: list[Line] = []
 
     def write(self) -> list[Line]:
@@ -121,7 +121,7 @@ class _Writer:
         return sorted((line for line in self.lines if line.end_sample <= self.end), key=lambda line: line.start_sample)
 
     def turn(self, side: Literal["a", "b"], time: int, feeling: str, after_question: bool) -> Line | None:
-        """One to three sentences of one person; None when the next would not fit."""
+        """Add one to three sentences of one person; None if the next one does not fit."""
         last = None
         for index in range(int(self.chance.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))):
             mood = "answer" if after_question and index == 0 else feeling
@@ -129,7 +129,7 @@ class _Writer:
             if line.end_sample > self.end:
                 return None
             if last is not None and self.chance.random() < 0.35:
-                self.answer(side, last)
+                self.backchannel(side, last)
             self.lines.append(line)
             last = line
             time = line.end_sample + self.seconds(0.3, 0.75)
@@ -143,15 +143,15 @@ class _Writer:
             side=side, text=text, start_sample=time, length_samples=samples, emotion=emotion, gain=gain, kind="sentence"
         )
 
-    def answer(self, side: Literal["a", "b"], heard: Line) -> None:
-        """A backchannel of the listener soon after the end of a sentence."""
+    def backchannel(self, side: Literal["a", "b"], previous: Line) -> None:
+        """Add a backchannel of the listener shortly after the end of a sentence."""
         listener: Literal["a", "b"] = "b" if side == "a" else "a"
         text = str(self.chance.choice(backchannels()))
         self.lines.append(
             Line(
                 side=listener,
                 text=text,
-                start_sample=heard.end_sample + self.seconds(0.3, 0.5),
+                start_sample=previous.end_sample + self.seconds(0.3, 0.5),
                 length_samples=self.length(listener, text),
                 emotion="neutral",
                 gain=0.8,
@@ -160,7 +160,7 @@ class _Writer:
         )
 
     def hand_over(self, last: Line) -> int:
-        """When the other person begins: mostly after a gap, at times before the end."""
+        """Return the sample at which the partner begins: mostly after a gap, sometimes before the end."""
         kind = self.chance.choice(["gap", "long", "overlap", "interruption"], p=[0.68, 0.1, 0.12, 0.1])
         if kind == "gap":
             return last.end_sample + self.seconds(0.25, 1.0)
@@ -183,9 +183,9 @@ class _Writer:
 
     def draw(self, feeling: str) -> str:
         if not self.unused[feeling]:
-            self.unused[feeling] = list(self.chance.permutation(self.again[feeling]))
+            self.unused[feeling] = list(self.chance.permutation(self.bank[feeling]))
         return str(self.unused[feeling].pop())
 
     def seconds(self, low: float, high: float) -> int:
-        """A random number of samples."""
+        """Return a random duration in samples."""
         return round(float(self.chance.uniform(low, high)) * AUDIO_RATE)

@@ -1,4 +1,4 @@
-"""Paints a person's face: a small texture of colour factors over the front view of the canonical head."""
+"""Paints a face: a small texture of colour factors over the front view of the canonical head."""
 
 from typing import Final
 
@@ -18,14 +18,14 @@ FloatArray = NDArray[np.float64]
 
 
 def texture_coordinates(points: FloatArray) -> NDArray[np.float32]:
-    """[N, 2] texel positions of canonical points [N, 3], seen from the front."""
+    """Return texel positions [N, 2] of canonical points [N, 3] in the front view."""
     across = (points[:, 0] + HALF_WIDTH) * TEXELS_PER_UNIT
     down = (HALF_HEIGHT - points[:, 1]) * TEXELS_PER_UNIT
     return np.stack([across, down], -1).astype(np.float32)
 
 
 def paint_face(identity: Identity) -> NDArray[np.float32]:
-    """[rows, columns, 3] factors on the skin colour: blush, lips, brows, beard, hair roots."""
+    """Return factors on the skin colour, float32 [rows, columns, 3]: blush, lips, brows, beard, hair roots."""
     y, x = np.mgrid[HALF_HEIGHT : -HALF_HEIGHT : -1 / TEXELS_PER_UNIT, -HALF_WIDTH : HALF_WIDTH : 1 / TEXELS_PER_UNIT]
     skin = linear(identity.skin)
     albedo = np.broadcast_to(skin, (*x.shape, 3)).copy()
@@ -44,8 +44,8 @@ def paint_face(identity: Identity) -> NDArray[np.float32]:
     return np.ascontiguousarray(albedo / skin, np.float32)
 
 
-def _mix(albedo: FloatArray, colour: FloatArray, share: FloatArray) -> None:
-    albedo += (colour - albedo) * np.clip(share, 0, 1)[..., None]
+def _mix(albedo: FloatArray, colour: FloatArray, fraction: FloatArray) -> None:
+    albedo += (colour - albedo) * np.clip(fraction, 0, 1)[..., None]
 
 
 def _hill(x: FloatArray, y: FloatArray, centre: tuple[float, float], radius: tuple[float, float]) -> FloatArray:
@@ -90,7 +90,7 @@ def _brows(identity: Identity, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _roots(identity: Identity, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Where hair grows, so that no skin shows through between locks."""
+    """Return where hair grows, so that no skin is visible between locks."""
     if identity.hair_style == "bald":
         return np.zeros_like(x)
     line = 0.345 + 0.03 * identity.hairline - 1.1 * np.maximum(0, np.abs(x) - 0.16) ** 1.5

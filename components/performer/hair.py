@@ -16,7 +16,7 @@ COLUMNS: Final = 80
 CAP_ROWS: Final = 18
 DROP_ROWS: Final = 9
 CENTRE: Final = np.array([0.0, 0.10, -0.06])
-"""Where the angles are measured from."""
+"""Origin of the angles."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,9 +24,9 @@ class _Style:
     thickness: float
     """Distance from the skin on top, head heights."""
     drop: float = 0.0
-    """How far below the ears hair hangs."""
+    """Length of hair below the ears."""
     opening: float = 60.0
-    """Half angle of the face that hanging hair leaves free, degrees."""
+    """Half angle (degrees) around the face without hanging hair."""
     fringe: bool = False
     """Hair over the forehead."""
     curls: float = 0.0
@@ -36,11 +36,11 @@ class _Style:
     part: float = 0.0
     """Depth of the parting."""
     curl_in: float = 0.0
-    """How much the tips turn in."""
+    """Inward bend of the tips."""
     swept: bool = False
     """Pulled back into a bun."""
     sweep: float = 0.0
-    """How many degrees lower a lock lies on one side of the forehead."""
+    """Degrees by which hair is lower on one side of the forehead."""
 
 
 _STYLES: Final[dict[str, _Style]] = {
@@ -60,10 +60,10 @@ _STYLES: Final[dict[str, _Style]] = {
 
 
 def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
-    """The hair of a person.
+    """Build the hair of a person.
 
     Args:
-        identity: whose hair.
+        identity: the person.
         skull: [N, 3] points of the bare head without ears.
     """
     if identity.hair_style == "bald":
@@ -73,7 +73,7 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
     rng = np.random.default_rng([identity.seed, 2])
     locks = _locks(rng, angle)
     ends = np.radians(_ends(identity, style, np.degrees(angle)) + 1.6 * locks)
-    # Hanging hair leaves the skull at ear level and falls from there.
+    # Hanging hair leaves the skull at ear level and falls straight down.
     leave = np.minimum(ends, np.radians(98 if style.drop else 180))
     rows = np.linspace(0, 1, CAP_ROWS)[:, None]
     polar = leave[None] * rows
@@ -99,17 +99,17 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
 
 
 def _colours(identity: Identity, style: _Style, tone: FloatArray) -> FloatArray:
-    """Locks lighter and darker; towards the hairline the skin shines through."""
+    """Return colours per vertex: locks vary in brightness, and skin is visible towards the hairline."""
     colours = linear(identity.hair) * np.clip(tone, 0.6, 1.4)[..., None]
     if not style.fringe and not style.drop:
         skin = linear(identity.skin)
-        for row, share in ((CAP_ROWS - 1, 0.5), (CAP_ROWS - 2, 0.15)):
-            colours[row] += share * (skin - colours[row])
+        for row, fraction in ((CAP_ROWS - 1, 0.5), (CAP_ROWS - 2, 0.15)):
+            colours[row] += fraction * (skin - colours[row])
     return np.asarray(colours)
 
 
 def _ends(identity: Identity, style: _Style, azimuth: FloatArray) -> FloatArray:
-    """Angle from the crown at which hair ends, by azimuth; both in degrees."""
+    """Return the angle from the crown at which hair ends, by azimuth; both in degrees."""
     degrees = np.abs(azimuth)
     front = 62.0 - 5.0 * identity.hairline
     temple = front + 6 if not style.swept else front + 8
@@ -119,7 +119,7 @@ def _ends(identity: Identity, style: _Style, azimuth: FloatArray) -> FloatArray:
         knots[4], knots[5] = (74, 96), (82, 94)
     ends = np.interp(degrees, [knot[0] for knot in knots], [knot[1] for knot in knots])
     if style.sweep:
-        # Hair combed to one side lies lower over the forehead there.
+        # Hair combed to one side is lower over the forehead on that side.
         side = -np.sign(identity.parting or 1.0)
         ends = ends + style.sweep * np.exp(-(((azimuth - 30 * side) / 26) ** 2))
     if style.fringe:
@@ -131,7 +131,7 @@ def _ends(identity: Identity, style: _Style, azimuth: FloatArray) -> FloatArray:
 
 
 def _skull_radius(skull: FloatArray, directions: FloatArray) -> FloatArray:
-    """Smooth distance from the centre to the skull along each direction."""
+    """Return the smoothed distance from the centre to the skull along each direction."""
     offset = skull - CENTRE
     length = np.linalg.norm(offset, axis=1)
     cosine = directions.reshape(-1, 3) @ (offset / length[:, None]).T
@@ -141,7 +141,7 @@ def _skull_radius(skull: FloatArray, directions: FloatArray) -> FloatArray:
 
 
 def _locks(rng: np.random.Generator, angle: FloatArray) -> FloatArray:
-    """A periodic wave of unit size along the azimuth."""
+    """Return a periodic wave of unit amplitude along the azimuth."""
     waves = sum(np.sin(k * angle + rng.uniform(0, 2 * np.pi)) for k in (5, 8, 11, 15))
     return np.asarray(waves / 2.0)
 
@@ -166,7 +166,7 @@ def _thickness(
         thick -= style.part * np.exp(-(((degrees - line) / 9) ** 2)) * np.exp(-(((down - 35) / 28) ** 2))
     if style.curls:
         thick += style.curls * _bumps(rng, polar, azimuth)
-    # Towards the hairline hair lies closer; fringes and hanging hair end in the air.
+    # Hair is flatter towards the hairline; fringes and hanging hair are loose.
     free = 0.75 if style.fringe else 0.0
     front = np.exp(-((degrees / 50) ** 2))
     closing = np.clip((1 - rows) / 0.22, 0, 1)
@@ -196,25 +196,25 @@ def _hang(
     tone: FloatArray,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray]:
-    """Adds the rows that fall from the last row of the cap."""
+    """Append the rows that hang from the last row of the cap."""
     degrees = np.degrees(np.abs(angle))
     reach = np.interp(degrees, [style.opening - 5, style.opening + 9], [0, 1])
-    share = np.linspace(0, 1, DROP_ROWS + 1)[1:, None]
+    fraction = np.linspace(0, 1, DROP_ROWS + 1)[1:, None]
     start = points[-1]
     fall = np.repeat(start[None], DROP_ROWS, 0)
     length = style.drop * reach * (1 + (0.1 if style.curls else 0.04) * locks)
-    fall[..., 1] -= length * share
-    pull = 1 - style.curl_in * share**2 * reach + 0.05 * np.sin(np.pi * share) * reach
+    fall[..., 1] -= length * fraction
+    pull = 1 - style.curl_in * fraction**2 * reach + 0.05 * np.sin(np.pi * fraction) * reach
     if style.curls:
-        pull = pull + 1.6 * style.curls * np.sin(9 * share + 3 * locks + rng.uniform(0, 6)) * reach
+        pull = pull + 1.6 * style.curls * np.sin(9 * fraction + 3 * locks + rng.uniform(0, 6)) * reach
     fall[..., 0] *= pull
     fall[..., 2] = CENTRE[2] + (fall[..., 2] - CENTRE[2]) * pull
-    darker = tone[-1] * (1 - 0.12 * share * reach)
+    darker = tone[-1] * (1 - 0.12 * fraction * reach)
     return np.concatenate([points, fall]), np.concatenate([tone, darker])
 
 
 def _bun(identity: Identity, skull: FloatArray) -> Mesh:
-    """A knot of hair on the back of the head."""
+    """Build a bun on the back of the head."""
     top = float(skull[:, 1].max())
     size = 0.13 * (0.8 + 0.3 * identity.hair_volume)
     polar, azimuth = np.meshgrid(

@@ -30,19 +30,19 @@ class HeadRig:
     deltas: FloatArray
     """[52, N, 3] offsets of each ARKit shape."""
     part: NDArray[np.uint8]
-    """[N] what a vertex belongs to: skin, teeth, mouth bag or tongue."""
+    """[N] part of each vertex: skin, teeth, mouth bag or tongue."""
     follow: FloatArray
     """[N] 1 turns with the head, 0 stays with the shoulders."""
     rim: FloatArray
     """[N] 1 on the edge of the eyelids, falling to 0 two rings away."""
     eyes: FloatArray
-    """[2, 3] centres of the eyeballs, picture's left first."""
+    """[2, 3] centres of the eyeballs, image's left first."""
     eye_radius: float
     """Radius of the eyeballs."""
     neck_loop: IntArray
     """[K] vertices around the lower edge of the head, in order; K is 0 for a head with its own neck."""
     identity_modes: FloatArray
-    """[J, N, 3] shape modes the head brings along; J is 0 for the packaged head."""
+    """[J, N, 3] shape modes of the head model; J is 0 for the packaged head."""
     identity_eyes: FloatArray
     """[J, 2, 3] how those modes move the eyeballs."""
     credit: str
@@ -50,7 +50,7 @@ class HeadRig:
 
 
 def components_of(triangles: IntArray, count: int) -> IntArray:
-    """[count] label of the connected piece each vertex belongs to."""
+    """Label the connected component of each vertex, int32 [count]."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -61,7 +61,7 @@ def components_of(triangles: IntArray, count: int) -> IntArray:
 
 
 def boundary_loops(triangles: IntArray) -> list[IntArray]:
-    """Closed chains of vertices along edges that only one triangle has, longest first."""
+    """Return closed chains of vertices along boundary edges, longest first."""
     edges = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     known = {(int(a), int(b)) for a, b in edges}
     following = {a: b for a, b in known if (b, a) not in known}
@@ -79,7 +79,7 @@ def boundary_loops(triangles: IntArray) -> list[IntArray]:
 
 
 def lid_rims(skin: IntArray, vertices: NDArray[np.float64], eyes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How near each vertex is to an eyelid's edge, 1 on it.
+    """Return how close each vertex is to an eyelid's edge, float [N]: 1 on the edge.
 
     Args:
         skin: [M, 3] triangles of the skin alone.
@@ -111,7 +111,7 @@ def tongue_shape() -> tuple[NDArray[np.float64], IntArray]:
 
 
 def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
-    """Triangles of a grid of vertices (row-major); rows go down, columns to the picture's right in front."""
+    """Triangles of a grid of vertices (row-major); rows go down, columns to the image's right in front."""
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
     right = (column + 1) % columns
     a, b = row * columns + column, row * columns + right
@@ -123,7 +123,7 @@ def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
 def follow_nearby(
     points: NDArray[np.float64], anchors: NDArray[np.float64], deltas: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Offsets of points that ride along with anchors (inverse-distance weights)."""
+    """Return the offsets of points that follow nearby anchors (inverse-distance weights)."""
     distance = np.linalg.norm(points[:, None] - anchors[None], axis=-1)
     weights = 1.0 / (distance**2 + 5e-4)
     weights /= weights.sum(1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Who a performer is: shape of the head, colours, hair, clothes, room and light, drawn from a seed."""
+"""Appearance of a synthetic person: head shape, colours, hair, clothes, room and light, drawn from a seed."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -49,10 +49,10 @@ _WALLS: Final[tuple[Colour, ...]] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """Everything that makes one performer look different from another; colours are sRGB in 0..1."""
+    """Appearance of one person; colours are sRGB in 0..1."""
 
     seed: int
-    """What it was drawn from; also seeds fine detail such as locks of hair."""
+    """Seed of the person, also of fine detail such as locks of hair."""
     shape: tuple[float, ...]
     """Standard deviations in SHAPE_NAMES order, each within +-2.5."""
     skin: Colour
@@ -96,7 +96,7 @@ class Identity:
     wall_tilt: float
     """Direction of the wall's gradient in radians."""
     light_yaw: float
-    """Key light from the side, radians; positive from the picture's right."""
+    """Key light from the side, radians; positive from the image's right."""
     light_pitch: float
     """Key light from above, radians."""
     light_warmth: float
@@ -125,7 +125,7 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: int) -> "Identity":
-        """A person drawn from `seed` (>= 0); the same seed always gives the same person."""
+        """Draw a person from `seed` (>= 0); deterministic."""
         if seed < 0:
             raise ValueError(f"seed is {seed}: give a number >= 0")
         rng = np.random.default_rng([0x4C504D, seed])
@@ -134,7 +134,7 @@ class Identity:
         shape = np.clip(rng.normal(0, 1, len(SHAPE_NAMES)) + _leaning(feminine), -2.2, 2.2)
         tone = float(rng.uniform(0, len(_SKINS) - 1))
         skin = vary(_between(_SKINS, tone), 0.03)
-        # Fair and red hair goes with fair skin; anybody may be grey.
+        # Fair and red hair occurs with fair skin; grey hair with any.
         hair_weights = np.array([3, 3, 3, 2, 2, 1.2, 1.0, 0.5]) * np.where(tone > 4, [3, 2, 1, 0.1, 0, 0, 1, 0.5], 1.0)
         hair = vary(_HAIRS[int(rng.choice(len(_HAIRS), p=hair_weights / hair_weights.sum()))], 0.08)
         iris_weights = np.array([3, 2, 1, 1, 1.4, 0.8]) * np.where(tone > 3.5, [3, 1, 0.1, 0, 0, 0], 1.0)
@@ -177,11 +177,11 @@ class Identity:
         )
 
     def trait(self, name: str) -> float:
-        """One trait of the shape, in standard deviations."""
+        """Return one shape trait in standard deviations."""
         return self.shape[SHAPE_NAMES.index(name)]
 
     def distance(self, other: "Identity") -> float:
-        """How different two people look: shape and colours as Euclidean distance plus one for each other style."""
+        """Return how different two people look: distance of shape and colours, plus one per differing style."""
         colours = [
             (a - b) * 4
             for name in ("skin", "hair", "lips", "iris", "fabric", "wall")
@@ -194,12 +194,12 @@ class Identity:
         return float(math.hypot(*colours, *shapes) + styles)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_mapping(cls, mapping: dict[str, Any]) -> "Identity":
-        """The person `to_mapping` described.
+        """Build a person from the result of `to_mapping`.
 
         Raises:
             ValueError: a field is missing, unknown or out of range.
@@ -221,21 +221,21 @@ _MASCULINE_STYLES: Final = (
 
 
 def _vary(rng: np.random.Generator, colour: Colour, amount: float) -> Colour:
-    """A colour a little lighter or darker, and a trace off in hue."""
+    """Vary a colour in brightness, and slightly in hue."""
     shade = float(rng.normal(0, amount))
     shifted = [min(1.0, max(0.0, c * (1 + shade) + float(rng.normal(0, amount / 12)))) for c in colour]
     return (shifted[0], shifted[1], shifted[2])
 
 
 def _between(colours: tuple[Colour, ...], position: float) -> Colour:
-    """The colour at a position along a row of colours."""
+    """Interpolate along a list of colours."""
     index = min(int(position), len(colours) - 2)
     mixed = [a + (b - a) * (position - index) for a, b in zip(colours[index], colours[index + 1], strict=True)]
     return (mixed[0], mixed[1], mixed[2])
 
 
 def _leaning(feminine: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Mean shape of either group; people still vary far more than the groups differ."""
+    """Return the mean shape of a group; variation within a group is larger than the difference between groups."""
     amounts = {
         "jaw_width": -0.7, "chin_length": -0.4, "brow_ridge": -0.8, "nose_width": -0.4, "nose_length": -0.3,
         "eye_size": 0.6, "upper_lip": 0.4, "lower_lip": 0.4, "neck_width": -0.9, "face_width": -0.2,

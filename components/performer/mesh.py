@@ -1,4 +1,4 @@
-"""A piece of geometry ready to be lit and drawn, and the colour curve the renderer works in."""
+"""Meshes ready to be lit and drawn, and the renderer's colour curve."""
 
 from dataclasses import dataclass
 
@@ -24,12 +24,12 @@ class Mesh:
     gloss: FloatArray
     """[N] strength of highlights."""
     occlusion: FloatArray
-    """[N] 1 in the open, 0 where no light gets in."""
+    """[N] ambient occlusion: 1 unoccluded, 0 fully occluded."""
     follow: FloatArray
     """[N] 1 turns with the head, 0 stays with the shoulders."""
 
     def normals(self) -> FloatArray:
-        """[N, 3] unit normals."""
+        """Compute unit normals, float32 [N, 3]."""
         out = np.empty_like(self.vertices)
         normals(self.vertices, self.triangles, out)
         return out
@@ -44,7 +44,7 @@ def make_mesh(
     occlusion: ArrayLike = 1.0,
     follow: ArrayLike = 1.0,
 ) -> Mesh:
-    """A mesh from arrays or single values that hold for every vertex."""
+    """Build a mesh from arrays, or from single values that apply to every vertex."""
     points = np.ascontiguousarray(vertices, np.float32).reshape(-1, 3)
 
     def spread(values: ArrayLike) -> FloatArray:
@@ -61,7 +61,7 @@ def make_mesh(
 
 
 def join(meshes: list[Mesh]) -> Mesh:
-    """Several meshes as one."""
+    """Concatenate meshes."""
     starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
     return Mesh(
         vertices=np.concatenate([mesh.vertices for mesh in meshes]),
@@ -75,12 +75,12 @@ def join(meshes: list[Mesh]) -> Mesh:
 
 
 def linear(colour: ArrayLike) -> NDArray[np.float64]:
-    """SRGB in 0..1 to linear light."""
+    """Convert sRGB in 0..1 to linear light."""
     return np.asarray(np.asarray(colour, np.float64) ** 2.2)
 
 
 def display_curve() -> NDArray[np.uint8]:
-    """[4096] bytes for linear light 0..LIGHT_RANGE: sRGB-like, with a soft shoulder so that highlights do not clip."""
+    """Return uint8 [4096] for linear light 0..LIGHT_RANGE: sRGB-like with a soft shoulder for highlights."""
     light = np.linspace(0, LIGHT_RANGE, 4096)
     knee = 0.75
     soft = np.where(light < knee, light, knee + (1 - knee) * np.tanh((light - knee) / (1 - knee)))

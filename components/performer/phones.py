@@ -1,4 +1,4 @@
-"""Phonemes of a voice as timed ARPAbet phones."""
+"""Converts the phonemes of a voice to timed ARPAbet phones."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ _PAUSE_SAMPLES: Final = 2_400  # a longer filler between phones is a pause; a sh
 
 
 class Phone(NamedTuple):
-    """One speech sound."""
+    """One phone."""
 
     symbol: str
     """ARPAbet, without stress digit."""
@@ -29,7 +29,7 @@ class Phone(NamedTuple):
 
 
 def to_phones(symbols: Sequence[Symbol]) -> tuple[Phone, ...]:
-    """Timed phones of an utterance, in order and without overlap; pauses are gaps between them.
+    """Return the timed phones of an utterance, in order and without overlap; pauses are gaps between them.
 
     A stress mark's time goes to the vowel after it. Other fillers of up to 100 ms are split between the phones on both
     sides; longer ones and the ends of the utterance stay empty.

@@ -1,7 +1,7 @@
-"""Compiled kernels of the performer's renderer: blend, light, project, fill triangles, average samples.
+"""Compiled kernels of the renderer: blend shapes, light, project, rasterise, downsample.
 
-Every kernel writes into buffers it is given and keeps no state, so frames may be drawn by several threads at once.
-The picture is drawn with SUPERSAMPLING x SUPERSAMPLING samples a pixel; depth is 1/distance (0 = nothing there).
+Kernels write into the given buffers and keep no state, so several threads can draw frames at once.
+The image is drawn with SUPERSAMPLING x SUPERSAMPLING samples per pixel; depth is 1/distance (0 = empty).
 """
 
 from typing import Final
@@ -162,8 +162,8 @@ def _sample(texture, u, v):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, picture):  # type: ignore[no-untyped-def]
-    """Draws triangles into `picture` [H, W, 3] with `depth` [H, W].
+def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, image):  # type: ignore[no-untyped-def]
+    """Draw triangles into `image` [H, W, 3] with `depth` [H, W].
 
     extra [N, 2] holds texture coordinates in texels for SKIN; for EYE, colour[:, 0] and extra hold the direction and
     colour[:, 1] the light. `cull` skips triangles that face away (clockwise on the screen).
@@ -217,25 +217,25 @@ def fill(screen, colour, extra, triangles, kind, cull, texture, eye, depth, pict
                             nz = wa * extra[a, 1] + wb * extra[b, 1] + wc * extra[c, 1]
                             eye_r, eye_g, eye_b = _eye_colour(red, ny, nz, eye)
                             red, green, blue = eye_r * green, eye_g * green, eye_b * green
-                        picture[y, x, 0] = red
-                        picture[y, x, 1] = green
-                        picture[y, x, 2] = blue
+                        image[y, x, 0] = red
+                        image[y, x, 1] = green
+                        image[y, x, 2] = blue
                 wb += step_b
                 wc += step_c
 
 
 @_jit
-def resolve(picture, curve, out):  # type: ignore[no-untyped-def]
-    """Averages the samples of each pixel and maps linear light to bytes through `curve` (uint8 over 0..LIGHT_RANGE)."""
+def resolve(image, curve, out):  # type: ignore[no-untyped-def]
+    """Average the samples of each pixel and map linear light to bytes through `curve` (uint8 over 0..LIGHT_RANGE)."""
     top = curve.shape[0] - 1
     scale = 0.25 * top / LIGHT_RANGE
     for y in range(out.shape[0]):
         for x in range(out.shape[1]):
             for c in range(3):
                 total = (
-                    picture[2 * y, 2 * x, c]
-                    + picture[2 * y, 2 * x + 1, c]
-                    + picture[2 * y + 1, 2 * x, c]
-                    + picture[2 * y + 1, 2 * x + 1, c]
+                    image[2 * y, 2 * x, c]
+                    + image[2 * y, 2 * x + 1, c]
+                    + image[2 * y + 1, 2 * x, c]
+                    + image[2 * y + 1, 2 * x + 1, c]
                 )
                 out[y, x, c] = curve[min(top, max(0, int(total * scale + 0.5)))]

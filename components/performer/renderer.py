@@ -1,4 +1,4 @@
-"""Draws performers: a person (Identity) and their motion (Tracks) in, pictures out."""
+"""Renders people: a person (Identity) and their motion (Tracks) in, frames out."""
 
 import math
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ FloatArray = NDArray[np.float32]
 CAMERA_DISTANCE: Final = 4.4
 """Head heights between the camera and the middle of the head."""
 HEAD_SHARE: Final = 0.62
-"""Share of the picture's height from chin to crown."""
+"""Fraction of the image's height from chin to crown."""
 CENTRE_HEIGHT: Final = 0.47
-"""Where the middle of the head is, as a share of the picture's height from above."""
+"""Vertical position of the middle of the head, as a fraction of the image's height from the top."""
 PIVOT: Final = np.array([0.0, -0.36, -0.12], np.float32)
-"""Where the head turns on the neck."""
+"""Pivot of the head on the neck."""
 
 _NO_TEXTURE: Final = np.ones((2, 2, 3), np.float32)
 _NO_EYE: Final = np.ones((5, 3), np.float32)
@@ -34,19 +34,19 @@ _ORIGIN: Final = np.zeros(3, np.float32)
 
 
 class Renderer:
-    """Renders heads with shoulders on the CPU; give every thread its own.
+    """Renders heads with shoulders on the CPU; not thread-safe, use one instance per thread.
 
     Example:
-        >>> pictures = Renderer(size_px=128).render(Identity.from_seed(3), Tracks.rest(24))
-        >>> pictures.shape
+        >>> frames = Renderer(size_px=128).render(Identity.from_seed(3), Tracks.rest(24))
+        >>> frames.shape
         (24, 128, 128, 3)
     """
 
     def __init__(self, size_px: int = 128, head: str = "") -> None:
-        """Prepares a renderer.
+        """Prepare a renderer.
 
         Args:
-            size_px: width and height of the pictures.
+            size_px: width and height of the frames.
             head: empty for the packaged head, else the path of an `ict_light.npz`.
 
         Raises:
@@ -61,11 +61,11 @@ class Renderer:
         self._camera = np.array([CAMERA_DISTANCE, focal, samples / 2, CENTRE_HEIGHT * samples, 0.0], np.float32)
         self._curve = display_curve()
         self._depth = np.zeros((samples, samples), np.float32)
-        self._picture = np.zeros((samples, samples, 3), np.float32)
+        self._image = np.zeros((samples, samples, 3), np.float32)
         self._stage = lru_cache(maxsize=4)(self._set_stage)
 
     def render(self, identity: Identity, tracks: Tracks) -> NDArray[np.uint8]:
-        """Pictures of one person.
+        """Render one person.
 
         Args:
             identity: who.
@@ -78,11 +78,11 @@ class Renderer:
         stage = self._stage(identity)
         for frame in range(len(tracks)):
             self._draw(stage, tracks, frame)
-            raster.resolve(self._picture, self._curve, out[frame])
+            raster.resolve(self._image, self._curve, out[frame])
         return out
 
     def render_iter(self, identity: Identity, tracks: Tracks, batch: int = 24) -> Iterator[NDArray[np.uint8]]:
-        """The same pictures in pieces of at most `batch` frames, for long tracks."""
+        """Render in batches of at most `batch` frames, for long tracks."""
         if batch < 1:
             raise ValueError(f"batch is {batch}: choose 1 or more frames")
         for start in range(0, len(tracks), batch):
@@ -90,32 +90,32 @@ class Renderer:
 
     def _set_stage(self, identity: Identity) -> "_Stage":
         scene = build_scene(self.rig, identity, len(self._depth))
-        depth, picture = np.zeros_like(self._depth), scene.wall.copy()
+        depth, image = np.zeros_like(self._depth), scene.wall.copy()
         still = _Piece(scene.still, two_sided=True)
         still.pose(_STILL, _ORIGIN, self._camera, scene.light)
-        still.fill(depth, picture)
-        return _Stage(scene, depth, picture)
+        still.fill(depth, image)
+        return _Stage(scene, depth, image)
 
     def _draw(self, stage: "_Stage", tracks: Tracks, frame: int) -> None:
         scene, head = stage.scene, stage.head
         rotation, moved = rotation_matrix(tracks.rotation[frame]), tracks.translation[frame]
         weights = _with_lids(tracks.blendshapes[frame], tracks.gaze[frame])
-        depth, picture = self._depth, self._picture
-        picture[:] = stage.picture
+        depth, image = self._depth, self._image
+        image[:] = stage.image
         depth[:] = stage.depth
         raster.blend(scene.head.vertices, scene.delta_starts, scene.delta_vertices, scene.deltas, weights, head.rest)
         raster.normals(head.rest, scene.head.triangles, head.rest_normal)
         head.pose(rotation, moved, self._camera, scene.light)
         for triangles, kind, cull in scene.layers:
             raster.fill(
-                head.screen, head.colour, scene.texels, triangles, kind, cull, scene.texture, _NO_EYE, depth, picture
+                head.screen, head.colour, scene.texels, triangles, kind, cull, scene.texture, _NO_EYE, depth, image
             )
         if stage.worn is not None:
             stage.worn.pose(rotation, moved, self._camera, scene.light)
-            stage.worn.fill(depth, picture)
+            stage.worn.fill(depth, image)
         eyes = stage.eyes
         eyes.pose(rotation, moved, self._camera, scene.light)
-        # An eye's colours are computed per sample from the direction: keep only how much light falls on it.
+        # Eye colours are computed per sample from the direction; keep only the light on them.
         eyes.colour[:, 1] = eyes.colour.mean(1)
         eyes.colour[:, 0] = eyes.normal[:, 0]
         eyes.extra[:] = eyes.normal[:, 1:]
@@ -131,7 +131,7 @@ class Renderer:
             _NO_TEXTURE,
             eye,
             depth,
-            picture,
+            image,
         )
 
 
@@ -150,7 +150,7 @@ class _Piece:
         self.extra = np.zeros((len(self.rest), 2), np.float32)
 
     def pose(self, rotation: FloatArray, moved: FloatArray, camera: FloatArray, light: FloatArray) -> None:
-        """Turns, projects and lights the mesh."""
+        """Rotate, project and light the mesh."""
         mesh = self.mesh
         raster.place(self.rest, self.rest_normal, mesh.follow, rotation, PIVOT, moved, self.position, self.normal)
         raster.project(self.position, camera, self.screen)
@@ -158,28 +158,28 @@ class _Piece:
             self.position, self.normal, mesh.albedo, mesh.gloss, mesh.occlusion, light, self.two_sided, self.colour
         )
 
-    def fill(self, depth: FloatArray, picture: FloatArray) -> None:
-        """Draws the posed mesh in its own colours, both sides."""
+    def fill(self, depth: FloatArray, image: FloatArray) -> None:
+        """Draw the posed mesh in its own colours, both sides."""
         raster.fill(
             self.screen, self.colour, self.extra, self.mesh.triangles, raster.PLAIN, False, _NO_TEXTURE, _NO_EYE,
-            depth, picture,
+            depth, image,
         )  # fmt: skip
 
 
 class _Stage:
-    """A scene with its buffers and with what never moves already drawn."""
+    """A scene with its buffers; everything static is drawn already."""
 
-    def __init__(self, scene: Scene, depth: FloatArray, picture: FloatArray) -> None:
+    def __init__(self, scene: Scene, depth: FloatArray, image: FloatArray) -> None:
         self.scene = scene
         self.depth = depth
-        self.picture = picture
+        self.image = image
         self.head = _Piece(scene.head, two_sided=False)
         self.eyes = _Piece(scene.eyes, two_sided=False)
         self.worn = _Piece(scene.worn, two_sided=True) if scene.worn is not None else None
 
 
 def rotation_matrix(angles: FloatArray) -> FloatArray:
-    """[3, 3] turn by pitch, yaw, roll (radians): roll first, then pitch, then yaw."""
+    """Return the [3, 3] rotation by pitch, yaw, roll (radians): roll first, then pitch, then yaw."""
     pitch, yaw, roll = (float(angle) for angle in angles)
     cx, sx, cy, sy, cz, sz = (f(a) for a in (pitch, yaw, roll) for f in (math.cos, math.sin))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -194,7 +194,7 @@ def _gaze_direction(gaze: FloatArray) -> FloatArray:
 
 
 def _with_lids(blendshapes: FloatArray, gaze: FloatArray) -> FloatArray:
-    """Lids follow the gaze at least as far as the eyeballs turn (full shape at 0.5 rad)."""
+    """Make the lids follow the gaze at least as far as the eyeballs turn (full shape at 0.5 rad)."""
     weights = blendshapes.copy()
     yaw, pitch = float(gaze[0]) / 0.5, float(gaze[1]) / 0.5
     for name, value in (

@@ -1,6 +1,6 @@
-"""Heads the performer can wear, brought to one canonical form: the packaged facecap head or ICT-FaceKit Light.
+"""Loads a head model in canonical form: the packaged facecap head or ICT-FaceKit Light.
 
-Canonical frame: x to the picture's right, y up, z towards the camera; one unit is the head's height, the chin is at
+Canonical frame: x to the image's right, y up, z towards the camera; one unit is the head's height, the chin is at
 y = -0.5 and the crown at +0.5.
 """
 
@@ -48,7 +48,7 @@ _FACECAP_EYE: Final = np.array([3.2895, 2.6122508, 2.38155508])
 
 
 def load_rig(head: str = "") -> HeadRig:
-    """The rig behind a head's name.
+    """Load a head by its name.
 
     Args:
         head: empty for the packaged head, else the path of an `ict_light.npz`.
@@ -70,7 +70,7 @@ def _facecap() -> HeadRig:
     part = _facecap_parts(head, triangles)
     _close_lips(head, triangles, part)
     teeth, teeth_triangles, _ = glb.mesh(3)
-    # A little further back and up than modelled: they would show through the closed lips of some people.
+    # Moved slightly back and up, because the teeth would show through the closed lips of some people.
     teeth += np.array([0.0, 0.1, -0.15])
     eye, _, _ = glb.mesh(0)
     head, teeth, deltas = (
@@ -104,7 +104,7 @@ def _facecap() -> HeadRig:
 
 
 class _Glb:
-    """The few parts of glTF that the packaged head uses: meshopt-compressed, quantised meshes with morph targets."""
+    """Reader for the subset of glTF in the packaged head: meshopt-compressed, quantised meshes with morph targets."""
 
     _TYPES: Final = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
     _WIDTHS: Final = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
@@ -116,7 +116,7 @@ class _Glb:
         self._views: dict[int, NDArray[np.uint8]] = {}
 
     def mesh(self, index: int) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64]]:
-        """Vertices, triangles and morph targets in the file's units, axes turned to the canonical ones."""
+        """Return vertices, triangles and morph targets in the file's units, on canonical axes."""
         primitive = self._json["meshes"][index]["primitives"][0]
         node = next(n for n in self._json["nodes"] if n.get("mesh") == index)
         scale, shift = np.array(node["scale"]), np.array(node["translation"])
@@ -124,7 +124,7 @@ class _Glb:
         targets = [self._accessor(target["POSITION"]) * scale for target in primitive.get("targets", [])]
         deltas = np.stack(targets) if targets else np.zeros((0, len(vertices), 3))
         triangles = self._accessor(primitive["indices"]).reshape(-1, 3).astype(np.int32)
-        return _turn(vertices), triangles, _turn(deltas)
+        return _to_canonical_axes(vertices), triangles, _to_canonical_axes(deltas)
 
     def _view(self, index: int) -> NDArray[np.uint8]:
         if index not in self._views:
@@ -156,15 +156,15 @@ class _Glb:
         return values.astype(np.float64)
 
 
-def _turn(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The file's up is -z and its front is +y."""
+def _to_canonical_axes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotate from the file's axes: up is -z, front is +y."""
     return np.stack([values[..., 0], -values[..., 2], values[..., 1]], axis=-1)
 
 
 def _weld(
     vertices: NDArray[np.float64], triangles: IntArray, deltas: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64]]:
-    """Joins vertices that texture seams had split, so that normals are smooth across them."""
+    """Merge vertices that texture seams split, so that normals are smooth across seams."""
     _, first, inverse = np.unique(np.round(vertices, 5), axis=0, return_index=True, return_inverse=True)
     return vertices[first], inverse.reshape(-1)[triangles].astype(np.int32), deltas[:, first]
 
@@ -180,7 +180,7 @@ def _facecap_parts(vertices: NDArray[np.float64], triangles: IntArray) -> NDArra
 
 
 def _close_lips(vertices: NDArray[np.float64], triangles: IntArray, part: NDArray[np.uint8]) -> None:
-    """Lets the lips overlap a little at rest, so that no teeth glint through the line between them (in place)."""
+    """Overlap the lips slightly at rest, in place, so that no teeth are visible between them."""
     loops = boundary_loops(triangles[part[triangles[:, 0]] == SKIN_PART])
     mouth = next(loop for loop in loops if abs(vertices[loop, 0].mean()) < 0.5 and vertices[loop, 1].max() < -3)
     x = vertices[mouth, 0]

@@ -1,4 +1,4 @@
-"""Builds everything that one person's pictures need, once per person."""
+"""Builds the scene of one person: everything that does not depend on the frame."""
 
 import math
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
     Args:
         rig: the head to start from.
         identity: who.
-        samples: width and height of the supersampled picture.
+        samples: width and height of the supersampled image.
     """
     rest, deltas = _shaped(rig, identity)
     eyes = _eye_centres(rig, identity)
@@ -124,8 +124,8 @@ def _own_modes(rig: HeadRig, identity: Identity, modes: FloatArray) -> NDArray[n
 
 def _softened(rig: HeadRig, identity: Identity) -> Identity:
     """Heads with modes of their own need less of the general deformation."""
-    share = 0.5 if len(rig.identity_modes) else 1.0
-    return replace(identity, shape=tuple(value * share for value in identity.shape))
+    fraction = 0.5 if len(rig.identity_modes) else 1.0
+    return replace(identity, shape=tuple(value * fraction for value in identity.shape))
 
 
 def _eye_centres(rig: HeadRig, identity: Identity) -> NDArray[np.float64]:
@@ -213,8 +213,8 @@ def _head_colours(
     rim = np.concatenate([rig.rim, np.zeros(len(part) - len(rig.rim))])
     above = np.concatenate([rig.vertices[:, 1], np.zeros(len(part) - len(rig.rim))]) > 0.012
     lash = np.minimum(linear(identity.brows), 0.05)
-    share = rim * np.where(above, 0.92, 0.45)
-    albedo += (lash - albedo) * share[:, None]
+    fraction = rim * np.where(above, 0.92, 0.45)
+    albedo += (lash - albedo) * fraction[:, None]
     gloss = np.where(part == SKIN_PART, 0.07, 0.15)
     return albedo, gloss
 

@@ -17,16 +17,16 @@ _AMOUNTS: Final[dict[str, float]] = {
     "upper_lip": 0.16, "lower_lip": 0.16, "mouth_width": 0.06, "mouth_height": 0.008, "ear_size": 0.13,
     "neck_width": 0.09,
 }  # fmt: skip
-"""Size of one standard deviation of each trait (head heights, or a share where the trait scales)."""
+"""Size of one standard deviation of each trait (head heights, or a fraction where the trait scales)."""
 
 
 def amount(identity: Identity, name: str) -> float:
-    """A trait in its own unit."""
+    """Return a trait in its own unit."""
     return identity.shape[SHAPE_NAMES.index(name)] * _AMOUNTS[name]
 
 
 def _bump(points: FloatArray, centre: tuple[float, float, float], radius: float, *, mirror: bool = False) -> FloatArray:
-    """A smooth hill of height 1 around a centre (or around it and its mirror image)."""
+    """Return a Gaussian bump of height 1 around a centre (or around it and its mirror image)."""
     place = points.copy()
     if mirror:
         place[..., 0] = np.abs(place[..., 0])
@@ -41,7 +41,7 @@ def _step(values: FloatArray, low: float, high: float) -> FloatArray:
 
 
 def deform(identity: Identity, points: FloatArray) -> FloatArray:
-    """Where the canonical points [..., 3] lie on this person."""
+    """Map canonical points [..., 3] to this person."""
     out = points.astype(np.float64).copy()
     _features(identity, points, out)
     _proportions(identity, points, out)

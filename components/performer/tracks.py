@@ -1,4 +1,4 @@
-"""Motion of a performer, one row a frame: what the renderer draws and what the behaviour writes."""
+"""Motion tracks, one row per frame: output of `behaviour.py`, input of the renderer."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +19,7 @@ ARKIT_NAMES: Final[tuple[str, ...]] = (
     "mouthUpperUp_L", "mouthUpperUp_R", "mouthLowerDown_L", "mouthLowerDown_R",
     "mouthPress_L", "mouthPress_R", "mouthStretch_L", "mouthStretch_R", "tongueOut",
 )  # fmt: skip
-"""The 52 ARKit blendshapes, named and ordered as in the packaged head; _L is the performer's own left."""
+"""The 52 ARKit blendshapes, named and ordered as in the packaged head; _L is the person's own left."""
 
 ARKIT_INDEX: Final[dict[str, int]] = {name: index for index, name in enumerate(ARKIT_NAMES)}
 """Column of each blendshape in `Tracks.blendshapes`."""
@@ -29,9 +29,9 @@ ARKIT_INDEX: Final[dict[str, int]] = {name: index for index, name in enumerate(A
 class Tracks:
     """Face, head and gaze over T frames.
 
-    Axes are right-handed with x to the picture's right, y up and z towards the camera. So a positive pitch looks
-    down, a positive yaw turns to the picture's right (the performer's own left), and a positive roll tips the head
-    towards the picture's left.
+    Axes are right-handed with x to the right of the frame, y up and z towards the camera. So a positive pitch looks
+    down, a positive yaw turns to the right of the frame (the person's own left), and a positive roll tilts the head
+    to the left of the frame.
     """
 
     blendshapes: NDArray[np.float32]
@@ -54,7 +54,7 @@ class Tracks:
             values: NDArray[np.float32] = getattr(self, name)
             if values.dtype != np.float32 or values.shape != (frames, width):
                 raise ValueError(
-                    f"{name} is {values.dtype} {list(values.shape)}: give float32 [{frames}, {width}], one row a frame"
+                    f"{name} is {values.dtype} {list(values.shape)}: give float32 [{frames}, {width}], a row per frame"
                 )
             if values.size and not float(np.abs(values).max()) <= limit:
                 raise ValueError(f"{name} holds values outside +-{limit} or not finite: check units (weights, radians)")
@@ -63,7 +63,7 @@ class Tracks:
         return len(self.blendshapes)
 
     def window(self, start: int, stop: int) -> "Tracks":
-        """Frames start to stop - 1 (views, not copies).
+        """Return frames start to stop - 1 (views, not copies).
 
         Raises:
             ValueError: the span is not inside the tracks.
@@ -79,7 +79,7 @@ class Tracks:
 
     @classmethod
     def rest(cls, frames: int) -> "Tracks":
-        """A neutral face looking into the camera for `frames` frames."""
+        """Return a neutral face that looks into the camera for `frames` frames."""
         return cls(
             blendshapes=np.zeros((frames, len(ARKIT_NAMES)), np.float32),
             rotation=np.zeros((frames, 3), np.float32),

@@ -1,6 +1,6 @@
-"""Phones to mouth shapes: ARKit curves with coarticulation.
+"""Converts phones to mouth shapes: ARKit curves with coarticulation.
 
-Every phone pulls the mouth towards its shape with a dominance that is flat while it sounds and decays to both sides
+Every phone pulls the mouth towards its shape with a dominance that is flat during the phone and decays to both sides
 (Cohen and Massaro's model), so that a strong phone such as W is prepared early and a weak one such as T takes the shape
 of its neighbours. Lip closures (P, B, M) and lip-to-teeth contacts (F, V) are then imposed, because blending must
 never leave them half open.
@@ -18,7 +18,7 @@ from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME
 
 CHANNELS: Final = ("jaw", "funnel", "pucker", "wide", "lower", "upper", "roll", "tongue", "shrug")
 _BOTH: Final[dict[str, tuple[tuple[str, float], ...]]] = {
-    "jaw": (("jawOpen", 1.5),),  # clear diction: what is not seen at 128 px cannot be learned
+    "jaw": (("jawOpen", 1.5),),  # exaggerated: what is not visible at 128 px cannot be learned
     "funnel": (("mouthFunnel", 1.0),),
     "pucker": (("mouthPucker", 1.0),),
     "wide": (
@@ -76,7 +76,7 @@ _CLOSURE_RAMP_S: Final = 0.055
 
 
 def loudness(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float32]:
-    """RMS (0 to 1, full scale 1) in the 60 ms around each frame's instant, float32 [frames]."""
+    """Return the RMS (full scale 1) in the 60 ms around each frame's time, float32 [frames]."""
     squared = np.concatenate([[0.0], np.cumsum((pcm.astype(np.float64) / 32768.0) ** 2)])
     centre = np.arange(frames) * SAMPLES_PER_FRAME
     first = np.clip(centre - 720, 0, len(pcm))
@@ -85,12 +85,12 @@ def loudness(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float32]:
 
 
 def mouth_curves(phones: Sequence[Phone], pcm: NDArray[np.int16], frames: int) -> NDArray[np.float32]:
-    """Blendshape curves of the mouth while speaking.
+    """Compute the blendshape curves of a speaking mouth.
 
     Args:
-        phones: what is said, timed on the samples of `pcm`.
-        pcm: int16 [samples] at 24 kHz, the speaker alone; its loudness scales the jaw.
-        frames: T; frame f shows the instant of sample 1000 f.
+        phones: phones, timed on the samples of `pcm`.
+        pcm: int16 [samples] at 24 kHz, the speaker alone; loudness scales the jaw opening.
+        frames: T; frame f shows the time of sample 1000 f.
 
     Returns:
         float32 [T, 52] in ARKIT_NAMES order; channels outside the mouth are zero.
@@ -114,7 +114,7 @@ def mouth_curves(phones: Sequence[Phone], pcm: NDArray[np.int16], frames: int) -
 
 
 def _blend(phones: Sequence[Phone], instant: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dominance-weighted mean of the phones' shapes, [T, channels]."""
+    """Return the dominance-weighted mean of the phones' shapes, [T, channels]."""
     targets = np.asarray([TARGETS[phone.symbol] for phone in phones], np.float64)
     start = np.asarray([phone.start_sample for phone in phones])[:, None] / _RATE
     end = np.asarray([phone.end_sample for phone in phones])[:, None] / _RATE
@@ -132,14 +132,14 @@ def _blend(phones: Sequence[Phone], instant: NDArray[np.float64]) -> NDArray[np.
 
 
 def _jaw_gain(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float64]:
-    """How far the jaw opens for the loudness of the moment, about 0.55 (soft) to 1.2 (loud)."""
+    """Return the jaw's gain for the current loudness, [T], about 0.55 (soft) to 1.2 (loud)."""
     level = loudness(pcm, frames).astype(np.float64)
     smooth = np.convolve(np.pad(level, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
     return np.asarray(0.5 + 0.65 * np.clip(smooth / _FULL_LEVEL, 0.0, 1.15))
 
 
 def _contact(phones: Sequence[Phone], instant: NDArray[np.float64], symbols: frozenset[str]) -> NDArray[np.float64]:
-    """How complete a lip contact is, 0 to 1, [T]."""
+    """Return how complete a lip contact is, 0 to 1, [T]."""
     contact = np.zeros(len(instant))
     for phone in phones:
         if phone.symbol not in symbols:

@@ -1,4 +1,4 @@
-"""The performer's voices: speech with the phones that were said."""
+"""Speech synthesis with timed phones."""
 
 import functools
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ class Speech:
 
 @functools.lru_cache(maxsize=256)
 def speak(text: str, voice: str = "hibari", seed: int = 0) -> Speech:
-    """Speak a text with a packaged neural voice; the same arguments give the same samples.
+    """Synthesise a text with a packaged neural voice; deterministic in its arguments.
 
     Args:
         text: English text.
         voice: one of VOICES (see `serving.media.tts.synthesize`).
-        seed: fixes the voice's noise.
+        seed: seed of the voice's noise.
 
     Raises:
         ValueError: an unknown voice, or nothing to pronounce.
     """
     utterance = synthesize_timed(text, voice, seed)
     utterance.pcm.setflags(write=False)  # results are shared through the cache
-    return Speech(pcm=utterance.pcm, phones=_trim_to_sound(utterance.pcm, to_phones(utterance.symbols)))
+    return Speech(pcm=utterance.pcm, phones=_trim_to_audio(utterance.pcm, to_phones(utterance.symbols)))
 
 
-def _trim_to_sound(pcm: NDArray[np.int16], phones: tuple[Phone, ...]) -> tuple[Phone, ...]:
-    """End a phone before a pause where its sound ends: the models let the last phone run into the silence."""
+def _trim_to_audio(pcm: NDArray[np.int16], phones: tuple[Phone, ...]) -> tuple[Phone, ...]:
+    """End phones before a pause where their audio ends; the voices extend the last phone into the silence."""
     power = np.abs(np.pad(pcm.astype(np.float32), (0, -len(pcm) % _BLOCK)).reshape(-1, _BLOCK)).mean(axis=1)
     audible = power > 0.04 * power.max()
     trimmed = []

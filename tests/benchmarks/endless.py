@@ -1,12 +1,12 @@
-"""Does a call hold for an hour: `python -m tests.benchmarks.endless [--online DIR] [--minutes 60] [--json]`.
+"""Stability of an hour-long call: `python -m tests.benchmarks.endless [--online DIR] [--minutes 60] [--json]`.
 
-An Online LPM plays held-out conversations, one after the other, without a pause and without ever starting again.
+An Online LPM generates held-out conversations back to back, without a pause and without a restart.
 
-- last_over_second_minute: median time of a step in the last minute over that of the second.
+- last_over_second_minute: median step time of the last minute over that of the second.
 - rss_growth: resident memory at the end over that after the second minute, minus one.
 - identity_change, colour_de: the last minute against the first; distance (1 - cosine) of likeness, and CIE Lab.
-- freeze_rate: share of two-second windows in which nothing moves.
-- sink_peak: how strongly the picture keeps returning to the first one (over 0.6 is a collapse onto the cache's sink).
+- freeze_rate: fraction of two-second windows without motion.
+- sink_peak: how strongly the video keeps returning to its first frames (over 0.6: a collapse onto the cache's sink).
 """
 
 import argparse
@@ -31,13 +31,13 @@ from serving.talk import ArraySource, stream
 from tests.benchmarks._lpm_bench import LATEST
 
 SECOND = 2
-"""Minute that the last one is compared with: caches are full and allocators warm by its end."""
+"""Reference minute: caches are full and allocators warm by its end."""
 EVERY = 4
 """Frames between those whose likeness to the first one is kept."""
 
 
 def voices(bench: Bench, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Own voice and the other's, int16: ends of the cases in random order, so that a call does not repeat itself."""
+    """Return own and partner's audio, int16 [samples]: ends of the cases in random order, so that a call does not repeat."""
     chance, found, length = np.random.default_rng(0), [], 0
     cases = [bench.talk, *bench.cases]
     while length < samples:
@@ -50,7 +50,7 @@ def voices(bench: Bench, samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chunks(model: OnlineModel, bench: Bench, minutes: float) -> Iterator[np.ndarray]:
-    """The frames of the call, chunk by chunk."""
+    """Yield the frames of the call, chunk by chunk."""
     samples = round(minutes * 60 * LATENT_FPS) * SAMPLES_PER_LATENT
     own, other = voices(bench, samples)
     who = model.character(bench.talk.image, [bench.talk.reference])
@@ -59,7 +59,7 @@ def chunks(model: OnlineModel, bench: Bench, minutes: float) -> Iterator[np.ndar
 
 
 def measure(call: Iterable[np.ndarray], chunk_latents: int, minutes: int) -> dict[str, float]:
-    """Read a call as it goes.
+    """Measure a call while it runs.
 
     Args:
         call: its frames, uint8 [n, H, W, 3], chunk by chunk.
@@ -106,18 +106,18 @@ def measure(call: Iterable[np.ndarray], chunk_latents: int, minutes: int) -> dic
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.endless", description=__doc__)
     parser.add_argument("--online", type=Path, default=LATEST / "online", help="folder of an Online LPM")
-    parser.add_argument("--minutes", type=int, default=3, help="length of the call, at least 3; the bar is an hour")
-    parser.add_argument("--cache", type=Path, default=Path(".work/bench"), help="folder of the rendered cases")
-    parser.add_argument("--fused", action="store_true", help="compiled blocks; on a GPU chunks are played back")
+    parser.add_argument("--minutes", type=int, default=3, help="length of the call, at least 3; the target is 60")
+    parser.add_argument("--cache", type=Path, default=Path(".work/bench"), help="cache folder of the rendered cases")
+    parser.add_argument("--compile", action="store_true", help="compiled blocks; on a GPU, CUDA graphs")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     given = parser.parse_args(arguments)
     if given.minutes < SECOND + 1:
         raise SystemExit(f"--minutes is {given.minutes}: a call of at least {SECOND + 1} minutes can be compared")
     if not given.online.is_dir():
-        print(f"{given.online} is no folder yet: run `lpm run` first, or give one with --online")
+        print(f"{given.online} does not exist: run `lpm run` first, or give one with --online")
         return
     model = load_online(given.online)
-    model.accelerate(fused=given.fused)
+    model.accelerate(compile=given.compile)
     bench = build_bench(given.cache, BenchConfig(size_px=model.size_px), RichProgress())
     figures = measure(chunks(model, bench, given.minutes), model.chunk_latents, given.minutes)
     for name, value in figures.items():

@@ -1,7 +1,7 @@
-"""How fast people are rendered and encoded: `python -m tests.benchmarks.performer [--json]`.
+"""Measure the speed of rendering and encoding: `python -m tests.benchmarks.performer [--json]`.
 
-Two processes each render one person at 128 px and encode the pictures with H.264, as the performer does for the two
-cameras of a conversation. Encoding finished pictures alone is the limit: nothing that writes such files is faster.
+Two processes each render one person at 128 px and encode the frames with H.264, as for the two cameras of a
+conversation. Encoding alone is the upper limit.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SPEECH = (
 
 
 def talking(frames: int) -> Tracks:
-    """A head that talks, blinks and moves: as many shapes at once as speech uses."""
+    """Motion of a head that talks, blinks and moves, with as many active blendshapes as speech."""
     tracks = Tracks.rest(frames)
     time_s = np.arange(frames, dtype=np.float32) / VIDEO_FPS
     for rate, name in enumerate(SPEECH, start=3):
@@ -48,8 +48,8 @@ def talking(frames: int) -> Tracks:
     return tracks
 
 
-def encode(pictures: NDArray[np.uint8]) -> int:
-    """Bytes of an H.264 file in memory."""
+def encode(frames: NDArray[np.uint8]) -> int:
+    """Encode to H.264 in memory; returns the number of bytes."""
     import av
 
     target = io.BytesIO()
@@ -58,33 +58,33 @@ def encode(pictures: NDArray[np.uint8]) -> int:
             "libx264", rate=VIDEO_FPS, options={"crf": "18", "preset": "veryfast", "bf": "0", "threads": "1"}
         )
         stream.width, stream.height, stream.pix_fmt = SIZE_PX, SIZE_PX, "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
     return len(target.getvalue())
 
 
 def work(seed: int) -> tuple[float, float]:
-    """Seconds to render and encode one person's pictures, and of that to encode."""
-    frames = SECONDS * VIDEO_FPS
+    """Return the seconds to render and encode one person, and the encoding part of it."""
+    count = SECONDS * VIDEO_FPS
     renderer, person = Renderer(SIZE_PX), Identity.from_seed(seed)
     start = time.perf_counter()
-    pictures = renderer.render(person, talking(frames))
+    frames = renderer.render(person, talking(count))
     rendered = time.perf_counter()
-    encode(pictures)
+    encode(frames)
     ended = time.perf_counter()
     return ended - start, ended - rendered
 
 
 def main() -> None:
-    """Runs the benchmark and prints its table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     arguments = parser.parse_args()
     both, limit = [], []
     frames = SECONDS * VIDEO_FPS * PROCESSES
     with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(work, range(PROCESSES)))  # compiles, or loads what was compiled before
+        list(pool.map(work, range(PROCESSES)))  # warm-up: compiles the kernels or loads them from the cache
         for turn in range(1, ROUNDS + 1):
             seconds = list(pool.map(work, range(turn * 10, turn * 10 + PROCESSES)))
             both.append(frames / max(total for total, _ in seconds))

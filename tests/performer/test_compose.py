@@ -1,4 +1,4 @@
-"""Recordings are ordinary, in sync, repeatable, and told apart from their truth."""
+"""Rendered recordings: decodable, in sync, deterministic, and separate from their ground truth."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ FRAMES = 144
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
-    render_corpus(folder / "media", CONFIG, NoProgress(), folder / "truth")
+    render_corpus(folder / "media", CONFIG, NoProgress(), folder / "ground_truth")
     return folder
 
 
 def decode(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """Pictures, sound (float, from its first time stamp on) and frame rate."""
+    """Decode frames, audio (float, from its first time stamp) and frame rate."""
     import av
 
     with av.open(str(path)) as container:
@@ -46,8 +46,8 @@ def decode(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
         return np.stack(pictures), np.concatenate([block.to_ndarray()[0] for block in blocks]), rate
 
 
-def test_flash_and_click_stay_together(tmp_path: Path) -> None:
-    """Picture and sound of an instant come back at that instant: no encoder delay is left."""
+def test_write_mp4_keeps_audio_and_video_in_sync(tmp_path: Path) -> None:
+    """A flash and a click at the same time decode at the same time: no encoder delay remains."""
     marks = [0, 30, 77]
     video = np.full((96, 64, 64, 3), 40, np.uint8)
     pcm = np.zeros(96_000, np.int16)
@@ -65,13 +65,13 @@ def test_flash_and_click_stay_together(tmp_path: Path) -> None:
         write_mp4(tmp_path / "y.mp4", video, pcm[:-1], 16)
 
 
-def test_the_camera_on_both_can_be_left_out(tmp_path: Path) -> None:
+def test_two_shot_camera_is_optional(tmp_path: Path) -> None:
     sides = recordings_of(tmp_path, PerformerConfig(two_shots=False), 3)
     assert [one.camera for one in sides] == ["a", "b"]
     assert recordings_of(tmp_path, PerformerConfig(), 3)[:2] == sides
 
 
-def test_recordings_decode_at_24_fps_with_sound_in_sync(corpus: Path) -> None:
+def test_recordings_decode_at_24_fps_with_audio_in_sync(corpus: Path) -> None:
     names = sorted(path.name for path in (corpus / "media").glob("*.mp4"))
     assert names == [f"train-00-00{i}_{camera}.mp4" for i in (0, 1) for camera in ("a", "b", "two_shot")]
     for name in names:
@@ -81,14 +81,14 @@ def test_recordings_decode_at_24_fps_with_sound_in_sync(corpus: Path) -> None:
         assert len(sound) == pytest.approx(FRAMES * 1000, abs=1024)
         if "two_shot" not in name:
             side = name.removesuffix(".mp4").split("_")[1]
-            truth = np.load(corpus / "truth" / f"train-00-00{name[11]}_{side}.npz")
+            truth = np.load(corpus / "ground_truth" / f"train-00-00{name[11]}_{side}.npz")
             spoken = (truth["speak_pcm"] + 0.5 * truth["listen_pcm"].astype(np.float32)) / 32768
             lags = np.fft.irfft(np.fft.rfft(sound[: FRAMES * 1000]) * np.conj(np.fft.rfft(spoken)))
             assert int(lags.argmax()) in (0, 1, len(lags) - 1)
 
 
-def test_truth_has_a_row_for_every_frame(corpus: Path) -> None:
-    files = sorted((corpus / "truth").glob("*.npz"))
+def test_ground_truth_has_a_row_per_frame(corpus: Path) -> None:
+    files = sorted((corpus / "ground_truth").glob("*.npz"))
     assert len(files) == 4
     for file in files:
         with np.load(file) as truth:
@@ -103,26 +103,27 @@ def test_truth_has_a_row_for_every_frame(corpus: Path) -> None:
                 assert truth["jaw_open"][speaking].mean() > 5 * truth["jaw_open"][~speaking].mean()
 
 
-def test_every_recording_says_whose_consent(corpus: Path) -> None:
+def test_sidecars_name_consent_and_third_party_parts(corpus: Path) -> None:
     shared = yaml.safe_load((corpus / "media" / "consent.yaml").read_text())
     assert shared["consent_ref"] == "synthetic"
-    assert "facecap" in shared["licence"]
-    assert "hibari" in shared["licence"]
+    assert "no rights of others" not in shared["licence"]
+    for credit in ("facecap", "Bannaflak", "no licence text", "hibari", "Kokoro-82M", "en_US-joe", "lessac"):
+        assert credit in shared["licence"]
     own = yaml.safe_load((corpus / "media" / "train-00-001_b.mp4.yaml").read_text())
     assert own == {**shared, "conversation_id": "train-00-001", "camera": "b", "person_hint": "performer-3"}
 
 
-def test_killed_run_goes_on_where_it_stopped(corpus: Path, tmp_path: Path) -> None:
+def test_interrupted_render_resumes_with_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
     before = {path.name: (path.stat().st_mtime_ns, file_digest(path)) for path in (corpus / "media").glob("*.mp4")}
     (corpus / "media" / "train-00-001_b.mp4").unlink()
-    render_corpus(corpus / "media", CONFIG, NoProgress(), corpus / "truth")
+    render_corpus(corpus / "media", CONFIG, NoProgress(), corpus / "ground_truth")
     for path in sorted((corpus / "media").glob("*.mp4")):
         time, digest = before[path.name]
         assert file_digest(path) == digest  # the same seed gives the same bytes
         assert (path.stat().st_mtime_ns == time) == path.name.startswith("train-00-000")
 
 
-def test_people_and_words_of_the_benchmark_are_its_own() -> None:
+def test_heldout_bank_has_its_own_people_and_sentences() -> None:
     heldout = PerformerConfig(bank="heldout", seconds_per_conversation=4.0)
     for seed in (0, 49):
         people = identity_seeds(PerformerConfig(seed=seed), 900)
@@ -142,6 +143,6 @@ def test_people_and_words_of_the_benchmark_are_its_own() -> None:
         {"workers": 0},
     ],
 )
-def test_bad_options_name_the_remedy(bad: dict[str, object]) -> None:
+def test_invalid_options_name_the_remedy(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="give|ask"):
         PerformerConfig(**bad)  # type: ignore[arg-type]

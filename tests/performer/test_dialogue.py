@@ -1,4 +1,4 @@
-"""Conversations are varied, repeatable, and the benchmark's words are its own."""
+"""Dialogue scripts: varied, deterministic, with disjoint sentence banks."""
 
 import numpy as np
 import pytest
@@ -22,12 +22,12 @@ def test_banks_are_large_and_disjoint() -> None:
         sentences("test")  # type: ignore[arg-type]
 
 
-def test_same_seed_gives_the_same_conversation() -> None:
+def test_script_is_deterministic_in_its_seed() -> None:
     assert script(4, 60) == script(4, 60)
     assert script(4, 60) != script(5, 60)
 
 
-def test_lines_fit_and_nobody_talks_over_himself() -> None:
+def test_lines_fit_and_lines_of_one_side_do_not_overlap() -> None:
     for seed in range(30):
         lines = script(seed, 25)
         assert {line.side for line in lines} == {"a", "b"}
@@ -39,7 +39,7 @@ def test_lines_fit_and_nobody_talks_over_himself() -> None:
         assert all(line.emotion in EMOTIONS and line.length_samples > 0 for line in lines)
 
 
-def test_turns_hold_pauses_overlaps_interruptions_and_backchannels() -> None:
+def test_scripts_contain_pauses_overlaps_interruptions_and_backchannels() -> None:
     gaps, kinds, cut = [], [], 0
     for seed in range(40):
         lines = script(seed, 40)
@@ -61,6 +61,6 @@ def test_turns_hold_pauses_overlaps_interruptions_and_backchannels() -> None:
     assert cut > 5
 
 
-def test_heldout_conversations_use_the_heldout_bank_alone() -> None:
+def test_heldout_scripts_use_only_the_heldout_bank() -> None:
     allowed = set(texts("heldout")) | set(backchannels())
     assert {line.text for seed in range(10) for line in script(seed, 30, "heldout")} <= allowed

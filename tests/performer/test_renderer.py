@@ -1,4 +1,4 @@
-"""Performers: distinct people, honest faces, and pictures a face detector understands."""
+"""Renderer: distinct people, faithful motion, and frames that a face detector accepts."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from components.performer.rig import load_rig
 from components.performer.tracks import ARKIT_INDEX, ARKIT_NAMES, Tracks
 
 SIZE = 128
-# Chin to crown is 62 % of the picture around 47 % from above; the mouth lies 28 % of a head below that, eyes 2 % above.
+# Chin to crown is 62 % of the frame, centred at 47 % from the top; the mouth is 28 % of a head below, eyes 2 % above.
 MOUTH = (slice(70, 108), slice(42, 86))
 EYES = (slice(50, 67), slice(40, 88))
 
@@ -35,7 +35,7 @@ def posed(frames: int = 1, **weights: float) -> Tracks:
 
 
 def plain(seed: int) -> Identity:
-    """A person whose face nothing covers."""
+    """A person with an uncovered face."""
     return replace(Identity.from_seed(seed), glasses="none", beard="none", hair_style="short")
 
 
@@ -43,18 +43,18 @@ def changed(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.b
     return np.abs(before.astype(int) - after.astype(int)).max(-1) > 12
 
 
-def test_two_hundred_people_differ() -> None:
+def test_two_hundred_identities_differ() -> None:
     people = [Identity.from_seed(seed) for seed in range(220)]
     assert min(a.distance(b) for a, b in itertools.combinations(people, 2)) > 3.0
 
 
-def test_people_look_different(renderer: Renderer) -> None:
+def test_rendered_people_look_different(renderer: Renderer) -> None:
     pictures = [renderer.render(Identity.from_seed(seed), Tracks.rest(1))[0].astype(float) for seed in range(8)]
     for one, other in itertools.combinations(pictures, 2):
         assert np.abs(one - other)[30:100, 30:98].mean() > 6
 
 
-def test_the_same_seed_gives_the_same_pixels(renderer: Renderer) -> None:
+def test_rendering_is_deterministic(renderer: Renderer) -> None:
     tracks = posed(3, jawOpen=0.4)
     tracks.rotation[:, 1] = [0.0, 0.1, 0.2]
     once = renderer.render(Identity.from_seed(5), tracks)
@@ -64,13 +64,13 @@ def test_the_same_seed_gives_the_same_pixels(renderer: Renderer) -> None:
     np.testing.assert_array_equal(once, pieces)
 
 
-def test_a_resting_face_does_not_flicker(renderer: Renderer) -> None:
+def test_resting_face_does_not_flicker(renderer: Renderer) -> None:
     pictures = renderer.render(Identity.from_seed(2), Tracks.rest(4))
     assert (pictures == pictures[0]).all()
 
 
 @pytest.mark.parametrize("seed", [1, 5, 14, 23])
-def test_an_opening_jaw_moves_the_mouth_and_little_else(renderer: Renderer, seed: int) -> None:
+def test_jaw_opening_changes_only_the_mouth(renderer: Renderer, seed: int) -> None:
     closed, opened = (renderer.render(plain(seed), posed(jawOpen=w))[0] for w in (0.0, 0.5))
     moved = changed(closed, opened)
     assert moved[MOUTH].sum() > 60
@@ -81,7 +81,7 @@ def test_an_opening_jaw_moves_the_mouth_and_little_else(renderer: Renderer, seed
 
 
 @pytest.mark.parametrize("seed", [1, 5, 14, 23])
-def test_a_blink_closes_both_eyes(renderer: Renderer, seed: int) -> None:
+def test_blink_closes_both_eyes(renderer: Renderer, seed: int) -> None:
     person = replace(plain(seed), iris=(0.0, 1.0, 0.0))
     opened, closed = (renderer.render(person, posed(eyeBlink_L=w, eyeBlink_R=w))[0] for w in (0.0, 1.0))
 
@@ -102,7 +102,7 @@ def test_irises_follow_the_gaze(renderer: Renderer) -> None:
     assert centres[0] + 1 < centres[1] < centres[2] - 1
 
 
-def test_the_head_turns_and_the_shoulders_stay(renderer: Renderer) -> None:
+def test_head_rotation_leaves_the_shoulders_unchanged(renderer: Renderer) -> None:
     tracks = Tracks.rest(2)
     tracks.rotation[1] = (0.1, 0.4, 0.1)
     before, after = renderer.render(plain(6), tracks)
@@ -110,7 +110,7 @@ def test_the_head_turns_and_the_shoulders_stay(renderer: Renderer) -> None:
     assert not changed(before, after)[122:].any()
 
 
-def test_signs_of_rotation() -> None:
+def test_rotation_matrix_signs() -> None:
     nose = np.array([0, 0, 1.0])
     assert (rotation_matrix(np.array([0.3, 0, 0], np.float32)) @ nose)[1] < -0.2, "positive pitch looks down"
     assert (rotation_matrix(np.array([0, 0.3, 0], np.float32)) @ nose)[0] > 0.2, "positive yaw turns to the right"
@@ -118,7 +118,7 @@ def test_signs_of_rotation() -> None:
     assert (rotation_matrix(np.array([0, 0, 0.3], np.float32)) @ crown)[0] < -0.2, "positive roll tips to the left"
 
 
-def test_the_packaged_head() -> None:
+def test_packaged_head_is_canonical() -> None:
     rig = load_rig()
     skin = rig.vertices[rig.part == SKIN_PART]
     assert rig.deltas.shape == (len(ARKIT_NAMES), len(rig.vertices), 3)
@@ -129,7 +129,7 @@ def test_the_packaged_head() -> None:
     assert "Bannaflak" in rig.credit
 
 
-def test_identities_go_through_json() -> None:
+def test_identity_round_trips_through_json() -> None:
     person = Identity.from_seed(9)
     assert Identity.from_mapping(json.loads(json.dumps(person.to_mapping()))) == person
     with pytest.raises(ValueError, match="fields differ"):
@@ -146,12 +146,12 @@ def test_identities_go_through_json() -> None:
         ({"hair_volume": 9.0}, "hair_volume is 9.0: choose a value in 0.6..1.5"),
     ],
 )
-def test_wrong_identities_are_refused(change: dict[str, object], words: str) -> None:
+def test_invalid_identities_are_rejected(change: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(Identity.from_seed(0), **change)
 
 
-def test_wrong_tracks_are_refused() -> None:
+def test_invalid_tracks_are_rejected() -> None:
     rest = Tracks.rest(4)
     assert len(rest.window(1, 3)) == 2
     with pytest.raises(ValueError, match=r"window 2\.\.9"):
@@ -162,7 +162,7 @@ def test_wrong_tracks_are_refused() -> None:
         replace(rest, gaze=np.full((4, 2), np.nan, np.float32))
 
 
-def test_wrong_renderers_are_refused(tmp_path: Path) -> None:
+def test_invalid_renderer_arguments_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size_px is 8"):
         Renderer(8)
     with pytest.raises(ValueError, match="is not a file"):
@@ -172,7 +172,7 @@ def test_wrong_renderers_are_refused(tmp_path: Path) -> None:
         Renderer(64, head=str(tmp_path / "other.npz"))
 
 
-def test_a_detector_finds_every_face_and_sees_the_mouth_open(renderer: Renderer) -> None:
+def test_face_mesh_detects_faces_and_mouth_opening(renderer: Renderer) -> None:
     from mediapipe.python.solutions.face_mesh import FaceMesh
 
     frames, seeds = 12, range(24)

@@ -1,4 +1,4 @@
-"""The voices speak what they are given, the same each time, and their phones lie where the sound is."""
+"""Voices: deterministic speech whose phones match the audio."""
 
 import difflib
 
@@ -16,7 +16,7 @@ STOPS = {"P", "T", "K", "CH"}
 
 
 @pytest.mark.parametrize("voice", ["hibari", "joe", "hibari:+4", "joe:-2"])
-def test_same_arguments_give_same_samples(voice: str) -> None:
+def test_synthesis_is_deterministic(voice: str) -> None:
     speak.cache_clear()
     first = synthesize(TEXT, voice, seed=3)
     assert first.dtype == np.int16
@@ -31,7 +31,7 @@ def test_seed_changes_only_the_noise() -> None:
     assert np.corrcoef(first[:both], second[:both])[0, 1] > 0.8
 
 
-def test_at_least_six_voices_of_ordinary_loudness() -> None:
+def test_at_least_six_voices_of_similar_loudness() -> None:
     assert len(voices()) >= 6
     for voice in VOICES:
         pcm = speak("Good morning.", voice).pcm.astype(np.float64) / 32768
@@ -52,14 +52,14 @@ def usual_pitch_hz(voice: str) -> float:
     return float(np.median(found))
 
 
-def test_shift_moves_pitch_and_keeps_tempo() -> None:
+def test_pitch_shift_keeps_tempo() -> None:
     assert usual_pitch_hz("hibari") > 1.4 * usual_pitch_hz("joe")
     assert usual_pitch_hz("hibari:+4") / usual_pitch_hz("hibari") == pytest.approx(2 ** (4 / 12), rel=0.12)
     assert len(speak(TEXT, "joe:+4").pcm) == pytest.approx(len(speak(TEXT, "joe").pcm), rel=0.15)
 
 
 @pytest.mark.parametrize("voice", ["hibari", "joe", "hibari:-3"])
-def test_phones_lie_where_the_sound_is(voice: str) -> None:
+def test_phones_match_the_audio(voice: str) -> None:
     speech = speak("Papa took a big pumpkin pie before the party began. Could you pass me the pepper, please?", voice)
     starts = [phone.start_sample for phone in speech.phones]
     assert starts == sorted(starts)
@@ -74,8 +74,8 @@ def test_phones_lie_where_the_sound_is(voice: str) -> None:
     assert np.median(levels[True]) > 2.0 * np.median(levels[False])
 
 
-def test_shifting_the_phones_makes_them_fit_worse() -> None:
-    """The models' durations are right to a few hundredths of a second."""
+def test_phone_times_fit_better_than_shifted_ones() -> None:
+    """The voices' phone durations are accurate to a few hundredths of a second."""
     for voice in ("hibari", "joe"):
         speech = speak("Papa took a big pumpkin pie before the party began.", voice)
         level = np.sqrt(np.convolve((speech.pcm / 32768.0) ** 2, np.ones(240) / 240, "same"))
@@ -91,7 +91,7 @@ def test_shifting_the_phones_makes_them_fit_worse() -> None:
         assert fits[0] > 0.35
 
 
-def test_pauses_stay_empty_and_short_fillers_are_shared() -> None:
+def test_pauses_stay_empty_and_short_fillers_are_split() -> None:
     phones = to_phones(
         [
             Symbol("b", 0, 100), Symbol("ˈ", 100, 300), Symbol("ɑ", 300, 1000), Symbol(" ", 1000, 1400),
@@ -122,13 +122,13 @@ def test_every_phone_has_a_mouth_shape() -> None:
 @pytest.mark.parametrize(
     ("text", "voice", "message"), [("...", "joe", "pronounce"), ("Hi", "eve", "hibari"), ("Hi", "joe:+9", "within")]
 )
-def test_bad_requests_name_the_remedy(text: str, voice: str, message: str) -> None:
+def test_invalid_requests_name_the_remedy(text: str, voice: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         synthesize(text, voice)
 
 
-def aligned_elsewhere(pcm: np.ndarray, text: str) -> list[tuple[str, float]]:
-    """Phones and their middles (samples) as pocketsphinx hears them, knowing the words."""
+def force_align(pcm: np.ndarray, text: str) -> list[tuple[str, float]]:
+    """Phones and their midpoints (samples) from forced alignment with pocketsphinx."""
     from pocketsphinx import Decoder
     from scipy.signal import resample_poly
 
@@ -145,10 +145,10 @@ def aligned_elsewhere(pcm: np.ndarray, text: str) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("voice", ["hibari", "joe", "hibari:-3", "joe:+4"])
-def test_an_independent_aligner_finds_the_phones_at_the_same_place(voice: str) -> None:
+def test_phone_times_agree_with_forced_alignment(voice: str) -> None:
     text = "my brother moved into a bigger apartment last month"
     speech = speak(f"{text.capitalize()}.", voice)
-    theirs = aligned_elsewhere(speech.pcm, text)
+    theirs = force_align(speech.pcm, text)
     ours = [(p.symbol, (p.start_sample + p.end_sample) / 2) for p in speech.phones]
     matcher = difflib.SequenceMatcher(a=[one[0] for one in theirs], b=[one[0] for one in ours], autojunk=False)
     offsets = [

@@ -1,4 +1,8 @@
-"""What a person hears in a voice: where there is speech, how loud it is and how its pitch moves."""
+"""Cues that a listener takes from a voice: phrases, loudness and relative pitch, per video frame.
+
+The pitch tracker here is coarse (6 kHz, 60 ms windows, semitones relative to the speaker) and drives the rendered
+motion; curation measures pitch in Hz with its own tracker (`components/curate/captions/prosody.py`).
+"""
 
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -10,11 +14,11 @@ from components.performer.visemes import loudness
 from lpm_model.config import AUDIO_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 _BLOCK: Final = 240  # 10 ms
-_AUDIBLE: Final = 0.008  # RMS above which a block counts as speech, about -42 dBFS
+_AUDIBLE: Final = 0.008  # RMS of full scale above which a block counts as speech, about -42 dBFS
 _LAGS: Final = slice(15, 86)  # of 6 kHz samples: 400 Hz to 70 Hz
-_WIDEST: Final = 9.0  # semitones
+_MAX_SEMITONES: Final = 9.0
 PAUSE_S: Final = 0.2
-"""Silences shorter than this belong to the phrase around them."""
+"""Shorter silences belong to the phrase around them (s)."""
 
 
 class Phrase(NamedTuple):
@@ -27,42 +31,42 @@ class Phrase(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Prosody:
-    """A voice frame by frame; frame f describes the instant of sample 1000 f."""
+class VoiceCues:
+    """Cues of one voice; frame f describes the time of sample 1000 f."""
 
     level: NDArray[np.float32]
     """[T] RMS, full scale 1."""
     pitch: NDArray[np.float32]
-    """[T] semitones above the voice's usual pitch, 0 where unvoiced."""
+    """[T] semitones above the voice's median pitch; 0 where unvoiced."""
     speech: NDArray[np.bool_]
-    """[T] inside a phrase."""
+    """[T] whether the frame is inside a phrase."""
     phrases: tuple[Phrase, ...]
-    """The phrases in order."""
+    """Phrases in order."""
 
 
-def analyse(pcm: NDArray[np.int16], frames: int) -> Prosody:
-    """Prosody of one person's voice alone, int16 [samples] at 24 kHz, over `frames` video frames."""
+def measure_cues(pcm: NDArray[np.int16], frames: int) -> VoiceCues:
+    """Measure one person's speech, int16 [samples] at 24 kHz, over `frames` video frames."""
     level = loudness(pcm, frames)
     phrases = _phrases(pcm)
     speech = np.zeros(frames, np.bool_)
     for phrase in phrases:
         speech[-(-phrase.start_sample // SAMPLES_PER_FRAME) : phrase.end_sample // SAMPLES_PER_FRAME + 1] = True
-    return Prosody(level=level, pitch=_pitch(pcm, frames, level), speech=speech, phrases=phrases)
+    return VoiceCues(level=level, pitch=_relative_pitch(pcm, frames, level), speech=speech, phrases=phrases)
 
 
 def smooth(values: NDArray[np.floating], seconds: float) -> NDArray[np.float32]:
-    """One-pole low pass: causal, so that a reaction never comes before its cause."""
-    keep = float(np.exp(-1.0 / (seconds * VIDEO_FPS)))
+    """Smooth a curve [T] with a causal one-pole low-pass, so that a reaction never precedes its cause."""
+    decay = float(np.exp(-1.0 / (seconds * VIDEO_FPS)))
     out = np.empty(len(values), np.float32)
     state = 0.0
     for index, value in enumerate(values.tolist()):
-        state = keep * state + (1.0 - keep) * value
+        state = decay * state + (1.0 - decay) * value
         out[index] = state
     return out
 
 
 def delay(values: NDArray[np.floating], seconds: float) -> NDArray[np.float32]:
-    """The same curve `seconds` (rounded to frames) later, zero before."""
+    """Delay a curve [T] by `seconds`, rounded to frames; it starts with zeros."""
     shift = round(seconds * VIDEO_FPS)
     return np.concatenate([np.zeros(shift), values])[: len(values)].astype(np.float32)
 
@@ -82,16 +86,16 @@ def _phrases(pcm: NDArray[np.int16]) -> tuple[Phrase, ...]:
     )
 
 
-def _pitch(pcm: NDArray[np.int16], frames: int, level: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Autocorrelation pitch on 6 kHz audio, 60 ms windows."""
-    slow = np.pad(pcm, (0, -len(pcm) % 4)).reshape(-1, 4).mean(axis=1) / 32768.0
+def _relative_pitch(pcm: NDArray[np.int16], frames: int, level: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Track pitch by autocorrelation; returns semitones relative to the median, float32 [frames]."""
+    decimated = np.pad(pcm, (0, -len(pcm) % 4)).reshape(-1, 4).mean(axis=1) / 32768.0
     half, size = 180, 1024
-    padded = np.pad(slow, (half, half + frames * SAMPLES_PER_FRAME // 4))
+    padded = np.pad(decimated, (half, half + frames * SAMPLES_PER_FRAME // 4))
     starts = np.arange(frames) * (SAMPLES_PER_FRAME // 4)
     windows = padded[starts[:, None] + np.arange(2 * half)] * np.hanning(2 * half)
     spectrum = np.abs(np.fft.rfft(windows, size, axis=1)) ** 2
     correlation = np.fft.irfft(spectrum, axis=1)
-    # A repeat of the true period scores nearly as well: a longer lag must beat a shorter one clearly.
+    # Multiples of the period correlate nearly as well, so longer lags are penalised.
     correlation[:, _LAGS] *= np.linspace(1.0, 0.8, _LAGS.stop - _LAGS.start)
     best = correlation[:, _LAGS].argmax(axis=1) + _LAGS.start
     strength = correlation[np.arange(frames), best] / np.maximum(correlation[:, 0], 1e-9)
@@ -100,6 +104,6 @@ def _pitch(pcm: NDArray[np.int16], frames: int, level: NDArray[np.float32]) -> N
         return np.zeros(frames, np.float32)
     semitones = 12.0 * np.log2(6000.0 / best)
     relative = semitones - np.median(semitones[voiced])
-    usable = voiced & (np.abs(relative) < _WIDEST)  # further away is an octave error
-    kept = np.pad(np.where(usable, relative, 0.0), 1)
-    return np.asarray(np.median([kept[:-2], kept[1:-1], kept[2:]], axis=0), np.float32)
+    usable = voiced & (np.abs(relative) < _MAX_SEMITONES)  # further away is an octave error
+    padded_pitch = np.pad(np.where(usable, relative, 0.0), 1)
+    return np.asarray(np.median([padded_pitch[:-2], padded_pitch[1:-1], padded_pitch[2:]], axis=0), np.float32)
