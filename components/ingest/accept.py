@@ -73,7 +73,7 @@ def accept(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
     sidecar = _consent(file, root, config)
     duration_s = _probe(real)
     digest = file_digest(real)
-    if match := Tombstones(Path(config.tombstones)).forbids(digest, sidecar.person_hint):
+    if match := Tombstones(Path(config.tombstones)).find_match(digest, sidecar.person_hint):
         key = {"bytes": "bytes", "name": "person_hint"}[match]
         raise Rejected(f"erased on request (lpm data erase), matched by its {key}: it must not be ingested again")
     source_id = source_id_of(file.relative_to(root).as_posix(), digest)

@@ -4,7 +4,7 @@ An Online LPM generates held-out conversations back to back, without a pause and
 
 - last_over_second_minute: median step time of the last minute over that of the second.
 - rss_growth: resident memory at the end over that after the second minute, minus one.
-- identity_change, colour_de: the last minute against the first; distance (1 - cosine) of likeness, and CIE Lab.
+- identity_change, colour_de: the last minute against the first; distance (1 - cosine) of thumbnails, and in CIE Lab.
 - freeze_rate: fraction of two-second windows without motion.
 - sink_peak: how strongly the video keeps returning to its first frames (over 0.6: a collapse onto the cache's sink).
 """
@@ -33,28 +33,28 @@ from tests.benchmarks._lpm_bench import LATEST
 SECOND = 2
 """Reference minute: caches are full and allocators warm by its end."""
 EVERY = 4
-"""Frames between those whose likeness to the first one is kept."""
+"""Frames between those whose similarity to the first frame is recorded."""
 
 
 def voices(bench: Bench, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return own and partner's audio, int16 [samples]: ends of the cases in random order, so that a call does not repeat."""
-    chance, found, length = np.random.default_rng(0), [], 0
+    """Return own and partner's audio, int16 [samples]: ends of the cases in random order, so that nothing repeats."""
+    rng, spans, length = np.random.default_rng(0), [], 0
     cases = [bench.talk, *bench.cases]
     while length < samples:
-        case = cases[chance.integers(len(cases))]
-        begin = chance.integers(case.speak.size // 2)
-        found.append((case.speak[begin:], case.ground_truth.listen[begin:]))
+        case = cases[rng.integers(len(cases))]
+        begin = rng.integers(case.speak.size // 2)
+        spans.append((case.speak[begin:], case.ground_truth.listen[begin:]))
         length += case.speak.size - begin
-    own, other = (np.concatenate(parts)[:samples] for parts in zip(*found, strict=True))
-    return own, other
+    own, partner = (np.concatenate(parts)[:samples] for parts in zip(*spans, strict=True))
+    return own, partner
 
 
 def chunks(model: OnlineModel, bench: Bench, minutes: float) -> Iterator[np.ndarray]:
     """Yield the frames of the call, chunk by chunk."""
     samples = round(minutes * 60 * LATENT_FPS) * SAMPLES_PER_LATENT
-    own, other = voices(bench, samples)
-    who = model.character(bench.talk.image, [bench.talk.reference])
-    for chunk in stream(model, who, ArraySource(own), ArraySource(other), seed=0):
+    own, partner = voices(bench, samples)
+    character = model.character(bench.talk.image, [bench.talk.reference])
+    for chunk in stream(model, character, ArraySource(own), ArraySource(partner), seed=0):
         yield chunk.frames
 
 
@@ -80,10 +80,10 @@ def measure(call: Iterable[np.ndarray], chunk_latents: int, minutes: int) -> dic
         drifts += minute.add(frames)
         closed = window.add(frames)
         windows, frozen = windows + len(closed), frozen + sum(one.frozen for one in closed)
-        looks = likeness(frames[-before % EVERY :: EVERY])
-        first = looks[:1] if first is None else first
-        scale = np.linalg.norm(looks, axis=1) * np.linalg.norm(first)
-        similar.append((looks @ first[0]) / np.maximum(scale, 1e-12))
+        embeddings = likeness(frames[-before % EVERY :: EVERY])
+        first = embeddings[:1] if first is None else first
+        scale = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(first)
+        similar.append((embeddings @ first[0]) / np.maximum(scale, 1e-12))
         if seen // (60 * VIDEO_FPS) > before // (60 * VIDEO_FPS):
             rss.append(psutil.Process().memory_info().rss / 2**20)
         began = time.perf_counter()
