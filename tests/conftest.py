@@ -23,8 +23,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests of heavy modules."""
-    if lanes.is_heavy(item.path):
+    """Mark the tests that tests/lanes.py calls heavy."""
+    fixtures = frozenset(getattr(item, "fixturenames", ()))
+    if lanes.is_heavy(item.path) or lanes.is_heavy_test(item.nodeid, fixtures):
         item.add_marker(pytest.mark.heavy)
 
 

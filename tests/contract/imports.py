@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.contract.project import PACKAGES, ROOT, module_name, python_files
+from tests.contract.project import PACKAGES, ROOT, module_name, nodes, python_files
 
 Graph = Mapping[str, frozenset[str]]
 
@@ -19,17 +19,19 @@ class Import(NamedTuple):
     module: str
 
 
-def imports_of(source: str, module: str, modules: Iterable[str], *, is_package: bool = False) -> Iterator[Import]:
+def imports_of(
+    tree: Iterable[ast.AST], module: str, modules: Iterable[str], *, is_package: bool = False
+) -> Iterator[Import]:
     """Yield the imports of one file that reach a module of ours.
 
     Args:
-        source: text of the file.
+        tree: all nodes of the file.
         module: dotted name of the file's module; relative imports start from it.
         modules: every module of ours. `from a import b` reaches `a.b` where that is a module, `a` otherwise.
         is_package: the file is an `__init__.py`.
     """
     known = frozenset(modules)
-    for node in ast.walk(ast.parse(source)):
+    for node in tree:
         if isinstance(node, ast.Import):
             yield from (Import(node.lineno, alias.name) for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom):
@@ -55,7 +57,7 @@ def import_lines() -> dict[Path, tuple[Import, ...]]:
     """Return the imports of ours of every source file."""
     files = {path: module_name(path) for path in python_files(*PACKAGES)}
     return {
-        path: tuple(imports_of(path.read_text(), name, files.values(), is_package=path.name == "__init__.py"))
+        path: tuple(imports_of(nodes(path), name, files.values(), is_package=path.name == "__init__.py"))
         for path, name in files.items()
     }
 

@@ -35,9 +35,21 @@ def python_files(*packages: str) -> list[Path]:
     return [p for p in project_files() if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in packages]
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a source file."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Return all nodes of a source file's syntax tree."""
+    return tuple(ast.walk(parsed(path)))
+
+
 def imported_roots(path: Path) -> Iterator[tuple[str, int]]:
-    """Top package and line of every import in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Yield the top package and the line of every import in a file."""
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

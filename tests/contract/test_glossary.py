@@ -3,7 +3,7 @@
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from docs.draw import stages
 from pipelines.config import load_config, to_plain
 from tests.contract.commands import check_lpm
-from tests.contract.project import PACKAGES, ROOT, python_files
+from tests.contract.project import PACKAGES, ROOT, nodes, python_files
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
 COLUMNS = ("paper", "field", "code", "setting", "command or metric")
@@ -34,12 +34,12 @@ def defined() -> frozenset[str]:
     """Return everything that the sources define: modules, classes, functions, parameters, fields and constants."""
     found: set[str] = set()
     for path in python_files(*PACKAGES):
-        found |= {path.stem, *_definitions(ast.parse(path.read_text()))}
+        found |= {path.stem, *_definitions(nodes(path))}
     return frozenset(found)
 
 
-def _definitions(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _definitions(tree: Iterable[ast.AST]) -> Iterator[str]:
+    for node in tree:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node.name
         elif isinstance(node, ast.arg):

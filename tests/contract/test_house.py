@@ -7,13 +7,14 @@ import tokenize
 
 import pytest
 
-from tests.contract.project import PACKAGES, ROOT, VERBS, module_name, project_files, python_files
+from tests.contract.project import PACKAGES, ROOT, VERBS, module_name, nodes, project_files, python_files
 
 LINES_OF_A_FILE = 500
 LINES_OF_A_FUNCTION = 60
 UNFINISHED = re.compile(r"\b(TO[D]O|FIX[M]E)\b")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_imports(package: str) -> None:
     names = [module_name(path) for path in python_files(package) if path.name != "__main__.py"]
@@ -28,7 +29,7 @@ def test_files_and_functions_are_short() -> None:
         text = path.read_text()
         if text.count("\n") + 1 > LINES_OF_A_FILE:
             long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10)) + 1} lines")
-        for node in ast.walk(ast.parse(text)):
+        for node in nodes(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
                 length = node.end_lineno - node.lineno + 1
                 if length > LINES_OF_A_FUNCTION:

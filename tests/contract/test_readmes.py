@@ -1,5 +1,7 @@
 """Commands that a README or a page of docs/ tells a user to type exist."""
 
+from typing import Any
+
 import pytest
 
 from tests.contract.commands import check
@@ -14,7 +16,13 @@ def test_the_quick_start_is_there() -> None:
     assert ("README.md", ["make", "demo"]) in ALL
 
 
-@pytest.mark.parametrize(("file", "words"), ALL, ids=lambda value: value if isinstance(value, str) else " ".join(value))
+def heavy_where_slow(file: str, words: list[str]) -> Any:
+    """Make a test case of a command; mlflow's parser takes seconds to import."""
+    marks = [pytest.mark.heavy] if words[0] == "mlflow" else []
+    return pytest.param(file, words, id=f"{file}: {' '.join(words)}", marks=marks)
+
+
+@pytest.mark.parametrize(("file", "words"), [heavy_where_slow(*command) for command in ALL])
 def test_commands_parse(file: str, words: list[str]) -> None:
     check(words)
 
@@ -31,9 +39,10 @@ def test_commands_parse(file: str, words: list[str]) -> None:
         "pytest tests/nothing",
         "dvc reprod",
         "dvc repro --nothing",
-        "mlflow uix",
-        "mlflow ui --nothing 1",
-        "mlflow ui --port word",
+        *(
+            pytest.param(line, marks=pytest.mark.heavy)
+            for line in ("mlflow uix", "mlflow ui --nothing 1", "mlflow ui --port x")
+        ),
         "helm instal lpm helm/lpm",
         "helm install lpm helm/lpm --nothing",
         "kubectl aply -f x.yaml",
