@@ -61,12 +61,16 @@ class RootConfig:
     resources: Resources = setting(factory=Resources, help="Kubernetes resources of each task.")
 
 
+SHARED = "shared"
+"""Folder of conf/ that is no group: what several choices of a group have in common."""
+
+
 def groups() -> dict[str, list[str]]:
-    """Config groups and their choices: every folder under conf/."""
+    """Config groups and their choices: every folder under conf/ but the shared one."""
     return {
         folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
         for folder in sorted(CONF.iterdir())
-        if folder.is_dir()
+        if folder.is_dir() and folder.name != SHARED
     }
 
 
