@@ -152,7 +152,7 @@ def sample_latents(
     """Sample absolute latents [B, channels, 1 + k, h, w] for audio of 4000 k samples, in overlapping windows."""
     batch, total = speak.shape[0], 1 + speak.shape[1] // SAMPLES_PER_LATENT
     generator = torch.Generator().manual_seed(seed)
-    voices = base.clip_features(speak), base.clip_features(listen)
+    own, partner = base.clip_features(speak), base.clip_features(listen)
     done = character.image.expand(batch, -1, -1, -1, -1).float()
     while done.shape[2] < total:
         start = max(0, done.shape[2] - overlap_latents) if done.shape[2] > 1 else 0
@@ -160,8 +160,8 @@ def sample_latents(
         span = slice(start, start + frames + base.config.context_latents)
         conditions = Conditions(
             text=base.text(text),
-            speak=voices[0][:, span],
-            listen=voices[1][:, span],
+            speak=own[:, span],
+            listen=partner[:, span],
             references=character.references.expand(batch, -1, -1, -1, -1),
             reference_positions=character.positions,
         )

@@ -139,15 +139,15 @@ class WanVideoAutoencoder(nn.Module):
         Returns:
             [B, width, frames, rows, columns] for each resolution.
         """
-        kept: list[Tensor] = []
-        hooks = [block.register_forward_hook(lambda _, __, out: kept.append(out)) for block in self._depths()]
+        outputs: list[Tensor] = []
+        hooks = [block.register_forward_hook(lambda _, __, out: outputs.append(out)) for block in self._depths()]
         try:
             self.decode_step(latents, self.init_decode(latents.shape[0]))
         finally:
             for hook in hooks:
                 hook.remove()
         depths = len(hooks)
-        return [torch.cat(kept[depth::depths], dim=2) for depth in range(depths)]
+        return [torch.cat(outputs[depth::depths], dim=2) for depth in range(depths)]
 
     def _depths(self) -> list[nn.Module]:
         """Parts of the decoder, each at one resolution."""

@@ -1,15 +1,15 @@
 """The 17b model live on one GPU: `python -m tests.benchmarks.large [--layers N] [--json]`.
 
-Random weights, 480 x 832, chunk 3 over sink 3 and window 12, backbone and refiner on one base, from voices to pixels
-(the shipped tiny decoder). Each autoencoder shape (a latent cell of 8 or 16 pixels a side) is measured plain, compiled
-and played back as CUDA graphs, and with 8-bit products.
+Random weights, 480 x 832, chunk 3 over sink 3 and window 12, backbone and refiner on one base, from audio to pixels
+(the shipped tiny decoder). Each autoencoder shape (latent cells of 8 or 16 px) is measured eagerly, compiled and
+replayed as CUDA graphs, and with FP8 matmuls.
 
-- floor: the products of all passes of a chunk (`lpm model describe`) at the rate of a plain product, measured here.
+- floor: the matmuls of all passes of a chunk (`lpm model describe`) at the rate of one large matmul, measured here.
 - share_of_floor: that over the time of a whole step.
 - fps: video frames of a chunk over the time of a step; 24 is live.
-- per_step: the history of each denoising step is kept instead of passes of its own.
+- per_step: the history of each denoising step is cached, without passes of its own.
 
-The voices are mel features instead of wav2vec2's; the rest is the 17b profile.
+Audio features are mel bands instead of wav2vec2's; the rest is the 17b profile.
 """
 
 import argparse
@@ -42,7 +42,7 @@ UPDATE = Lora(rank=256, alpha=256.0)
 ROUNDS, SIZE = 3, 8192
 DEVICE = torch.device("cuda")
 PEAK_BANDWIDTH_TB_S = 3.0
-"""A floor that the products of a chunk stay far above."""
+"""A floor far below the matmuls of a chunk."""
 
 
 def timed(run: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -124,24 +124,24 @@ class Call:
 
 
 def measure(shape: ModelConfig, progress: Callable[[str, dict[str, float]], None]) -> None:
-    """All settings, each told as soon as it is known."""
+    """Measure all settings and report each as soon as it is known."""
     peak, peak8 = peak_flops(DEVICE, SIZE), float8_peak()
-    progress("products", {"bf16_tflops": peak / 1e12, "float8_tflops": peak8 / 1e12})
+    progress("matmul", {"bf16_tflops": peak / 1e12, "float8_tflops": peak8 / 1e12})
     model = build(shape, WINDOW)
 
-    def tell(name: str, cells: tuple[int, ...]) -> None:
+    def report(name: str, cells: tuple[int, ...]) -> None:
         for cell_px in cells:
             progress(f"{name}, {cell_px}x{cell_px}", Call(model, cell_px).figures(peak))
             gc.collect()
             torch.cuda.empty_cache()
 
-    tell("bf16", (16,))
-    model.accelerate(fused=True)
-    tell("bf16 fused", (16, 8))
+    report("bf16", (16,))
+    model.accelerate(compile=True)
+    report("bf16 compiled", (16, 8))
     model.accelerate(float8=True)
-    tell("float8 fused", (16, 8))
+    report("float8 compiled", (16, 8))
     model.online = replace(WINDOW, history="per_step")
-    tell("float8 fused per_step", (16,))
+    report("float8 compiled per_step", (16,))
 
 
 def main() -> None:
@@ -154,12 +154,12 @@ def main() -> None:
         return
     found: dict[str, dict[str, float]] = {}
 
-    def tell(name: str, figures: dict[str, float]) -> None:
+    def report(name: str, figures: dict[str, float]) -> None:
         found[name] = {key: round(value, 4) for key, value in figures.items()}
         print(f"{name:28}" + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()), flush=True)
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {given.layers} layers")
-    measure(replace(SHAPE, layers=given.layers), tell)
+    measure(replace(SHAPE, layers=given.layers), report)
     if given.json:
         print(json.dumps({"hardware": torch.cuda.get_device_name(), "torch": torch.__version__, **found}))
 

@@ -85,21 +85,21 @@ class Stream:
         while int(self.cache.written) < online.cache_latents:
             self.chunk()
         with torch.inference_mode():
-            self.heard = self.model.backbone.with_cross_kv(self.given, 1, online.chunk_latents)
+            self.conditions = self.model.backbone.with_cross_kv(self.given, 1, online.chunk_latents)
 
     @torch.inference_mode()
     def forward(self) -> Tensor:
         """One denoising pass."""
-        return self.model.denoise(self.cache, self.noise.draw(), 1, self.heard)
+        return self.model.denoise(self.cache, self.noise.draw(), 1, self.conditions)
 
     @torch.inference_mode()
-    def remember(self) -> None:
+    def append(self) -> None:
         """The cache pass."""
-        self.model.append(self.cache, self.noise.draw(), self.heard, self.noise)
+        self.model.append(self.cache, self.noise.draw(), self.conditions, self.noise)
 
     @torch.inference_mode()
-    def hear(self) -> None:
-        """What the voices come to, once a chunk."""
+    def cross_kv(self) -> None:
+        """Cross-attention keys and values, once a chunk."""
         self.model.backbone.with_cross_kv(self.given, 1, self.online.chunk_latents)
 
     @torch.inference_mode()
@@ -177,7 +177,7 @@ def parts(stream: Stream) -> dict[str, Callable[[], object]]:
     latents = torch.randn(1, 16, stream.online.chunk_latents, GRID, GRID)
     samples = 0.1 * torch.randn(1, encoder.past_samples + stream.model.chunk_samples + encoder.lookahead_samples)
     states = [autoencoder.init_decode(1)]
-    picture = torch.randn(1, 3, 1, 8 * GRID, 8 * GRID)
+    image = torch.randn(1, 3, 1, 8 * GRID, 8 * GRID)
 
     @torch.inference_mode()
     def decode() -> None:
@@ -185,16 +185,16 @@ def parts(stream: Stream) -> dict[str, Callable[[], object]]:
 
     @torch.inference_mode()
     def refine() -> None:
-        stream.model.refine(stream.cache, stream.noise.draw(), stream.heard, stream.noise)
+        stream.model.refine(stream.cache, stream.noise.draw(), stream.conditions, stream.noise)
 
     return {
         "audio features": lambda: encoder.encode(samples),
-        "voices and text in all blocks": stream.hear,
+        "cross-attention keys and values": stream.cross_kv,
         "backbone, one pass": stream.forward,
-        "backbone, cache pass": stream.remember,
+        "backbone, cache pass": stream.append,
         "refiner, one pass": refine,
         "decoder": decode,
-        "encoder, the character": lambda: autoencoder.encode(picture),
+        "encoder, the character": lambda: autoencoder.encode(image),
     }
 
 
@@ -213,11 +213,11 @@ def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
         }
     )
     past = WINDOW.cache_latents + 1
-    products = forward_flops(
+    flops = forward_flops(
         replace(SHAPE, audio_width=0), Workload(frames=WINDOW.chunk_latents, tokens=TOKENS, past_frames=past)
     )
     figures = {
-        "share_of_gemm_peak": sum(products.values()) / taken["pass"] / statistics.median(peaks),
+        "share_of_gemm_peak": sum(flops.values()) / taken["pass"] / statistics.median(peaks),
         "pass_ms": 1000 * taken["pass"],
         "gemm_tflops": statistics.median(peaks) / 1e12,
         "speedup_over_window_recompute": taken["recompute"] / taken["chunk"],

@@ -1,4 +1,4 @@
-"""Tiny models, made once."""
+"""Tiny models, built once."""
 
 from pathlib import Path
 

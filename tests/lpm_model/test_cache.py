@@ -1,4 +1,4 @@
-"""The KV cache against a plain list."""
+"""The KV cache against a list with eviction."""
 
 import copy
 from dataclasses import fields, replace
@@ -36,7 +36,7 @@ def put(cache: KVCache, chunk: int) -> None:
 
 
 def expected(written: int, sink: int, window: int) -> dict[int, int]:
-    """Temporal position of each kept latent, from a list that forgets."""
+    """Temporal position of each cached latent, from a list with eviction."""
     every = list(range(written))
     kept = every[:sink] + every[sink:][-window:]
     if written <= sink + window:
@@ -76,7 +76,7 @@ def contents(cache: KVCache, row: int, chunk: int) -> dict[int, int]:
 
 @given(st.integers(1, 4), st.integers(6, 9), st.sampled_from([1, 3, 6]), st.integers(0, 8))
 @settings(max_examples=60, deadline=None)
-def test_layout_is_that_of_a_list_that_forgets(sink: int, window: int, chunk: int, writes: int) -> None:
+def test_ring_cache_evicts_oldest_latent(sink: int, window: int, chunk: int, writes: int) -> None:
     cache = make(sink, window)
     put(cache, 1)
     for _ in range(writes):
@@ -89,7 +89,7 @@ def test_layout_is_that_of_a_list_that_forgets(sink: int, window: int, chunk: in
 
 @given(st.lists(st.integers(0, 14), min_size=2, max_size=4))
 @settings(max_examples=30, deadline=None)
-def test_rows_stand_at_their_own_positions(counts: list[int]) -> None:
+def test_layout_positions_are_per_row(counts: list[int]) -> None:
     cache = make(2, 4, batch=len(counts))
     single = [make(2, 4, batch=len(counts)) for _ in counts]
     for row, count in enumerate(counts):
@@ -101,7 +101,7 @@ def test_rows_stand_at_their_own_positions(counts: list[int]) -> None:
         assert cache.layout(1).chunk_positions[row, 0] == min(1 + count, 6)
 
 
-def test_mask_counts_references_own_slots_and_the_chunk() -> None:
+def test_key_mask_covers_references_slots_and_chunk() -> None:
     cache, ahead = make(2, 4, batch=2), make(2, 4, batch=2)
     refer(cache, [[-1], [-1]])
     put(cache, 1)
@@ -118,7 +118,7 @@ def test_mask_counts_references_own_slots_and_the_chunk() -> None:
     assert cache.reference_positions.tolist() == [[-1], [-3]]
 
 
-def test_a_row_with_fewer_references_does_not_see_what_it_lacks() -> None:
+def test_key_mask_excludes_absent_references() -> None:
     cache, other = make(1, 4, batch=2), make(1, 4, batch=2)
     refer(cache, [[-1], [-1]], 1.0)
     refer(other, [[-1, -2], [-1, -6]], 2.0)
@@ -148,7 +148,7 @@ def test_positions_and_memory_are_bounded(writes: int) -> None:
     assert layout.slots <= cache.capacity
 
 
-def test_take_leaves_other_rows_bit_for_bit() -> None:
+def test_replace_rows_keeps_other_rows_bit_equal() -> None:
     own, other = make(2, 4, batch=3, layers=2), make(2, 4, batch=3, layers=2)
     for _ in range(9):
         put(own, 1)
@@ -171,12 +171,12 @@ def test_references_are_never_evicted() -> None:
     assert torch.equal(keys[:, : 2 * TOKENS], torch.full((1, 2 * TOKENS, HEADS, WIDTH), 7.0))
 
 
-def test_a_cache_smaller_than_a_chunk_is_refused() -> None:
+def test_config_rejects_window_smaller_than_chunk() -> None:
     with pytest.raises(ValueError, match="at least one chunk"):
         OnlineConfig(chunk_latents=6, window_latents=5)
 
 
-def test_what_is_kept_ready_follows_the_counter() -> None:
+def test_prepared_keys_are_invalidated_when_the_cache_advances() -> None:
     cache, other = make(1, 6), make(1, 6)
     put(cache, 1)
     first, _ = past(cache)
@@ -189,9 +189,9 @@ def test_what_is_kept_ready_follows_the_counter() -> None:
 
 
 @pytest.mark.parametrize("max_scores", [0, 1 << 20], ids=["fused", "naive"])
-@given(st.lists(st.sampled_from(["write", "write", "write", "take", "level"]), min_size=1, max_size=14))
+@given(st.lists(st.sampled_from(["write", "write", "write", "replace", "level"]), min_size=1, max_size=14))
 @settings(max_examples=25, deadline=None)
-def test_static_buffers_read_as_new_ones_do(max_scores: int, plan: list[str]) -> None:
+def test_static_buffers_equal_newly_allocated_ones(max_scores: int, plan: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "NAIVE_ATTENTION_MAX_SCORES", max_scores)
         draw = torch.Generator().manual_seed(len(plan))
@@ -206,7 +206,7 @@ def test_static_buffers_read_as_new_ones_do(max_scores: int, plan: list[str]) ->
         before = copy.deepcopy(fresh)
         level = 0
         for act in ["write"] * 5 + plan:
-            if act == "take":
+            if act == "replace":
                 for cache in (static, fresh):
                     cache.replace_rows(torch.tensor([False, True]), before)
             level = 1 - level if act == "level" else level
@@ -230,7 +230,7 @@ def see(cache: KVCache, own: torch.Tensor) -> torch.Tensor:
 
 @given(st.integers(0, 12), st.integers(1, 3), st.integers(2, 4))
 @settings(max_examples=40, deadline=None)
-def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int, window: int) -> None:
+def test_replace_window_restores_slots_and_positions(writes: int, sink: int, window: int) -> None:
     cache = make(sink, window, batch=2)
     cache.latents = torch.zeros(2, window, 1, 1, 1)
     for number in range(1 + writes):
@@ -253,8 +253,8 @@ def test_a_window_that_is_put_back_stands_where_it_stood(writes: int, sink: int,
 
 
 @pytest.mark.parametrize("history", ["pass", "per_step"])
-def test_a_chunk_over_a_full_cache_asks_the_device_for_nothing(history: str) -> None:
-    """On a device without values whoever waits for one fails."""
+def test_chunk_over_full_cache_does_not_synchronise_with_device(history: str) -> None:
+    """On the meta device any read of a value fails."""
     online = online_model(online_config(history=history))
     cache, given = online.prefill(person(), static=True), conditions(1).without("references")
     noise = Noise((1, 16, 1, 4, 4))

@@ -1,4 +1,4 @@
-"""Compiled blocks and recorded chunks show what plain ones show."""
+"""Compiled blocks and replayed CUDA graphs generate the same frames as eager ones."""
 
 import pytest
 import torch
@@ -7,16 +7,16 @@ from lpm_model.online import OnlineModel
 from tests.lpm_model import tiny
 
 CHUNKS = 9
-"""Past the point where windows are full and recordings begin."""
+"""Enough to fill the window, capture and replay."""
 
 
-def shown(model: OnlineModel) -> torch.Tensor:
+def stream(model: OnlineModel) -> torch.Tensor:
     state = model.init_state(tiny.person(), batch=1)
     frames = []
     for number in range(CHUNKS):
         voice = tiny.voice(model.chunk_samples + model.lookahead_samples, seed=number)
-        made, state = model.step(state, voice, voice.flip(1))
-        frames.append(made.int())
+        output, state = model.step(state, voice, voice.flip(1))
+        frames.append(output.int())
     return torch.cat(frames, dim=1)
 
 
@@ -25,17 +25,17 @@ def model_of(device: str) -> OnlineModel:
 
 
 @pytest.mark.slow
-def test_compiled_blocks_stream_as_plain_ones() -> None:
+def test_compiled_blocks_stream_like_eager_ones() -> None:
     model = model_of("cpu")
-    plain = shown(model)
+    eager = stream(model)
     model.accelerate(compile=True)
-    assert (shown(model) - plain).abs().max() <= 1  # of 255: sums are taken in another order
+    assert (stream(model) - eager).abs().max() <= 1  # of 255: sums are taken in another order
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="recordings are CUDA graphs")
-def test_recorded_chunks_are_those_that_were_not() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA graphs")
+def test_cuda_graph_replay_equals_eager_chunks() -> None:
     model = model_of("cuda")
     model.accelerate(compile=True)
-    recorded = shown(model)
+    replayed = stream(model)
     model.use_cuda_graphs = False
-    assert torch.equal(shown(model), recorded)
+    assert torch.equal(stream(model), replayed)

@@ -25,7 +25,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_formula_counts_what_the_counter_counts(config: ModelConfig) -> None:
+def test_forward_flops_equal_torch_flop_counter(config: ModelConfig) -> None:
     batch, frames, side = 2, 3, 8
     dit = DiffusionTransformer(config)
     context = frames + config.context_latents
@@ -38,7 +38,7 @@ def test_the_formula_counts_what_the_counter_counts(config: ModelConfig) -> None
     assert cost.total_parameters == sum(p.numel() for p in dit.parameters())
 
 
-def test_a_chunk_with_a_full_cache() -> None:
+def test_chunk_workload_flops_with_full_cache() -> None:
     online: OnlineModel = tiny.online_model()
     chunk = online.chunk_latents
     cache = online.prefill(tiny.person())
@@ -58,13 +58,13 @@ def test_a_chunk_with_a_full_cache() -> None:
     assert cost.kv_bytes == held // 2, "the test's cache is float32"
 
 
-def test_the_large_profile_has_the_papers_size() -> None:
+def test_17b_profile_has_the_papers_parameter_count() -> None:
     config = load_config(["profile=17b"])
     cost = describe(config.train.model, chunk_workload(config.distill.online, config.curate.size_px))
     assert cost.total_parameters == pytest.approx(17.43e9, rel=0.005)
 
 
-def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
+def test_floor_is_the_longer_of_compute_and_memory_time() -> None:
     cost = describe(ModelConfig(), chunk_workload(OnlineConfig(), 128))
     assert tokens_per_latent(128) == 64
     assert cost.floor_s(1e-6, 1e9) == pytest.approx(cost.total_flops / 1e6)
@@ -74,7 +74,7 @@ def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
         cost.floor_s(0, 1)
 
 
-def test_the_command_prints_every_part() -> None:
+def test_describe_command_prints_every_part() -> None:
     result = CliRunner().invoke(cli, ["model", "describe", "profile=17b"])
     assert result.exit_code == 0, result.output
     for part in (
@@ -88,7 +88,7 @@ def test_the_command_prints_every_part() -> None:
         assert part in result.output
 
 
-def test_the_command_describes_a_folder(tmp_path: Path) -> None:
+def test_describe_command_reads_a_model_folder(tmp_path: Path) -> None:
     config = {"model": {"width": 64, "layers": 3, "heads": 2}, "online": {"chunk_latents": 6}, "size_px": 64}
     (tmp_path / "config.json").write_text(json.dumps(config))
     shape, online, size_px = read_model_shape(tmp_path, OnlineConfig())

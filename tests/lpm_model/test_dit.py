@@ -20,12 +20,12 @@ def run(dit: DiffusionTransformer, given: Conditions, latents: Tensor = LATENTS,
     return out
 
 
-def test_starts_as_zero() -> None:
+def test_initial_output_is_zero() -> None:
     velocity = replace(MODEL, predicts="velocity")
     assert torch.equal(run(DiffusionTransformer(velocity), conditions(3, 2)), torch.zeros_like(LATENTS))
 
 
-def test_velocities_of_a_model_that_predicts_clean_latents() -> None:
+def test_clean_prediction_gives_velocities() -> None:
     """The same weights either way: v = (x - clean) / sigma, so that one Euler step to 0 ends at the prediction."""
     clean = transformer(MODEL)
     direct = DiffusionTransformer(replace(MODEL, predicts="velocity"))
@@ -35,7 +35,7 @@ def test_velocities_of_a_model_that_predicts_clean_latents() -> None:
     assert torch.allclose(LATENTS - 0.3 * got, direct(LATENTS, sigma, conditions(3, 2)), atol=1e-5)
 
 
-def test_patches_and_pixels_keep_their_order() -> None:
+def test_patchify_and_unpatchify_keep_cell_order() -> None:
     """With identity weights around no blocks the head returns the normed patch, each value at its own place."""
     config = ModelConfig(
         width=64, layers=0, heads=2, audio_width=0, time_width=32, residual_gain=0.0, predicts="velocity"
@@ -60,7 +60,7 @@ def test_tokens_are_ordered_by_frame_row_column(dit: DiffusionTransformer) -> No
     assert torch.allclose(tokens[:, 1, 1, 0], alone[:, 0], atol=1e-6)
 
 
-def test_rows_of_a_batch_do_not_meet(dit: DiffusionTransformer) -> None:
+def test_batch_rows_are_independent(dit: DiffusionTransformer) -> None:
     given = conditions(3, 2)
     both = run(dit, given)
     for row in range(2):
@@ -68,8 +68,8 @@ def test_rows_of_a_batch_do_not_meet(dit: DiffusionTransformer) -> None:
         assert torch.allclose(both[row], one[0], atol=1e-4)  # of values up to 100
 
 
-def test_an_untrained_audio_branch_adds_nothing() -> None:
-    """Values of the audio branch start at zero: the voices cannot change a picture yet."""
+def test_untrained_audio_branch_adds_nothing() -> None:
+    """Values of the audio branch start at zero: audio cannot change the output yet."""
     dit = transformer()
     given = conditions(3, 2)
     assert not torch.allclose(run(dit, given), run(dit, given.without("speak", "listen")), atol=1e-4)
@@ -83,15 +83,15 @@ def test_an_untrained_audio_branch_adds_nothing() -> None:
 
 
 @pytest.mark.parametrize(("role", "layers"), [("speak", 1), ("listen", 1), ("speak", 2), ("listen", 2)])
-def test_speak_is_heard_in_even_blocks_and_listen_in_odd_ones(role: str, layers: int) -> None:
+def test_speak_reaches_even_blocks_and_listen_odd_blocks(role: str, layers: int) -> None:
     dit = transformer(replace(MODEL, layers=layers))
     given = conditions(3, 2)
     other = replace(given, **{role: normal(*getattr(given, role).shape, seed=77)})
-    heard = not torch.allclose(run(dit, given), run(dit, other), atol=1e-4)
-    assert heard == (role == "speak" or layers == 2)
+    changed_output = not torch.allclose(run(dit, given), run(dit, other), atol=1e-4)
+    assert changed_output == (role == "speak" or layers == 2)
 
 
-def test_audio_reaches_back_one_window_and_no_further() -> None:
+def test_audio_attention_covers_exactly_one_window() -> None:
     """Without self-attention nothing else carries audio from one latent frame to another."""
     dit = transformer()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_audio_reaches_back_one_window_and_no_further() -> None:
         assert touched == [1 <= f < 1 + window for f in range(4)]
 
 
-def test_the_timestep_of_a_latent_frame_is_its_own() -> None:
+def test_timestep_is_per_latent_frame() -> None:
     dit = transformer()
     with torch.no_grad():
         for block in dit.blocks:
@@ -120,7 +120,7 @@ def test_the_timestep_of_a_latent_frame_is_its_own() -> None:
     assert changed.tolist() == [[False, True, False], [False, False, False]]
 
 
-def test_references_are_a_set() -> None:
+def test_reference_order_does_not_matter() -> None:
     """Their order does not count, their positions do."""
     dit, given = transformer(), conditions(3, 2)
     assert given.references is not None
@@ -133,7 +133,7 @@ def test_references_are_a_set() -> None:
 
 
 @pytest.mark.parametrize("name", ["text", "speak", "listen"])
-def test_a_learned_null_stands_in_for_an_absent_branch(name: str) -> None:
+def test_learned_null_replaces_absent_branch(name: str) -> None:
     dit, given = transformer(), conditions(3, 2)
     before, absent = run(dit, given), run(dit, given.without(name))
     null = getattr(dit, f"null_{name}")
@@ -143,19 +143,19 @@ def test_a_learned_null_stands_in_for_an_absent_branch(name: str) -> None:
     assert not torch.allclose(run(dit, given.without(name)), absent, atol=1e-4)
 
 
-def test_null_gets_a_gradient() -> None:
+def test_nulls_receive_gradients() -> None:
     dit = randomised(DiffusionTransformer(MODEL)).requires_grad_(True)
     run(dit, Conditions()).square().mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in (dit.null_text, dit.null_speak, dit.null_listen))
 
 
-def test_without_audio_width_there_is_no_audio_branch() -> None:
+def test_audio_width_0_removes_audio_branches() -> None:
     dit = DiffusionTransformer(replace(MODEL, audio_width=0))
     assert not [name for name, _ in dit.named_parameters() if "audio" in name or "speak" in name or "listen" in name]
     assert run(dit, conditions(3, 2)).shape == LATENTS.shape
 
 
-def test_audio_adds_three_projections_to_a_block() -> None:
+def test_audio_branch_adds_three_projections_per_block() -> None:
     """Key, value and output; the query is shared with text (paper section 3.1 counts the same)."""
     config = replace(MODEL, width=64, heads=2, audio=AudioConfig(listen_window_latents=6))
     for block in DiffusionTransformer(config).blocks:
@@ -172,7 +172,7 @@ def test_timestep_embedding_starts_with_cosines() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_the_norm_without_gradients_is_the_one_with(dtype: torch.dtype, atol: float) -> None:
+def test_rms_norm_without_gradients_equals_the_one_with(dtype: torch.dtype, atol: float) -> None:
     norm = randomised(RMSNorm(48, 1e-6)).to(dtype)
     x = (5 * normal(2, 7, 96, seed=3)).to(dtype)[..., :48]
     x[0, 0] = 0
@@ -182,7 +182,7 @@ def test_the_norm_without_gradients_is_the_one_with(dtype: torch.dtype, atol: fl
     assert torch.allclose(alone, norm(x), atol=atol)
 
 
-def test_a_compiled_rotation_is_the_plain_one() -> None:
-    x, turn = normal(2, 8, 3, 32, seed=4), rope3d(torch.tensor([2, 5]), 2, 2, (12, 10, 10))
+def test_compiled_rotate_equals_eager_rotate() -> None:
+    x, rotation = normal(2, 8, 3, 32, seed=4), rope3d(torch.tensor([2, 5]), 2, 2, (12, 10, 10))
     compiled = torch.compile(rotate, backend="aot_eager", fullgraph=True)
-    assert torch.allclose(compiled(x, turn), rotate(x, turn), atol=1e-6)
+    assert torch.allclose(compiled(x, rotation), rotate(x, rotation), atol=1e-6)

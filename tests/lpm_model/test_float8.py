@@ -36,7 +36,7 @@ def seen(model: DiffusionTransformer) -> torch.Tensor:
     return model(latents, torch.full((1, 2), 0.5), Conditions())
 
 
-def test_values_come_back_within_their_rounding_whatever_a_row_is_worth() -> None:
+def test_quantize_error_is_within_rounding_for_any_row_scale() -> None:
     x = drawn(5, 32) * torch.tensor([1e-4, 0.1, 1.0, 30.0, 1e4])[:, None]
     values, scale = quantize(x)
     assert values.dtype == FLOAT8
@@ -44,7 +44,7 @@ def test_values_come_back_within_their_rounding_whatever_a_row_is_worth() -> Non
     assert ((values.float() * scale - x).abs() <= ROUNDING * x.abs() + 2e-3 * largest * ROUNDING).all()
 
 
-def test_a_layer_computes_the_product_of_what_was_rounded() -> None:
+def test_float8_linear_multiplies_the_quantized_values() -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(32, 48).bfloat16()
     blocks = torch.nn.Module()
@@ -58,7 +58,7 @@ def test_a_layer_computes_the_product_of_what_was_rounded() -> None:
     assert torch.allclose(small(x).double().flatten(0, 1), wanted, rtol=2**-7, atol=1e-2)
 
 
-def test_two_networks_stay_near_themselves_and_on_the_same_weights() -> None:
+def test_to_float8_stays_close_and_keeps_shared_weights() -> None:
     backbone, refiner = pair()
     before = seen(backbone), seen(refiner)
     to_float8([backbone, refiner])
@@ -71,7 +71,7 @@ def test_two_networks_stay_near_themselves_and_on_the_same_weights() -> None:
     assert shared["patch.weight"].dtype == torch.bfloat16
 
 
-def test_what_cannot_be_made_small_is_refused() -> None:
+def test_to_float8_rejects_other_types_and_sizes() -> None:
     backbone, _ = pair()
     with pytest.raises(ValueError, match="run without float8"):
         to_float8([backbone.float()])

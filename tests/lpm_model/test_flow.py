@@ -11,14 +11,14 @@ from tests.lpm_model.tiny import normal
 CLEAN, NOISE = normal(2, 3, 4, 2, 2, seed=1), normal(2, 3, 4, 2, 2, seed=2)
 
 
-def test_ends_of_the_path() -> None:
+def test_interpolate_ends_at_clean_and_noise() -> None:
     assert torch.equal(flow.interpolate(CLEAN, NOISE, torch.tensor(0.0)), CLEAN)
     assert torch.equal(flow.interpolate(CLEAN, NOISE, torch.tensor(1.0)), NOISE)
 
 
 @given(st.floats(0.01, 0.99))
 @settings(max_examples=20, deadline=None)
-def test_velocity_is_the_derivative_and_points_to_the_clean_sample(sigma: float) -> None:
+def test_velocity_is_the_derivative_of_interpolate(sigma: float) -> None:
     level, step = torch.tensor(sigma, dtype=torch.float64), 1e-4
     clean, noise = CLEAN.double(), NOISE.double()
     here, there = flow.interpolate(clean, noise, level), flow.interpolate(clean, noise, level + step)
@@ -27,14 +27,14 @@ def test_velocity_is_the_derivative_and_points_to_the_clean_sample(sigma: float)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_euler_is_exact_on_a_straight_path(steps: int) -> None:
+def test_euler_step_is_exact_on_a_straight_path(steps: int) -> None:
     x, sigmas = NOISE, flow.schedule(steps, 3.0)
     for sigma, target in zip(sigmas, sigmas[1:], strict=False):
         x = flow.euler_step(x, flow.velocity(CLEAN, NOISE), sigma, target)
     assert torch.allclose(x, CLEAN, atol=1e-5)
 
 
-def test_levels_may_differ_from_latent_to_latent() -> None:
+def test_interpolate_accepts_levels_per_latent() -> None:
     sigma = torch.tensor([[0.0, 0.2, 0.5, 1.0], [1.0, 0.5, 0.2, 0.0]])
     noisy = flow.interpolate(CLEAN, NOISE, sigma[:, None, :, None, None])
     assert torch.allclose(noisy[1, :, 2], 0.8 * CLEAN[1, :, 2] + 0.2 * NOISE[1, :, 2])
@@ -42,7 +42,7 @@ def test_levels_may_differ_from_latent_to_latent() -> None:
 
 @given(st.floats(0, 1), st.floats(0.2, 12))
 @settings(max_examples=50, deadline=None)
-def test_shift_in_odds(sigma: float, shift: float) -> None:
+def test_shift_sigma_scales_odds(sigma: float, shift: float) -> None:
     """Shifting multiplies the odds sigma / (1 - sigma) by the shift, so that shifts compose and invert."""
     level = torch.tensor(sigma, dtype=torch.float64)
     moved = flow.shift_sigma(level, shift)

@@ -27,11 +27,11 @@ def base(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path) -> Path
     return folder
 
 
-def picture(seed: int = 0) -> np.ndarray:
+def random_image(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
 
 
-def test_weights_come_back(tmp_path: Path, dit: DiffusionTransformer) -> None:
+def test_saved_weights_load_equal(tmp_path: Path, dit: DiffusionTransformer) -> None:
     save_model(tmp_path, {"model": dit}, {"a": 1}, {"parent": Path("x")}, torch.float32)
     fresh = DiffusionTransformer(MODEL)
     load_weights(fresh, read_weights(tmp_path / "model.safetensors"), tmp_path)
@@ -40,7 +40,7 @@ def test_weights_come_back(tmp_path: Path, dit: DiffusionTransformer) -> None:
     assert json.loads((tmp_path / "provenance.json").read_text()) == {"parent": "x"}
 
 
-def test_weights_are_rounded_to_bfloat16_and_statistics_are_not(tmp_path: Path, encoder_folder: Path) -> None:
+def test_save_model_rounds_weights_to_bfloat16_but_not_statistics(tmp_path: Path, encoder_folder: Path) -> None:
     model = load_autoencoder(encoder_folder)
     save_model(tmp_path, {"model": model}, {}, {})
     stored = read_weights(tmp_path / "model.safetensors")
@@ -49,7 +49,7 @@ def test_weights_are_rounded_to_bfloat16_and_statistics_are_not(tmp_path: Path, 
     assert torch.equal(stored["fold.weight"], model.fold.weight.bfloat16())
 
 
-def test_the_same_weights_have_the_same_digest(tmp_path: Path, dit: DiffusionTransformer) -> None:
+def test_equal_weights_have_equal_digests(tmp_path: Path, dit: DiffusionTransformer) -> None:
     for name in ("a", "b"):
         save_model(tmp_path / name, {"model": dit}, {}, {})
     save_model(tmp_path / "c", {"model": transformer(seed=1)}, {}, {})
@@ -57,7 +57,7 @@ def test_the_same_weights_have_the_same_digest(tmp_path: Path, dit: DiffusionTra
     assert a == b != c
 
 
-def test_no_file_of_a_model_folder_is_a_pickle(base: Path) -> None:
+def test_model_folder_holds_no_pickle(base: Path) -> None:
     files = [path for path in base.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     for path in files:
@@ -65,47 +65,47 @@ def test_no_file_of_a_model_folder_is_a_pickle(base: Path) -> None:
             pickletools.dis(path.read_bytes(), out=open("/dev/null", "w"))  # noqa: SIM115
 
 
-def test_a_missing_weight_file_is_named(tmp_path: Path) -> None:
+def test_load_base_names_missing_weight_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         read_weights(tmp_path / "model.safetensors")
 
 
-def test_a_base_is_no_online_model(base: Path, tmp_path: Path) -> None:
+def test_load_online_rejects_base_folder(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not an Online LPM"):
         load_online(base)
     with pytest.raises(ValueError, match="is not a model folder"):
         load_base(tmp_path)
 
 
-def test_a_saved_online_model_streams_as_before(online: OnlineModel, encoder_folder: Path, tmp_path: Path) -> None:
+def test_loaded_online_model_streams_equal(online: OnlineModel, encoder_folder: Path, tmp_path: Path) -> None:
     config = {"model": to_mapping(MODEL), "online": to_mapping(online_config()), "size_px": SIZE_PX}
     save_model(tmp_path, {"model": online.backbone}, config, {}, torch.float32)
     copy_autoencoder(encoder_folder, tmp_path)
-    loaded, sound = load_online(tmp_path, torch.float32), voice(6400, 1)
-    frames = [m.step(m.init_state(m.character(picture())), sound, sound, ["x"])[0] for m in (online, loaded)]
+    loaded, audio = load_online(tmp_path, torch.float32), voice(6400, 1)
+    frames = [m.step(m.init_state(m.character(random_image())), audio, audio, ["x"])[0] for m in (online, loaded)]
     assert int((frames[0].int() - frames[1].int()).abs().max()) <= 1
 
 
-def test_half_precision_streams_too(online: OnlineModel, encoder_folder: Path, tmp_path: Path) -> None:
+def test_bfloat16_online_model_streams(online: OnlineModel, encoder_folder: Path, tmp_path: Path) -> None:
     config = {"model": to_mapping(MODEL), "online": to_mapping(online_config()), "size_px": SIZE_PX}
     save_model(tmp_path, {"model": online.backbone}, config, {})
     copy_autoencoder(encoder_folder, tmp_path)
     loaded = load_online(tmp_path, torch.bfloat16)
-    state = loaded.init_state(loaded.character(picture()), batch=2)
+    state = loaded.init_state(loaded.character(random_image()), batch=2)
     for _ in range(7):
         frames, state = loaded.step(state, voice(6400, 1, 2), voice(6400, 2, 2), ["x", "y"])
-    loaded.reset(state, torch.tensor([True, False]), loaded.character(picture(1)))
+    loaded.reset(state, torch.tensor([True, False]), loaded.character(random_image(1)))
     frames, state = loaded.step(state, voice(6400, 1, 2), voice(6400, 2, 2), ["x", "y"])
     assert frames.shape == (2, 4, SIZE_PX, SIZE_PX, 3)
     assert state.position.tolist() == [2, 9]
 
 
-def test_pictures_survive_the_way_to_floats_and_back() -> None:
+def test_to_frames_inverts_to_video() -> None:
     frames = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     assert np.array_equal(to_frames(to_video(frames))[0].numpy(), frames)
 
 
-def test_reference_kinds_stand_apart_before_the_image() -> None:
+def test_reference_positions_are_negative_and_distinct() -> None:
     positions = reference_positions(list(REFERENCE_KINDS))
     assert len(set(positions.tolist())) == len(REFERENCE_KINDS)
     assert int(positions.max()) < 0
@@ -113,22 +113,22 @@ def test_reference_kinds_stand_apart_before_the_image() -> None:
         reference_positions(["global", "hat"])
 
 
-def test_a_character_without_references_is_its_own(online: OnlineModel) -> None:
-    alone = online.character(picture())
+def test_character_without_references_is_its_own_reference(online: OnlineModel) -> None:
+    alone = online.character(random_image())
     assert torch.equal(alone.references[:, 0], alone.image[:, :, 0])
-    both = online.character(picture(), [picture(1), picture(2)], ["global", "expression_3"])
+    both = online.character(random_image(), [random_image(1), random_image(2)], ["global", "expression_3"])
     assert both.references.shape == (1, 2, 16, 4, 4)
     assert both.positions.tolist() == [-1, -9]
 
 
-def test_characters_that_do_not_fit_are_refused(online: OnlineModel) -> None:
+def test_character_rejects_wrong_sizes_and_kinds(online: OnlineModel) -> None:
     with pytest.raises(ValueError, match="needs 32x32"):
-        online.character(picture()[:16])
+        online.character(random_image()[:16])
     with pytest.raises(ValueError, match="2 references and 1 kinds"):
-        online.character(picture(), [picture(1), picture(2)], ["global"])
+        online.character(random_image(), [random_image(1), random_image(2)], ["global"])
 
 
-def test_an_audio_width_that_does_not_fit_is_refused(online: OnlineModel) -> None:
+def test_model_rejects_wrong_audio_width(online: OnlineModel) -> None:
     with pytest.raises(ValueError, match="gives 960"):
         BaseModel(type(MODEL)(audio_width=100), online.autoencoder, SIZE_PX)
 
@@ -146,7 +146,7 @@ class Straight(torch.nn.Module):
         return (noisy - target) / sigma[:, None, :, None, None].clamp(min=1e-6)
 
 
-def test_a_window_keeps_what_is_known_and_ends_where_the_model_points() -> None:
+def test_sample_window_keeps_known_latents_and_reaches_prediction() -> None:
     clean = normal(1, 16, 5, 4, 4, seed=4)
     dit = Straight(clean)
     known = normal(1, 16, 2, 4, 4, seed=6)
@@ -163,7 +163,7 @@ def test_a_window_keeps_what_is_known_and_ends_where_the_model_points() -> None:
     assert torch.allclose(states[0.6][:, :, 2:], 0.6 * start + 0.4 * clean[:, :, 2:], atol=1e-4)
 
 
-def test_guidance_moves_past_the_positive_pass() -> None:
+def test_guidance_extrapolates_beyond_positive_pass() -> None:
     dit, given, sigma = Straight(torch.zeros(1, 16, 1, 4, 4)), conditions(1), torch.ones(1, 1)
     noisy = normal(1, 16, 1, 4, 4)
     made = [guided_velocity(dit, noisy, sigma, given, scale) for scale in (0.0, 1.0, 3.0)]  # type: ignore[arg-type]
@@ -183,8 +183,8 @@ def test_guidance_moves_past_the_positive_pass() -> None:
         (1.0, 2.0, 21, 3),
     ],
 )
-def test_guidance_of_text_and_of_voices(text: float, audio: float | None, velocity: float, passes: int) -> None:
-    """A model whose velocity is 1 for the text and 10 for the voices is scaled by either."""
+def test_separate_guidance_of_text_and_audio(text: float, audio: float | None, velocity: float, passes: int) -> None:
+    """A model whose velocity is 1 for the text and 10 for the audio is scaled by either."""
     calls = []
 
     def dit(noisy: torch.Tensor, sigma: torch.Tensor, given: Conditions) -> torch.Tensor:
@@ -199,10 +199,10 @@ def test_guidance_of_text_and_of_voices(text: float, audio: float | None, veloci
 
 
 @pytest.mark.parametrize("latents", [1, 12, 14])
-def test_base_renders_any_length(base: Path, latents: int) -> None:
-    model, sound = load_base(base, torch.float32), voice(4000 * latents, 1)
-    who = model.character(picture())
-    frames = sample_base(model, who, sound, sound, ["she smiles"], steps=1, guidance=1.0, seed=3)
+def test_sample_base_generates_any_length(base: Path, latents: int) -> None:
+    model, audio = load_base(base, torch.float32), voice(4000 * latents, 1)
+    who = model.character(random_image())
+    frames = sample_base(model, who, audio, audio, ["she smiles"], steps=1, guidance=1.0, seed=3)
     assert (frames.dtype, tuple(frames.shape)) == (torch.uint8, (1, 4 * latents, SIZE_PX, SIZE_PX, 3))
-    again = sample_base(model, who, sound, sound, ["she smiles"], steps=1, guidance=1.0, seed=3)
+    again = sample_base(model, who, audio, audio, ["she smiles"], steps=1, guidance=1.0, seed=3)
     assert torch.equal(frames, again)

@@ -37,7 +37,7 @@ def velocity(model: DiffusionTransformer) -> torch.Tensor:
     return model(LATENTS, SIGMA, GIVEN)
 
 
-def test_a_new_adapter_changes_nothing_and_alone_learns() -> None:
+def test_new_adapter_changes_nothing_and_is_the_only_trainable_part() -> None:
     model, plain = tiny.transformer(), velocity(tiny.transformer())
     learning = add_adapter(model, "one", LORA)
     assert torch.equal(velocity(model), plain)
@@ -47,7 +47,7 @@ def test_a_new_adapter_changes_nothing_and_alone_learns() -> None:
     assert matrices == 2 * (2 + 4 + 2) + audio  # self-attention, text, feed-forward
 
 
-def test_merged_weights_compute_what_the_adapter_does() -> None:
+def test_merged_weights_equal_the_adapted_model() -> None:
     model = adapted("one", "two")
     for name in ("one", "two"):
         with active(model, name):
@@ -58,7 +58,7 @@ def test_merged_weights_compute_what_the_adapter_does() -> None:
         assert torch.allclose(velocity(plain), wanted, atol=1e-5)
 
 
-def test_adapters_are_switched_and_switched_back() -> None:
+def test_active_restores_previous_adapter() -> None:
     model = adapted("one", "two")
     second = velocity(model)
     with active(model, None):
@@ -68,7 +68,7 @@ def test_adapters_are_switched_and_switched_back() -> None:
     assert not torch.equal(velocity(model), second)
 
 
-def test_targets_choose_the_matrices() -> None:
+def test_targets_select_linear_layers() -> None:
     model = tiny.transformer()
     add_adapter(model, "one", Lora(rank=2, targets=("ffn",)))
     assert len(adapted_layers(model)) == 4
@@ -78,7 +78,7 @@ def test_targets_choose_the_matrices() -> None:
         Lora(rank=-1)
 
 
-def test_two_adapters_become_one_model_and_an_update_of_it() -> None:
+def test_adapter_difference_over_merged_adapter() -> None:
     model = adapted("student", "refiner")
     weights = model.state_dict()
     backbone = tiny.transformer()

@@ -14,7 +14,7 @@ def test_flow_matching_loss_is_the_mean_square_where_weights_are_one() -> None:
     assert torch.allclose(losses.flow_matching_loss(A, B, torch.ones(1, 1, 1, 1, 1)), (A - B).square().mean())
 
 
-def test_a_weight_of_zero_leaves_out() -> None:
+def test_flow_matching_loss_ignores_weight_zero() -> None:
     weight = torch.ones(2, 1, 4, 1, 1)
     weight[:, :, 0] = 0
     broken = A.clone()
@@ -23,7 +23,7 @@ def test_a_weight_of_zero_leaves_out() -> None:
     assert losses.flow_matching_loss(A, B, torch.zeros(1, 1, 1, 1, 1)) == 0
 
 
-def test_ode_regression_is_zero_at_the_teachers_end() -> None:
+def test_ode_regression_loss_is_zero_at_teacher_target() -> None:
     assert losses.ode_regression_loss(A, A, torch.ones(1)) == 0
     assert torch.allclose(losses.ode_regression_loss(A, B, torch.ones(1)), (A - B).square().mean())
 
@@ -37,7 +37,7 @@ def test_motion_weights_have_mean_one_and_bounded_contrast(extra: float) -> None
     assert float(weight.max() / weight.min()) <= 1 + extra + 1e-4
 
 
-def test_moving_cells_count_more_and_still_clips_evenly() -> None:
+def test_motion_weights_favour_moving_cells() -> None:
     clip = torch.zeros(1, 3, 4, 2, 2)
     assert torch.equal(losses.motion_weights(clip, 4.0), torch.ones(1, 1, 1, 2, 2))
     assert torch.equal(losses.motion_weights(clip[:, :, :1], 4.0), torch.ones(1, 1, 1, 2, 2)), "one frame has no speed"
@@ -51,7 +51,7 @@ def test_dmd_gradient_is_zero_where_critic_and_teacher_agree() -> None:
     assert torch.equal(losses.dmd_gradient(A, A, A), torch.zeros_like(A))
 
 
-def test_dmd_gradient_in_closed_form_and_row_by_row() -> None:
+def test_dmd_gradient_matches_closed_form_per_row() -> None:
     whole = losses.dmd_gradient(A, B, C)
     for row in range(2):
         expected = (C[row] - B[row]) / (A[row] - B[row]).abs().mean()
@@ -59,7 +59,7 @@ def test_dmd_gradient_in_closed_form_and_row_by_row() -> None:
     assert torch.allclose(losses.dmd_gradient(7 * A, 7 * B, 7 * C), whole, atol=1e-4)
 
 
-def test_gradient_of_the_dmd_loss_is_the_given_one() -> None:
+def test_dmd_loss_has_the_given_gradient() -> None:
     sample = A.clone().requires_grad_()
     losses.dmd_loss(sample, C).backward()
     assert sample.grad is not None

@@ -25,7 +25,7 @@ TEXT = ["she smiles"]
 
 
 def chunks(online: OnlineModel, audio: Tensor) -> list[Tensor]:
-    """What each step is given of a whole recording, silence after its end."""
+    """Audio of each step, silence after the end of the file."""
     padded = torch.nn.functional.pad(audio, (0, online.lookahead_samples))
     size = online.chunk_samples
     return [padded[:, i : i + size + online.lookahead_samples] for i in range(0, audio.shape[1], size)]
@@ -34,7 +34,7 @@ def chunks(online: OnlineModel, audio: Tensor) -> list[Tensor]:
 def stream(
     online: OnlineModel, state: OnlineState, speak: Tensor, listen: Tensor, texts: Sequence[str] = TEXT
 ) -> Tensor:
-    """Frames [B, T, H, W, 3] of whole recordings; texts for each chunk, the last one for all that follow."""
+    """Frames [B, T, H, W, 3] of whole audio files; texts for each chunk, the last one for all that follow."""
     made = []
     for number, (a, b) in enumerate(zip(chunks(online, speak), chunks(online, listen), strict=True)):
         text = [texts[min(number, len(texts) - 1)]] * speak.shape[0] if texts else None
@@ -57,13 +57,13 @@ def latents_of(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return seen
 
 
-def test_streaming_equals_the_recurrence_that_forgets_nothing(latents_of: list[Tensor]) -> None:
+def test_streaming_equals_recurrence(latents_of: list[Tensor]) -> None:
     online = online_model(online_config(chunk_latents=3, window_latents=4))
     speak, listen = voice(4000 * 18, 1), voice(4000 * 18, 2)
     frames = stream(online, online.init_state(person(), seed=5), speak, listen)
     expected = Recurrence(online, person()).run(speak, listen, TEXT * 6, seed=5)
     assert torch.allclose(torch.cat(latents_of, dim=2), expected, atol=1e-4)
-    # The recurrence is in differences to the image, scaled (lpm_model.latent_codec); undone here by hand.
+    # The recurrence is in residuals to the image (lpm_model.latent_codec); decoded here by hand.
     absolute = person().image + expected / online.codec.gain
     whole = online.autoencoder.decode(torch.cat([person().image, absolute], dim=2))[:, :, 1:]
     assert int((frames.int() - to_frames(whole).int()).abs().max()) <= 1
@@ -92,7 +92,7 @@ def plans(draw: st.DrawFn) -> tuple[OnlineConfig, int, list[str]]:
 
 @given(plans(), st.integers(0, 99))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_plan_streams_as_the_recurrence(
+def test_streaming_equals_recurrence_for_any_config(
     latents_of: list[Tensor], plan: tuple[OnlineConfig, int, list[str]], seed: int
 ) -> None:
     config, count, texts = plan
@@ -105,7 +105,7 @@ def test_any_plan_streams_as_the_recurrence(
     assert torch.allclose(torch.cat(latents_of, dim=2), expected, atol=1e-4)
 
 
-def test_without_history_noise_too(latents_of: list[Tensor]) -> None:
+def test_streaming_equals_recurrence_without_history_noise(latents_of: list[Tensor]) -> None:
     online = online_model(online_config(history_sigma=0.0, backbone_sigmas=(1.0,)))
     speak, listen = voice(4000 * 7, 1), voice(4000 * 7, 2)
     stream(online, online.init_state(person(), seed=5), speak, listen)
@@ -114,16 +114,16 @@ def test_without_history_noise_too(latents_of: list[Tensor]) -> None:
     features = online.clip_features(speak), online.clip_features(listen)
     for first, got in enumerate(latents_of, 1):
         span = slice(first, first + online.config.context_latents + 1)
-        heard = Conditions(online.text(TEXT), features[0][:, span], features[1][:, span])
+        conditions_of_chunk = Conditions(online.text(TEXT), features[0][:, span], features[1][:, span])
         x = torch.randn(got.shape, generator=generator)
-        clean = x - reference.forward(x, 1.0, heard)[0]
+        clean = x - reference.forward(x, 1.0, conditions_of_chunk)[0]
         assert torch.allclose(got, clean, atol=1e-4)
-        reference.put(0, reference.forward(clean, 0.0, heard)[1])
-        reference.made.append(clean)
+        reference.write(0, reference.forward(clean, 0.0, conditions_of_chunk)[1])
+        reference.outputs.append(clean)
 
 
-def test_one_chunk_through_the_cache_is_one_masked_pass(online: OnlineModel) -> None:
-    """Image and references see each other, the chunk sees all: nothing of that needs a cache."""
+def test_cached_chunk_equals_one_masked_pass(online: OnlineModel) -> None:
+    """Image and references attend to each other, the chunk to all: that needs no cache."""
     who, given = person(), conditions(1)
     noisy = normal(1, 16, 1, 4, 4, seed=8)
     got = online.denoise(online.prefill(who), noisy, 0, given.without("references"))
@@ -137,7 +137,7 @@ def test_one_chunk_through_the_cache_is_one_masked_pass(online: OnlineModel) -> 
     assert torch.allclose(got, noisy - out[2], atol=1e-5)
 
 
-def test_the_reference_agrees_with_the_bidirectional_pass(online: OnlineModel) -> None:
+def test_recurrence_equals_bidirectional_pass(online: OnlineModel) -> None:
     given, latents = conditions(3), normal(1, 16, 3, 4, 4, seed=8)
     assert given.references is not None
     segments = [
@@ -148,8 +148,8 @@ def test_the_reference_agrees_with_the_bidirectional_pass(online: OnlineModel) -
     assert torch.allclose(out[0], online.backbone(latents, torch.full((1, 3), 0.4), given), atol=1e-5)
 
 
-def test_remember_needs_no_forward_before_it(online: OnlineModel) -> None:
-    """Writing a chunk must not disturb what the same pass still reads, also when the ring is full."""
+def test_append_does_not_depend_on_earlier_forward(online: OnlineModel) -> None:
+    """Writing a chunk must not change what the same pass still reads, even when the ring is full."""
     given = conditions(1).without("references")
     quiet = online_model(online_config(history_sigma=0.0))
     caches = [quiet.prefill(person()) for _ in range(2)]
@@ -164,7 +164,7 @@ def test_remember_needs_no_forward_before_it(online: OnlineModel) -> None:
 
 
 @pytest.mark.parametrize("role", ["speak", "listen"])
-def test_sound_beyond_the_look_ahead_changes_no_frame_before_it(online: OnlineModel, role: str) -> None:
+def test_audio_beyond_lookahead_does_not_change_earlier_frames(online: OnlineModel, role: str) -> None:
     voices = {"speak": voice(4000 * 7, 1), "listen": voice(4000 * 7, 2)}
     before = stream(online, online.init_state(person()), voices["speak"], voices["listen"])
     border = 4000 * 3 + online.lookahead_samples
@@ -197,20 +197,20 @@ def crowd(kinds: Sequence[Sequence[int]]) -> list[Character]:
     refiner=st.sampled_from([0.0, 0.3]),
 )
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_row_alone_is_the_row_in_a_batch(
+def test_batched_row_equals_single_row(
     latents_of: list[Tensor], kinds: list[list[int]], starts: list[int], texts: list[str], settled: str, refiner: float
 ) -> None:
-    """Whoever the others are, and wherever they stand: rows begin anew, each at its own time."""
+    """Independently of the other rows and their positions; rows restart, each at its own time."""
     online = online_model(online_config(on_prompt_change=settled, refiner_sigma=refiner))
     people, rows, count = crowd(kinds), len(kinds), 8
-    sound = voice(4000 * count + online.lookahead_samples, 1, batch=rows)
+    audio = voice(4000 * count + online.lookahead_samples, 1, batch=rows)
     state = online.init_state(people, seed=3)
     latents_of.clear()
     for number in range(count):
         again = torch.tensor([number == start and number > 0 for start in starts[:rows]])
         if bool(again.any()):
             online.reset(state, again, people, seed=3)
-        part = sound[:, 4000 * number : 4000 * (number + 1) + online.lookahead_samples]
+        part = audio[:, 4000 * number : 4000 * (number + 1) + online.lookahead_samples]
         prompts = [text if number > 4 else "" for text in texts[:rows]]
         _, state = online.step(state, part, part.flip(0), prompts)
     together = torch.cat(latents_of, dim=2)
@@ -219,17 +219,17 @@ def test_a_row_alone_is_the_row_in_a_batch(
         alone = online.init_state(people[row], seed=3 + row)
         latents_of.clear()
         for number in range(start, count):
-            part = sound[:, 4000 * number : 4000 * (number + 1) + online.lookahead_samples]
+            part = audio[:, 4000 * number : 4000 * (number + 1) + online.lookahead_samples]
             own, other = part[row : row + 1], part[rows - 1 - row : rows - row]
             _, alone = online.step(alone, own, other, [texts[row] if number > 4 else ""])
         assert torch.allclose(torch.cat(latents_of, dim=2), together[row : row + 1, :, start:], atol=1e-4)
 
 
-def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel) -> None:
+def test_reset_restarts_only_masked_rows(online: OnlineModel) -> None:
     state = online.init_state(person(), batch=3)
     for index in range(6):
-        sound = voice(online.chunk_samples + online.lookahead_samples, index, batch=3)
-        _, state = online.step(state, sound, sound, None)
+        audio = voice(online.chunk_samples + online.lookahead_samples, index, batch=3)
+        _, state = online.step(state, audio, audio, None)
     before = copy.deepcopy(state.cache)
     kept = {name: getattr(state, name).clone() for name in ("speak", "listen", "speak_tail", "listen_tail")}
     features = state.decoder.features[0].clone()
@@ -252,11 +252,11 @@ def test_a_reset_row_is_as_new_and_the_others_are_untouched(online: OnlineModel)
 
 
 @pytest.mark.parametrize("brought", [[-1, -2, -6], [-3]])
-def test_a_reset_row_may_bring_more_or_fewer_references(brought: list[int], latents_of: list[Tensor]) -> None:
+def test_reset_accepts_more_or_fewer_references(brought: list[int], latents_of: list[Tensor]) -> None:
     online = online_model(online_config(refiner_sigma=0.3, reference_refresh_latents=3))
     stays, new = crowd([[-1, -2], brought])
-    sound, state = voice(4000 * 10, 1, batch=2), online.init_state(stays, batch=2, seed=[5, 6])
-    parts = chunks(online, sound)
+    audio, state = voice(4000 * 10, 1, batch=2), online.init_state(stays, batch=2, seed=[5, 6])
+    parts = chunks(online, audio)
     for number, part in enumerate(parts):
         if number == 4:
             online.reset(state, torch.tensor([False, True]), new, seed=[0, 9])
@@ -276,10 +276,10 @@ def test_a_reset_row_may_bring_more_or_fewer_references(brought: list[int], late
     {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "reference_refresh_latents": 3},
 ])  # fmt: skip
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_saved_state_goes_on_to_the_same_bits(changes: dict[str, Any], stop: int, tmp_path: Path) -> None:
+def test_loaded_state_resumes_to_the_same_bits(changes: dict[str, Any], stop: int, tmp_path: Path) -> None:
     online = online_model(online_config(**changes))
-    sound = voice(online.chunk_samples * 8, 1, batch=2)
-    parts, state = chunks(online, sound), online.init_state(crowd([[-1], [-1, -2]]), seed=4)
+    audio = voice(online.chunk_samples * 8, 1, batch=2)
+    parts, state = chunks(online, audio), online.init_state(crowd([[-1], [-1, -2]]), seed=4)
     frames = []
     for number, part in enumerate(parts):
         if number == stop:
@@ -296,7 +296,7 @@ def test_a_saved_state_goes_on_to_the_same_bits(changes: dict[str, Any], stop: i
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_a_state_of_another_model_is_refused(online: OnlineModel, tmp_path: Path) -> None:
+def test_load_state_rejects_other_model(online: OnlineModel, tmp_path: Path) -> None:
     path = tmp_path / "state"
     online.save_state(online.init_state(person()), path)
     other = online_model()
@@ -312,10 +312,10 @@ def test_a_state_of_another_model_is_refused(online: OnlineModel, tmp_path: Path
         online.load_state(path)
 
 
-def test_a_filled_pipeline_is_flushed_before_a_reset() -> None:
+def test_reset_requires_flushed_pipeline() -> None:
     online = online_model(online_config(pipelined=True))
-    sound = torch.zeros(1, online.chunk_samples + online.lookahead_samples)
-    frames, state = online.step(online.init_state(person()), sound, sound)
+    audio = torch.zeros(1, online.chunk_samples + online.lookahead_samples)
+    frames, state = online.step(online.init_state(person()), audio, audio)
     assert frames.shape == (1, 0, 32, 32, 3)
     with pytest.raises(ValueError, match="flush"):
         online.reset(state, torch.tensor([True]), person())
@@ -329,7 +329,7 @@ def test_a_filled_pipeline_is_flushed_before_a_reset() -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"colour_correction": 0.7, "reference_refresh_latents": 2, "on_prompt_change": "recompute"}]
 )
-def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[str, Any]) -> None:
+def test_pipelined_frames_are_the_same_but_later(refiner: float, changes: dict[str, Any]) -> None:
     speak, listen = voice(4000 * 9, 1, batch=2), voice(4000 * 9, 2, batch=2)
     models = [online_model(online_config(refiner_sigma=refiner, pipelined=p, **changes)) for p in (False, True)]
     one, two = (stream(m, m.init_state(crowd([[-1], [-1, -2]])), speak, listen, ["", "she nods"]) for m in models)
@@ -337,8 +337,8 @@ def test_a_pipeline_shows_the_same_frames_later(refiner: float, changes: dict[st
     assert models[1].online.pipeline_chunks == (2 if refiner else 1)
 
 
-def test_recomputing_under_a_new_text_is_as_if_it_had_always_held() -> None:
-    """While nothing has been forgotten: the same latents, put into the history under the new text from the start."""
+def test_recompute_windows_equals_history_under_the_new_text() -> None:
+    """As long as nothing was evicted: the same latents, appended under the new text from the start."""
     online = online_model(
         online_config(on_prompt_change="recompute", history_sigma=0.0, sink_latents=1, window_latents=6)
     )
@@ -347,29 +347,29 @@ def test_recomputing_under_a_new_text_is_as_if_it_had_always_held() -> None:
     caches = [online.prefill(person()) for _ in range(2)]
     for cache, text in zip(caches, (normal(1, 4, 8, seed=30), given.text), strict=True):
         for i in range(6):
-            heard = replace(chunk_conditions(given, context, i, 1), text=text)
-            online.append(cache, latents[:, :, i : i + 1], heard, noise)
+            conditions_of_chunk = replace(chunk_conditions(given, context, i, 1), text=text)
+            online.append(cache, latents[:, :, i : i + 1], conditions_of_chunk, noise)
     assert not torch.allclose(caches[0].values, caches[1].values, atol=1e-3)
-    # Nothing is heard of a chunk after the window here, so the window is the end of what is given.
+    # There is no audio after the window here, so the window is the end of what is given.
     online.recompute_windows(caches[0], given, [0], [torch.Generator()])
     for name in ("keys", "values", "written"):
         assert torch.allclose(getattr(caches[0], name), getattr(caches[1], name), atol=1e-5)
 
 
-def test_two_chunks_are_not_the_same_with_and_without_recomputing() -> None:
-    sound = voice(4000 * 8, 1)
+def test_on_prompt_change_recompute_differs_from_keep() -> None:
+    audio = voice(4000 * 8, 1)
     models = [online_model(online_config(on_prompt_change=how)) for how in ("keep", "recompute")]
-    one, two = (stream(m, m.init_state(person()), sound, sound, ["", "", "", "", "she smiles"]) for m in models)
+    one, two = (stream(m, m.init_state(person()), audio, audio, ["", "", "", "", "she smiles"]) for m in models)
     assert torch.equal(one[:, :16], two[:, :16])
     assert not torch.equal(one[:, 16:], two[:, 16:])
 
 
-def test_the_first_reference_becomes_what_the_model_makes() -> None:
+def test_reference_refresh_replaces_first_reference_once() -> None:
     online = online_model(online_config(reference_refresh_latents=3))
-    state, sound = online.init_state(person()), torch.zeros(1, 6400)
+    state, audio = online.init_state(person()), torch.zeros(1, 6400)
     seen = []
     for _ in range(5):
-        _, state = online.step(state, sound, sound)
+        _, state = online.step(state, audio, audio)
         seen.append(state.cache.reference_keys.clone())
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[2], seen[4])
@@ -377,7 +377,7 @@ def test_the_first_reference_becomes_what_the_model_makes() -> None:
     assert not torch.allclose(seen[1][:, :, :tokens], seen[2][:, :, :tokens], atol=1e-3)
 
 
-def test_a_refiner_that_is_missing_is_said(online: OnlineModel) -> None:
+def test_prefill_names_missing_refiner(online: OnlineModel) -> None:
     with pytest.raises(ValueError, match="no refiner"):
         online.prefill(person(), refiner=True)
 
@@ -385,7 +385,7 @@ def test_a_refiner_that_is_missing_is_said(online: OnlineModel) -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"refiner_sigma": 0.3, "on_prompt_change": "recompute", "colour_correction": 0.5}]
 )
-def test_state_does_not_grow_and_its_buffers_stay(changes: dict[str, Any]) -> None:
+def test_state_size_and_buffer_addresses_are_constant(changes: dict[str, Any]) -> None:
     online = online_model(online_config(**changes))
 
     def size(state: OnlineState) -> tuple[int, ...]:
@@ -396,36 +396,36 @@ def test_state_does_not_grow_and_its_buffers_stay(changes: dict[str, Any]) -> No
         return (state.nbytes, len(state.cache.prepared.layers), *held, *(t.nbytes for t in tensors))
 
     state = online.init_state(person())
-    sound = torch.zeros(1, online.chunk_samples + online.lookahead_samples)
+    audio = torch.zeros(1, online.chunk_samples + online.lookahead_samples)
     sizes = set()
     for _ in range(100):
-        _, state = online.step(state, sound, sound, None)
+        _, state = online.step(state, audio, audio, None)
         sizes.add(size(state))
     assert len(sizes) == 1
     assert state.position.tolist() == [101]
     assert int(state.cache.layout(1).chunk_positions) == online.online.cache_latents
 
 
-def test_a_seed_decides(online: OnlineModel) -> None:
-    sound = voice(4000 * 3, 1)
-    first, second, other = (stream(online, online.init_state(person(), seed=s), sound, sound) for s in (1, 1, 2))
+def test_seed_determines_frames(online: OnlineModel) -> None:
+    audio = voice(4000 * 3, 1)
+    first, second, other = (stream(online, online.init_state(person(), seed=s), audio, audio) for s in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_frames_are_bytes_of_the_chunk(online: OnlineModel) -> None:
+def test_step_returns_uint8_frames_of_the_chunk(online: OnlineModel) -> None:
     frames = stream(online, online.init_state(person()), voice(8000, 1), voice(8000, 2))
     assert (frames.dtype, tuple(frames.shape)) == (torch.uint8, (1, 8, 32, 32, 3))
     assert (online.chunk_frames, online.chunk_samples, online.lookahead_samples) == (4, 4000, 2400)
 
 
-def test_audio_of_another_length_is_refused(online: OnlineModel) -> None:
+def test_step_rejects_audio_of_wrong_length(online: OnlineModel) -> None:
     state, right = online.init_state(person()), torch.zeros(1, 6400)
     with pytest.raises(ValueError, match="listen audio has shape"):
         online.step(state, right, right[:, :-1])
 
 
-def test_gradients_reach_the_last_forward_alone() -> None:
+def test_generate_keeps_gradients_of_last_forward_only() -> None:
     model = online_model()
     model.backbone.requires_grad_(True)
     cache, given = model.prefill(person()), conditions(1).without("references")

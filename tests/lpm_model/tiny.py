@@ -72,11 +72,11 @@ def person(seed: int = 0) -> Character:
 
 def conditions(frames: int, batch: int = 1, seed: int = 0, config: ModelConfig = MODEL) -> Conditions:
     """All branches present."""
-    heard = (batch, config.context_latents + frames, config.audio_tokens, config.audio_width)
+    shape = (batch, config.context_latents + frames, config.audio_tokens, config.audio_width)
     return Conditions(
         text=normal(batch, config.text_tokens, config.text_width, seed=seed + 1),
-        speak=normal(*heard, seed=seed + 2),
-        listen=normal(*heard, seed=seed + 3),
+        speak=normal(*shape, seed=seed + 2),
+        listen=normal(*shape, seed=seed + 3),
         references=normal(batch, 2, 16, 4, 4, seed=seed + 4),
         reference_positions=torch.tensor([-1, -2]),
     )

@@ -19,7 +19,7 @@ VIDEO = normal(2, 3, 13, 16, 24, seed=1).clamp(-1, 1)
 LATENTS = normal(2, 16, 5, 2, 3, seed=2)
 
 
-def test_shapes(encoder: TinyVideoAutoencoder) -> None:
+def test_encode_and_decode_shapes(encoder: TinyVideoAutoencoder) -> None:
     latents = encoder.encode(VIDEO)
     assert latents.shape == (2, 16, 4, 2, 3)
     assert encoder.decode(latents).shape == VIDEO.shape
@@ -28,7 +28,7 @@ def test_shapes(encoder: TinyVideoAutoencoder) -> None:
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
 @settings(max_examples=15, deadline=None)
-def test_streamed_decode_is_the_whole_decode(plan: list[int]) -> None:
+def test_decode_step_equals_whole_decode(plan: list[int]) -> None:
     from tests.lpm_model.tiny import autoencoder
 
     model = autoencoder()
@@ -49,37 +49,35 @@ def test_decode_is_causal(encoder: TinyVideoAutoencoder) -> None:
 
 
 @pytest.mark.parametrize(("frame", "latent"), [(0, 0), (1, 1), (4, 1), (5, 2), (8, 2), (12, 3)])
-def test_a_frame_reaches_its_own_latent_and_the_next(encoder: TinyVideoAutoencoder, frame: int, latent: int) -> None:
+def test_encode_frame_affects_own_and_next_latent_only(encoder: TinyVideoAutoencoder, frame: int, latent: int) -> None:
     changed = VIDEO.clone()
     changed[:, :, frame] *= -1
     touched = (encoder.encode(VIDEO) != encoder.encode(changed)).flatten(3).any(-1).any(1)
     assert touched.tolist() == [[latent <= f <= latent + 1 for f in range(4)]] * 2
 
 
-def test_a_picture_is_a_video_of_one_frame(encoder: TinyVideoAutoencoder) -> None:
+def test_encode_image_as_video_of_one_frame(encoder: TinyVideoAutoencoder) -> None:
     assert torch.allclose(encoder.encode(VIDEO[:, :, :1]), encoder.encode(VIDEO)[:, :, :1], atol=1e-5)
     assert encoder.decode(LATENTS[:, :, :1]).shape[2] == 1
 
 
-def test_rows_do_not_meet(encoder: TinyVideoAutoencoder) -> None:
+def test_batch_rows_are_independent(encoder: TinyVideoAutoencoder) -> None:
     assert torch.allclose(encoder.encode(VIDEO)[1:], encoder.encode(VIDEO[1:]), atol=1e-5)
     assert torch.allclose(encoder.decode(LATENTS)[1:], encoder.decode(LATENTS[1:]), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 12, 16), (1, 3, 6, 16, 16), (1, 3, 5, 16, 20)])
-def test_frame_counts_and_sides_that_do_not_fit_are_refused(
-    encoder: TinyVideoAutoencoder, shape: tuple[int, ...]
-) -> None:
+def test_encode_rejects_wrong_frame_counts_and_sides(encoder: TinyVideoAutoencoder, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="4k\\+1 frames and sides in 8s"):
         encoder.encode(torch.zeros(shape))
 
 
-def test_lists_of_widths_must_agree() -> None:
+def test_config_rejects_unequal_numbers_of_resolutions() -> None:
     with pytest.raises(ValueError, match="same number of resolutions"):
         AutoencoderConfig(encoder_widths=(8, 8), decoder_widths=(8, 8, 8))
 
 
-def test_a_loaded_folder_has_its_digest(encoder_folder: Path, encoder: TinyVideoAutoencoder) -> None:
+def test_loaded_autoencoder_has_digest_of_its_weights(encoder_folder: Path, encoder: TinyVideoAutoencoder) -> None:
     loaded = load_autoencoder(encoder_folder)
     assert loaded.digest == file_digest(encoder_folder / "model.safetensors")
     assert len(loaded.digest) == 64
@@ -88,13 +86,13 @@ def test_a_loaded_folder_has_its_digest(encoder_folder: Path, encoder: TinyVideo
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
-def test_the_copy_is_the_same_model(encoder_folder: Path, tmp_path: Path) -> None:
+def test_copy_autoencoder_copies_the_same_model(encoder_folder: Path, tmp_path: Path) -> None:
     copy_autoencoder(encoder_folder, tmp_path / "model")
     assert load_autoencoder(tmp_path / "model" / "autoencoder").digest == load_autoencoder(encoder_folder).digest
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -100])
-def test_cut_off_weights_are_named(encoder_folder: Path, tmp_path: Path, keep: int) -> None:
+def test_load_names_truncated_weights(encoder_folder: Path, tmp_path: Path, keep: int) -> None:
     folder = shutil.copytree(encoder_folder, tmp_path / "cut")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
@@ -102,7 +100,7 @@ def test_cut_off_weights_are_named(encoder_folder: Path, tmp_path: Path, keep: i
         load_autoencoder(folder)
 
 
-def test_weights_of_another_shape_are_named(encoder_folder: Path, tmp_path: Path) -> None:
+def test_load_names_weights_of_wrong_shape(encoder_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder_folder, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "latent_channels": 8}))
@@ -113,7 +111,7 @@ def test_weights_of_another_shape_are_named(encoder_folder: Path, tmp_path: Path
         load_autoencoder(folder)
 
 
-def test_a_missing_or_extra_tensor_is_named(encoder_folder: Path, tmp_path: Path) -> None:
+def test_load_names_missing_and_unexpected_tensors(encoder_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder_folder, tmp_path / "extra")
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "surprise": torch.zeros(1)}, folder / "model.safetensors")
@@ -121,6 +119,6 @@ def test_a_missing_or_extra_tensor_is_named(encoder_folder: Path, tmp_path: Path
         load_autoencoder(folder)
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_load_rejects_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no autoencoder"):
         load_autoencoder(tmp_path)

@@ -1,4 +1,4 @@
-"""Wan's autoencoder: what diffusers gives, in pieces of any size, with no state on the module."""
+"""Wan's autoencoder equals diffusers, in steps of any size, without state on the module."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def normalised(latents: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_it_is_what_diffusers_computes(wan: WanVideoAutoencoder) -> None:
+def test_wan_autoencoder_equals_diffusers(wan: WanVideoAutoencoder) -> None:
     peer = small_vae()
     plain = peer.encode(VIDEO).latent_dist.mode()
     latents = wan.encode(VIDEO)
@@ -50,7 +50,7 @@ def test_it_is_what_diffusers_computes(wan: WanVideoAutoencoder) -> None:
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=4))
 @settings(max_examples=10, deadline=None)
 @torch.no_grad()
-def test_pieces_of_any_size_give_the_whole(plan: list[int]) -> None:
+def test_steps_of_any_size_equal_the_whole_video(plan: list[int]) -> None:
     model = WanVideoAutoencoder(small_vae())
     count = sum(plan)
     video, latents = normal(1, 3, 4 * count + 1, 16, 16, seed=5).clamp(-1, 1), normal(1, 16, 1 + count, 2, 2, seed=4)
@@ -66,43 +66,43 @@ def test_pieces_of_any_size_give_the_whole(plan: list[int]) -> None:
 
 
 @torch.no_grad()
-def test_two_videos_take_turns_on_one_module(wan: WanVideoAutoencoder) -> None:
+def test_interleaved_videos_share_one_module(wan: WanVideoAutoencoder) -> None:
     latents = [normal(1, 16, 4, 2, 3, seed=seed) for seed in (6, 7)]
     states, parts = [wan.init_decode(1), wan.init_decode(1)], ([], [])
     for step in range(4):
         for row in range(2):
-            made, states[row] = wan.decode_step(latents[row][:, :, step : step + 1], states[row])
-            parts[row].append(made)
+            decoded, states[row] = wan.decode_step(latents[row][:, :, step : step + 1], states[row])
+            parts[row].append(decoded)
     for row in range(2):
         assert torch.allclose(torch.cat(parts[row], dim=2)[:, :, 3:], wan.decode(latents[row]), atol=1e-5)
 
 
 @torch.no_grad()
-def test_rows_at_different_positions_share_a_state(wan: WanVideoAutoencoder) -> None:
-    """After the first latent every feature keeps its shape, so that one row can start anew beside another."""
+def test_rows_at_different_positions_share_one_state(wan: WanVideoAutoencoder) -> None:
+    """After the first latent every feature keeps its shape, so that rows at different positions share a state."""
     latents = normal(2, 16, 4, 2, 3, seed=8)
     _, first = wan.decode_step(latents[:, :, :1], wan.init_decode(2))
     _, later = wan.decode_step(latents[:, :, 1:3], first)
     assert [f.shape for f in first.features] == [f.shape for f in later.features]
     pairs = zip(first.features, later.features, strict=True)
     mixed = DecoderState(features=tuple(torch.stack([a[0], b[1]]) for a, b in pairs))
-    made, _ = wan.decode_step(latents[:, :, 3:], mixed)
+    decoded, _ = wan.decode_step(latents[:, :, 3:], mixed)
     fresh, _ = wan.decode_step(latents[:, :, 3:], first)
     old, _ = wan.decode_step(latents[:, :, 3:], later)
-    assert torch.allclose(made, torch.stack([fresh[0], old[1]]), atol=1e-5)
+    assert torch.allclose(decoded, torch.stack([fresh[0], old[1]]), atol=1e-5)
 
 
-def test_a_live_model_runs_on_it(folder: Path) -> None:
+def test_online_model_streams_with_wan_autoencoder(folder: Path) -> None:
     online = OnlineModel(tiny.MODEL, tiny.online_config(), load_autoencoder(folder), tiny.SIZE_PX).eval()
-    picture = torch.randint(0, 255, (tiny.SIZE_PX, tiny.SIZE_PX, 3), dtype=torch.uint8).numpy()
-    state = online.init_state(online.character(picture))
+    image = torch.randint(0, 255, (tiny.SIZE_PX, tiny.SIZE_PX, 3), dtype=torch.uint8).numpy()
+    state = online.init_state(online.character(image))
     voice = tiny.voice(online.chunk_samples + online.lookahead_samples)
     with torch.no_grad():
         frames, _ = online.step(state, voice, voice)
     assert frames.shape == (1, online.chunk_frames, tiny.SIZE_PX, tiny.SIZE_PX, 3)
 
 
-def test_the_decoder_runs_in_bfloat16(folder: Path) -> None:
+def test_decoder_runs_in_bfloat16(folder: Path) -> None:
     model: VideoAutoencoder = load_autoencoder(folder)
     latents = normal(1, 16, 3, 2, 2, seed=9)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_the_decoder_runs_in_bfloat16(folder: Path) -> None:
         assert torch.allclose(model.decode(latents), exact, atol=0.1)
 
 
-def test_what_is_wrong_is_named(folder: Path, wan: WanVideoAutoencoder, tmp_path: Path) -> None:
+def test_load_errors_name_the_cause(folder: Path, wan: WanVideoAutoencoder, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="16 frames at 24x16: need 4n \\+ 1 frames"):
         wan.encode(VIDEO[:, :, :16])
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())

@@ -26,7 +26,7 @@ def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_wav2vec2(tmp_path_factory.mktemp("wav2vec2"))
 
 
-def test_text_is_what_the_model_says_and_zero_behind_its_end(umt5: Path) -> None:
+def test_umt5_equals_transformers_and_is_zero_after_the_text(umt5: Path) -> None:
     encoder = UmT5TextEncoder(umt5, tokens=6)
     out = encoder.encode(["a  person\nnods", "smiles"])
     assert out.shape == (2, 6, encoder.width) == (2, 6, 16)
@@ -39,7 +39,7 @@ def test_text_is_what_the_model_says_and_zero_behind_its_end(umt5: Path) -> None
 
 
 @pytest.mark.parametrize("plan", [[1, 1, 1, 1], [3, 1], [4]])
-def test_a_streamed_voice_gives_the_features_of_the_whole(wav2vec2: Path, plan: list[int]) -> None:
+def test_wav2vec2_streamed_features_equal_whole_file(wav2vec2: Path, plan: list[int]) -> None:
     encoder = Wav2Vec2AudioEncoder(AUDIO, wav2vec2)
     past, ahead = encoder.past_samples, encoder.lookahead_samples
     audio = voice(past + 4 * SAMPLES_PER_LATENT + ahead, batch=2)
@@ -52,21 +52,21 @@ def test_a_streamed_voice_gives_the_features_of_the_whole(wav2vec2: Path, plan: 
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-4)
 
 
-def test_a_frame_hears_its_own_time(wav2vec2: Path) -> None:
+def test_wav2vec2_features_follow_their_frame(wav2vec2: Path) -> None:
     """The token of a video frame is the feature that wav2vec2 puts at its first sample, and the one at its middle."""
     encoder = Wav2Vec2AudioEncoder(AUDIO, wav2vec2)
     audio = voice(encoder.window_samples)
     peer = Wav2Vec2Model.from_pretrained(wav2vec2).eval()
-    heard = to_16k(audio)
+    wave = to_16k(audio)
     with torch.no_grad():
-        features = peer((heard - heard.mean()) / heard.std(unbiased=False)).last_hidden_state[0]
+        features = peer((wave - wave.mean()) / wave.std(unbiased=False)).last_hidden_state[0]
     tokens = encoder.encode(audio)[0, 0]
     for frame in range(4):
         at = [(encoder.past_samples + 1000 * frame + half) * 50 // AUDIO_RATE for half in (0, 500)]
         assert torch.allclose(tokens[frame], torch.cat([features[i] for i in at]), atol=1e-4)
 
 
-def test_features_do_not_hear_beyond_the_window(wav2vec2: Path) -> None:
+def test_wav2vec2_features_depend_on_their_window_only(wav2vec2: Path) -> None:
     encoder = Wav2Vec2AudioEncoder(AUDIO, wav2vec2)
     audio = voice(encoder.past_samples + 3 * SAMPLES_PER_LATENT + encoder.lookahead_samples)
     later = audio.clone()
@@ -75,7 +75,7 @@ def test_features_do_not_hear_beyond_the_window(wav2vec2: Path) -> None:
     assert not torch.allclose(encoder.encode(audio)[:, 1], encoder.encode(later)[:, 1], atol=1e-3)
 
 
-def test_resampling_is_scipys_and_keeps_a_tone() -> None:
+def test_to_16k_equals_scipy_and_keeps_a_tone() -> None:
     for samples in (2399, 2401):
         assert to_16k(normal(1, samples))[0].shape == resample_poly(np.zeros(samples), 2, 3).shape
     noise = normal(1, 2400, seed=1)
@@ -89,7 +89,7 @@ def test_resampling_is_scipys_and_keeps_a_tone() -> None:
     assert float(to_16k(high)[0, 50:-50].abs().max()) < 1e-2  # above what 16 kHz can carry
 
 
-def test_what_is_wrong_is_named(wav2vec2: Path, umt5: Path, tmp_path: Path) -> None:
+def test_load_errors_name_the_cause(wav2vec2: Path, umt5: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json is missing"):
         Wav2Vec2AudioEncoder(AUDIO, tmp_path)
     for name in ("config.json", "model.safetensors"):
