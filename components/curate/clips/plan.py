@@ -21,7 +21,7 @@ from lpm_model.config import SAMPLES_PER_FRAME
 
 @dataclass(kw_only=True, slots=True)
 class Plan:
-    """One clip while it is made."""
+    """One clip: where it is cut, and its state while it is made."""
 
     clip_id: str
     """Unique name of the clip."""

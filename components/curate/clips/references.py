@@ -124,11 +124,11 @@ def rank(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
 
 def nearby(tracks: Sequence[Track], number: int) -> list[int]:
     """Return tracks in other shots that may show a track's person, the nearest in time first."""
-    own = tracks[number]
+    reference = tracks[number]
     frames_away = {
-        other: max(track.start - own.stop, own.start - track.stop)
+        other: max(track.start - reference.stop, reference.start - track.stop)
         for other, track in enumerate(tracks)
-        if track.shot != own.shot and len(track.values) >= _MIN_TRACK_FRAMES
+        if track.shot != reference.shot and len(track.values) >= _MIN_TRACK_FRAMES
     }
     return sorted(frames_away, key=lambda other: (frames_away[other], other))[:_MAX_NEARBY]
 
@@ -203,18 +203,18 @@ def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) ->
     moved = np.max([np.abs(values) for values in shown.values()], axis=0)
     calm = frontal + 2.0 * mouth + 0.02 * np.abs(shown["smile"]) + 0.2 * (states == SPEAK)
     usual = float(np.nanmedian(yaw))
-    turned = np.nan_to_num(yaw, nan=usual)
+    head_yaw = np.nan_to_num(yaw, nan=usual)
     yield "global", awake & (frontal < 0.6), calm, openness
     yield "smile", awake & (shown["smile"] > 1) & closed, -shown["smile"], openness
-    yield "left", awake & (turned < -_TURN_RAD), turned, openness
-    yield "right", awake & (turned > _TURN_RAD), -turned, openness
+    yield "left", awake & (head_yaw < -_TURN_RAD), head_yaw, openness
+    yield "right", awake & (head_yaw > _TURN_RAD), -head_yaw, openness
     yield "laugh", awake & (shown["smile"] > 1) & ~closed, -shown["smile"] - mouth, openness * wide_mouth
     yield "surprise", awake & (shown["surprise"] > 1), -shown["surprise"], openness
     yield "talk", awake & (states == SPEAK) & ~closed, -mouth, openness * wide_mouth
     yield "sad", awake & (shown["sad"] > 1), -shown["sad"], openness
     yield "frown", awake & (shown["frown"] > 1), -shown["frown"], np.ones(len(yaw))
     yield "wide_eyes", awake & (shown["wide_eyes"] > 1) & (shown["surprise"] < 1), -shown["wide_eyes"], openness
-    yield "front", awake & (np.abs(turned) < _FRONT_RAD), np.abs(turned), openness
+    yield "front", awake & (np.abs(head_yaw) < _FRONT_RAD), np.abs(head_yaw), openness
     yield "calm", awake & (states != SPEAK) & (moved < 0.5) & (frontal < 0.4), mouth, openness
 
 

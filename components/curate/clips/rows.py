@@ -142,12 +142,12 @@ def clip_audio(
         return speak, gate_audio(mixture, states, SPEAK, SAMPLES_PER_FRAME)
     theirs = labelled.partner[plan.start + 1 : plan.stop].copy()
     theirs[theirs == DISCARD] = IDLE  # the audio stays whatever their mouth shows
-    there = np.zeros(stop - start, np.int16)
+    partner_audio = np.zeros(stop - start, np.int16)
     a, b = start + labelled.offset_samples, stop + labelled.offset_samples
     low, high = max(a, 0), min(b, len(partner.track))
     if high > low:
-        there[low - a : high - a] = partner.track[low:high]
-    return speak, gate_audio(there, theirs, LISTEN, SAMPLES_PER_FRAME)
+        partner_audio[low - a : high - a] = partner.track[low:high]
+    return speak, gate_audio(partner_audio, theirs, LISTEN, SAMPLES_PER_FRAME)
 
 
 def shard_json(plan: Plan, size_px: int) -> dict[str, Any]:

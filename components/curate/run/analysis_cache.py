@@ -1,4 +1,4 @@
-"""Analyses cached across runs: with other thresholds, or another file beside them, no source is analysed twice.
+"""Analyses cached across runs: a run with other thresholds, or with one more file, analyses no source twice.
 
 Each entry is a folder named by the digest of everything that its analysis depends on; no dataset holds any of it. Only
 the run itself reads and writes the cache, never its workers, who may not see it.
@@ -41,14 +41,14 @@ class AnalysisCache:
             if outcome is None:
                 return
             os.utime(entry)
-            roi_cache.discard(job.folder)  # one that is there belongs to the analysis of another file
+            roi_cache.discard(job.folder)  # it belongs to the analysis of another file
             if outcome["ok"]:
                 job.folder.mkdir(parents=True, exist_ok=True)
                 link_file(entry / ANALYSIS_FILE, job.folder / ANALYSIS_FILE)
         partial_results.finish(job.folder, partial_results.ANALYSIS, job.key, outcome)
 
     def store(self, job: Job, outcome: Outcome) -> None:
-        """Add a new analysis; without the digest of its file it could not be told from others."""
+        """Add a new analysis, unless it failed transiently or the digest of its file is unknown."""
         if not job.source.sha256 or outcome.get("reason") in partial_results.RETRYABLE:
             return
         entry = self.folder / job.key

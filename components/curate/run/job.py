@@ -80,7 +80,7 @@ class SourceOutcomes:
     sources: list[Source]
     """All listed sources."""
     skipped: Outcomes
-    """Sources that no pass had to read."""
+    """Sources that were skipped before the passes."""
     analysis: Outcomes
     """Outcomes of the analysis pass."""
     clips: Outcomes

@@ -1,4 +1,4 @@
-"""Which sources no pass has to read."""
+"""Skip the sources that need no pass."""
 
 from components.curate.config import CurationConfig
 from components.curate.run.job import Outcomes, rejection

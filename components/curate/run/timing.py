@@ -41,7 +41,7 @@ def _pass_timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
         "reused": sum("reused" in outcome for _, outcome in done),
         "seconds": round(sum(outcome["seconds"] for _, outcome in done), 3),
         "bytes": sum(source.bytes for source, _ in done),
-        "slowest_refusal_s": max(rejected_s, default=0.0),
+        "slowest_rejection_s": max(rejected_s, default=0.0),
         "video_s": round(sum(outcome["frames"] for outcome in accepted) / VIDEO_FPS, 3),
         "parts_of_s": round(sum(outcome["seconds"] for outcome in accepted), 3),
         "parts_s": {name: round(value, 3) for name, value in parts_s.most_common()},

@@ -25,7 +25,7 @@ _GAP_SAMPLES = AUDIO_RATE // 20
 """Audio is placed by its time stamp when that jumps by more than this (50 ms); less is the encoder's rounding."""
 
 
-class Stopwatch:
+class DecodeTimer:
     """Limits decoding time: rejects a source that decodes far slower than it plays.
 
     Args:
@@ -118,10 +118,10 @@ def _timed(request: _Request) -> Iterator[tuple[float, Any]]:
     count = damaged = 0
     zero: float | None = None
     last_s = -1.0
-    watch = Stopwatch(request.path.name, request.limits.max_stall_s, request.limits.max_slowness)
+    timer = DecodeTimer(request.path.name, request.limits.max_stall_s, request.limits.max_slowness)
     frames = _frames(request)
     try:
-        while (found := watch.next(frames, last_s)) is not None:
+        while (found := timer.next(frames, last_s)) is not None:
             frame, skipped = found
             count += 1 + skipped
             damaged += bool(frame.is_corrupt)
@@ -172,11 +172,11 @@ def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int
         zero_s = _video_start_s(container)
         resampler = av.AudioResampler(format="s16", layout="mono", rate=AUDIO_RATE)
         cursor: int | None = None
-        watch = Stopwatch(path.name, limits.max_stall_s, limits.max_slowness)
+        timer = DecodeTimer(path.name, limits.max_stall_s, limits.max_slowness)
         packets = container.decode(container.streams.audio[0])
         played_s = 0.0
         try:
-            while (frame := watch.next(packets, played_s)) is not None:
+            while (frame := timer.next(packets, played_s)) is not None:
                 played_s += frame.samples / frame.sample_rate
                 at = round(((frame.time or 0.0) - zero_s) * AUDIO_RATE)
                 # The resampler holds some samples back, so only a clear jump is a gap in the recording.

@@ -102,12 +102,12 @@ def _overlay(
         pairs.append([np.maximum(np.nan_to_num(x.astype(np.float64), nan=floor), floor) for x in (a, b)])
     pairs[0] = [np.log1p(values) for values in pairs[0]]
     shortest = max(_MIN_FRAMES, round(_MIN_SHARE * min(shot[1] - shot[0], other[1] - other[0])))
-    moved, heard = (_correlations(a, b, shortest) for a, b in pairs)
-    silent = heard.max() < 0
-    same = moved >= _SAME_SILENT if silent else (heard >= _SAME_AUDIO) & (moved >= _SAME_MOVEMENT)
+    motion, audio = (_correlations(a, b, shortest) for a, b in pairs)
+    silent = audio.max() < 0
+    same = motion >= _SAME_SILENT if silent else (audio >= _SAME_AUDIO) & (motion >= _SAME_MOVEMENT)
     if not same.any():
         return None
-    at = int(np.where(same, moved + heard, -2.0).argmax())
+    at = int(np.where(same, motion + audio, -2.0).argmax())
     lag = at - (other[1] - other[0] - 1)  # frame f of the second shot is frame f + lag of the first
     start, stop = max(0, -lag), min(other[1] - other[0], shot[1] - shot[0] - lag)
     return other[0] + start, other[0] + stop

@@ -62,8 +62,8 @@ class ShotFinder:
             return False
         bends = []
         for at in (_REACH // 2, _REACH, 2 * _REACH - _REACH // 2):
-            share = at / (2 * _REACH)
-            bends.append(float(np.abs(self._recent[at] - (1 - share) * first - share * last).mean()))
+            weight = at / (2 * _REACH)
+            bends.append(float(np.abs(self._recent[at] - (1 - weight) * first - weight * last).mean()))
         return max(bends) < _DISSOLVE_BEND * change
 
     def transitions(self) -> list[tuple[int, int, str]]:
