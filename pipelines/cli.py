@@ -169,7 +169,7 @@ def serve(model: Path, host: str, port: int, float8: bool, compiled: bool) -> No
     from serving.config import ServingConfig
     from serving.server import serve_app
 
-    config = ServingConfig(float8=float8, fused=compiled)
+    config = ServingConfig(float8=float8, compile=compiled)
     try:
         serve_app(model, host, port, config=config, on_ready=lambda url: OUT.print(f"open {url}", soft_wrap=True))
     except KeyboardInterrupt as error:

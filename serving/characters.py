@@ -1,4 +1,4 @@
-"""Characters of a model folder: `characters/<id>/{reference.png, character.json}`, and the rule of consent."""
+"""Characters of a model folder: `characters/<id>/{reference.png, character.json}`, and their consent."""
 
 import json
 from dataclasses import dataclass
@@ -9,34 +9,34 @@ from numpy.typing import NDArray
 
 
 class ConsentError(ValueError):
-    """A character without proof that the person shown has agreed."""
+    """A character has no reference to the consent of the person shown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CharacterCard:
-    """Who may be shown."""
+    """A character that can be shown."""
 
     character_id: str
-    """Folder name; what `session.open` asks for."""
+    """Folder name, as requested by `session.open`."""
     name: str
     """Shown to the user."""
     consent_ref: str
-    """Where the consent of the person shown, or the proof that nobody real is shown, is kept."""
+    """Where the consent of the person shown, or the proof that no real person is shown, is stored."""
     reference: Path
     """The character image."""
 
 
 def list_characters(folder: Path) -> list[str]:
-    """Ids of the characters of a model folder, sorted."""
+    """Return the ids of the characters of a model folder, sorted."""
     return sorted(path.parent.name for path in folder.glob("characters/*/character.json"))
 
 
 def load_character(folder: Path, character_id: str, *, require_consent: bool = True) -> CharacterCard:
-    """One character's card.
+    """Load a character's card.
 
     Raises:
-        ValueError: no such character.
-        ConsentError: no consent_ref in character.json, and it is required.
+        ValueError: the character does not exist.
+        ConsentError: character.json has no consent_ref, and it is required.
     """
     known = list_characters(folder)
     if character_id not in known:
@@ -57,11 +57,11 @@ def load_character(folder: Path, character_id: str, *, require_consent: bool = T
 
 
 def read_reference(card: CharacterCard, size_px: int) -> NDArray[np.uint8]:
-    """The character image as uint8 [size, size, 3], centre-cropped to a square first."""
+    """Read the character image, cropped to its centre square, as uint8 [size_px, size_px, 3]."""
     from PIL import Image
 
-    with Image.open(card.reference) as picture:
-        rgb = picture.convert("RGB")
+    with Image.open(card.reference) as image:
+        rgb = image.convert("RGB")
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
         square = rgb.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.LANCZOS)

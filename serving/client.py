@@ -1,4 +1,4 @@
-"""Async Python client of the live endpoint, and the smoke conversation that tests and evaluation hold with it."""
+"""Async Python client of the live endpoint, and the smoke conversation of tests and evaluation."""
 
 import asyncio
 import time
@@ -49,35 +49,35 @@ class RefusedError(ConnectionError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shown:
-    """One received chunk, decoded."""
+class ReceivedChunk:
+    """A received chunk, decoded."""
 
     message: MediaChunk
-    """What the server says about it."""
+    """The server's message."""
     received_s: float
     """When its bytes arrived (time.perf_counter)."""
     decoded_s: float
-    """When its pictures were ready."""
+    """When its frames were decoded."""
     pts: list[int]
     """Media time (samples) of each frame."""
     frames: NDArray[np.uint8]
-    """uint8 [T, H, W, 3]; empty when the client keeps no pictures."""
+    """uint8 [T, H, W, 3]; empty with keep_frames=False."""
     voice_pts: int
     """Media time of the first voice sample."""
     voice: Pcm
-    """int16 [n]: the character's voice as a viewer hears it."""
+    """int16 [n]: the character's voice after decoding."""
 
 
 @dataclass
 class CharacterClient:
-    """A viewer: everything received is kept in order in `events` (control) and `shown` (media)."""
+    """A viewer; received messages are stored in order in `events` (control) and `chunks` (media)."""
 
     socket: Any
     keep_frames: bool = True
     ready: SessionReady | None = None
     init: MediaInit | None = None
     events: list[ServerMessage] = field(default_factory=list)
-    shown: list[Shown] = field(default_factory=list)
+    chunks: list[ReceivedChunk] = field(default_factory=list)
     last_seq: int = 0
     resume_token: str = ""
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -86,26 +86,26 @@ class CharacterClient:
     _reader: asyncio.Task[None] | None = None
 
     async def send(self, message: ClientMessage, payload: bytes | None = None) -> None:
-        """Send one message, with its bytes if it has some."""
+        """Send one message, with its payload if it has one."""
         if payload is None:
             await self.socket.send(message.model_dump_json(exclude_none=True))
         else:
             await self.socket.send(pack(message, payload))
 
     async def append_user(self, pcm: Pcm) -> None:
-        """Live user audio int16 [n] at 24 kHz."""
+        """Send live user audio int16 [n] at 24 kHz."""
         await self.send(AudioAppend(role="user"), pcm.astype("<i2").tobytes())
 
     async def append_character(self, segment_id: str, pcm: Pcm) -> None:
-        """Audio int16 [n] that the character shall speak."""
+        """Send audio int16 [n] at 24 kHz for the character to speak."""
         await self.send(AudioAppend(role="character", segment_id=segment_id), pcm.astype("<i2").tobytes())
 
     async def end_segment(self, segment_id: str) -> None:
-        """No more audio for this segment."""
+        """Mark a segment as complete."""
         await self.send(SegmentEnd(segment_id=segment_id))
 
     async def speak(self, text: str, *, voice: str | None = None, segment_id: str | None = None) -> None:
-        """Have the server speak a text."""
+        """Have the server synthesise and speak a text."""
         await self.send(TextSpeak(text=text, voice=voice, segment_id=segment_id))
 
     async def prompt(self, text: str) -> None:
@@ -117,7 +117,7 @@ class CharacterClient:
         await self.send(Interrupt(reason=reason))
 
     async def ping(self) -> None:
-        """Ask for a pong."""
+        """Request a pong."""
         await self.send(Ping(t=time.monotonic_ns() // 1_000_000))
 
     async def close(self) -> None:
@@ -126,30 +126,30 @@ class CharacterClient:
         await self.wait(lambda: self._done)
 
     async def wait(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Wait until something received makes the condition true.
+        """Wait until received messages make the condition true.
 
         Raises:
-            TimeoutError: it did not happen in time.
+            TimeoutError: the condition did not become true in time.
             ConnectionError: the connection ended first.
         """
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: condition() or self._done)
         if not condition():
-            raise ConnectionError("the connection ended before what was waited for happened")
+            raise ConnectionError("the connection ended before the awaited condition became true")
 
     async def wait_event(self, kind: type[M], count: int = 1, timeout_s: float = 20.0) -> M:
-        """The `count`-th event of a kind, waited for."""
+        """Wait for the `count`-th event of a kind and return it."""
         await self.wait(lambda: len(self.of(kind)) >= count, timeout_s)
         return self.of(kind)[count - 1]
 
     def of(self, kind: type[M]) -> list[M]:
-        """The events of one kind so far, in order."""
+        """Return the events of one kind so far, in order."""
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def frame_count(self) -> int:
-        """Frames shown so far."""
-        return sum(len(chunk.pts) for chunk in self.shown)
+        """Number of frames received so far."""
+        return sum(len(chunk.pts) for chunk in self.chunks)
 
     async def _read(self) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -157,15 +157,15 @@ class CharacterClient:
         try:
             async for data in self.socket:
                 message, payload = parse_server(data)
-                await self._take(message, payload, time.perf_counter())
-        except ConnectionClosed as gone:
-            self.events.append(Error(code="connection_lost", message=str(gone)))
+                await self._store(message, payload, time.perf_counter())
+        except ConnectionClosed as closed:
+            self.events.append(Error(code="connection_lost", message=str(closed)))
         finally:
             async with self._changed:
                 self._done = True
                 self._changed.notify_all()
 
-    async def _take(self, message: ServerMessage, payload: bytes, received_s: float) -> None:
+    async def _store(self, message: ServerMessage, payload: bytes, received_s: float) -> None:
         self.last_seq = max(self.last_seq, message.seq)
         if isinstance(message, SessionReady | Resumed):
             self.resume_token = message.resume_token
@@ -174,20 +174,20 @@ class CharacterClient:
         if isinstance(message, MediaInit):
             self.init, self._decoder = message, ChunkDecoder(payload)
         if isinstance(message, MediaChunk) and self._decoder is not None:
-            # Decoding stays off the loop, as it does in a browser: this client shares a machine with the server.
-            seen = await asyncio.get_running_loop().run_in_executor(None, self._decoder.decode, payload)
-            shown = Shown(
+            # Decode off the event loop, as a browser does: this client may share a machine with the server.
+            decoded = await asyncio.get_running_loop().run_in_executor(None, self._decoder.decode, payload)
+            chunk = ReceivedChunk(
                 message=message,
                 received_s=received_s,
                 decoded_s=time.perf_counter(),
-                pts=seen.pts,
-                frames=seen.frames if self.keep_frames else seen.frames[:0],
-                voice_pts=seen.voice_pts,
-                voice=seen.voice,
+                pts=decoded.pts,
+                frames=decoded.frames if self.keep_frames else decoded.frames[:0],
+                voice_pts=decoded.voice_pts,
+                voice=decoded.voice,
             )
         async with self._changed:
             if isinstance(message, MediaChunk):
-                self.shown.append(shown)
+                self.chunks.append(chunk)
             else:
                 self.events.append(message)
             self._changed.notify_all()
@@ -203,18 +203,18 @@ async def connect(
     keep_frames: bool = True,
     origin: str | None = None,
 ) -> AsyncIterator[CharacterClient]:
-    """Open a session, or resume the one another client had.
+    """Open a session, or resume that of another client.
 
     Args:
         url: `http://host:port` or `ws://host:port` of a server.
         token: the session token that the server printed.
-        character_id: who shall appear; the first character by default.
+        character_id: the character to show; the first one by default.
         resume: a client whose connection was lost.
-        keep_frames: keep decoded pictures (memory grows); they are decoded in any case.
+        keep_frames: retain decoded frames (memory grows); they are decoded in any case.
         origin: sent as a browser would.
 
     Raises:
-        RefusedError: the server refused.
+        RefusedError: the server refused the session.
     """
     from websockets.asyncio.client import connect as connect_socket
 
@@ -243,21 +243,21 @@ async def connect(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversation:
-    """What a viewer saw and heard of a smoke conversation."""
+    """Everything a viewer received in a smoke conversation."""
 
     ready: SessionReady
-    """The server's greeting."""
-    shown: list[Shown]
+    """The server's `session.ready`."""
+    chunks: list[ReceivedChunk]
     """Every chunk."""
     events: list[ServerMessage]
     """Every control event."""
     first_frame_s: float
-    """From session.open to the first decoded picture."""
+    """Time from session.open to the first decoded frame."""
 
     @property
     def frames(self) -> NDArray[np.uint8]:
-        """All pictures, uint8 [T, H, W, 3]."""
-        return np.concatenate([chunk.frames for chunk in self.shown])
+        """All frames, uint8 [T, H, W, 3]."""
+        return np.concatenate([chunk.frames for chunk in self.chunks])
 
 
 async def converse(url: str, token: str, *, user: Pcm, character: Pcm | str, seconds: float) -> Conversation:
@@ -272,8 +272,8 @@ async def converse(url: str, token: str, *, user: Pcm, character: Pcm | str, sec
     """
     started = time.perf_counter()
     async with connect(url, token) as client:
-        await client.wait(lambda: bool(client.shown))
-        first = client.shown[0].decoded_s - started
+        await client.wait(lambda: bool(client.chunks))
+        first = client.chunks[0].decoded_s - started
         if isinstance(character, str):
             await client.speak(character, segment_id="smoke")
         else:
@@ -283,8 +283,8 @@ async def converse(url: str, token: str, *, user: Pcm, character: Pcm | str, sec
         await stream_live(client, user, seconds)
         await client.close()
         if client.ready is None:
-            raise ConnectionError("the server never greeted")
-        return Conversation(ready=client.ready, shown=client.shown, events=client.events, first_frame_s=first)
+            raise ConnectionError("the server never sent session.ready")
+        return Conversation(ready=client.ready, chunks=client.chunks, events=client.events, first_frame_s=first)
 
 
 async def stream_live(client: CharacterClient, user: Pcm, seconds: float, *, packet_samples: int = 960) -> None:

@@ -1,7 +1,10 @@
 """The full-duplex core: two audio roles on one sample clock, segments, and what the character is doing.
 
-In: user audio, character audio by segment, interruptions. Out: for every chunk the audio windows of both roles and the
-state, and the events that belong to it. No transport, no wall clock, no thread: whoever calls `next_chunk` moves time.
+Input: user audio, character audio by segment, interruptions. Output: for every chunk the audio windows of both roles,
+the state and the events that belong to it. No transport, no wall clock, no thread: `next_chunk` advances the clock.
+
+An interruption becomes silence in `Duplex.interrupt` (drops queued character audio) and `Duplex.next_chunk` (the chunk
+after it is silent); `service._one_chunk` mutes the chunks that the model was computing meanwhile.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,7 @@ import numpy as np
 
 from lpm_model.config import AUDIO_RATE
 from serving.config import ServingConfig
-from serving.media.audio import Pcm, SampleQueue, UserBuffer
+from serving.media.audio import Pcm, SampleQueue, UserBuffer, rms
 from serving.protocol import (
     CharacterState,
     PlaybackFinished,
@@ -24,9 +27,9 @@ from serving.protocol import (
 
 _S = CharacterState
 USER_SURPLUS = AUDIO_RATE * 80 // 1000
-"""User audio (80 ms) that may lie ready against network jitter."""
+"""User audio (80 ms) that may be buffered against network jitter."""
 ACK_TRUST = 2 * AUDIO_RATE
-"""A viewer's playback may be said to lag by this much (2 s); a finish is never held back longer."""
+"""Largest playback lag (2 s) that a client's ack can claim; `playback.finished` is never delayed longer."""
 TRANSITIONS: dict[CharacterState, frozenset[CharacterState]] = {
     _S.IDLE: frozenset({_S.LISTENING, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
     _S.LISTENING: frozenset({_S.IDLE, _S.SPEAKING, _S.INTERRUPTING, _S.DRAINING}),
@@ -34,11 +37,11 @@ TRANSITIONS: dict[CharacterState, frozenset[CharacterState]] = {
     _S.INTERRUPTING: frozenset({_S.IDLE, _S.LISTENING, _S.SPEAKING, _S.DRAINING}),
     _S.DRAINING: frozenset(),
 }
-"""Every legal change of state; draining is final."""
+"""Every legal state transition; draining is final."""
 
 
 class IllegalTransitionError(AssertionError):
-    """The state machine was asked for a change that TRANSITIONS does not hold: a programming error."""
+    """A state transition that TRANSITIONS does not list: a programming error."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -47,7 +50,7 @@ class Segment:
 
     segment_id: str
     owned: bool
-    """The server itself feeds and ends it (text), so a newer segment queues behind it instead of superseding it."""
+    """Fed and ended by the server itself (text), so a newer segment queues behind it instead of superseding it."""
     queue: SampleQueue = field(default_factory=SampleQueue)
     ended: bool = False
     consumed: int = 0
@@ -57,13 +60,13 @@ class Segment:
     flowing: bool = False
 
     def ready(self, window: int) -> bool:
-        """Whether it may sound now: enough is buffered, or no more will come."""
+        """Whether it can play now: enough is buffered, or no more will arrive."""
         return len(self.queue) > 0 and (self.flowing or self.ended or len(self.queue) >= window)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkInput:
-    """What one step of the model needs."""
+    """Input of one model step."""
 
     pts: int
     """Media time (samples) of the chunk's first sample."""
@@ -74,9 +77,11 @@ class ChunkInput:
     state: CharacterState
     segment_id: str | None
     user_position: int
-    """User samples that the model has passed once this chunk is out."""
+    """User samples that the model has consumed by the end of this chunk."""
+    user_dropped: int
+    """User samples dropped as too old since the previous chunk."""
     epoch: int
-    """Number of interruptions so far: audio of an older epoch must no longer sound."""
+    """Number of interruptions so far: audio of an older epoch must not be played any more."""
 
 
 class Duplex:
@@ -88,7 +93,7 @@ class Duplex:
         self._config = config
         self.chunk_samples, self.lookahead_samples = chunk_samples, lookahead_samples
         self.pipeline_chunks = pipeline_chunks
-        self.user = UserBuffer(
+        self._user = UserBuffer(
             capacity=config.user_buffer_samples,
             chunk=chunk_samples,
             lookahead=lookahead_samples,
@@ -101,12 +106,13 @@ class Duplex:
         self._played_out: list[Segment] = []
         self._finished: dict[str, None] = {}
         self._silent_for = 1 << 40
-        self._interrupt_pending = False
+        self._silence_next_chunk = False
         self._played: int | None = None
+        self._dropped_before = 0
 
     @property
     def buffered_samples(self) -> int:
-        """Character audio that waits to be spoken."""
+        """Character audio that is queued to be spoken."""
         return sum(len(segment.queue) for segment in self._segments)
 
     @property
@@ -116,29 +122,39 @@ class Duplex:
 
     @property
     def busy(self) -> bool:
-        """Whether any segment is still owed its `playback.finished`."""
+        """Whether a segment has not had its `playback.finished` yet."""
         return bool(self._segments or self._played_out)
+
+    @property
+    def user_buffered(self) -> int:
+        """User samples that wait in the jitter buffer."""
+        return len(self._user)
+
+    @property
+    def user_dropped(self) -> int:
+        """User samples dropped as too old since the session began."""
+        return self._user.dropped
 
     def is_live(self, segment_id: str) -> bool:
         """Whether the segment still accepts audio."""
         return any(s.segment_id == segment_id and not s.ended for s in self._segments)
 
     def append_user(self, pcm: Pcm) -> int:
-        """Live user samples [n]; returns how many old samples were dropped."""
-        return self.user.append(pcm)
+        """Add live user samples [n]; return how many old samples were dropped."""
+        return self._user.append(pcm)
 
     def open_segment(self, segment_id: str, *, owned: bool, event_id: str | None = None) -> list[ServerMessage]:
-        """Announce a segment; an open one that a client streams is superseded, one that the server feeds is not.
+        """Open a segment; it supersedes an open one that the client streams, but not one that the server feeds.
 
         Raises:
             ProtocolError: `draining`, `segment_exists` or `resource_exhausted`.
         """
         if self.state is CharacterState.DRAINING:
-            raise ProtocolError("draining", "the session is ending and takes no new segment", event_id=event_id)
+            raise ProtocolError("draining", "the session is ending and accepts no new segment", event_id=event_id)
         if segment_id in self._finished or any(s.segment_id == segment_id for s in self._everything()):
             raise ProtocolError("segment_exists", f"segment {segment_id} exists; choose a new id", event_id=event_id)
         if len(self._segments) >= self._config.max_segments:
-            text = f"{len(self._segments)} segments wait already; wait for playback.finished"
+            text = f"{len(self._segments)} segments are queued already; wait for playback.finished"
             raise ProtocolError("resource_exhausted", text, event_id=event_id, retryable=True)
         messages: list[ServerMessage] = []
         for old in [s for s in self._segments if not s.ended and not s.owned]:
@@ -147,7 +163,7 @@ class Duplex:
         return [*messages, SegmentOpened(segment_id=segment_id, event_id=event_id)]
 
     def append_character(self, segment_id: str, pcm: Pcm) -> list[ServerMessage]:
-        """Samples [n] of a segment, which is opened by its first audio; audio of a finished one is dropped by id.
+        """Queue samples [n] of a segment; its first audio opens it, and audio of a finished one is dropped by id.
 
         Raises:
             ProtocolError: `input_backpressure` beyond the credits, `segment_ended`, or what `open_segment` raises.
@@ -161,25 +177,32 @@ class Duplex:
         messages = [] if segment else self.open_segment(segment_id, owned=False)
         segment = segment or self._segments[-1]
         if segment.ended:
-            raise ProtocolError("segment_ended", f"segment {segment_id} has had its segment.end; use a new id")
+            raise ProtocolError("segment_ended", f"segment {segment_id} has already ended; use a new id")
         segment.queue.append(pcm)
         return messages
 
     def end_segment(self, segment_id: str) -> None:
-        """No more audio will come for this segment; unknown and finished ids are ignored, as they race with events."""
+        """Mark a segment as complete; unknown and finished ids are ignored, as they race with events."""
         for segment in self._segments:
             if segment.segment_id == segment_id:
                 segment.ended = True
 
     def note_played(self, played_samples: int) -> None:
-        """How far the client has really played on the media clock: finishes and positions follow it."""
+        """Record how far the client has played on the media clock; finishes and positions follow it."""
         self._played = min(max(played_samples, self._played or 0), self.position)
 
     def interrupt(self, played_samples: int | None = None) -> list[ServerMessage]:
-        """Silence the character: every segment finishes now, and the next chunk closes the mouth.
+        """Silence the character.
+
+        All queued character audio is dropped: every segment finishes now, as interrupted. The next chunk is silent and
+        closes the mouth (`next_chunk`), whatever is appended meanwhile. Chunks that the model is computing belong to an
+        older `epoch`, by which the service mutes them. Without an unfinished segment nothing happens.
 
         Args:
             played_samples: how far the client has played on the media clock; the playhead is assumed if absent.
+
+        Returns:
+            One `playback.finished` per segment and the change of state.
         """
         if not self.busy:
             return []
@@ -187,44 +210,46 @@ class Duplex:
         playhead = self._playhead if played_samples is None else min(played_samples, self.position)
         messages = self._finish_all(playhead)
         if self.state is not CharacterState.DRAINING:
-            self._interrupt_pending = True
+            self._silence_next_chunk = True
             messages += self._enter(CharacterState.INTERRUPTING)
         return messages
 
     def drain(self) -> list[ServerMessage]:
-        """Take no new segment; what was accepted is still spoken, streamed segments with what they have."""
+        """Accept no new segment; accepted audio is still spoken, and streamed segments end with what they have."""
         for segment in self._segments:
             segment.ended = segment.ended or not segment.owned
         return self._enter(CharacterState.DRAINING)
 
     def close(self) -> list[ServerMessage]:
-        """The session is over: every segment that is still owed its finish gets it."""
+        """End the session: every unfinished segment gets its `playback.finished`."""
         self.epoch += 1
         return self._finish_all(self._playhead)
 
     def next_chunk(self) -> tuple[ChunkInput, list[ServerMessage]]:
-        """Advance the clock by one chunk: what the model shall hear, and the events that go out before its picture."""
+        """Advance the clock by one chunk; return the model's input and the events that precede its frames."""
         messages: list[ServerMessage] = [
             self._finish(s, interrupted=False, playhead=self._playhead)
             for s in list(self._played_out)
             if s.end_pts <= self._playhead
         ]
-        closing, self._interrupt_pending = self._interrupt_pending, False
+        silenced, self._silence_next_chunk = self._silence_next_chunk, False
         speak = np.zeros(self.chunk_samples + self.lookahead_samples, np.int16)
         spoken_id: str | None = None
-        if not closing:
-            spoken_id, drawn = self._draw_speech(speak)
-            messages += drawn
-        listen, _ = self.user.take()
-        self._hear(listen[: self.chunk_samples])
-        messages += self._enter(self._decide(spoken_id, closing=closing))
+        if not silenced:
+            spoken_id, started = self._fill_speech(speak)
+            messages += started
+        listen, _ = self._user.take()
+        self._measure_silence(listen[: self.chunk_samples])
+        messages += self._enter(self._next_state(spoken_id, silenced=silenced))
+        dropped, self._dropped_before = self.user_dropped - self._dropped_before, self.user_dropped
         chunk = ChunkInput(
             pts=self.position,
             speak=speak,
             listen=listen,
             state=self.state,
             segment_id=spoken_id,
-            user_position=self.user.position,
+            user_position=self._user.position,
+            user_dropped=dropped,
             epoch=self.epoch,
         )
         self.position += self.chunk_samples
@@ -232,7 +257,7 @@ class Duplex:
 
     @property
     def _playhead(self) -> int:
-        """Where playback is: one chunk behind what the model has finished, or as far behind as the client says."""
+        """Position of playback: one chunk behind the model's output, or as far behind as the client reports."""
         paced = max(0, self.position - (1 + self.pipeline_chunks) * self.chunk_samples)
         return paced if self._played is None else min(paced, max(self._played, paced - ACK_TRUST))
 
@@ -242,21 +267,21 @@ class Duplex:
     def _finish_all(self, playhead: int) -> list[ServerMessage]:
         return [self._finish(segment, interrupted=True, playhead=playhead) for segment in self._everything()]
 
-    def _draw_speech(self, window: Pcm) -> tuple[str | None, list[ServerMessage]]:
-        """Fill the window from the queued segments; only samples inside the chunk are consumed."""
+    def _fill_speech(self, window: Pcm) -> tuple[str | None, list[ServerMessage]]:
+        """Fill the window [chunk + lookahead] from queued segments; only samples of the chunk are consumed."""
         at, spoken_id = 0, None
         messages: list[ServerMessage] = []
         for segment in list(self._segments):
             whole = False
             if segment.ready(window.size - at):
-                heard = segment.queue.peek(window.size - at)
-                whole = heard.size == len(segment.queue)
-                window[at : at + heard.size] = heard
-                inside = min(heard.size, max(0, self.chunk_samples - at))
+                audio = segment.queue.peek(window.size - at)
+                whole = audio.size == len(segment.queue)
+                window[at : at + audio.size] = audio
+                inside = min(audio.size, max(0, self.chunk_samples - at))
                 if inside:
                     messages += self._consume(segment, inside, self.position + at)
                     spoken_id = spoken_id or segment.segment_id
-                at += heard.size
+                at += audio.size
             segment.flowing = segment.flowing and len(segment.queue) > 0
             if segment.ended and not segment.queue:
                 self._segments.remove(segment)
@@ -274,32 +299,31 @@ class Duplex:
         segment.end_pts = pts + count
         if segment.started_pts is None:
             segment.started_pts = pts
-            # A predecessor that ended inside this very chunk is told first: apps expect finish before the next start.
+            # A predecessor that ended inside this chunk finishes first: clients expect that order.
             for old in list(self._played_out):
                 messages.append(self._finish(old, interrupted=False, playhead=old.end_pts))
             messages.append(PlaybackStarted(segment_id=segment.segment_id, pts_samples=pts))
         return messages
 
     def _finish(self, segment: Segment, *, interrupted: bool, playhead: int) -> PlaybackFinished:
-        """The one place that ends a segment, so that it ends once."""
+        """End a segment; the only place that does, so that each ends exactly once."""
         (self._segments if segment in self._segments else self._played_out).remove(segment)
         self._finished[segment.segment_id] = None
         while len(self._finished) > 4096:
             del self._finished[next(iter(self._finished))]
-        unheard = max(0, segment.end_pts - playhead)
-        position = max(0, segment.consumed - unheard) if interrupted else segment.consumed
+        unplayed = max(0, segment.end_pts - playhead)
+        position = max(0, segment.consumed - unplayed) if interrupted else segment.consumed
         return PlaybackFinished(segment_id=segment.segment_id, position_samples=position, interrupted=interrupted)
 
-    def _hear(self, pcm: Pcm) -> None:
-        level = float(np.sqrt(np.mean(np.square(pcm.astype(np.float32) / 32768.0)))) if pcm.size else 0.0
-        self._silent_for = 0 if level > self._config.silence_rms else self._silent_for + self.chunk_samples
+    def _measure_silence(self, pcm: Pcm) -> None:
+        self._silent_for = 0 if rms(pcm) > self._config.silence_rms else self._silent_for + self.chunk_samples
 
-    def _decide(self, spoken_id: str | None, *, closing: bool) -> CharacterState:
+    def _next_state(self, spoken_id: str | None, *, silenced: bool) -> CharacterState:
         if self.state is CharacterState.DRAINING:
             return CharacterState.DRAINING
         if spoken_id is not None:
             return CharacterState.SPEAKING
-        if closing:
+        if silenced:
             return CharacterState.INTERRUPTING
         starved = bool(self._segments) and self._segments[0].started_pts is not None
         attentive = self._silent_for <= self._config.listening_hold_s * AUDIO_RATE

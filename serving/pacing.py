@@ -1,4 +1,4 @@
-"""When to generate the next chunk: at most one ahead of the playhead, so that an interruption is heard at once."""
+"""Schedule generation at most one chunk ahead of the playhead, so that an interruption takes effect at once."""
 
 
 class Pace:
@@ -6,7 +6,7 @@ class Pace:
 
     The playhead starts when the first chunk is delivered. Chunk n may be generated from the moment chunk n - 1 starts
     to play, and is due when the playhead reaches it. A short delay is caught up; after one longer than a chunk the
-    viewer has seen a stall, and the schedule moves on from there.
+    viewer has seen a stall, and the schedule restarts from there.
     """
 
     def __init__(self, chunk_s: float) -> None:
@@ -18,11 +18,11 @@ class Pace:
 
     @property
     def release(self) -> float:
-        """When the next chunk may be generated; 0 for the first, which may be at once."""
+        """Earliest time to generate the next chunk; 0 for the first."""
         return self._start + (self._delivered - 1) * self.chunk_s if self._delivered else 0.0
 
     def delivered(self, now: float) -> bool:
-        """Note that the next chunk was handed over at `now`; returns whether that was too late for the playhead."""
+        """Record that the next chunk was delivered at `now`; return whether that was too late for the playhead."""
         if not self._delivered:
             self._start = now
             self._delivered = 1

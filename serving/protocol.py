@@ -1,8 +1,8 @@
-"""The wire: one pydantic model per message, one discriminated union per direction, and the binary framing.
+"""Wire protocol: one pydantic model per message, one discriminated union per direction, and the binary framing.
 
 Text frames carry one JSON message. A binary frame carries a message with a payload (PCM16 little-endian mono audio,
 fMP4 bytes) as: u32 little-endian length of the JSON header, the header, the payload. All time stamps are integers in
-samples of one media clock at 24 kHz. Every server message has a growing `seq`; a client message may carry an
+samples of one media clock at 24 kHz. Every server message has an increasing `seq`; a client message may carry an
 `event_id`, and a repeated one is ignored.
 """
 
@@ -26,7 +26,7 @@ Role = Literal["user", "character"]
 
 
 class CharacterState(StrEnum):
-    """What the character is doing."""
+    """State of the character."""
 
     IDLE = "idle"
     LISTENING = "listening"
@@ -50,13 +50,13 @@ class _Message(BaseModel):
 
 
 class ClientMessage(_Message):
-    """What every client message may carry."""
+    """Fields that every client message may carry."""
 
     event_id: Identifier | None = None
 
 
 class VideoRequest(_Message):
-    """What the client can show; the character's own size is served whatever is asked."""
+    """What the client can show; the character is served in its own size whatever is requested."""
 
     w: int | None = Field(default=None, ge=16, le=4096)
     h: int | None = Field(default=None, ge=16, le=4096)
@@ -109,7 +109,7 @@ class SegmentEnd(ClientMessage):
 
 
 class TextSpeak(ClientMessage):
-    """Text that the server's own voice speaks: one segment of role `character`."""
+    """Text for the server to synthesise: one segment of role `character`."""
 
     type: Literal["text.speak"] = "text.speak"
     text: str = Field(min_length=1)
@@ -118,7 +118,7 @@ class TextSpeak(ClientMessage):
 
 
 class TextPrompt(ClientMessage):
-    """The prompt that steers performance from `at_samples` on (now, when absent)."""
+    """Prompt that steers the performance from `at_samples` on (from now on if absent)."""
 
     type: Literal["text.prompt"] = "text.prompt"
     prompt: str
@@ -132,7 +132,7 @@ class Interrupt(ClientMessage):
 
 
 class PlaybackAck(ClientMessage):
-    """How far the client has really played, on the media clock."""
+    """How far the client has played on the media clock."""
 
     type: Literal["playback.ack"] = "playback.ack"
     segment_id: Identifier | None = None
@@ -160,7 +160,7 @@ AnyClientMessage = Annotated[
 
 
 class ServerMessage(_Message):
-    """What every server message carries; `seq` is stamped by the session."""
+    """Fields that every server message carries; the session assigns `seq`."""
 
     seq: int = 0
 
@@ -172,7 +172,7 @@ class SessionQueued(ServerMessage):
 
 
 class Limits(_Message):
-    """The bounds that a client must respect."""
+    """Limits that a client must respect."""
 
     user_buffer_samples: int
     character_buffer_samples: int
@@ -230,7 +230,7 @@ class MediaInit(ServerMessage):
 
 
 class MediaChunk(ServerMessage):
-    """One fMP4 media segment (payload) and what the model was doing during it."""
+    """One fMP4 media segment (payload) and the character's state during it."""
 
     type: Literal["media.chunk"] = "media.chunk"
     pts_samples: int
@@ -238,7 +238,7 @@ class MediaChunk(ServerMessage):
     state: CharacterState
     segment_id: str | None = None
     user_samples: int
-    """User audio (samples since the session began) that the model has heard by the end of this chunk."""
+    """User audio (samples since the session began) that the model has consumed by the end of this chunk."""
     user_buffered_samples: int
     compute_ms: float
     watermark_id: str | None = None
@@ -271,7 +271,7 @@ class State(ServerMessage):
 
 
 class Flow(ServerMessage):
-    """Character audio (samples) that may still be sent, and what is buffered."""
+    """Character audio (samples) that may still be sent, and how much is buffered."""
 
     type: Literal["flow"] = "flow"
     credits: int
@@ -337,7 +337,7 @@ _SERVER: TypeAdapter[Any] = TypeAdapter(AnyServerMessage)
 
 
 def pack(message: ClientMessage | ServerMessage, payload: bytes) -> bytes:
-    """One binary frame: header length, header, payload."""
+    """Build a binary frame: header length, header, payload."""
     header = message.model_dump_json(exclude_none=True).encode()
     return b"".join((_LENGTH.pack(len(header)), header, payload))
 
@@ -346,7 +346,7 @@ def unpack(frame: bytes, *, max_header: int = MAX_HEADER_BYTES) -> tuple[str, by
     """Split a binary frame into its JSON header and its payload.
 
     Raises:
-        ProtocolError: `bad_frame` when the lengths do not fit.
+        ProtocolError: `bad_frame` if the lengths do not match.
     """
     if len(frame) < _LENGTH.size:
         raise ProtocolError("bad_frame", f"a binary frame of {len(frame)} bytes has no header; send u32 length first")
@@ -381,7 +381,7 @@ def _parse(adapter: TypeAdapter[Any], text: str) -> Any:
 
 
 def parse_client(data: str | bytes) -> tuple[Any, bytes]:
-    """A client frame, text or binary.
+    """Parse a client frame, text or binary.
 
     Returns:
         The message and its payload; audio sent as base64 is returned as payload too.
@@ -398,16 +398,16 @@ def parse_client(data: str | bytes) -> tuple[Any, bytes]:
             except binascii.Error as error:
                 raise ProtocolError("bad_audio", f"b64: {error}", event_id=message.event_id) from error
         if not payload or len(payload) % 2:
-            text = f"{len(payload)} bytes of audio are no PCM16; send an even, non-zero number"
+            text = f"{len(payload)} bytes of audio are not PCM16; send an even, non-zero number"
             raise ProtocolError("bad_audio", text, event_id=message.event_id)
         if message.role == "character" and message.segment_id is None:
-            raise ProtocolError("invalid_field", "segment_id: needed for role character", event_id=message.event_id)
+            raise ProtocolError("invalid_field", "segment_id: required for role character", event_id=message.event_id)
     elif payload:
         raise ProtocolError("bad_frame", f"{message.type} takes no payload", event_id=message.event_id)
     return message, payload
 
 
 def parse_server(data: str | bytes) -> tuple[Any, bytes]:
-    """A server frame, text or binary: the message and its payload."""
+    """Parse a server frame, text or binary; return the message and its payload."""
     text, payload = (data, b"") if isinstance(data, str) else unpack(data, max_header=1 << 20)
     return _parse(_SERVER, text), payload

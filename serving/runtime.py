@@ -1,8 +1,9 @@
-"""The same application inside the real KServe model server: what an InferenceService starts.
+"""The live endpoint inside the KServe model server: what an InferenceService starts.
 
-`python -m serving.runtime --model-dir DIR` builds kserve's model, data plane and REST application, mounts our stream
-and page on it, and runs it on our own uvicorn (kserve's own binds every interface). v2 health, readiness, metadata and
-a unary `infer` that renders offline answer beside the stream. One worker: the model has one owner.
+`python -m serving.runtime --model-dir DIR` builds kserve's model, data plane and REST application, mounts the stream
+and the page on it, and runs it on its own uvicorn server (kserve's binds every interface). v2 health, readiness,
+metadata and a unary `infer` that renders offline are served next to the stream. All of it but health, metrics and the
+page needs the session token. One worker: the model has one owner.
 """
 
 import argparse
@@ -31,36 +32,36 @@ from serving.engine import make_engine
 from serving.media.audio import Pcm
 from serving.server import DrainingServer, build_service, page_url, uvicorn_config
 from serving.service import CharacterService
-from serving.transports.websocket import mount_page, page_index, stream_router
+from serving.transports.websocket import guard, mount_page, page_index, stream_router
 
 logger = logging.getLogger(__name__)
 
 MAX_RENDER_S = 30
-"""Longest conversation that one unary `infer` renders."""
+"""Longest conversation that a unary `infer` renders."""
 
 
 class CharacterModel(Model):  # type: ignore[misc]
-    """KServe's view of the service: ready, metadata, and offline rendering."""
+    """The service as a KServe model: readiness, metadata and offline rendering."""
 
     def __init__(self, name: str, service: CharacterService) -> None:
         super().__init__(name)
         self._service = service
 
     def load(self) -> bool:
-        """The engine is loaded with the process; readiness follows the service."""
+        """Report readiness; the engine itself is loaded with the process."""
         self.ready = self._service.ready
         return bool(self.ready)
 
     async def healthy(self) -> bool:
-        """Whether new conversations are welcome."""
+        """Return whether new conversations are accepted."""
         return self._service.ready
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """The two voices of an offline conversation."""
+        """Describe the two voices of an offline conversation."""
         return [{"name": name, "datatype": "INT16", "shape": [-1]} for name in ("speak", "listen")]
 
     def get_output_types(self) -> list[dict[str, Any]]:
-        """The video of an offline conversation."""
+        """Describe the video of an offline conversation."""
         size = self._service.engine.size_px
         return [{"name": "video", "datatype": "UINT8", "shape": [-1, size, size, 3]}]
 
@@ -81,14 +82,14 @@ class CharacterModel(Model):  # type: ignore[misc]
 
 
 class CharacterDataPlane(DataPlane):  # type: ignore[misc]
-    """A data plane whose readiness ends when the server drains, so that the pod leaves the endpoints."""
+    """A data plane that stops being ready when the server drains, so that the pod leaves the endpoints."""
 
     def __init__(self, registry: ModelRepository, service: CharacterService) -> None:
         super().__init__(model_registry=registry)
         self._service = service
 
     async def ready(self) -> bool:
-        """Whether new conversations are welcome."""
+        """Return whether new conversations are accepted."""
         return self._service.ready
 
 
@@ -102,38 +103,39 @@ def _samples(tensor: InferInput | None) -> Pcm:
 
 
 def _render(service: CharacterService, character: str, speak: Pcm, listen: Pcm) -> Any:
-    """Every frame of a conversation, uint8 [T, H, W, 3]."""
+    """Render all frames of a conversation, uint8 [T, H, W, 3]."""
     engine = service.engine
     chunks = max(1, -(-max(speak.size, listen.size) // engine.chunk_samples))
     total = chunks * engine.chunk_samples + engine.lookahead_samples
-    mouth, ear = (np.pad(voice, (0, max(0, total - voice.size))) for voice in (speak, listen))
+    speak, listen = (np.pad(voice, (0, max(0, total - voice.size))) for voice in (speak, listen))
     session = engine.open(character, 0)
     frames = []
     for start in range(0, chunks * engine.chunk_samples, engine.chunk_samples):
         window = slice(start, start + engine.chunk_samples + engine.lookahead_samples)
-        frames.append(session.step(mouth[window], ear[window], ""))
+        frames.append(session.step(speak[window], listen[window], ""))
     frames.append(session.flush())
     session.close()
     return np.concatenate(frames)
 
 
 def build(name: str, service: CharacterService, token: str) -> Any:
-    """The FastAPI application of kserve with our routes in front of its own."""
+    """Build kserve's FastAPI application with our routes ahead of its own."""
     repository = ModelRepository()
     model = CharacterModel(name, service)
     repository.update(model)
     plane = CharacterDataPlane(repository, service)
     kserve_app.include_router(stream_router(service, token))
-    # kserve would answer "/" with its liveness; /v2/health/live stays for probes, and "/" is the page.
+    # kserve answers "/" with its liveness; here "/" is the page, and /v2/health/live remains for probes.
     kserve_app.add_api_route("/", page_index)
     rest = RESTServer("kserve.model_server:app", plane, ModelRepositoryExtension(repository), http_port=0)
     rest.create_application()
     mount_page(kserve_app)
+    guard(kserve_app, token, service.config)
     return kserve_app
 
 
 def default_host() -> str:
-    """LPM_HOST, else every interface inside a Kubernetes pod, else this machine alone."""
+    """Return LPM_HOST, else every interface inside a Kubernetes pod, else loopback."""
     return os.environ.get("LPM_HOST") or ("0.0.0.0" if "KUBERNETES_SERVICE_HOST" in os.environ else "127.0.0.1")
 
 
@@ -145,18 +147,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=("lpm", "fake"), default="lpm", help="fake needs no model")
     parser.add_argument("--host", default=default_host(), help="address to listen on; LPM_HOST sets the default")
     parser.add_argument("--http-port", type=int, default=8080)
-    parser.add_argument("--token", default=os.environ.get("LPM_TOKEN"), help="session token; LPM_TOKEN, else random")
-    parser.add_argument("--max-sessions", type=int, default=1)
-    parser.add_argument("--drain-s", type=float, default=30.0, help="time for running segments after SIGTERM")
-    parser.add_argument("--allow-origin", action="append", default=[], help="browser origin to admit; may be repeated")
-    parser.add_argument("--allow-missing-consent", action="store_true", help="show characters without consent_ref")
-    parser.add_argument("--float8", action="store_true", help="8-bit products: faster on a GPU, a little less exact")
     parser.add_argument(
-        "--fused", action="store_true", help="compiled blocks and CUDA graphs: slower start, faster chunks"
+        "--token", default=os.environ.get("LPM_TOKEN"), help="session token; defaults to LPM_TOKEN, else random"
+    )
+    parser.add_argument("--max-sessions", type=int, default=1)
+    parser.add_argument("--drain-s", type=float, default=30.0, help="time for running segments to finish after SIGTERM")
+    parser.add_argument("--allow-origin", action="append", default=[], help="browser origin to allow; repeatable")
+    parser.add_argument("--allow-missing-consent", action="store_true", help="serve characters without consent_ref")
+    parser.add_argument("--float8", action="store_true", help="FP8 matmuls: faster on a GPU, slightly less exact")
+    parser.add_argument(
+        "--compile", action="store_true", help="compiled blocks and CUDA graphs: slower start, faster chunks"
     )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kserve.trace").setLevel(logging.WARNING)  # two lines for every probe otherwise
+    logging.getLogger("kserve.trace").setLevel(logging.WARNING)  # it logs two lines per probe
     token = given.token or secrets.token_urlsafe(16)
     try:
         config = ServingConfig(
@@ -165,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
             allowed_origins=tuple(given.allow_origin),
             require_consent=not given.allow_missing_consent,
             float8=given.float8,
-            fused=given.fused,
+            compile=given.compile,
         )
         engine = make_engine(given.engine, given.model_dir, config)
     except ValueError as error:
@@ -173,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     service = build_service(engine, config, REGISTRY)
     app = build(given.model_name, service, token)
-    shown = token if not given.token else "..."  # a token that was given is a secret of whoever gave it
+    shown = token if not given.token else "..."  # a configured token is a secret
 
     def announce(port: int) -> None:
         logger.info("model %s ready at %s", given.model_name, page_url(given.host, port, shown))

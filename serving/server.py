@@ -1,4 +1,4 @@
-"""Starts and ends a server: engine, service, application, uvicorn; SIGTERM drains before it stops."""
+"""Start and stop a server: engine, service, application, uvicorn; SIGTERM drains before it stops."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn that warms the engine first and says goodbye last: the first signal drains, the second stops at once."""
+    """uvicorn server that warms up the engine first and drains: the first signal drains, the second stops at once."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class DrainingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Warm the engine before the port answers."""
+        """Warm up the engine before the port answers."""
         self._loop = asyncio.get_running_loop()
         await self._service.start()
         await super().startup(sockets)
@@ -47,12 +47,12 @@ class DrainingServer(uvicorn.Server):
             self._on_ready(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say goodbye to every viewer before the sockets close."""
+        """End every session before the sockets close."""
         await self._service.stop()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: stop being ready, announce, let speech finish. Second: leave at once."""
+        """First signal: stop being ready, notify viewers, let speech finish. Second: exit at once."""
         if self._loop is None or self._drain is not None or not self._service.ready:
             super().handle_exit(sig, frame)
             return
@@ -70,7 +70,7 @@ class DrainingServer(uvicorn.Server):
 def build_service(
     engine: Engine, config: ServingConfig | None = None, registry: CollectorRegistry | None = None
 ) -> CharacterService:
-    """A service with the packaged voices and metrics in `registry` (an own one by default)."""
+    """Build a service with the packaged voices and metrics in `registry` (a new one by default)."""
     from serving.media.tts import voices
 
     metrics = Metrics(registry or CollectorRegistry())
@@ -78,7 +78,7 @@ def build_service(
 
 
 def uvicorn_config(app: FastAPI, host: str, port: int, config: ServingConfig) -> uvicorn.Config:
-    """How uvicorn runs our routes: bounded messages, no compression of video, keep-alive pings."""
+    """Configure uvicorn: bounded messages, no compression of video, keep-alive pings."""
     return uvicorn.Config(
         app,
         host=host,
@@ -96,7 +96,7 @@ def uvicorn_config(app: FastAPI, host: str, port: int, config: ServingConfig) ->
 
 
 def page_url(host: str, port: int, token: str) -> str:
-    """The address to open; the token is in the fragment, which browsers never send or log."""
+    """Return the page's address; the token is in the fragment, which browsers never send or log."""
     name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     return f"http://{name}:{port}/#token={token}"
 
@@ -116,17 +116,17 @@ def serve_app(
     Args:
         model_dir: folder of an Online LPM; not needed with the fake engine.
         host: address to listen on.
-        port: TCP port to listen on; 0 takes a free one.
+        port: TCP port to listen on; 0 picks a free one.
         engine: `lpm` or `fake`.
-        token: what `session.open` must show; a random one by default.
+        token: session token that clients send; random by default.
         config: limits and policy.
         on_ready: called with the page's address once the engine is warm and the port answers.
 
     Raises:
-        ValueError: the folder or the engine's name is wrong, or nothing can listen there.
+        ValueError: the folder or the engine's name is wrong, or the address cannot be bound.
     """
     config = config or ServingConfig()
-    _may_listen(host, port)
+    _check_address(host, port)
     token = token or secrets.token_urlsafe(16)
     service = build_service(make_engine(engine, model_dir, config), config)
 
@@ -138,21 +138,21 @@ def serve_app(
     DrainingServer(uvicorn_config(create_app(service, token), host, port, config), service, on_ready=announce).run()
 
 
-def _may_listen(host: str, port: int) -> None:
-    """Find out before a model is loaded whether a port can be had.
+def _check_address(host: str, port: int) -> None:
+    """Check before a model is loaded that the address can be bound.
 
     Raises:
-        ValueError: it is no port, is taken, or the address is not this machine's.
+        ValueError: the port is invalid or in use, or the address is not this machine's.
     """
     if not 0 <= port <= 65535:
-        raise ValueError(f"port {port} does not exist: choose one from 1 to 65535, or 0 for a free one")
+        raise ValueError(f"port {port} is out of range: choose one from 1 to 65535, or 0 for a free one")
     family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
-            raise ValueError(f"{host}:{port} cannot be listened on ({error.strerror}): choose another port") from error
+            raise ValueError(f"{host}:{port} cannot be bound ({error.strerror}): choose another port") from error
 
 
 def _speak(text: str, voice: str) -> Pcm:

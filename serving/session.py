@@ -1,7 +1,7 @@
 """One conversation without transport: life cycle, message handling, numbering, replay, resume tokens.
 
-In: parsed client messages. Out: stamped server messages in order. The wall clock is an argument, so every rule here is
-testable without waiting; the service (service.py) brings the engine and the sockets.
+Input: parsed client messages. Output: numbered server messages in order. The wall clock is an argument, so every rule
+is testable without waiting; `service.py` adds the engine and the transport.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from serving.config import ServingConfig
 from serving.duplex import ChunkInput, Duplex
 from serving.protocol import (
     AudioAppend,
+    CharacterState,
     ClientMessage,
     Closed,
     Flow,
@@ -36,12 +37,12 @@ from serving.protocol import (
 )
 
 JOURNAL_EVENTS = 1024
-"""Control events kept for replay after a reconnect; media is never replayed."""
+"""Control events retained for replay after a reconnect; media is never replayed."""
 REMEMBERED_EVENT_IDS = 512
 
 
 class Phase(StrEnum):
-    """Where a session is in its life."""
+    """Life cycle of a session."""
 
     INIT = "init"
     QUEUED = "queued"
@@ -63,12 +64,12 @@ PHASES: dict[Phase, frozenset[Phase]] = {
 
 
 class IllegalPhaseError(AssertionError):
-    """A change of phase that PHASES does not hold: a programming error."""
+    """A change of phase that PHASES does not list: a programming error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextJob:
-    """Text that waits to be synthesised into its segment."""
+    """Text to be synthesised into its segment."""
 
     segment_id: str
     text: str
@@ -104,21 +105,54 @@ class Session:
         self._prompts: list[tuple[int, str]] = []
         self._token_hash = b""
         self._detached_at = 0.0
-        self._told_flow = (-1, 0)
+        self._sent_flow = (-1, 0)
 
     def enter(self, phase: Phase) -> None:
-        """Change the phase, if the table allows it."""
+        """Change the phase; raise IllegalPhaseError for a change that PHASES does not list."""
         if phase not in PHASES[self.phase]:
             raise IllegalPhaseError(f"{self.phase} -> {phase}")
         self.phase = phase
 
     @property
     def over(self) -> bool:
-        """Whether nothing can happen any more."""
+        """Whether the session has ended."""
         return self.phase in (Phase.CLOSED, Phase.EXPIRED)
 
+    @property
+    def position(self) -> int:
+        """Media time (samples) of the next chunk."""
+        return self.duplex.position
+
+    @property
+    def state(self) -> CharacterState:
+        """State of the character."""
+        return self.duplex.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a segment has not had its `playback.finished` yet."""
+        return self.duplex.busy
+
+    @property
+    def credits(self) -> int:
+        """Character audio (samples) that may still be appended."""
+        return self.duplex.credits
+
+    @property
+    def user_buffered(self) -> int:
+        """User samples that wait in the jitter buffer."""
+        return self.duplex.user_buffered
+
+    def is_live(self, segment_id: str) -> bool:
+        """Whether the segment still accepts audio."""
+        return self.duplex.is_live(segment_id)
+
+    def is_stale(self, chunk: ChunkInput) -> bool:
+        """Whether an interruption came after this chunk was handed to the model, so that its voice must be muted."""
+        return chunk.epoch != self.duplex.epoch
+
     def stamp(self, messages: list[ServerMessage]) -> list[ServerMessage]:
-        """Number messages in order and remember the control events among them."""
+        """Number messages in order and record the control events among them for replay."""
         stamped = []
         for message in messages:
             self._seq += 1
@@ -128,7 +162,7 @@ class Session:
         return stamped
 
     def new_resume_token(self) -> str:
-        """A fresh single-use token; only its hash stays here."""
+        """Return a new single-use token; the session stores only its hash."""
         token = secrets.token_urlsafe(24)
         self._token_hash = hashlib.sha256(token.encode()).digest()
         return token
@@ -137,11 +171,11 @@ class Session:
         """Apply one client message.
 
         Raises:
-            ProtocolError: the message is legal but cannot be accepted now; the session goes on.
+            ProtocolError: the message is valid but cannot be accepted now; the session continues.
         """
         if message.event_id is not None:
             if message.event_id in self._event_ids:
-                text = "this event_id was applied already; the repetition is ignored"
+                text = "this event_id has already been applied; the repetition is ignored"
                 return self.stamp([Warn(code="duplicate_event", message=text, event_id=message.event_id)])
             self._event_ids[message.event_id] = None
             while len(self._event_ids) > REMEMBERED_EVENT_IDS:
@@ -150,24 +184,24 @@ class Session:
             return self.stamp(self._apply(message, payload))
         except ProtocolError as error:
             if message.event_id is not None and error.retryable:
-                del self._event_ids[message.event_id]  # a retry of the same event must not look like a repetition
+                del self._event_ids[message.event_id]  # a retry of the same event must not count as a repetition
             error.event_id = error.event_id or message.event_id
             raise
 
     def next_chunk(self) -> tuple[ChunkInput, list[ServerMessage]]:
-        """Advance the media clock by one chunk; events are stamped and in order."""
+        """Advance the media clock by one chunk; the events are numbered and in order."""
         chunk, messages = self.duplex.next_chunk()
         while self._prompts and self._prompts[0][0] <= chunk.pts:
             self.prompt = self._prompts.pop(0)[1]
         return chunk, self.stamp([*messages, *self._flow(only_changes=True)])
 
     def detach(self, now: float) -> None:
-        """The connection is gone; the state is kept for the grace time."""
+        """Detach the lost connection; the state is retained for the grace time."""
         self.enter(Phase.DETACHED)
         self._detached_at = now
 
     def expire(self, now: float) -> bool:
-        """Whether the grace time is over; if so the session ends here."""
+        """End the session if its grace time is over; return whether it did."""
         if self.phase is Phase.DETACHED and now - self._detached_at >= self._config.grace_s:
             self.duplex.close()
             self.enter(Phase.EXPIRED)
@@ -175,12 +209,12 @@ class Session:
         return False
 
     def check_resume(self, token: str) -> bool:
-        """Whether the single-use token is the right one (constant-time comparison)."""
+        """Return whether the single-use token is valid (constant-time comparison)."""
         given = hashlib.sha256(token.encode()).digest()
         return bool(self._token_hash) and secrets.compare_digest(given, self._token_hash)
 
     def resume(self, last_seq: int) -> list[ServerMessage] | None:
-        """Attach again after `check_resume`: the control events the client missed, or None when they are gone."""
+        """Reattach after `check_resume`; return the control events that the client missed, or None if they are lost."""
         if self.phase is Phase.DETACHED:
             self.enter(Phase.READY)
         missed = [m for m in self._journal if m.seq > last_seq]
@@ -192,20 +226,28 @@ class Session:
         resumed = Resumed(session_id=self.session_id, resume_token=token, state=state, pts_samples=self.duplex.position)
         return [*missed, *self.stamp([resumed])]
 
-    def interrupt_everything(self, played_samples: int | None = None) -> list[ServerMessage]:
-        """Silence the character and forget text that waits for its voice."""
+    def interrupt(self, played_samples: int | None = None) -> list[ServerMessage]:
+        """Silence the character (see `Duplex.interrupt`) and drop text that has not been synthesised yet."""
         self.text_jobs.clear()
         return self.duplex.interrupt(played_samples)
 
     def close(self, reason: str) -> list[ServerMessage]:
-        """End the session: the owed finishes, then `closed`."""
+        """End the session; return the outstanding finishes, then `closed`."""
         self.text_jobs.clear()
         messages = self.duplex.close()
         self.enter(Phase.CLOSED)
         return self.stamp([*messages, Closed(reason=reason)])
 
+    def drain(self) -> list[ServerMessage]:
+        """Accept no new segment; accepted audio is still spoken."""
+        return self.duplex.drain()
+
+    def end_text(self, segment_id: str) -> None:
+        """Mark a text segment as completely synthesised."""
+        self.duplex.end_segment(segment_id)
+
     def feed_text(self, segment_id: str, pcm: np.ndarray) -> list[ServerMessage]:
-        """Synthesised samples [n] of a text segment."""
+        """Queue synthesised samples [n] of a text segment."""
         return self.stamp([*self.duplex.append_character(segment_id, pcm), *self._flow(only_changes=False)])
 
     def _apply(self, message: ClientMessage, payload: bytes) -> list[ServerMessage]:
@@ -228,7 +270,7 @@ class Session:
                 self._prompts = sorted([*self._prompts[-15:], (at, message.prompt)], key=lambda item: item[0])
                 return []
             case Interrupt():
-                return self.interrupt_everything(message.played_samples)
+                return self.interrupt(message.played_samples)
             case PlaybackAck():
                 duplex.note_played(message.played_samples)
                 return []
@@ -236,7 +278,7 @@ class Session:
                 return [Pong(t=message.t)]
             case SessionClose():
                 return []
-        raise ProtocolError("unexpected_message", f"{message.__class__.__name__} has no place in a running session")
+        raise ProtocolError("unexpected_message", f"{message.__class__.__name__} is not valid in a running session")
 
     def _speak_text(self, message: TextSpeak) -> list[ServerMessage]:
         self._bounded(message.text)
@@ -251,9 +293,9 @@ class Session:
             raise ProtocolError("too_large", f"text has {len(text)} characters; send at most {limit} at a time")
 
     def _flow(self, *, only_changes: bool) -> list[ServerMessage]:
-        told = (self.duplex.credits, self.duplex.user.dropped)
-        if only_changes and told == self._told_flow:
+        flow = (self.duplex.credits, self.duplex.user_dropped)
+        if only_changes and flow == self._sent_flow:
             return []
-        self._told_flow = told
+        self._sent_flow = flow
         buffered = self.duplex.buffered_samples
-        return [Flow(credits=told[0], buffered_samples=buffered, user_dropped_samples=told[1])]
+        return [Flow(credits=flow[0], buffered_samples=buffered, user_dropped_samples=flow[1])]

@@ -1,4 +1,4 @@
-"""Render a whole conversation: two audio files and a character image in, one MP4 with the character and both voices out.
+"""Render a whole conversation: two audio files and a character image in, one MP4 with both voices out.
 
 The audio streams through the Online LPM step by step, so memory and the cost per second do not depend on its length.
 """
@@ -142,9 +142,7 @@ def stream(
         count = math.ceil(max(speak_count, listen_count) / SAMPLES_PER_FRAME)
         if not count:
             break
-        frames, state = model.step(
-            state, _waveform(speak_samples), _waveform(listen_samples), [text] if text else None
-        )
+        frames, state = model.step(state, _waveform(speak_samples), _waveform(listen_samples), [text] if text else None)
         samples = count * SAMPLES_PER_FRAME
         pending.append((speak_samples[:samples], listen_samples[:samples]))
         if frames.shape[1]:

@@ -177,7 +177,8 @@ def _speak_joe(sentence: str, ratio: float) -> tuple[NDArray[np.float32], list[t
     position = float(edges[2])
     for index, letter in enumerate(sentence):
         own = [i for i, owner in enumerate(owners) if owner == index]
-        end = float(edges[own[-1]] + edges[own[-1] + 1]) / 2 if own else position  # the following blank is split in half
+        # The blank that follows a letter is split in half.
+        end = float(edges[own[-1]] + edges[own[-1] + 1]) / 2 if own else position
         spans.append((letter, position, end))
         position = end
     silence = np.zeros(_JOE_GAP * _JOE_UNIT, np.float32)

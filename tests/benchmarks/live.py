@@ -69,12 +69,12 @@ async def talk(url: str, token: str, seconds: float) -> dict[str, float]:
     """Hold the conversation and measure it."""
     opened = time.perf_counter()
     async with connect(url, token, keep_frames=False) as client:
-        await client.wait(lambda: bool(client.shown), timeout_s=60)
-        first_frame = client.shown[0].decoded_s - opened
+        await client.wait(lambda: bool(client.chunks), timeout_s=60)
+        first_frame = client.chunks[0].decoded_s - opened
         speaking = asyncio.create_task(character_side(client, seconds))
         sent = await user_side(client, seconds)
         speaking.cancel()
-        shown = list(client.shown)
+        shown = list(client.chunks)
         await client.close()
     heard = [(chunk.message.user_samples, chunk.decoded_s) for chunk in shown]
     reactions, at = [], 0

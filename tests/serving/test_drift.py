@@ -86,7 +86,7 @@ def test_the_meter_holds_one_window() -> None:
 
 def test_figures_are_exported() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.drifted([Drift(identity=0.04, colour_de=2.5, sharpness_log2=0.3, motion=FREEZE_EPS / 2)])
+    metrics.observe_drift([Drift(identity=0.04, colour_de=2.5, sharpness_log2=0.3, motion=FREEZE_EPS / 2)])
     text = generate_latest(metrics.registry).decode()
     for line in ("lpm_drift_identity_sum 0.04", "lpm_drift_colour_de_sum 2.5", "lpm_drift_sharpness_log2_sum 0.3"):
         assert line in text

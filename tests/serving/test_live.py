@@ -39,13 +39,13 @@ async def test_a_conversation_with_both_voices(start, voice) -> None:
         page, metrics, health = await fetch(running.url, "/", "/metrics", "/healthz")
     assert seen.ready.disclosure
     assert seen.frames.shape[1:] == (64, 64, 3)
-    assert [c.message.pts_samples for c in seen.shown] == [4000 * n for n in range(len(seen.shown))]
-    assert list(itertools.chain(*(c.pts for c in seen.shown))) == [1000 * n for n in range(4 * len(seen.shown))]
+    assert [c.message.pts_samples for c in seen.chunks] == [4000 * n for n in range(len(seen.chunks))]
+    assert list(itertools.chain(*(c.pts for c in seen.chunks))) == [1000 * n for n in range(4 * len(seen.chunks))]
     finished = [event for event in seen.events if isinstance(event, PlaybackFinished)]
     assert finished[0].position_samples == 24_000
     assert not finished[0].interrupted
     assert {"listening", "speaking"} <= {event.state for event in seen.events if isinstance(event, State)}
-    assert np.abs(np.concatenate([c.voice for c in seen.shown]).astype(int)).max() > 2000
+    assert np.abs(np.concatenate([c.voice for c in seen.chunks]).astype(int)).max() > 2000
     assert page.status_code == health.status_code == 200
     assert "frame-ancestors" in page.headers["content-security-policy"]
     assert "lpm_first_frame_seconds_count 1.0" in metrics.text
@@ -63,7 +63,7 @@ async def test_a_pipelined_model_stays_in_step_with_its_voice(start, voice) -> N
             await client.end_segment(f"s{number}")
             await client.wait(lambda done=number + 1: len(client.of(PlaybackFinished)) == done, timeout_s=30)
             await asyncio.sleep(0.5)  # a pause between the segments
-        shown = list(client.shown)
+        shown = list(client.chunks)
     assert [c.message.pts_samples for c in shown] == [4000 * n for n in range(len(shown))]
     frames = np.concatenate([c.frames for c in shown]).astype(float)
     sound = np.zeros(1000 * len(frames))
@@ -77,8 +77,8 @@ async def test_a_pipelined_model_stays_in_step_with_its_voice(start, voice) -> N
 
 async def test_generation_keeps_pace_with_the_playhead(start) -> None:
     async with start() as running, connect(running.url, running.token, keep_frames=False) as client:
-        await client.wait(lambda: len(client.shown) >= 14)
-        arrivals = [chunk.received_s for chunk in client.shown]
+        await client.wait(lambda: len(client.chunks) >= 14)
+        arrivals = [chunk.received_s for chunk in client.chunks]
     chunk_s = 4 / 24
     for number, arrival in enumerate(arrivals):
         assert arrival - arrivals[0] >= (number - 1) * chunk_s - 0.05  # at most one chunk ahead
@@ -102,14 +102,14 @@ async def test_an_interruption_is_heard_within_a_chunk(start, voice) -> None:
     async with start() as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(10 * 24_000))
         await client.wait_event(PlaybackStarted)
-        await client.wait(lambda: len(client.shown) >= 6)
+        await client.wait(lambda: len(client.chunks) >= 6)
         await client.interrupt()
         finished = await client.wait_event(PlaybackFinished)
-        at_interrupt = len(client.shown)
-        await client.wait(lambda: len(client.shown) >= at_interrupt + 6)
-        after = client.shown[at_interrupt:]
+        at_interrupt = len(client.chunks)
+        await client.wait(lambda: len(client.chunks) >= at_interrupt + 6)
+        after = client.chunks[at_interrupt:]
     assert finished.interrupted
-    assert 0 < finished.position_samples <= client.shown[at_interrupt - 1].message.pts_samples + 4000
+    assert 0 < finished.position_samples <= client.chunks[at_interrupt - 1].message.pts_samples + 4000
     # Whatever was on its way when the word came is silenced too: no later chunk speaks.
     assert all(chunk.message.state != "speaking" and chunk.message.segment_id is None for chunk in after)
     assert np.abs(after[-1].voice.astype(int)).max() < 300
@@ -119,9 +119,9 @@ async def test_a_starved_segment_falls_to_listening_not_to_a_frozen_frame(start,
     async with start() as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(8000))
         await client.wait(lambda: any(e.state == "listening" for e in client.of(State)))
-        before = len(client.shown)
-        await client.wait(lambda: len(client.shown) >= before + 3)
-        frames = np.concatenate([chunk.frames for chunk in client.shown[before:]]).astype(int)
+        before = len(client.chunks)
+        await client.wait(lambda: len(client.chunks) >= before + 3)
+        frames = np.concatenate([chunk.frames for chunk in client.chunks[before:]]).astype(int)
         assert client.of(PlaybackFinished) == []
         await client.append_character("a", voice(8000))
         await client.end_segment("a")
@@ -131,12 +131,12 @@ async def test_a_starved_segment_falls_to_listening_not_to_a_frozen_frame(start,
 
 async def test_live_audio_beyond_two_seconds_is_dropped_oldest_first(start, voice) -> None:
     async with start() as running, connect(running.url, running.token) as client:
-        await client.wait(lambda: bool(client.shown))
+        await client.wait(lambda: bool(client.chunks))
         for _ in range(5):
             await client.append_user(voice(24_000))
         await client.wait(lambda: any(flow.user_dropped_samples >= 40_000 for flow in client.of(Flow)))
-        await client.wait(lambda: client.shown[-1].message.user_samples > 40_000)
-        assert client.shown[-1].message.user_buffered_samples <= 48_000
+        await client.wait(lambda: client.chunks[-1].message.user_samples > 40_000)
+        assert client.chunks[-1].message.user_buffered_samples <= 48_000
 
 
 async def test_credits_run_out_and_come_back(start, voice) -> None:
@@ -158,12 +158,12 @@ async def test_a_lost_connection_resumes_where_it_was(start, voice) -> None:
             await first.append_character("a", voice(6 * 24_000))
             await first.end_segment("a")
             await first.wait_event(PlaybackStarted)
-            await first.wait(lambda: len(first.shown) >= 4)
-        left_at = first.shown[-1].message.pts_samples
+            await first.wait(lambda: len(first.chunks) >= 4)
+        left_at = first.chunks[-1].message.pts_samples
         await asyncio.sleep(0.5)
         async with connect(running.url, running.token, resume=first) as second:
-            await second.wait(lambda: len(second.shown) >= 3)
-            begin = second.shown[0]
+            await second.wait(lambda: len(second.chunks) >= 3)
+            begin = second.chunks[0]
             await second.interrupt()
             await second.wait_event(PlaybackFinished)
         assert second.of(Resumed)[0].session_id == first.ready.session_id
@@ -177,16 +177,16 @@ async def test_a_lost_connection_resumes_where_it_was(start, voice) -> None:
 
 async def test_another_connection_may_take_the_session_over(start) -> None:
     async with start() as running, connect(running.url, running.token) as first:
-        await first.wait(lambda: bool(first.shown))
+        await first.wait(lambda: bool(first.chunks))
         async with connect(running.url, running.token, resume=first) as second:
-            await second.wait(lambda: bool(second.shown))
+            await second.wait(lambda: bool(second.chunks))
             assert await first.wait_event(Replaced)
 
 
 async def test_a_session_that_nobody_resumes_expires(start) -> None:
     async with start(config=ServingConfig(grace_s=0.2)) as running:
         async with connect(running.url, running.token) as gone:
-            await gone.wait(lambda: bool(gone.shown))
+            await gone.wait(lambda: bool(gone.chunks))
         await asyncio.sleep(1.5)
         with pytest.raises(RefusedError, match="resume_failed"):
             async with connect(running.url, running.token, resume=gone):
@@ -208,7 +208,7 @@ async def test_a_foreign_origin_is_refused_and_a_listed_one_admitted(start) -> N
                 pass
         for origin in ("https://app.example", running.url):
             async with connect(running.url, running.token, origin=origin) as client:
-                await client.wait(lambda client=client: bool(client.shown))
+                await client.wait(lambda client=client: bool(client.chunks))
                 await client.close()
 
 
@@ -217,7 +217,7 @@ async def test_an_oversized_message_ends_the_connection(start) -> None:
         start(config=ServingConfig(max_message_bytes=20_000)) as running,
         connect(running.url, running.token) as client,
     ):
-        await client.wait(lambda: bool(client.shown))
+        await client.wait(lambda: bool(client.chunks))
         await client.append_user(np.zeros(20_000, np.int16))
         with pytest.raises(ConnectionError):
             await client.wait(lambda: False)
@@ -254,7 +254,7 @@ async def test_the_first_message_must_open_in_time(start) -> None:
 async def test_visitors_queue_and_detached_sessions_give_way(start) -> None:
     async with start(config=ServingConfig(max_sessions=1, queue_limit=1)) as running:
         async with connect(running.url, running.token) as first:
-            await first.wait(lambda: bool(first.shown))
+            await first.wait(lambda: bool(first.chunks))
             address = running.url.replace("http", "ws") + STREAM_PATH
             async with connect_socket(address) as waiting:
                 await waiting.send(json.dumps({"type": "session.open", "token": running.token}))
@@ -290,7 +290,7 @@ async def test_a_failing_model_ends_its_session_only(start) -> None:
             assert (await client.wait_event(Error)).code == "engine_failed"
             await client.wait_event(Closed)
         async with connect(running.url, running.token) as client:
-            await client.wait(lambda: len(client.shown) >= 3)
+            await client.wait(lambda: len(client.chunks) >= 3)
 
 
 async def test_a_leaving_server_says_so_and_lets_speech_finish(start, voice) -> None:
@@ -317,14 +317,14 @@ async def test_a_viewer_who_reads_nothing_is_detached(start) -> None:
             lazy.transport.pause_reading()
             await lazy.send(json.dumps({"type": "session.open", "token": running.token}))
             await asyncio.sleep(0.3)
-            (live,) = running.service._sessions.values()
+            (live,) = running.service.sessions
             async with asyncio.timeout(40):
-                while live.outbox is not None and len(live.outbox._items) < 8:
+                while live.transport is not None and len(live.transport) < 8:
                     # A real network buffers megabytes: fill them with control messages instead of waiting for video.
-                    live.post(live.core.stamp([Error(code="x" * 200_000, message="filler")]))
+                    live.emit([Error(code="x" * 200_000, message="filler")])
                     await asyncio.sleep(0.02)
             async with asyncio.timeout(20):
-                while live.outbox is not None:
+                while live.transport is not None:
                     await live.next_chunk()  # also set by the detachment
             lazy.transport.abort()
         assert live.core.over or live.core.phase == "detached"

@@ -74,7 +74,7 @@ async def test_the_model_holds_a_live_conversation(start, model_folder: Path, vo
         await client.append_user(voice(12_000))
         await client.append_character("a", voice(12_000))
         await client.end_segment("a")
-        await client.wait(lambda: len(client.shown) >= 8, timeout_s=60)
-        assert client.shown[-1].frames.shape == (4, SIZE, SIZE, 3)
+        await client.wait(lambda: len(client.chunks) >= 8, timeout_s=60)
+        assert client.chunks[-1].frames.shape == (4, SIZE, SIZE, 3)
         assert client.ready.character_name == "Ana"
-        assert "speaking" in {chunk.message.state for chunk in client.shown}
+        assert "speaking" in {chunk.message.state for chunk in client.chunks}

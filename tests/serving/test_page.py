@@ -105,20 +105,20 @@ async def test_the_page_is_live_listens_and_speaks(start) -> None:
 async def test_the_page_comes_back_by_itself(start) -> None:
     async with start(engine=FakeEngine(64)) as running, browser_page(f"{running.url}/#token={running.token}") as page:
         await page.wait_for_function("+document.body.dataset.frames > 2", timeout=60_000)
-        (live,) = running.service._sessions.values()
+        (live,) = running.service.sessions
         # An observer, because on a quick machine the page is back before a poll would see that it was away.
         await page.evaluate(
             "new MutationObserver(() => { window.wasAway ||= document.body.dataset.link !== 'live' })"
             ".observe(document.body, { attributes: true })"
         )
-        live.outbox.close()
+        live.transport.close()
         await page.wait_for_function("window.wasAway", timeout=30_000)
         before = int(await page.evaluate("document.body.dataset.frames"))
         await page.wait_for_function(f"+document.body.dataset.frames > {before + 12}", timeout=60_000)
-        assert list(running.service._sessions.values()) == [live]
+        assert running.service.sessions == (live,)
         await page.reload()
         await page.wait_for_function("+document.body.dataset.frames > 2", timeout=60_000)
-        assert list(running.service._sessions.values()) == [live]
+        assert running.service.sessions == (live,)
 
 
 async def test_a_wrong_token_is_explained(start) -> None:

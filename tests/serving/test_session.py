@@ -62,7 +62,7 @@ def test_a_resume_replays_control_events_and_a_new_token() -> None:
     token = session.new_resume_token()
     opened = session.handle(TextSpeak(text="Hello."), b"")
     session.detach(now=0.0)
-    missed = session.stamp(session.interrupt_everything())
+    missed = session.stamp(session.interrupt())
     assert session.check_resume(token)
     replay = session.resume(opened[-1].seq)
     assert replay is not None

@@ -1,4 +1,4 @@
-"""What waits to be sent to one viewer: ordered, bounded, and never more than two media segments deep."""
+"""Send queue of one viewer: ordered, bounded, and never more than two media segments deep."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ MAX_MESSAGES = 512
 
 
 class Outbox:
-    """Messages of one connection, in order; control messages are never dropped, media is held back at its source."""
+    """Messages of one connection in order; control messages are never dropped, media waits at its source."""
 
     def __init__(self) -> None:
         self._items: deque[tuple[ServerMessage, bytes]] = deque()
@@ -19,8 +19,11 @@ class Outbox:
         self.closed = False
         self.overflowed = False
 
-    def post(self, messages: list[ServerMessage]) -> None:
-        """Queue control messages; a viewer that does not take them at all is cut off."""
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def send(self, messages: list[ServerMessage]) -> None:
+        """Queue control messages; a viewer that takes none of them is disconnected."""
         for message in messages:
             self._items.append((message, b""))
         if len(self._items) > MAX_MESSAGES:
@@ -28,20 +31,20 @@ class Outbox:
             self.close()
         self._changed.set()
 
-    def post_media(self, message: ServerMessage, payload: bytes) -> None:
-        """Queue one media message with its bytes."""
+    def send_media(self, message: ServerMessage, payload: bytes) -> None:
+        """Queue one media message with its payload."""
         self._items.append((message, payload))
         self._media += 1
         self._changed.set()
 
-    async def room(self) -> bool:
-        """Wait until media may be queued; False when the connection is over."""
+    async def media_ready(self) -> bool:
+        """Wait until media may be queued; return False once the connection is over."""
         while self._media >= MAX_MEDIA and not self.closed:
             await self._wait()
         return not self.closed
 
     async def take(self) -> tuple[ServerMessage, bytes] | None:
-        """The next item, or None once the outbox is closed and empty."""
+        """Return the next message and its payload, or None once the outbox is closed and empty."""
         while not self._items:
             if self.closed:
                 return None
@@ -53,7 +56,7 @@ class Outbox:
         return message, payload
 
     def close(self) -> None:
-        """Nothing more will be posted; what is queued may still be taken."""
+        """Accept nothing more; queued messages can still be taken."""
         self.closed = True
         self._changed.set()
 
