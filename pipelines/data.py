@@ -113,7 +113,7 @@ def _server(dataset: Path, port: int, autoencoder: Path | None) -> "ThreadingHTT
 
 @data.command("thresholds")
 def thresholds_command() -> None:
-    """Print the thresholds of every profile (curate.profile=NAME); a dash means switched off.
+    """Print the thresholds of every profile (curate.profile=NAME) and what they mean; a dash means switched off.
 
     curate.thresholds.NAME=VALUE overrides one; null switches it off.
     """
@@ -123,12 +123,13 @@ def thresholds_command() -> None:
     from rich.table import Table
 
     from components.curate.config import Profile, Thresholds
+    from lpm_model.config import help_texts
 
     profiles: tuple[Profile, ...] = get_args(Profile)
-    table = Table("threshold", *profiles)
+    table, meanings = Table("threshold", *profiles, "meaning"), help_texts(Thresholds)
     values = [asdict(Thresholds.profile(name)) for name in profiles]
     for name in values[0]:
-        table.add_row(name, *("-" if of[name] is None else f"{of[name]:g}" for of in values))
+        table.add_row(name, *("-" if of[name] is None else f"{of[name]:g}" for of in values), escape(meanings[name]))
     OUT.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Look at a dataset in the browser: its folder and nothing else, on this machine only, with clips decoded on demand."""
+"""Serve a dataset's report page on localhost, restricted to its folder, with clips decoded on demand."""
 
 import logging
 import tempfile
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 PAGE = "curation.html"
 _TYPES = {".html", ".css", ".js", ".json", ".jpg", ".png", ".svg", ".woff", ".woff2", ".ttf", ".mp4"}
-"""Files that are handed out; shards and manifest are not."""
+"""Extensions of the served files; shards and manifest are not served."""
 
 
 def page_of(dataset: Path) -> Path:
-    """The page of a dataset.
+    """Return the report page of a dataset.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the dataset has no page.
     """
     page = dataset / PAGE
     if not page.is_file():
@@ -36,14 +36,14 @@ def page_of(dataset: Path) -> Path:
 
 
 class Clips:
-    """Plays kept clips: their latents decoded, both voices mixed."""
+    """Decodes kept clips from their latents, with both voices mixed."""
 
     def __init__(self, dataset: Path, autoencoder: Path | None = None) -> None:
         """Read the manifest and load the autoencoder.
 
         Args:
             dataset: folder that curate wrote.
-            autoencoder: the one that it was encoded with; None = the shipped tiny one.
+            autoencoder: the one that it was encoded with; None = the bundled tiny one.
 
         Raises:
             ValueError: the dataset was encoded with another autoencoder.
@@ -57,7 +57,7 @@ class Clips:
             raise ValueError(f"{dataset} was encoded with another autoencoder: give its folder with --autoencoder")
 
     def mp4(self, clip_id: str) -> bytes | None:
-        """A clip as MP4; None where no kept clip has that name."""
+        """Return a clip as MP4 bytes, or None if no kept clip has that id."""
         import torch
 
         from lpm_model.character import to_frames
@@ -71,16 +71,16 @@ class Clips:
         latents = torch.from_numpy(load_array(parts["latents.npy"]).astype(np.float32))[None]
         with self._lock, torch.inference_mode():
             frames = to_frames(self._autoencoder.decode(latents.to(self._autoencoder.decoder_dtype)).float())[0].numpy()
-        sound = mix(load_array(parts["speak.npy"]), load_array(parts["listen.npy"]))
+        audio = mix(load_array(parts["speak.npy"]), load_array(parts["listen.npy"]))
         with tempfile.TemporaryDirectory(prefix="lpm-clip-") as place:
             path = Path(place) / "clip.mp4"
             with Mp4Writer(path, height_px=frames.shape[1], width_px=frames.shape[2]) as writer:
-                writer.write(frames[1:], sound)  # frame 0 is the character image: its sound belongs to the clip before
+                writer.write(frames[1:], audio)  # frame 0 is the character image and has no audio
             return path.read_bytes()
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Files of one folder by GET and HEAD; no listings, no links out of it, no other host name (DNS rebinding)."""
+    """Serves files of one folder: no listings, no links out of it, no other host names (DNS rebinding)."""
 
     def __init__(self, *arguments: Any, clips: Clips, **options: Any) -> None:
         self._clips = clips
@@ -108,11 +108,11 @@ class _Handler(SimpleHTTPRequestHandler):
         host = self.headers.get("Host", "").rpartition(":")[0]
         if host in ("127.0.0.1", "localhost"):
             return True
-        self.send_error(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are answered")
+        self.send_error(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are allowed")
         return False
 
     def _inside(self) -> bool:
-        """Whether the path names a file of the folder that may be shown."""
+        """Return whether the path names a file of the folder that may be served."""
         root, path = Path(self.directory).resolve(), Path(self.translate_path(self.path)).resolve()
         if path.is_file() and path.is_relative_to(root) and path.suffix in _TYPES:
             return True
@@ -122,7 +122,7 @@ class _Handler(SimpleHTTPRequestHandler):
     def _send_clip(self, clip_id: str) -> None:
         data = self._clips.mp4(clip_id)
         if data is None:
-            self.send_error(HTTPStatus.NOT_FOUND, "no kept clip of this name")
+            self.send_error(HTTPStatus.NOT_FOUND, "no kept clip has this id")
             return
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "video/mp4")
@@ -135,10 +135,10 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 def server(dataset: Path, port: int, autoencoder: Path | None = None) -> ThreadingHTTPServer:
-    """A server of one dataset on 127.0.0.1; port 0 takes a free one. The caller runs and closes it.
+    """Return a server of one dataset on 127.0.0.1 (port 0 = a free one). The caller runs and closes it.
 
     Raises:
-        ValueError: the folder is no dataset, or was encoded with another autoencoder.
+        ValueError: the folder is not a dataset, or was encoded with another autoencoder.
     """
     page_of(dataset)
     handler = partial(_Handler, clips=Clips(dataset, autoencoder), directory=str(dataset.resolve()))

@@ -1,4 +1,4 @@
-"""The manifest's schema, in one place: one row a clip, every score beside every decision."""
+"""The manifest's schema: one row per clip, with all scores and decisions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,17 +22,17 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "references": ("references",),
     "shards": ("shard",),
 }
-"""Columns by the stage that adds them, scores apart; a stage may read all columns of the stages before it."""
+"""Columns by the stage that adds them, without scores; a stage may read the columns of all earlier stages."""
 
 
 def score_columns(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The quality scores of a manifest row, in the order in which thresholds are tried; None where one cannot tell."""
+    """Return the names of a row's score columns, in the order in which thresholds are applied."""
     fixed = {name for columns in COLUMNS.values() for name in columns}
     return tuple(name for name in row if name not in fixed)
 
 
 def schema(scores: Sequence[str]) -> Any:
-    """The manifest's Arrow schema with a column for each quality score."""
+    """Return the manifest's Arrow schema with a column for each score."""
     import pyarrow as pa
 
     box = pa.list_(pa.int32(), 4)
@@ -82,15 +82,15 @@ def schema(scores: Sequence[str]) -> Any:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> None:
-    """Write manifest rows as Parquet; the same rows give the same bytes.
+    """Write manifest rows as Parquet; equal rows give equal bytes.
 
     Args:
         path: file to write.
         rows: the rows.
-        scores: columns of quality scores, in the order in which thresholds are tried.
+        scores: score columns, in the order in which thresholds are applied.
 
     Raises:
-        ValueError: a row lacks a column or has one that the schema does not know.
+        ValueError: a row lacks a column of the schema or has an unknown one.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -99,8 +99,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], scores: Sequence[s
     names = set(arrow.names)
     for row in rows:
         if set(row) != names:
-            odd = sorted(set(row) ^ names)
-            raise ValueError(f"manifest row {row.get('clip_id')} and the schema differ in {', '.join(odd)}")
+            differences = ", ".join(sorted(set(row) ^ names))
+            raise ValueError(f"manifest row {row.get('clip_id')} and the schema differ in {differences}")
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows), schema=arrow), path, compression="zstd")
 
@@ -109,7 +109,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read manifest rows.
 
     Raises:
-        ValueError: the file is missing or follows another schema.
+        ValueError: the file is missing or has another schema.
     """
     import pyarrow.parquet as pq
 
@@ -117,6 +117,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is missing: run `lpm curate` first")
     table = pq.read_table(path)
     if not table.schema.equals(schema(score_columns(dict.fromkeys(table.column_names)))):
-        raise ValueError(f"{path} follows another schema: curate the dataset again with this version")
+        raise ValueError(f"{path} has another schema: curate the dataset again with this version")
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows

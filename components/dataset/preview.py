@@ -1,4 +1,4 @@
-"""What a training will see, as one HTML page: pictures, both voices, captions, references, states and loss weights."""
+"""Preview training batches on one HTML page: video, both voices, captions, references, states and loss weights."""
 
 import base64
 import io
@@ -32,17 +32,17 @@ SHOWN_PX = 192
 
 
 def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, progress: Progress) -> int:
-    """Write the page of a training's first batches.
+    """Write a page with batches of a training run.
 
     Args:
         dataset: folder that curate wrote.
         page: HTML file to write, everything inside it.
-        settings: of the training; the same settings, seed and dataset give the same batches.
-        batches: how many, evenly over the training's steps.
-        progress: shown while batches are drawn.
+        settings: training settings; the same settings, seed and dataset give the same batches.
+        batches: number of batches, spread evenly over the training steps.
+        progress: progress display.
 
     Returns:
-        Windows shown.
+        Number of windows on the page.
 
     Raises:
         ValueError: the dataset is empty, too short or was encoded with another autoencoder.
@@ -88,18 +88,18 @@ def _rows(
     with torch.no_grad():
         for row, window in enumerate(batch.windows):
             frames = to_frames(encoder.decode(absolute[row][None]))[0].numpy()
-            pictures = [to_frames(encoder.decode(one[None, :, None]))[0, 0].numpy() for one in references[row]]
+            images = [to_frames(encoder.decode(one[None, :, None]))[0, 0].numpy() for one in references[row]]
             clip = clips.find(window.key)
             rows.append(
                 {
                     "title": f"{window.key}, from latent frame {window.start}" + _place(window),
-                    "video": _video(frames, _sound(source, clip, window)),
+                    "video": _video(frames, _mixed_audio(source, clip, window)),
                     "voices": [
-                        {"name": name, "audio": _wav(voice), "disturbed": window.noisy[role]}
+                        {"name": name, "audio": _wav(voice), "noisy": window.noisy[role]}
                         for role, (name, voice) in enumerate(_voices(source, clip, window).items())
                     ],
                     "caption": clip.caption,
-                    "references": [_png(picture) for picture in pictures],
+                    "references": [_png(image) for image in images],
                     "weights": _png(_heat(weights[row, 0, 0])),
                     "states": _runs(clip, window),
                 }
@@ -108,11 +108,11 @@ def _rows(
 
 
 def _place(window: Window) -> str:
-    return "" if window.corner is None else f", square at row {window.corner[0]}, column {window.corner[1]}"
+    return "" if window.corner is None else f", crop at row {window.corner[0]}, column {window.corner[1]}"
 
 
 def _voices(source: ClipBatches, clip: Clip, window: Window) -> dict[str, Tensor]:
-    """Samples of each given voice under the frames of the window."""
+    """Return the audio samples of each voice that the model gets, aligned with the window's frames."""
     span = slice(window.start * SAMPLES_PER_LATENT, (window.start + window.latents - 1) * SAMPLES_PER_LATENT)
     return {
         name: source.voices(clip, window.noisy[role])[role, span]
@@ -121,7 +121,7 @@ def _voices(source: ClipBatches, clip: Clip, window: Window) -> dict[str, Tensor
     }
 
 
-def _sound(source: ClipBatches, clip: Clip, window: Window) -> NDArray[np.int16]:
+def _mixed_audio(source: ClipBatches, clip: Clip, window: Window) -> NDArray[np.int16]:
     mixed = torch.stack(list(_voices(source, clip, window).values())).sum(0)
     return _pcm(mixed)
 
@@ -131,7 +131,7 @@ def _pcm(voice: Tensor) -> NDArray[np.int16]:
 
 
 def _runs(clip: Clip, window: Window) -> list[tuple[str, float]]:
-    """State and share of the window's frames, run by run."""
+    """Return (state, percentage of the window's frames) of each run."""
     first, count = window.start * FRAMES_PER_LATENT, (window.latents - 1) * FRAMES_PER_LATENT
     track = clip.states[first : first + count]
     names = {code: name for name, code in STATES.items()}
@@ -139,12 +139,12 @@ def _runs(clip: Clip, window: Window) -> list[tuple[str, float]]:
     return [(names[int(track[a])], 100 * (b - a) / count) for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
 
-def _video(frames: NDArray[np.uint8], sound: NDArray[np.int16]) -> str:
-    """The frames after the first, which the sound lies under, as an MP4 in base64."""
+def _video(frames: NDArray[np.uint8], audio: NDArray[np.int16]) -> str:
+    """Encode the frames after the first, with their audio, as MP4 in base64."""
     with tempfile.TemporaryDirectory(prefix="lpm-preview-") as place:
         path = Path(place) / "window.mp4"
         with Mp4Writer(path, height_px=frames.shape[1], width_px=frames.shape[2]) as writer:
-            writer.write(frames[1:], sound)
+            writer.write(frames[1:], audio)
         return base64.b64encode(path.read_bytes()).decode()
 
 
@@ -157,12 +157,12 @@ def _wav(voice: Tensor) -> str:
 
 
 def _heat(weight: Tensor) -> NDArray[np.uint8]:
-    """A map of loss weights, bright where an error counts most."""
+    """Return a heat map of loss weights as RGB, bright where an error counts most."""
     level = (255 * weight / weight.max()).byte().numpy()
     heat: NDArray[np.uint8] = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[:, :, ::-1]
     return heat
 
 
-def _png(picture: NDArray[np.uint8]) -> str:
-    large = cv2.resize(picture, (SHOWN_PX, SHOWN_PX), interpolation=cv2.INTER_NEAREST)
+def _png(image: NDArray[np.uint8]) -> str:
+    large = cv2.resize(image, (SHOWN_PX, SHOWN_PX), interpolation=cv2.INTER_NEAREST)
     return base64.b64encode(cv2.imencode(".png", large[:, :, ::-1])[1].tobytes()).decode()

@@ -1,4 +1,4 @@
-"""WebDataset shards with the same bytes for the same clips, and the dataset's digest."""
+"""Deterministic WebDataset shards: the same clips give the same bytes."""
 
 import io
 import json
@@ -15,15 +15,15 @@ MEMBERS = ("latents", "references", "speak", "listen")
 
 
 def write_shards(folder: Path, clips: Iterable[tuple[str, Mapping[str, Any]]], clips_per_shard: int) -> dict[str, str]:
-    """Write clips in order into `train-%06d.tar`.
+    """Write clips in order to `train-%06d.tar`.
 
     Args:
         folder: dataset/shards.
-        clips: (clip id, members): the arrays of MEMBERS and "json", a mapping.
-        clips_per_shard: clips in one file.
+        clips: (clip id, members) with the arrays of MEMBERS and the mapping "json".
+        clips_per_shard: number of clips per file.
 
     Returns:
-        Shard name by clip id.
+        Shard file name by clip id.
     """
     from webdataset.writer import TarWriter
 
@@ -49,7 +49,7 @@ def write_shards(folder: Path, clips: Iterable[tuple[str, Mapping[str, Any]]], c
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(clip id, bytes by member such as "latents.npy") of every clip, in order."""
+    """Yield (clip id, bytes by member such as "latents.npy") of every clip, in order."""
     clip, members = "", dict[str, bytes]()
     with tarfile.open(path, "r:") as tar:
         for member in filter(tarfile.TarInfo.isfile, tar):
@@ -64,16 +64,16 @@ def read_shard(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def load_array(data: bytes) -> NDArray[Any]:
-    """An array member of a clip."""
+    """Decode an array member of a clip."""
     loaded: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     return loaded
 
 
-def copy_shard(given: Path, path: Path, leave_out: set[str]) -> None:
-    """Copy a shard without some clips; no file where nothing is left."""
+def copy_shard(given: Path, path: Path, exclude: set[str]) -> None:
+    """Copy a shard without some clips; writes no file if no clip is left."""
     from webdataset.writer import TarWriter
 
-    left = ((clip, members) for clip, members in read_shard(given) if clip not in leave_out)
+    left = ((clip, members) for clip, members in read_shard(given) if clip not in exclude)
     first = next(left, None)
     if first is None:
         return

@@ -1,4 +1,4 @@
-"""Per-frame states: speak, listen, idle, discard, and their run-length code."""
+"""Per-frame states (speak, listen, idle, discard) and their run-length encoding."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,14 +8,12 @@ from numpy.typing import NDArray
 from lpm_model.config import STATES
 
 IDLE, SPEAK, LISTEN, DISCARD = STATES.values()
-
-
 STATE_NAMES = {code: name for name, code in STATES.items()}
-"""Codes of the per-frame state track."""
+"""Name of each state code."""
 
 
 def encode_states(states: Iterable[int]) -> list[list[int]]:
-    """Run-length code of a state track: [[state, frames], ...]."""
+    """Run-length encode a state track: [[state, frames], ...]."""
     runs: list[list[int]] = []
     for state in states:
         if runs and runs[-1][0] == int(state):
@@ -26,5 +24,5 @@ def encode_states(states: Iterable[int]) -> list[list[int]]:
 
 
 def decode_states(runs: Iterable[Sequence[int]]) -> NDArray[np.uint8]:
-    """A state track uint8 [frames] from its run-length code."""
+    """Decode a run-length code to a state track, uint8 [frames]."""
     return np.concatenate([np.full(length, state, np.uint8) for state, length in runs] or [np.zeros(0, np.uint8)])

@@ -1,4 +1,4 @@
-"""The data gate: Great Expectations over manifest, shards and files, with their Data Docs as static HTML."""
+"""Validate a dataset with Great Expectations over manifest, shards and files; Data Docs as static HTML."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from lpm_model.config import FRAMES_PER_LATENT, REFERENCE_KINDS
 from lpm_model.digests import file_digest
 from lpm_model.files import read_json
 
-_SHARES = (
+_RATIOS = (
     "speak_ratio",
     "listen_ratio",
     "idle_ratio",
@@ -30,20 +30,23 @@ _SHARES = (
 
 
 def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple[int, int]) -> None:
-    """Check manifest, shards and files of a dataset, and write the Data Docs to its `validation/`.
+    """Validate manifest, shards and files of a dataset, and write the Data Docs to its `validation/`.
 
     Args:
         rows: manifest rows.
         folder: the dataset, complete with dataset.json.
-        clip_frames: fewest and most frames of a clip.
+        clip_frames: smallest and largest number of frames of a clip.
 
     Raises:
-        ValueError: expectations that do not hold, by name and column.
+        ValueError: expectations failed; names and columns are listed.
     """
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     import great_expectations as gx
 
-    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the second has its own level
+    for name in (
+        "great_expectations",
+        "great_expectations.data_context.types.base",
+    ):  # the second has its own log level
         logging.getLogger(name).setLevel(logging.WARNING)
     docs = folder / "validation"
     context = gx.get_context(mode="ephemeral")
@@ -62,13 +65,13 @@ def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple
         ("files", _frame(list(file_facts(folder)), _FILE_COLUMNS), _all_true(_FILE_COLUMNS, "file")),
     ):
         failed += [f"{name}: {what}" for what in _check(context, name, frame, expectations)]
-    _settle(docs)
+    _make_static(docs)
     if failed:
-        raise ValueError(f"the dataset does not hold what it promises: {'; '.join(failed)}")
+        raise ValueError(f"the dataset fails its validation: {'; '.join(failed)}")
 
 
 def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list[str]:
-    """Run one suite over one table; what does not hold."""
+    """Run one suite over one table; return the failed expectations."""
     import great_expectations as gx
 
     asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
@@ -81,26 +84,26 @@ def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list
     )
     result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=_run())
     return [
-        _in_words(item.expectation_config.type, item.expectation_config.kwargs)
+        _describe(item.expectation_config.type, item.expectation_config.kwargs)
         for run in result.run_results.values()
         for item in run.results
         if not item.success
     ]
 
 
-def _in_words(kind: str, wanted: Mapping[str, Any]) -> str:
-    """An expectation as a person says it: its name and its values, such as `row count to be between, min_value 1`."""
-    said = kind.removeprefix("expect_").removeprefix("table_").replace("_", " ")
+def _describe(kind: str, wanted: Mapping[str, Any]) -> str:
+    """Describe an expectation by its name and values, such as `row count to be between, min_value 1`."""
+    text = kind.removeprefix("expect_").removeprefix("table_").replace("_", " ")
     values = [f"{name} {wanted[name]}" for name in ("column", "min_value", "max_value") if wanted.get(name) is not None]
-    return ", ".join([said, *values])
+    return ", ".join([text, *values])
 
 
-_MEMBER_COLUMNS = ("clip_id", "in_manifest", "in_its_shard", "complete", "latents", "references", "sounds", "facts")
+_MEMBER_COLUMNS = ("clip_id", "in_manifest", "in_its_shard", "complete", "latents", "references", "audio", "metadata")
 _FILE_COLUMNS = ("file", "recorded", "unchanged")
 
 
 def member_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row a clip of the shards: whether each of its members is what the manifest says, and every latent finite."""
+    """Yield one row per clip of the shards: whether each member matches the manifest and every latent is finite."""
     kept = {row["clip_id"]: row for row in rows if row["kept"]}
     seen: set[str] = set()
     for path in sorted((folder / "shards").glob("*.tar")):
@@ -117,18 +120,18 @@ def member_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[di
             yield {
                 **dict.fromkeys(_MEMBER_COLUMNS, False),
                 **found,
-                **(_parts_hold(row, parts) if row and complete else {}),
+                **(_check_members(row, parts) if row and complete else {}),
             }
     for clip_id in sorted(set(kept) - seen):
         yield {**dict.fromkeys(_MEMBER_COLUMNS, False), "clip_id": clip_id, "in_manifest": True}
 
 
-def _parts_hold(row: Mapping[str, Any], parts: Mapping[str, bytes]) -> dict[str, bool]:
+def _check_members(row: Mapping[str, Any], parts: Mapping[str, bytes]) -> dict[str, bool]:
     latents, references, speak, listen = (load_array(parts[f"{name}.npy"]) for name in MEMBERS)
-    facts = json.loads(parts["json"])
+    metadata = json.loads(parts["json"])
     kinds = [reference["kind"] for reference in row["references"]]
     steps = 1 + (row["frames"] - 1) // FRAMES_PER_LATENT
-    sounds = {sound.shape == (row["audio_samples"],) and sound.dtype == np.int16 for sound in (speak, listen)}
+    tracks_fit = {track.shape == (row["audio_samples"],) and track.dtype == np.int16 for track in (speak, listen)}
     return {
         "latents": latents.dtype == np.float16
         and latents.ndim == 4
@@ -136,15 +139,15 @@ def _parts_hold(row: Mapping[str, Any], parts: Mapping[str, bytes]) -> dict[str,
         and bool(np.isfinite(latents).all()),
         "references": references.shape == (len(kinds), latents.shape[0], *latents.shape[2:])
         and bool(np.isfinite(references).all()),
-        "sounds": sounds == {True},
-        "facts": facts["reference_kinds"] == kinds
+        "audio": tracks_fit == {True},
+        "metadata": metadata["reference_kinds"] == kinds
         and set(kinds) <= set(REFERENCE_KINDS)
-        and all(facts[name] == row[name] for name in ("frames", "caption", "states", "person_id", "source_id")),
+        and all(metadata[name] == row[name] for name in ("frames", "caption", "states", "person_id", "source_id")),
     }
 
 
 def file_facts(folder: Path) -> Iterator[dict[str, Any]]:
-    """One row a file that the dataset's version covers: whether it is listed, and still what it was."""
+    """Yield one row per file covered by the dataset's digest: whether it is listed, and unchanged."""
     recorded = read_json(folder / "dataset.json").get("files", {})
     present = [folder / "manifest.parquet", *(folder / "shards").glob("*.tar")]
     names = {path.relative_to(folder).as_posix(): path for path in present if path.is_file()}
@@ -164,7 +167,7 @@ def _frame(values: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
 
 
 def _manifest_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Manifest rows with the derived columns that expectations are about."""
+    """Return manifest rows with the derived columns that expectations use."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=schema(score_columns(rows[0])).names)
@@ -184,7 +187,7 @@ def _all_true(columns: tuple[str, ...], key: str) -> list[Any]:
 
 
 def _run() -> Any:
-    """A fixed name and time: the same manifest gives the same pages."""
+    """Return a fixed name and time, so that the same manifest gives the same pages."""
     import datetime
 
     from great_expectations.core.run_identifier import RunIdentifier
@@ -192,8 +195,8 @@ def _run() -> Any:
     return RunIdentifier(run_name="curate", run_time=datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC))
 
 
-def _settle(docs: Path) -> None:
-    """Make the pages open from disk: without what changes from run to run, and without all that they would fetch."""
+def _make_static(docs: Path) -> None:
+    """Make the pages reproducible and self-contained: no random ids, no times, nothing fetched."""
     for page in sorted(docs.rglob("*.html")):
         text = page.read_text()
         names = list(dict.fromkeys(_UUID.findall(text)))
@@ -202,10 +205,10 @@ def _settle(docs: Path) -> None:
         image = os.path.relpath(docs / "static" / "images" / "logo-long.png", page.parent)
         text = _STAMP.sub("2000-01-01", _PIXEL.sub(image, text))
         page.write_text(_REMOTE.sub("", text).replace("</head>", f"{_STYLE}</head>", 1))
-    # The vendor's own index is a table that scripts from elsewhere would fill.
+    # The original index is a table that remote scripts would fill.
     pages = [page.relative_to(docs).as_posix() for page in sorted(docs.glob("validations/**/*.html"), reverse=True)]
     links = "".join(f'<li><a href="{page}">{page.split("/")[1]}</a></li>' for page in pages)
-    title = "Checks of manifest, shards and files"
+    title = "Validation of manifest, shards and files"
     (docs / "index.html").write_text(f"<!doctype html><title>{title}</title>{_STYLE}<h1>{title}</h1><ul>{links}</ul>\n")
 
 
@@ -222,7 +225,7 @@ _INDEX = {"class_name": "DefaultSiteIndexBuilder"}
 
 
 def _expectations(clip_frames: tuple[int, int], scores: Sequence[str]) -> list[Any]:
-    """What every manifest must hold."""
+    """Return the expectations on every manifest."""
     import great_expectations.expectations as gxe
 
     low, high = clip_frames
@@ -237,8 +240,8 @@ def _expectations(clip_frames: tuple[int, int], scores: Sequence[str]) -> list[A
         gxe.ExpectColumnValuesToBeBetween(column="start_frame", min_value=0),
     ]
     nullable = {"conversation_id", "camera", "partner_source_id", *scores}
-    whole = [name for name in schema(scores).names if name not in nullable]
-    found += [gxe.ExpectColumnValuesToNotBeNull(column=name) for name in whole]
-    found += [gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=1) for name in _SHARES]
+    required = [name for name in schema(scores).names if name not in nullable]
+    found += [gxe.ExpectColumnValuesToNotBeNull(column=name) for name in required]
+    found += [gxe.ExpectColumnValuesToBeBetween(column=name, min_value=0, max_value=1) for name in _RATIOS]
     found += [gxe.ExpectColumnToExist(column=name) for name in scores]
     return found

@@ -56,16 +56,16 @@ def test_broken_shard_members_are_named(copy: Path) -> None:
     for change, column in (
         ({"latents": latents}, "latents"),
         ({"latents": load_array(parts["latents.npy"])[:, 1:]}, "latents"),
-        ({"speak": np.zeros(7, np.int16)}, "sounds"),
+        ({"speak": np.zeros(7, np.int16)}, "audio"),
         ({"references": np.zeros((9, 1, 1, 1), np.float16)}, "references"),
-        ({"json": {**json.loads(parts["json"]), "caption": "x"}}, "facts"),
+        ({"json": {**json.loads(parts["json"]), "caption": "x"}}, "metadata"),
     ):
         held = {name.removesuffix(".npy"): load_array(data) for name, data in parts.items() if name != "json"}
         rewritten(copy, {**held, "json": json.loads(parts["json"]), **change})
         assert column in odd_columns(copy), clip
     rows = read_rows(copy / "manifest.parquet")
     described = json.loads((copy / "dataset.json").read_text())
-    with pytest.raises(ValueError, match=r"shards: .*column facts; files: .*column unchanged"):
+    with pytest.raises(ValueError, match=r"shards: .*column metadata; files: .*column unchanged"):
         validate(rows, copy, tuple(described["clip_frames"]))
     assert (copy / "validation" / "index.html").exists()
 

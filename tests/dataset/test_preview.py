@@ -45,7 +45,7 @@ def test_preview_shows_the_training_batches(settings: BaseTraining, tmp_path: Pa
     titles = re.findall(r"<b>(.*?)</b>", page)
     assert titles == [
         f"{w.key}, from latent frame {w.start}"
-        + (f", square at row {w.corner[0]}, column {w.corner[1]}" if w.corner else "")
+        + (f", crop at row {w.corner[0]}, column {w.corner[1]}" if w.corner else "")
         for w in windows
     ]
     assert sum(window.corner is not None for window in windows) == 6
@@ -64,7 +64,7 @@ def test_preview_shows_the_training_batches(settings: BaseTraining, tmp_path: Pa
         assert sum(1 for _ in container.decode(video=0)) == 12
         assert container.streams.video[0].width == tiny.SIZE_PX
     assert "a woman speaks" in page
-    assert "disturbed" in page
+    assert "with noise" in page
     assert 'title="speak"' in page
 
 

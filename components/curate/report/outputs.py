@@ -16,6 +16,7 @@ from lpm_model.digests import dataset_digest, file_digest
 from lpm_model.files import read_json, write_json
 
 Rows = Sequence[Mapping[str, Any]]
+_STATE_LABELS = {"speak": "speaking", "listen": "listening", "idle": "idle", "discard": "discarded"}
 
 
 def totals(rows: Rows) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
     facts = {
         "clips": report["clips"],
         "seconds": _rounded(report["seconds"]),
-        **{f"seconds {name}": _rounded(value) for name, value in report["state_seconds"].items()},
+        **{f"seconds {_STATE_LABELS[name]}": _rounded(value) for name, value in report["state_seconds"].items()},
         "sources with a kept clip": f"{report['sources_used']} of {report['sources']}",
         "retention": f"{100 * report['retention']:.1f} %",
     }
