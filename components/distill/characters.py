@@ -1,8 +1,8 @@
-"""The characters that a served model starts with: people of its dataset who may be shown, at rest, facing the camera.
+"""Writes the default characters of a served model: people of its dataset with consent, at rest, facing the camera.
 
-Enters: a dataset folder. Leaves: `characters/<id>/{reference.png, character.json}` in a model folder, as
-`serving.characters` reads them. Rendered people come first: real ones agreed to be learned from, and their consent_ref
-travels along, but a live double of somebody is better chosen by hand.
+Input: a dataset folder. Output: `characters/<id>/{reference.png, character.json}` in a model folder, as
+`serving.characters` reads them. Rendered people are preferred: real people consented to training, and their consent_ref
+is copied, but a live double of a real person should be chosen by hand.
 """
 
 import logging
@@ -16,19 +16,19 @@ from lpm_model.files import write_json
 log = logging.getLogger(__name__)
 
 COUNT = 4
-"""Characters written at most."""
+"""Default maximum number of characters."""
 
 
 def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str]:
-    """Add characters to a model folder.
+    """Write characters to a model folder.
 
     Args:
         dataset: folder that curate wrote.
-        model: model folder with its autoencoder, which the pictures pass through as they will when live.
-        count: characters wanted.
+        model: model folder, whose autoencoder reconstructs the images as it will when live.
+        count: maximum number.
 
     Returns:
-        Their ids; fewer than `count`, or none, where the dataset shows fewer people with a consent_ref.
+        Their ids; fewer than `count` if the dataset shows fewer people with a consent_ref.
     """
     from PIL import Image
 
@@ -38,7 +38,9 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
 
     people = _people(dataset)[:count]
     if not people:
-        log.warning("%s shows nobody with a consent_ref: add characters by hand, see serving/README.md", dataset)
+        log.warning(
+            "%s has no clip of a person with a consent_ref: add characters by hand, see serving/README.md", dataset
+        )
         return []
     import torch
 
@@ -48,10 +50,10 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
     for number, row in enumerate(people, 1):
         first = torch.from_numpy(clips.find(row["clip_id"]).latents[None, :, :1]).float()
         with torch.inference_mode():
-            picture = to_frames(autoencoder.decode(first))[0, 0].numpy()
+            image = to_frames(autoencoder.decode(first))[0, 0].numpy()
         home = model / "characters" / f"character-{number}"
         home.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(home / "reference.png")
+        Image.fromarray(image).save(home / "reference.png")
         facts = {name: str(row[name]) for name in ("consent_ref", "licence", "source_id", "person_id")}
         write_json(home / "character.json", {"name": f"Character {number}", **facts})
         ids.append(home.name)
@@ -59,12 +61,12 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
 
 
 def _people(dataset: Path) -> list[dict[str, Any]]:
-    """One kept clip for each person who may be shown: rendered before real, mouth at rest, frontal, in this order."""
+    """Return one clip of each person with consent: rendered before real, then mouth at rest, then frontal."""
     path = dataset / "manifest.parquet"
     if not path.is_file():
         return []
-    shown = [row for row in read_rows(path) if row["kept"] and (row["consent_ref"] or "").strip()]
-    shown.sort(
+    rows = [row for row in read_rows(path) if row["kept"] and (row["consent_ref"] or "").strip()]
+    rows.sort(
         key=lambda row: (
             row["origin"] != "performer",
             row["states"][0][0] == SPEAK,  # its mouth may be open
@@ -73,6 +75,6 @@ def _people(dataset: Path) -> list[dict[str, Any]]:
         )
     )
     first: dict[str, dict[str, Any]] = {}
-    for row in shown:
+    for row in rows:
         first.setdefault(row["person_id"], row)
     return list(first.values())

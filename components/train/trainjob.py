@@ -1,6 +1,7 @@
-"""The Kubeflow TrainJob of one training: plain values in, a manifest (dict) out. Nothing here talks to a cluster.
+"""Renders the Kubeflow TrainJob of a training: plain values in, a manifest out. Nothing here connects to a cluster.
 
-The runtime (`torch-distributed` of Kubeflow Trainer) starts one pod a machine and tells torchrun where the others are.
+The runtime (`torch-distributed` of Kubeflow Trainer) starts one pod per machine and configures the rendezvous of
+torchrun.
 """
 
 import json
@@ -13,11 +14,11 @@ from components.train.config import TrainConfig
 from lpm_model.config import to_mapping
 
 MOUNT = "/workspace"
-"""Where the claim with datasets and models lies in every pod."""
+"""Mount path of the claim with datasets and models in every pod."""
 RUNTIME = "torch-distributed"
 """ClusterTrainingRuntime that Kubeflow Trainer installs."""
 _NODE = "node"
-"""Job and container that its pods compute in."""
+"""Name that the runtime gives to the job and to the container of its pods."""
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")
 
 
@@ -37,9 +38,9 @@ def render_train_job(
     """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.runtime.torchrun train` under torchrun.
 
     Args:
-        config: of the training; `scale` gives machines and processes.
+        config: of the training; `scale` sets the number of machines and processes.
         name: object name, at most 50 characters.
-        namespace: where it is applied.
+        namespace: of the object.
         image: train image with a tag other than `latest`, or a digest.
         claim: PersistentVolumeClaim that all pods can write to.
         dataset: folder on the claim that curate wrote.
@@ -49,7 +50,7 @@ def render_train_job(
         runtime: ClusterTrainingRuntime.
 
     Raises:
-        ValueError: a value that would fail or mislead in the cluster.
+        ValueError: a value that would fail in the cluster.
     """
     for what, value in (("name", name), ("namespace", namespace), ("claim", claim)):
         if not _NAME.fullmatch(value):
@@ -84,13 +85,13 @@ def render_train_job(
 
 def _environment(config: TrainConfig) -> list[dict[str, str]]:
     values = {"HOME": "/tmp"}
-    if not config.tracking.uri:  # without a server the record lies beside the models
+    if not config.tracking.uri:  # without a server, the database is stored next to the models
         values["MLFLOW_TRACKING_URI"] = f"sqlite:///{MOUNT}/mlflow.db"
     return [{"name": key, "value": value} for key, value in values.items()]
 
 
 def _pod(claim: str, service_account: str) -> dict[str, Any]:
-    """What the runtime's pod needs on top: the claim, memory that processes share, no more rights than that."""
+    """Additions to the runtime's pod: the claim, shared memory, restricted security contexts."""
     fields: dict[str, Any] = {
         "securityContext": POD_SECURITY,
         "volumes": [

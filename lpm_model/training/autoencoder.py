@@ -1,4 +1,4 @@
-"""Trains the tiny video autoencoder from video files; `lpm autoencoder train FOLDER` runs it."""
+"""Training of the tiny video autoencoder from video files; `lpm autoencoder train FOLDER` runs it."""
 
 import logging
 import shutil
@@ -61,7 +61,7 @@ class AutoencoderTraining:
     seed: int = setting(0, help="Seed of weights, data order and noise.")
 
 
-def read_videos(folder: Path, size_px: int, least_frames: int) -> list[NDArray[np.uint8]]:
+def read_videos(folder: Path, size_px: int, min_frames: int) -> list[NDArray[np.uint8]]:
     """Read the square videos of one size below a folder; other sizes and short videos are skipped with a log line.
 
     Returns:
@@ -83,13 +83,13 @@ def read_videos(folder: Path, size_px: int, least_frames: int) -> list[NDArray[n
                 log.info("%s is %dx%d, not %d px square: skipped", path.name, stream.width, stream.height, size_px)
                 continue
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-        if len(frames) < least_frames:
-            log.info("%s has %d frames, not %d: skipped", path.name, len(frames), least_frames)
+        if len(frames) < min_frames:
+            log.info("%s has %d frames, not %d: skipped", path.name, len(frames), min_frames)
             continue
         videos.append(np.stack(frames))
     if not videos:
         raise ValueError(
-            f"{folder} holds no {size_px} px square MP4 of {least_frames} frames or more: "
+            f"{folder} holds no {size_px} px square MP4 of {min_frames} frames or more: "
             "render some with `lpm ingest data.source=performer`"
         )
     return videos
@@ -118,15 +118,15 @@ class CropBatches(IterableDataset[Tensor]):
         return to_video(cut[:, :, ::-1] if pick(2) else cut)
 
 
-def reconstruction_loss(video: Tensor, made: Tensor, settings: AutoencoderTraining) -> Tensor:
+def reconstruction_loss(video: Tensor, reconstruction: Tensor, settings: AutoencoderTraining) -> Tensor:
     """Absolute plus squared error, weighted by motion, plus the error of differences in x, y and t.
 
     Args:
         video: [B, 3, T, H, W] in [-1, 1].
-        made: its reconstruction.
+        reconstruction: [B, 3, T, H, W].
         settings: weights.
     """
-    error = made - video
+    error = reconstruction - video
     motion = (video - video.mean(dim=2, keepdim=True)).abs().mean(dim=1, keepdim=True)
     weight = 1 + settings.motion_weight * (motion / 0.1).clamp(max=1)
     plain = (weight * (error.abs() + 2 * error.square())).mean()
@@ -147,14 +147,14 @@ class AutoencoderModule(lightning.LightningModule):
         self.model.statistics.train(not self.settings.decoder_only)
         latents = self.model.encode(video)
         generator = step_generator(self.settings.seed, self.start + index, "latents")
-        least, most = self.settings.latent_noise
-        level = least + (most - least) * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
-        made = self.model.decode(latents + level * torch.randn(latents.shape, generator=generator))
-        loss = reconstruction_loss(video, made, self.settings)
+        low, high = self.settings.latent_noise
+        level = low + (high - low) * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
+        reconstruction = self.model.decode(latents + level * torch.randn(latents.shape, generator=generator))
+        loss = reconstruction_loss(video, reconstruction, self.settings)
         self.manual_backward(loss)
         step_optimizers(self, self.model.parameters(), self.settings.clip_norm)
         self.ema.update_parameters(self.model)
-        psnr = -10 * torch.log10((made - video).square().mean() / 4)
+        psnr = -10 * torch.log10((reconstruction - video).square().mean() / 4)
         self.log_dict({"loss": loss.detach(), "psnr_db": psnr.detach()}, prog_bar=True)
         return loss.detach()
 
@@ -227,7 +227,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def held_out_psnr(model: TinyVideoAutoencoder, videos: Sequence[NDArray[np.uint8]], frames: int = 33) -> float:
-    """Mean PSNR in dB of videos [T, H, W, 3] passed through the autoencoder, over their first `frames` frames."""
+    """Return the mean PSNR in dB of the reconstruction of videos [T, H, W, 3], over their first `frames` frames."""
     values = []
     for video in videos:
         length = min(frames, len(video))

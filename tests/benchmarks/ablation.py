@@ -1,10 +1,10 @@
-"""What each part of the distillation is worth: models distilled without it, on the same held-out cases.
+"""Ablation of the distillation: models distilled without one of its parts, on the same held-out cases.
 
 `python -m tests.benchmarks.ablation [--base DIR] [--dataset DIR] [--seeds 3] [--scale 1] [--json]`. Variants: the whole
-distillation, each stage left out, the cache's sink off, the noisy history off. Sync, listening, identity and drift are
-LPM-Bench's (1 is the truth, 0 another person's); mean and standard deviation over seeds. A variant and seed that is
-done is not done again: its figures are kept in `--out`, beside its model. Variants of one seed share the teacher's
-trajectories, which stay there as well.
+distillation, each stage skipped, the cache's sink off, the noisy history off. Sync, listening, identity and drift are
+LPM-Bench's (1 is the ground truth, 0 another person's); mean and standard deviation over seeds. Finished variants are
+reused: their metrics are stored in `--out`, next to the model. Variants of one seed share the teacher's trajectories,
+which are stored there as well.
 """
 
 import argparse
@@ -38,15 +38,15 @@ STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
 
 
 def whole(scale: float, seed: int) -> Distillation:
-    """The tiny profile's distillation with every stage in it.
+    """Return the tiny profile's distillation with every stage.
 
     Args:
-        scale: steps over the usual ones.
+        scale: factor of the default number of steps.
         seed: of data order and noise.
     """
 
-    def steps(usual: int) -> int:
-        return max(1, round(scale * usual))
+    def steps(default: int) -> int:
+        return max(1, round(scale * default))
 
     return Distillation(
         online=OnlineConfig(refiner_sigma=0.3),
@@ -62,7 +62,7 @@ def whole(scale: float, seed: int) -> Distillation:
 
 
 def variants(full: Distillation) -> dict[str, Distillation]:
-    """Every variant by its name in the table."""
+    """Return every variant by its name in the table."""
     found = {"whole": full}
     for key in STAGES:
         stage: OdeStage | DmdStage = getattr(full, key)
@@ -78,7 +78,7 @@ def variants(full: Distillation) -> dict[str, Distillation]:
 def run(
     name: str, variant: Distillation, base: Path, dataset: Path, out: Path, bench: LpmBench, progress: Progress
 ) -> dict[str, float | None]:
-    """The scores of a variant, distilled and measured if that has not been done."""
+    """Distil and measure a variant, unless that has been done, and return its scores."""
     key = config_digest(
         {
             "settings": to_mapping(variant), "bench": to_mapping(replace(bench.config, cache="")),
@@ -90,7 +90,7 @@ def run(
     if done.is_file() and read_json(done)["key"] == key:
         return dict(read_json(done)["scores"])
     if (folder / "key.txt").is_file() and (folder / "key.txt").read_text() != key:
-        raise ValueError(f"{folder} holds another variant's work: give another --out, or delete it")
+        raise ValueError(f"{folder} belongs to another variant: choose another --out, or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "key.txt").write_text(key)
     began = time.perf_counter()
@@ -102,7 +102,7 @@ def run(
 
 
 def table(found: Mapping[str, list[dict[str, float | None]]]) -> dict[str, dict[str, float | None]]:
-    """Mean and standard deviation of every score, by variant; None where no run has it."""
+    """Return mean and standard deviation of every score by variant; None if no run has it."""
     rows: dict[str, dict[str, float | None]] = {}
     for name, runs in found.items():
         rows[name] = {}
@@ -129,14 +129,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.ablation", description=__doc__)
     parser.add_argument("--base", type=Path, default=LATEST / "base", help="folder of a Base LPM")
     parser.add_argument("--dataset", type=Path, default=LATEST / "dataset", help="folder that curate wrote")
-    parser.add_argument("--out", type=Path, default=Path(".work/ablation"), help="models and figures")
+    parser.add_argument("--out", type=Path, default=Path(".work/ablation"), help="models and metrics")
     parser.add_argument("--cache", type=Path, default=Path(".work/bench"), help="rendered cases")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--scale", type=float, default=1.0, help="steps over the usual ones, such as 0.1 for a check")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of the default steps, such as 0.1 for a check")
     parser.add_argument("--conversations", type=int, default=4, help="two cases each")
     parser.add_argument("--seconds", type=int, default=12, help="length of a case")
     parser.add_argument("--talk-seconds", type=int, default=30, help="length of the conversation behind drift")
-    parser.add_argument("--only", nargs="*", help="variants; all without it")
+    parser.add_argument("--only", nargs="*", help="variants; default all")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     given = parser.parse_args(arguments)
     if not (given.base / "model.safetensors").is_file() or not (given.dataset / "dataset.json").is_file():

@@ -1,9 +1,9 @@
-"""What distillation keeps and saves: Online LPM beside the Base LPM it comes from, on the same held-out cases.
+"""What distillation preserves and saves: Online LPM compared with its Base LPM, on the same held-out cases.
 
 `python -m tests.benchmarks.distilled [--base DIR] [--online DIR] [--steps 30] [--guidance 2] [--json]`.
 
-- sync_kept, listening_kept: Online's LPM-Bench score (1 is the truth, 0 another person's) over Base's.
-- speed_over_base: Base's computing time over Online's; Base runs `--steps` Euler steps of two passes each.
+- sync_kept, listening_kept: Online's LPM-Bench score (1 is the ground truth, 0 another person's) over Base's.
+- speed_over_base: Base's compute time over Online's; Base runs `--steps` Euler steps of two passes each.
 """
 
 import argparse
@@ -18,7 +18,7 @@ KEPT = ("sync", "listening")
 
 
 def compared(base: Measured, online: Measured) -> dict[str, float | None]:
-    """All figures."""
+    """Return all metrics."""
     figures: dict[str, float | None] = {}
     for name in KEPT:
         before, after = base.scores[name], online.scores[name]
@@ -33,7 +33,9 @@ def compared(base: Measured, online: Measured) -> dict[str, float | None]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.distilled", description=__doc__)
     parser.add_argument("--base", type=Path, default=LATEST / "base", help="folder of a Base LPM")
-    parser.add_argument("--online", type=Path, default=LATEST / "online", help="folder of the Online LPM made of it")
+    parser.add_argument(
+        "--online", type=Path, default=LATEST / "online", help="folder of the Online LPM distilled from it"
+    )
     parser.add_argument("--cache", type=Path, default=Path(".work/bench"), help="rendered cases")
     parser.add_argument("--steps", type=int, default=30, help="Base's Euler steps")
     parser.add_argument("--guidance", type=float, default=2.0, help="Base's guidance; above 1 each step is two passes")

@@ -1,8 +1,8 @@
-"""How fast the loader is beside the training it feeds: `python -m tests.benchmarks.loader [--json]`.
+"""Throughput of the data loader compared with the training that it feeds: `python -m tests.benchmarks.loader [--json]`.
 
-The tiny profile's batches from shards of the demo's shape, made alone, and the tiny profile's training on the same
-ones, turn by turn in one process. Every turn begins with nothing read and no audio feature kept; `warm` is the loader
-once more with both at hand.
+The batches of the tiny profile from shards of the demo's shape, loaded alone and loaded by the tiny profile's training,
+alternately in one process. Every round starts with empty caches of clips and audio features; `warm` is the loader once
+more with both filled.
 """
 
 import argparse
@@ -22,19 +22,19 @@ import torch
 from components.dataset.shards import write_shards
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.sampler import BaseModel
-from lpm_model.training.base.train import BaseModule, clip_batches
 from lpm_model.training.base.config import BaseTraining
+from lpm_model.training.base.train import BaseModule, clip_batches
 from lpm_model.training.engine.checkpoints import CheckpointFile
 from lpm_model.training.engine.loop import run
 from lpm_model.training.engine.shard_reader import read_clips
 
 CLIPS, LATENTS, GRID = 325, 24, 16
-STEPS, TURNS = 16, 3
+STEPS, ROUNDS = 16, 3
 SETTINGS = replace(BaseTraining(), checkpoint_steps=10**9)
 
 
 def write_dataset(folder: Path) -> None:
-    """As many clips of noise, as long as the demo's."""
+    """Write clips of noise, as many and as long as in the demo."""
     draw = np.random.default_rng(0)
     samples = 4000 * (LATENTS - 1)
 
@@ -52,8 +52,8 @@ def write_dataset(folder: Path) -> None:
     (folder / "dataset.json").write_text("{}")
 
 
-def turn(dataset: Path, state: Path) -> dict[str, float]:
-    """Batches a second of each."""
+def measure_round(dataset: Path, state: Path) -> dict[str, float]:
+    """Measure batches per second of loader, warm loader and training."""
     base = BaseModel(SETTINGS.model, load_autoencoder(None), 8 * GRID)
     batches = clip_batches(read_clips(dataset), base, SETTINGS, 0)
     batches.steps = range(STEPS)
@@ -73,27 +73,28 @@ def turn(dataset: Path, state: Path) -> dict[str, float]:
                 yield item
                 ends.append(time.perf_counter())
 
-    run(BaseModule(base, SETTINGS, 0), fresh, STEPS + 1, CheckpointFile(state), 10**9, description="", progress=Timed())  # fmt: skip
+    module, checkpoint = BaseModule(base, SETTINGS, 0), CheckpointFile(state)
+    run(module, fresh, STEPS + 1, checkpoint, 10**9, description="", progress=Timed())
     rates["training"] = STEPS / (ends[-1] - ends[0])  # the first step allocates
     return rates
 
 
 def main() -> None:
-    """Runs the benchmark and prints its table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(prefix="lpm-loader-") as place:
         write_dataset(Path(place) / "dataset")
-        turns = [turn(Path(place) / "dataset", Path(place) / "state") for _ in range(TURNS)]
-    rate = {name: statistics.median(each[name] for each in turns) for name in turns[0]}
+        rounds = [measure_round(Path(place) / "dataset", Path(place) / "checkpoint") for _ in range(ROUNDS)]
+    rate = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {CLIPS} clips of "
-        f"{LATENTS} latent frames, {STEPS} steps, median of {TURNS} turns"
+        f"{LATENTS} latent frames, {STEPS} steps, median of {ROUNDS} rounds"
     )
     for name in ("loader", "warm", "training"):
-        print(f"{name:<24}{rate[name]:>9.2f} batches a second")
+        print(f"{name:<24}{rate[name]:>9.2f} batches/s")
     figures = {
         "loader_batches_per_s": rate["loader"],
         "warm_loader_batches_per_s": rate["warm"],

@@ -1,8 +1,8 @@
-"""How long a training step takes beside diffusers' Wan: `python -m tests.benchmarks.train_step [--json]`.
+"""Time of a training step compared with diffusers' Wan: `python -m tests.benchmarks.train_step [--json]`.
 
-Forward and backward of the same transformer, ours and diffusers' WanTransformer3DModel, at 21 latent frames and width
-768, under bfloat16 autocast, turn by turn in one process. Then ours with both voices and one reference image, and the
-rate of plain matrix products as the limit of all of them.
+Forward and backward pass of the same transformer, ours and diffusers' WanTransformer3DModel, at 21 latent frames and
+width 768, under bfloat16 autocast, alternately in one process. Then ours with both voices and one reference image, and
+the rate of a plain matmul as the limit of all of them.
 """
 
 import argparse
@@ -31,12 +31,12 @@ PLAIN = ModelConfig(
     residual_gain=0.0, predicts="velocity",
 )  # fmt: skip
 WHOLE = replace(PLAIN, audio_width=960)
-BACKWARD = 3
-"""Products of a training step over those of its forward pass."""
+TRAIN_TO_FORWARD_FLOPS = 3
+"""FLOPs of a training step over those of its forward pass."""
 
 
 def peer() -> nn.Module:
-    """The same shape by diffusers."""
+    """Build the same shape in diffusers."""
     model: nn.Module = diffusers.WanTransformer3DModel(
         num_attention_heads=12, attention_head_dim=64, num_layers=LAYERS, ffn_dim=3072, text_dim=512, freq_dim=256
     )
@@ -44,7 +44,7 @@ def peer() -> nn.Module:
 
 
 def timed(step: Callable[[], Tensor], model: nn.Module) -> float:
-    """Seconds of one forward and backward pass."""
+    """Time one forward and backward pass in seconds."""
     start = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16):
         loss = step().float().square().mean()
@@ -55,7 +55,7 @@ def timed(step: Callable[[], Tensor], model: nn.Module) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Median seconds of each, alternating."""
+    """Return the median seconds of each, and the matmul rate in TFLOP/s."""
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -78,31 +78,31 @@ def measure() -> dict[str, float]:
         "ours with voices and a reference": (lambda: whole(latents, sigma, given), whole),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    products: list[float] = []
-    for turn in range(ROUNDS + 1):
+    matmul_tflops: list[float] = []
+    for index in range(ROUNDS + 1):
         for name, (step, model) in steps.items():
             taken = timed(step, model)
-            if turn:  # the first turn allocates
+            if index:  # the first round allocates
                 seconds[name].append(taken)
-        products.append(peak_flops(torch.device("cpu")) / 1e12)
-    return {name: statistics.median(values) for name, values in seconds.items()} | {"tflops": max(products)}
+        matmul_tflops.append(peak_flops(torch.device("cpu")) / 1e12)
+    return {name: statistics.median(values) for name, values in seconds.items()} | {"tflops": max(matmul_tflops)}
 
 
 def main() -> None:
-    """Runs the benchmark and prints its table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     arguments = parser.parse_args()
     found = measure()
     cost = describe(PLAIN, Workload(frames=FRAMES, tokens=GRID * GRID // 4))
-    floor = BACKWARD * cost.total_flops / found["tflops"] / 1e12
+    floor = TRAIN_TO_FORWARD_FLOPS * cost.total_flops / found["tflops"] / 1e12
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"{FRAMES} latent frames of {GRID * GRID // 4} tokens, {LAYERS} layers, median of {ROUNDS} turns"
+        f"{FRAMES} latent frames of {GRID * GRID // 4} tokens, {LAYERS} layers, median of {ROUNDS} rounds"
     )
     for name in ("diffusers", "ours", "ours with voices and a reference"):
         print(f"{name:<36}{1000 * found[name]:>9.0f} ms")
-    print(f"{'limit: its products at full rate':<36}{1000 * floor:>9.0f} ms   ({found['tflops']:.2f} TFLOP/s)")
+    print(f"{'limit: its matmuls at full rate':<36}{1000 * floor:>9.0f} ms   ({found['tflops']:.2f} TFLOP/s)")
     figures = {
         "time_ratio_to_diffusers": found["ours"] / found["diffusers"],
         "time_added_by_audio_and_references": found["ours with voices and a reference"] / found["ours"] - 1,

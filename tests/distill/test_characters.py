@@ -38,7 +38,7 @@ def manifest(dataset: Path, *rows: dict[str, Any]) -> None:
     write_rows(dataset / "manifest.parquet", [{**empty, **ROW, **row} for row in rows], SCORES)
 
 
-def test_rendered_people_at_rest_come_first_and_nobody_without_consent(model: Path) -> None:
+def test_characters_prefer_rendered_people_at_rest_and_need_consent(model: Path) -> None:
     dataset = model.parent / "dataset"
     manifest(
         dataset,
@@ -63,7 +63,7 @@ def test_rendered_people_at_rest_come_first_and_nobody_without_consent(model: Pa
     check_model_folder(model)
 
 
-def test_a_dataset_that_shows_nobody_says_so(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_dataset_without_consented_people_logs_a_warning(model: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = model.parent / "dataset"
     with caplog.at_level(logging.WARNING):
         assert write_characters(dataset, model) == []

@@ -40,7 +40,7 @@ def tracking(place: Path) -> TrackingConfig:
     return TrackingConfig(uri=f"sqlite:///{place / 'mlflow.db'}", experiment="test")
 
 
-def test_an_online_model_knows_its_parent(place: Path) -> None:
+def test_online_model_has_parent_in_provenance_and_mlflow(place: Path) -> None:
     settings = DistillConfig(
         trajectories=2,
         teacher_steps=2,
@@ -61,7 +61,7 @@ def test_an_online_model_knows_its_parent(place: Path) -> None:
     assert any(name.startswith("distill.") for name in run.data.metrics)
 
 
-def test_a_base_of_another_autoencoder_is_refused(place: Path, tmp_path: Path) -> None:
+def test_base_of_another_autoencoder_is_rejected(place: Path, tmp_path: Path) -> None:
     other = make_dataset(tmp_path / "dataset", place / "autoencoder")
     about = read_json(other / "dataset.json")
     (other / "dataset.json").write_text(str(about).replace("'", '"').replace(about["autoencoder_digest"], "0" * 64))

@@ -45,7 +45,7 @@ def config(place: Path, **changes: object) -> TrainConfig:
     )
 
 
-def test_the_model_folder_says_where_it_comes_from(place: Path) -> None:
+def test_model_folder_has_provenance(place: Path) -> None:
     check_model_folder(place / "base")
     provenance = read_json(place / "base" / "provenance.json")
     assert provenance["dataset_digest"] == "d" * 64
@@ -57,7 +57,7 @@ def test_the_model_folder_says_where_it_comes_from(place: Path) -> None:
     assert not list(place.glob(".base*"))
 
 
-def test_the_run_is_in_mlflow_with_its_dataset(place: Path) -> None:
+def test_mlflow_run_has_parameters_metrics_and_dataset(place: Path) -> None:
     mlflow = client(config(place).tracking.uri)
     (experiment,) = mlflow.search_experiments(filter_string="name = 'test'")
     (run,) = mlflow.search_runs([experiment.experiment_id])
@@ -69,7 +69,7 @@ def test_the_run_is_in_mlflow_with_its_dataset(place: Path) -> None:
     assert dataset.dataset.digest == "d" * 36
 
 
-def test_a_run_that_was_given_is_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_mlflow_run_is_reused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = client(config(place).tracking.uri)
     given = mlflow.create_run(mlflow.get_experiment_by_name("test").experiment_id, run_name="given")
     monkeypatch.setenv("MLFLOW_RUN_ID", given.info.run_id)
@@ -80,7 +80,7 @@ def test_a_run_that_was_given_is_used(place: Path, monkeypatch: pytest.MonkeyPat
     assert first == second
 
 
-def test_a_failed_training_is_marked(place: Path) -> None:
+def test_failed_training_is_marked_in_mlflow(place: Path) -> None:
     with pytest.raises(ValueError, match="lower clip_latents"):
         train(place / "dataset", place / "failed", config(place, clip_latents=9), NoProgress())
     mlflow = client(config(place).tracking.uri)
@@ -89,7 +89,7 @@ def test_a_failed_training_is_marked(place: Path) -> None:
     assert not (place / "failed").exists()
 
 
-def test_only_the_same_training_is_resumed(tmp_path: Path) -> None:
+def test_only_an_identical_training_is_resumed(tmp_path: Path) -> None:
     model = tmp_path / "model"
 
     def killed() -> str:
@@ -107,7 +107,7 @@ def test_only_the_same_training_is_resumed(tmp_path: Path) -> None:
     assert [path.name for path in model.iterdir()] == []
 
 
-def test_a_dataset_without_digest_is_refused(tmp_path: Path) -> None:
+def test_dataset_without_digest_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is missing"):
         dataset_version(tmp_path)
     (tmp_path / "dataset.json").write_text("{}")
@@ -115,7 +115,7 @@ def test_a_dataset_without_digest_is_refused(tmp_path: Path) -> None:
         dataset_version(tmp_path)
 
 
-def test_curves_and_validation_videos_are_in_the_run_and_in_tensorboard(place: Path, tmp_path: Path) -> None:
+def test_curves_and_validation_videos_reach_mlflow_and_tensorboard(place: Path, tmp_path: Path) -> None:
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     tracking = replace(config(place).tracking, tensorboard=str(tmp_path / "curves"))
     report = train(

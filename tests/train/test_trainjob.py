@@ -30,7 +30,7 @@ def render(profile: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("profile", ["tiny", "small", "17b"])
-def test_valid_against_the_crd(profile: str) -> None:
+def test_train_job_is_valid_against_the_crd(profile: str) -> None:
     folder = schemas.crd_folder()
     if folder is None:
         pytest.skip("no CRDs: set LPM_CRDS to a folder with the CRD files")
@@ -38,7 +38,7 @@ def test_valid_against_the_crd(profile: str) -> None:
     schemas.check_custom(render(profile, service_account="lpm"), folder)
 
 
-def test_it_says_what_the_config_says() -> None:
+def test_train_job_reflects_the_config() -> None:
     trainer = render("17b")["spec"]["trainer"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (1, 8)
     assert trainer["resourcesPerNode"]["limits"] == {"memory": "1024Gi", "nvidia.com/gpu": "8"}
@@ -47,7 +47,7 @@ def test_it_says_what_the_config_says() -> None:
     assert from_mapping(TrainConfig, json.loads(words["--config"])) == load_config(["profile=17b"]).train
 
 
-def test_the_pod_has_no_more_rights_than_it_needs() -> None:
+def test_train_job_pod_is_restricted() -> None:
     (patch,) = render("small")["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = job["template"]["spec"]["template"]["spec"]
@@ -69,12 +69,12 @@ def test_the_pod_has_no_more_rights_than_it_needs() -> None:
         ({"image": "lpm/train:latest"}, "other than 'latest'"),
     ],
 )
-def test_mistakes_are_refused_with_a_remedy(changes: dict[str, Any], message: str) -> None:
+def test_invalid_train_job_values_are_rejected_with_a_remedy(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render("tiny", **changes)
 
 
-def test_the_command_writes_it(tmp_path: Path) -> None:
+def test_trainjob_command_writes_the_manifest(tmp_path: Path) -> None:
     out = tmp_path / "job.yaml"
     words = ["trainjob", "profile=17b", "train.scale.nodes=2", "train.accumulate=4", "--out", str(out)]
     cli.main(args=[*words, "--registry", "registry.example.com/team/"], standalone_mode=False)

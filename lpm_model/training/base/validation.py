@@ -187,14 +187,14 @@ class HeldOutWindows:
         batch = self._batch([window], "video").to(dit.patch.weight.device)
         image = batch.latents[:, :, :1]
         with native_autocast(image.device):
-            made, _ = sample_window(
+            sampled, _ = sample_window(
                 dit, image, batch.latents.shape[2], batch.conditions,
                 steps=settings.sampler_steps, guidance=settings.guidance, generator=batch.generator,
             )  # fmt: skip
         rendered = []
-        for latents in (batch.latents, made):
-            whole = torch.cat([image, self.model.codec.decode(latents[:, :, 1:], image)], dim=2)
-            rendered.append(to_frames(self.model.autoencoder.decode(whole.float().cpu()))[0, 1:].numpy())
+        for latents in (batch.latents, sampled):
+            clip = torch.cat([image, self.model.codec.decode(latents[:, :, 1:], image)], dim=2)
+            rendered.append(to_frames(self.model.autoencoder.decode(clip.float().cpu()))[0, 1:].numpy())
         place, start = window
         span = slice(start * SAMPLES_PER_LATENT, (start + batch.latents.shape[2] - 1) * SAMPLES_PER_LATENT)
         audio = self.source.voices(self.source.clips[place], False)[:, span].sum(0).clamp(-1, 1)

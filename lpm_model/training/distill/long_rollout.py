@@ -1,7 +1,7 @@
 """Streaming long tuning: a rollout that continues from step to step over one cache (LongLive, arXiv 2509.22622).
 
 Each step extends the rollout by one clip, with the audio of another clip than the step before. At a random chunk
-boundary something may change: the speaking turn, both voices once more, or the text.
+boundary the conditions may change: the speaking turn, both voices once more, or the text.
 
 B rows, n latent frames of a step, P latent frames of audio context, H of audio history.
 """

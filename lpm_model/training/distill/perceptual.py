@@ -30,8 +30,8 @@ def decoder_distance(autoencoder: VideoAutoencoder, latents: Tensor, target: Ten
     with torch.no_grad():
         target_features: list[Tensor] = features(target)
     parts = []
-    for made, like in zip(features(latents), target_features, strict=True):
-        axes = tuple(axis for axis in range(like.dim()) if axis != 1)
-        scale = like.float().std(dim=axes, keepdim=True).clamp(min=MIN_STD)
-        parts.append(((made.float() - like.float()) / scale).square().mean())
+    for own, wanted in zip(features(latents), target_features, strict=True):
+        axes = tuple(axis for axis in range(wanted.dim()) if axis != 1)
+        scale = wanted.float().std(dim=axes, keepdim=True).clamp(min=MIN_STD)
+        parts.append(((own.float() - wanted.float()) / scale).square().mean())
     return torch.stack(parts).mean()

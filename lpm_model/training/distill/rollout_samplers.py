@@ -165,8 +165,8 @@ class OffPolicySampler:
         with self.roles.activate("student"):
             cache = start_cache(online, image, batch.conditions)
             rollout = online.rollout_with(make, cache, batch.conditions, spans.end, noise, first=1)
-            made = [chunk for _, chunk in rollout]
-        clip = torch.cat([image, *made], dim=2)
+            chunks = [chunk for _, chunk in rollout]
+        clip = torch.cat([image, *chunks], dim=2)
         return Sample(clip, batch.conditions, target=teacher[:, :, : clip.shape[2]])
 
 

@@ -104,8 +104,8 @@ def crop_to_motion(
     side = min(side, *latents.shape[3:])
     speed = latents.diff(dim=2).square().mean(dim=(1, 2))
     boxes = functional.avg_pool2d(speed[:, None], side, stride=2)[:, 0]
-    chance = boxes.flatten(1).square() + 1e-12
-    picked = torch.multinomial(chance, 1, generator=generator)[:, 0].tolist()
+    weights = boxes.flatten(1).square() + 1e-12
+    picked = torch.multinomial(weights, 1, generator=generator)[:, 0].tolist()
     corners = [(2 * (at // boxes.shape[2]), 2 * (at % boxes.shape[2])) for at in picked]
 
     def cut(value: Tensor) -> Tensor:
@@ -164,8 +164,8 @@ class WindowSampling:
         Returns:
             [windows] fraction of frames in the chosen states, times motion to the power of `expressive`.
         """
-        wanted = np.isin(facts.states, [STATES[name] for name in self.states]).astype(np.float64)
-        total = np.concatenate([[0.0], wanted.cumsum()])
+        in_states = np.isin(facts.states, [STATES[name] for name in self.states]).astype(np.float64)
+        total = np.concatenate([[0.0], in_states.cumsum()])
         span = (latents - 1) * FRAMES_PER_LATENT
         fraction = (total[span:] - total[:-span])[::FRAMES_PER_LATENT] / span
         if self.expressive and motion is not None:
@@ -241,8 +241,8 @@ class ClipBatches(IterableDataset[Batch]):
         self.facts = facts_of(clips)
         self.motion = [motion_of(clip) for clip in clips] if self.sampling.expressive else None
         self.buckets = self._fill(sorted({latents, *shorter}, reverse=True))
-        chances = [float(bucket.weights.sum()) / bucket.batch for bucket in self.buckets]
-        self.chances = torch.tensor(chances)
+        weights = [float(bucket.weights.sum()) / bucket.batch for bucket in self.buckets]
+        self.bucket_weights = torch.tensor(weights)
         self.features: LruCache[tuple[str, bool], Tensor] = LruCache(cache_bytes, lambda value: value.nbytes)
 
     def _fill(self, lengths: Sequence[int]) -> list[Bucket]:
@@ -337,7 +337,7 @@ class ClipBatches(IterableDataset[Batch]):
         if len(self.buckets) == 1:
             return self.buckets[0]
         generator = step_generator(self.seed, step // self.batches_per_step, "bucket")
-        return self.buckets[int(torch.multinomial(self.chances, 1, generator=generator))]
+        return self.buckets[int(torch.multinomial(self.bucket_weights, 1, generator=generator))]
 
     def _start(self, weights: Tensor, generator: torch.Generator) -> int:
         """First latent frame of a random window of a clip."""

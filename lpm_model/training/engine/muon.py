@@ -112,9 +112,9 @@ class ShardedMuon(StackedMuon):
             updates.append(gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum)
         shape, over = (len(weights), *weights[0].shape), weights[0].device_mesh
         stride = (shape[1] * shape[2], shape[2], 1)
-        cut = DTensor.from_local(torch.stack(updates), over, [Shard(1)], shape=torch.Size(shape), stride=stride)
-        whole = cut.redistribute(placements=[Shard(0)]).to_local()
-        if len(whole):
-            whole.copy_(orthogonalised(whole, group))
-        back = DTensor.from_local(whole, over, [Shard(0)], shape=torch.Size(shape), stride=stride)
+        sharded = DTensor.from_local(torch.stack(updates), over, [Shard(1)], shape=torch.Size(shape), stride=stride)
+        full = sharded.redistribute(placements=[Shard(0)]).to_local()
+        if len(full):
+            full.copy_(orthogonalised(full, group))
+        back = DTensor.from_local(full, over, [Shard(0)], shape=torch.Size(shape), stride=stride)
         return back.redistribute(placements=[Shard(1)]).to_local()

@@ -75,10 +75,9 @@ def step_optimizers(module: lightning.LightningModule, weights: Iterable[Tensor]
     """Clip the gradient norm, step every optimizer and its schedule, and clear the gradients."""
     torch.nn.utils.clip_grad_norm_(weights, clip_norm)
     # Lightning returns a list, or the only one.
-    optimizers, schedules = (
-        found if isinstance(found, list) else [found] for found in (module.optimizers(), module.lr_schedulers())
-    )
+    pair: tuple[Any, Any] = (module.optimizers(), module.lr_schedulers())
+    optimizers, schedules = (found if isinstance(found, list) else [found] for found in pair)
     for optimizer, schedule in zip(optimizers, schedules, strict=True):
         optimizer.step()
-        schedule.step()  # type: ignore[union-attr]
+        schedule.step()
     module.zero_grad()

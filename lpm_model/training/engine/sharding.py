@@ -55,10 +55,8 @@ def full_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the full weights of a sharded or plain model on the CPU of the main process; empty on the others."""
     if not any(isinstance(weight, DTensor) for weight in model.parameters()):
         return dict(model.state_dict())
-    whole: dict[str, Any] = get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    return whole
+    full: dict[str, Any] = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return full
 
 
 class Branches:

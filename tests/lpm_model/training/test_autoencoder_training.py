@@ -55,7 +55,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_learns_and_a_killed_run_ends_in_the_same_bytes(
+def test_training_improves_psnr_and_killed_run_resumes_bit_equal(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = train_autoencoder(videos, tmp_path / "whole", SHAPE, SETTINGS, size_px=48)
@@ -72,7 +72,7 @@ def test_it_learns_and_a_killed_run_ends_in_the_same_bytes(
     assert load_autoencoder(tmp_path / "whole").config == SHAPE
 
 
-def test_a_decoder_is_trained_alone(videos: Path, tmp_path: Path) -> None:
+def test_decoder_only_training_leaves_latents_unchanged(videos: Path, tmp_path: Path) -> None:
     """More noise on the latents, which stay what they are: a dataset that was encoded before still fits."""
     train_autoencoder(videos, tmp_path / "first", SHAPE, replace(SETTINGS, steps=20), size_px=48)
     again = replace(SETTINGS, steps=20, init_from=str(tmp_path / "first"), decoder_only=True, latent_noise=(0.0, 0.6))
@@ -84,7 +84,9 @@ def test_a_decoder_is_trained_alone(videos: Path, tmp_path: Path) -> None:
     assert not torch.equal(first.decode(latents), second.decode(latents))
 
 
-def test_the_command_trains(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_autoencoder_train_command_writes_autoencoder_folder(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["steps=1", "batch=1", "clip_frames=5", "crop_px=32", "--size", "48", "--out", str(tmp_path / "made")]
     with pytest.raises(SystemExit) as ended:
         main(["autoencoder", "train", str(videos), *arguments])
@@ -93,7 +95,7 @@ def test_the_command_trains(videos: Path, tmp_path: Path, capsys: pytest.Capture
     assert load_autoencoder(tmp_path / "made").config == AutoencoderConfig()
 
 
-def test_videos_of_another_size_and_short_ones_are_left_out(videos: Path, tmp_path: Path) -> None:
+def test_read_videos_skips_other_sizes_and_short_videos(videos: Path, tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", 17, 0)
     write_video(tmp_path / "b.mp4", 4, 1)
     write_video(tmp_path / "c.mp4", 17, 2, size_px=32)
@@ -102,7 +104,7 @@ def test_videos_of_another_size_and_short_ones_are_left_out(videos: Path, tmp_pa
         read_videos(videos, 64, 5)
 
 
-def test_kernels_move_as_the_matrices_that_multiply_patches() -> None:
+def test_kernel_muon_equals_muon_on_patch_matrices() -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
     x = torch.randn(2, 4, 8, 8)
@@ -121,7 +123,7 @@ def test_kernels_move_as_the_matrices_that_multiply_patches() -> None:
     assert torch.allclose(seen, matrix.detach(), atol=2e-3)  # Muon orthogonalises in bfloat16
 
 
-def test_autoencoder_batches_repeat_and_its_loss_is_zero_for_a_copy() -> None:
+def test_crop_batches_are_deterministic_and_loss_of_identity_is_zero() -> None:
     settings = AutoencoderTraining(batch=2, clip_frames=5, crop_px=16)
     videos = [np.random.default_rng(i).integers(0, 255, (9, 24, 24, 3)).astype(np.uint8) for i in range(2)]
     made = [list(CropBatches(videos, settings, range(1, 3))) for _ in range(2)]
@@ -133,13 +135,13 @@ def test_autoencoder_batches_repeat_and_its_loss_is_zero_for_a_copy() -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 6, 40])
-def test_held_out_quality_takes_videos_of_any_length(frames: int) -> None:
+def test_held_out_psnr_accepts_videos_of_any_length(frames: int) -> None:
     video = np.full((frames, 16, 16, 3), 128, np.uint8)
     assert math.isfinite(held_out_psnr(tiny.autoencoder(), [video]))
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (12, 8), (8, 8)])
-def test_matrices_taken_together_learn_as_one_by_one(shape: tuple[int, int]) -> None:
+def test_stacked_muon_equals_muon(shape: tuple[int, int]) -> None:
     """Beside torch's Muon, with matrices of another shape among them and one without a gradient."""
     torch.manual_seed(0)
     alone = [torch.nn.Parameter(torch.randn(size)) for size in (shape, (4, 6), shape, shape)]

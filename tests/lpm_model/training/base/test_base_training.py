@@ -68,7 +68,7 @@ def batches(clips: Clips, base: BaseModel, steps: range = range(4), seed: int = 
     return ClipBatches(clips, base, latents=4, batch=3, steps=steps, seed=seed)
 
 
-def test_latent_zero_is_clean_and_the_others_follow_the_shift() -> None:
+def test_sigmas_are_zero_for_latent_zero_and_shifted_for_others() -> None:
     settings = replace(SETTINGS, independent_noise_prob=0.0)
     sigma = draw_sigmas(4000, 5, settings, torch.Generator().manual_seed(0))
     assert torch.equal(sigma[:, 0], torch.zeros(4000))
@@ -78,13 +78,13 @@ def test_latent_zero_is_clean_and_the_others_follow_the_shift() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_share_of_clips_with_a_level_for_each_latent(share: float) -> None:
+def test_independent_noise_frequency_matches_probability(share: float) -> None:
     settings = replace(SETTINGS, independent_noise_prob=share)
     sigma = draw_sigmas(4000, 5, settings, torch.Generator().manual_seed(1))
     assert abs(float((sigma[:, 1] != sigma[:, 2]).float().mean()) - share) < 0.03
 
 
-def test_conditions_are_dropped_as_often_as_asked() -> None:
+def test_condition_dropout_frequency_matches_probability() -> None:
     generator, given, chance, rounds = torch.Generator().manual_seed(0), tiny.conditions(1), 0.4, 1500
     names = ("text", "speak", "listen", "references")
     absent = dict.fromkeys(names, 0)
@@ -98,7 +98,7 @@ def test_conditions_are_dropped_as_often_as_asked() -> None:
     assert drop_conditions(given, 0.0, generator) == given
 
 
-def test_a_batch_is_a_function_of_seed_and_step(dataset: Path, base: BaseModel) -> None:
+def test_batch_depends_only_on_seed_and_step(dataset: Path, base: BaseModel) -> None:
     clips = read_clips(dataset)
     one, other = batches(clips, base), batches(clips, base)
     late = other.make(3)
@@ -113,7 +113,7 @@ def test_a_batch_is_a_function_of_seed_and_step(dataset: Path, base: BaseModel) 
     assert not torch.equal(batches(clips, base, seed=1).make(3).latents, late.latents)
 
 
-def test_a_window_hears_its_own_span(base: BaseModel) -> None:
+def test_window_audio_is_aligned_with_its_latents(base: BaseModel) -> None:
     """Latents count upwards, and so does the loudness of the voice: both cuts have to agree."""
     count = 8
     latents = np.broadcast_to(np.arange(count, dtype=np.float16)[None, :, None, None], (16, count, 4, 4))
@@ -133,12 +133,12 @@ def test_a_window_hears_its_own_span(base: BaseModel) -> None:
             assert torch.equal(batch.conditions.speak[row], whole[span])
 
 
-def test_short_clips_are_refused(dataset: Path, base: BaseModel) -> None:
+def test_short_clips_are_rejected(dataset: Path, base: BaseModel) -> None:
     with pytest.raises(ValueError, match="the longest has 9"):
         ClipBatches(read_clips(dataset), base, latents=10, batch=1, steps=range(1), seed=0)
 
 
-def test_a_clip_whose_voice_does_not_fit_is_named(dataset: Path, base: BaseModel) -> None:
+def test_audio_length_mismatch_error_names_clip(dataset: Path, base: BaseModel) -> None:
     clip = replace(read_clips(dataset)[0], speak=np.zeros(999, np.int16), listen=np.zeros(999, np.int16))
     with pytest.raises(ValueError, match="clip clip0 has 999 samples for 32000"):
         batches([clip], base).make(0)
@@ -149,7 +149,7 @@ def test_step_generators_differ_by_purpose() -> None:
     assert len(draws) == 4
 
 
-def test_a_killed_run_ends_in_the_same_bytes(
+def test_killed_base_training_resumes_bit_equal(
     trained: Path, dataset: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: list[float] = []
@@ -175,12 +175,12 @@ def test_a_killed_run_ends_in_the_same_bytes(
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_loader_of_processes_changes_nothing(trained: Path, dataset: Path, encoder: Path, tmp_path: Path) -> None:
+def test_loader_workers_do_not_change_weights(trained: Path, dataset: Path, encoder: Path, tmp_path: Path) -> None:
     train_base(dataset, tmp_path, replace(with_encoder(encoder), loader_workers=2, loader_mb=0))
     assert (tmp_path / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_the_model_folder_is_whole(trained: Path) -> None:
+def test_model_folder_is_complete(trained: Path) -> None:
     assert load_base(trained).config == tiny.MODEL
     provenance = json.loads((trained / "provenance.json").read_text())
     assert provenance["dataset_digest"] == "d" * 64
@@ -188,7 +188,7 @@ def test_the_model_folder_is_whole(trained: Path) -> None:
     assert math.isfinite(provenance["metrics"]["loss"])
 
 
-def test_one_clip_can_be_learned_by_heart(base: BaseModel) -> None:
+def test_training_overfits_one_clip(base: BaseModel) -> None:
     """To less than 2 % of the loss at the start, with both optimizers of the training."""
     members = tiny.clip_members(0, latents=4)
     clip = Clip("c", members["latents.npy"], members["references.npy"], ("global",), members["speak.npy"],
@@ -209,7 +209,7 @@ def test_one_clip_can_be_learned_by_heart(base: BaseModel) -> None:
     assert np.mean(losses[-10:]) < 0.02 * losses[0]
 
 
-def test_only_the_model_gets_gradients(dataset: Path, base: BaseModel) -> None:
+def test_only_the_transformer_gets_gradients(dataset: Path, base: BaseModel) -> None:
     module = BaseModule(base, replace(SETTINGS, condition_dropout=0.0), 0)
     module.loss(batches(read_clips(dataset), base).make(0)).backward()
     # The head starts at zero and lets nothing through at the first step but its own gradient.
@@ -219,7 +219,7 @@ def test_only_the_model_gets_gradients(dataset: Path, base: BaseModel) -> None:
     base.dit.zero_grad()
 
 
-def test_a_loss_that_is_no_number_names_the_clips_and_keeps_the_last_state(
+def test_non_finite_loss_names_clips_and_keeps_last_checkpoint(
     dataset: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = base_training.flow_matching_loss
@@ -237,14 +237,14 @@ def test_a_loss_that_is_no_number_names_the_clips_and_keeps_the_last_state(
     assert all(bool(t.isfinite().all()) for t in read_weights(state.path).values() if t.is_floating_point())
 
 
-def test_a_dataset_of_another_autoencoder_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_dataset_of_another_autoencoder_is_rejected(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another autoencoder"):
         read_dataset(dataset, "0" * 64)
     with pytest.raises(ValueError, match=r"dataset\.json is missing"):
         read_dataset(tmp_path, "0" * 64)
 
 
-def test_a_missing_shard_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_missing_shard_is_named(dataset: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "copy")
     (copy / "shards" / "train-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"train-000001\.tar is missing"):
@@ -252,7 +252,7 @@ def test_a_missing_shard_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.55])
-def test_a_cut_off_shard_is_named(dataset: Path, tmp_path: Path, share: float) -> None:
+def test_truncated_shard_is_named(dataset: Path, tmp_path: Path, share: float) -> None:
     copy = shutil.copytree(dataset, tmp_path / "copy")
     shard = copy / "shards" / "train-000001.tar"
     shard.write_bytes(shard.read_bytes()[: int(share * shard.stat().st_size)])
@@ -260,7 +260,7 @@ def test_a_cut_off_shard_is_named(dataset: Path, tmp_path: Path, share: float) -
         read_clips(copy)
 
 
-def test_a_shard_cut_off_between_two_clips_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_shard_truncated_between_clips_is_named(dataset: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "copy")
     shard = copy / "shards" / "train-000001.tar"
     with tarfile.open(shard) as tar:
@@ -270,7 +270,7 @@ def test_a_shard_cut_off_between_two_clips_is_named(dataset: Path, tmp_path: Pat
         read_clips(copy)
 
 
-def test_a_shard_of_noise_and_a_clip_without_a_part_are_named(dataset: Path, tmp_path: Path) -> None:
+def test_corrupt_shard_and_incomplete_clip_are_named(dataset: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "copy")
     shard = copy / "shards" / "train-000001.tar"
     shard.write_bytes(b"noise" * 1000 + bytes(1024))
@@ -282,19 +282,19 @@ def test_a_shard_of_noise_and_a_clip_without_a_part_are_named(dataset: Path, tmp
         read_clips(copy)
 
 
-def test_clips_come_in_key_order(dataset: Path) -> None:
+def test_clips_are_in_key_order(dataset: Path) -> None:
     clips = read_clips(dataset)
     assert [clip.key for clip in clips] == ["clip0", "clip1", "clip2", "clip3"]
     assert clips[0].kinds == ("global", "view_0", "expression_1")
     assert clips[0].states.tolist() == [STATES["speak"]] * 16 + [STATES["listen"]] * 16
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_one_latent_window_is_rejected() -> None:
     with pytest.raises(ValueError, match="clip_latents at least 2"):
         BaseTraining(clip_latents=1)
 
 
-def test_squares_lie_where_a_clip_moves(dataset: Path, base: BaseModel) -> None:
+def test_random_crops_follow_motion_and_schedule(dataset: Path, base: BaseModel) -> None:
     latents = torch.zeros(200, 16, 3, 8, 8)
     latents[:, :, 1, 4:6, 2:4] = 1.0
     places = torch.arange(64.0).reshape(8, 8)

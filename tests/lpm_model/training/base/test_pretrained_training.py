@@ -25,7 +25,7 @@ MODEL = replace(
 )  # fmt: skip
 
 
-def test_the_model_folder_holds_all_that_it_needs(tmp_path: Path) -> None:
+def test_model_folder_is_self_contained(tmp_path: Path) -> None:
     encoders = tmp_path / "encoders"
     write_umt5(encoders / "text")
     write_wav2vec2(encoders / "audio")
@@ -58,7 +58,7 @@ def test_the_model_folder_holds_all_that_it_needs(tmp_path: Path) -> None:
     assert frames.shape[1] == online.chunk_frames
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+def test_encoder_mismatch_is_named(tmp_path: Path) -> None:
     encoder = tiny.autoencoder()
     from lpm_model.sampler import BaseModel
 

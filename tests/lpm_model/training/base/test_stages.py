@@ -48,7 +48,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, encoder: Path, dataset: Path
 
 
 @pytest.mark.parametrize("stage", groups()["stage"])
-def test_each_stage_runs_and_teaches_its_own_weights(
+def test_each_stage_trains_only_its_trainable_params(
     stage: str, encoder: Path, dataset: Path, first: Path, tmp_path: Path
 ) -> None:
     settings = load_config([f"stage={stage}"]).train
@@ -66,7 +66,7 @@ def test_each_stage_runs_and_teaches_its_own_weights(
         assert {name.split(".")[0] for name in changed} >= {"patch", "blocks", "head"}
 
 
-def test_speak_and_listen_stages_teach_different_blocks() -> None:
+def test_speak_and_listen_stages_train_different_blocks() -> None:
     model = DiffusionTransformer(replace(tiny.MODEL, layers=12))
     taught = {}
     for stage in ("speak", "listen"):
@@ -88,7 +88,7 @@ def a_clip(states: list[int], latents: np.ndarray | None = None) -> Clip:
                 np.repeat(np.array(states, np.uint8), 4))  # fmt: skip
 
 
-def test_a_window_counts_by_its_share_of_the_wanted_states() -> None:
+def test_window_weight_is_fraction_of_frames_in_states() -> None:
     speak, listen = STATES["speak"], STATES["listen"]
     clip = a_clip([speak, speak, listen, listen, listen]).facts
     assert torch.allclose(WindowSampling(states=("speak",)).weights(clip, 3), torch.tensor([1.0, 0.5, 0.0, 0.0]))
@@ -96,7 +96,7 @@ def test_a_window_counts_by_its_share_of_the_wanted_states() -> None:
     assert torch.allclose(WindowSampling().weights(clip, 3), torch.ones(4))
 
 
-def test_expressive_windows_are_drawn_more() -> None:
+def test_expressive_exponent_favours_motion() -> None:
     latents = np.zeros((16, 6, 4, 4), np.float16)
     latents[:, 4:] = 2.0  # all that moves, moves between latents 3 and 4
     clip = a_clip([1] * 5, latents)
@@ -105,7 +105,7 @@ def test_expressive_windows_are_drawn_more() -> None:
         assert weights.tolist() == [0.0, 0.0, expected, expected]
 
 
-def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> None:
+def test_batches_hold_voices_and_references_of_the_stage(encoder: Path, dataset: Path) -> None:
     clips, model = read_clips(dataset), BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
 
     def batches(**changes: object) -> ClipBatches:
@@ -127,7 +127,7 @@ def test_windows_hold_what_the_stage_asks_for(encoder: Path, dataset: Path) -> N
         batches(states=("discard",))
 
 
-def test_settings_that_make_no_sense_name_the_choices() -> None:
+def test_invalid_training_settings_name_the_choices() -> None:
     with pytest.raises(ValueError, match=r"voices are \['sing'\]: choose from speak, listen"):
         BaseTraining(voices=("sing",))
     with pytest.raises(ValueError, match="states are"):
@@ -138,7 +138,7 @@ def test_settings_that_make_no_sense_name_the_choices() -> None:
         Preference(conditions=1, samples=1)
 
 
-def test_accumulated_halves_are_the_whole(
+def test_gradient_accumulation_equals_one_batch(
     encoder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every batch given twice, at half its weight each, teaches what it teaches once."""
@@ -151,7 +151,7 @@ def test_accumulated_halves_are_the_whole(
     assert all(torch.allclose(once[name].float(), twice[name].float(), atol=2e-3) for name in once)
 
 
-def test_a_killed_run_with_accumulation_ends_in_the_same_bytes(
+def test_killed_run_with_accumulation_resumes_bit_equal(
     encoder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = BaseTraining(**{**SMALL, "steps": 4}, autoencoder=str(encoder), accumulate=2, checkpoint_steps=2)
@@ -171,14 +171,14 @@ def gradients(model: DiffusionTransformer, given: Conditions) -> list[torch.Tens
     return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
 
 
-def test_recomputed_blocks_give_the_same_gradients() -> None:
+def test_activation_checkpointing_preserves_gradients() -> None:
     model, given = tiny.transformer().requires_grad_(True), tiny.conditions(3)
     plain = gradients(model, given)
     model.set_execution(Execution(activation_checkpointing=True))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, gradients(model, given), strict=True))
 
 
-def test_compiled_blocks_give_the_same_gradients() -> None:
+def test_compiled_blocks_preserve_gradients() -> None:
     model, given = tiny.transformer(replace(tiny.MODEL, layers=1)).requires_grad_(True), tiny.conditions(3)
     plain = gradients(model, given)
     for block in model.blocks:
@@ -196,7 +196,7 @@ def test_compiled_blocks_give_the_same_gradients() -> None:
         ([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]], (2, 0)),
     ],
 )
-def test_a_pair_needs_dominance(scores: list[list[float]], pair: tuple[int, int] | None) -> None:
+def test_dominant_pair_needs_pareto_dominance(scores: list[list[float]], pair: tuple[int, int] | None) -> None:
     found = dominant_pair(torch.tensor(scores))
     if len(scores) == 4:
         assert found is not None
@@ -205,7 +205,7 @@ def test_a_pair_needs_dominance(scores: list[list[float]], pair: tuple[int, int]
         assert found == pair
 
 
-def test_the_truth_is_judged_best() -> None:
+def test_ground_truth_has_the_best_scores() -> None:
     truth = normal(1, 16, 4, 4, 4, seed=1)
     worse = truth + 0.5 * normal(1, 16, 4, 4, 4, seed=2)
     still = truth[:, :, :1].expand_as(truth)
@@ -218,14 +218,14 @@ def test_the_truth_is_judged_best() -> None:
     assert abs(float(scores[3, 1])) < 1e-5, "which moves as it should"
 
 
-def test_the_loss_of_a_preference() -> None:
+def test_preference_loss_closed_form() -> None:
     even = torch.tensor([[0.3], [0.7]])
     assert float(preference_loss(even, even, 10.0)) == pytest.approx(math.log(2))
     better = torch.tensor([[0.2], [0.8]])
     assert float(preference_loss(better, even, 10.0)) == pytest.approx(-math.log(1 / (1 + math.exp(-2.0))))
 
 
-def test_tuning_moves_towards_the_preferred(first: Path, encoder: Path, dataset: Path, tmp_path: Path,
+def test_preference_tuning_lowers_preference_loss(first: Path, encoder: Path, dataset: Path, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """With flow matching off, the preference itself falls below its start, log 2."""
     losses: list[float] = []

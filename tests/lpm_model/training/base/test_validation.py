@@ -74,21 +74,21 @@ def with_encoder(encoder: Path, **changes: object) -> BaseTraining:
     return replace(SETTINGS, autoencoder=str(encoder), **changes)
 
 
-def test_the_interval_of_a_constant_is_a_point_and_copies_do_not_narrow_it() -> None:
+def test_bootstrap_interval_ignores_copies_within_a_group() -> None:
     assert bootstrap(torch.full((6,), 0.25), list("aabbcc")) == (0.25, 0.25)
     values, names = torch.randn(20, generator=torch.Generator().manual_seed(0)), [f"{i:02d}" for i in range(20)]
     copies = [name for name in names for _ in range(4)]
     assert bootstrap(values, names) == pytest.approx(bootstrap(values.repeat_interleave(4), copies))
 
 
-def test_the_interval_holds_the_mean_nine_times_in_ten() -> None:
+def test_bootstrap_interval_covers_mean_in_90_percent() -> None:
     draws = torch.randn(300, 40, generator=torch.Generator().manual_seed(1)) + 0.7
     intervals = [bootstrap(row, [str(i) for i in range(40)]) for row in draws]
     share = float(np.mean([low < 0.7 < high for low, high in intervals]))
     assert 0.84 < share < 0.94
 
 
-def test_a_voice_that_cannot_reach_the_picture_is_worth_nothing(dataset: Path, encoder: Path) -> None:
+def test_conditioning_gap_of_unused_voice_is_zero(dataset: Path, encoder: Path) -> None:
     torch.manual_seed(0)
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
     held_out = HeldOutWindows(read_clips(dataset), model, SETTINGS)
@@ -99,7 +99,7 @@ def test_a_voice_that_cannot_reach_the_picture_is_worth_nothing(dataset: Path, e
         assert 2 <= gap.clips <= gap.windows == 4
 
 
-def test_windows_are_of_the_state_and_exchanged_with_another_person(spoken: Path, encoder: Path) -> None:
+def test_windows_match_state_and_are_exchanged_between_people(spoken: Path, encoder: Path) -> None:
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
     held_out = HeldOutWindows(read_clips(spoken), model, replace(SETTINGS, validation=Validation(windows=100)))
     assert set(held_out.sets) == {"speak", "listen"}
@@ -110,7 +110,7 @@ def test_windows_are_of_the_state_and_exchanged_with_another_person(spoken: Path
         assert all(held_out.exchange_partner(chosen, n)[0] != place for n, (place, _) in enumerate(chosen))
 
 
-def test_a_trained_model_hears_the_voice_that_moves_the_picture(
+def test_conditioning_gap_is_positive_for_the_voice_that_drives_motion(
     spoken: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = with_encoder(
@@ -141,7 +141,7 @@ def test_a_trained_model_hears_the_voice_that_moves_the_picture(
     assert json.loads(out.splitlines()[-1]) == pytest.approx(again, abs=1e-5)
 
 
-def test_held_out_clips_are_never_trained_on_and_validation_changes_nothing(
+def test_validation_does_not_change_training_and_held_out_clips_are_not_trained_on(
     dataset: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
@@ -170,7 +170,7 @@ def test_held_out_clips_are_never_trained_on_and_validation_changes_nothing(
 
 
 @pytest.mark.parametrize("steps", [3, 4])
-def test_a_killed_run_finds_the_same(
+def test_killed_run_has_same_validation_metrics(
     steps: int, dataset: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before the last step, and after it but before the model was written."""
@@ -188,7 +188,7 @@ def test_a_killed_run_finds_the_same(
     assert train_base(dataset, tmp_path / "killed", settings) == whole
 
 
-def test_a_video_shows_the_truth_beside_what_was_made(dataset: Path, encoder: Path) -> None:
+def test_validation_video_shows_ground_truth_next_to_sample(dataset: Path, encoder: Path) -> None:
     model = BaseModel(tiny.MODEL, load_autoencoder(encoder), tiny.SIZE_PX)
     held_out = HeldOutWindows(read_clips(dataset), model, SETTINGS)
     frames, sound = held_out.video(model.dit, "speak", 0)
@@ -205,7 +205,7 @@ def test_a_video_shows_the_truth_beside_what_was_made(dataset: Path, encoder: Pa
     assert np.abs(sound - mixed).max() <= 2
 
 
-def test_what_cannot_be_measured_is_said(
+def test_validation_without_held_out_clips_is_reported(
     dataset: Path, encoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ValueError, match=r"set train\.validation\.held_out_fraction"):
@@ -223,7 +223,7 @@ def test_what_cannot_be_measured_is_said(
         conditioning_gaps(tmp_path / "base", dataset, 4)
 
 
-def test_the_loss_is_over_all_windows() -> None:
+def test_validation_loss_averages_all_windows() -> None:
     gaps = {"speak": ConditioningGap(1.0, 0.1, 0.0, 0.2, 3, 2), "listen": ConditioningGap(2.0, 0.3, 0.2, 0.4, 1, 1)}
     assert gap_metrics(gaps)["validation_loss"] == 1.25
     assert gap_metrics(gaps)["listen_conditioning_gap_low"] == 0.2

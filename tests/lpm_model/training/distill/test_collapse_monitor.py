@@ -30,7 +30,7 @@ from tests.lpm_model.training.distill.conftest import ALL_STAGES
 TRUTH = tiny.normal(2, 16, 9, 4, 4, seed=4)
 
 
-def test_the_truth_is_at_distance_zero() -> None:
+def test_validation_distance_of_ground_truth_is_zero() -> None:
     found = compare_rollout(TRUTH, TRUTH)
     assert found.metrics() == pytest.approx({"sync": 1, "motion": 1, "variance": 1, "colour": 0})
     assert found.distance == pytest.approx(0, abs=1e-9)
@@ -38,7 +38,7 @@ def test_the_truth_is_at_distance_zero() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.25, 3.0])
-def test_more_motion_about_the_same_picture_is_motion_alone(gain: float) -> None:
+def test_scaled_motion_changes_only_motion(gain: float) -> None:
     mean = TRUTH[:, :, 1:].mean(dim=2, keepdim=True)
     made = torch.cat([TRUTH[:, :, :1], mean + gain * (TRUTH[:, :, 1:] - mean)], dim=2)
     found = compare_rollout(made, TRUTH)
@@ -47,7 +47,7 @@ def test_more_motion_about_the_same_picture_is_motion_alone(gain: float) -> None
     assert found.colour == pytest.approx(0, abs=1e-6)
 
 
-def test_a_shift_is_colour_and_a_stretch_is_variance() -> None:
+def test_shift_changes_colour_and_scale_changes_variance() -> None:
     std = TRUTH.std(dim=(2, 3, 4), keepdim=True)
     shifted, stretched = compare_rollout(TRUTH + 2 * std, TRUTH), compare_rollout(TRUTH * 1.5, TRUTH)
     assert shifted.colour == pytest.approx(2, rel=1e-5)
@@ -57,7 +57,7 @@ def test_a_shift_is_colour_and_a_stretch_is_variance() -> None:
     assert reversed_course.sync == pytest.approx(-1)
 
 
-def test_cells_that_move_quickly_count_more() -> None:
+def test_fast_cells_have_more_weight() -> None:
     truth = 0.1 * TRUTH.clone()
     truth[..., 0, 0] *= 30
     still_lips, still_wall = truth.clone(), truth.clone()
@@ -81,7 +81,7 @@ def told(distance: float, *, within: bool = True) -> RolloutComparison:
         ([told(0.3, within=False), told(0.1, within=False), told(0.2, within=False)], 1, False),
     ],
 )
-def test_the_best_is_kept_and_leaving_the_bounds_is_a_collapse(
+def test_monitor_retains_best_step_and_detects_collapse(
     seen: list[RolloutComparison], best_step: int, collapsed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     weight = nn.Parameter(torch.zeros(3))
@@ -99,7 +99,7 @@ def test_the_best_is_kept_and_leaving_the_bounds_is_a_collapse(
     assert torch.equal(weight.detach(), torch.full((3,), float(best_step)))
 
 
-def test_an_average_follows_and_stands_in() -> None:
+def test_ema_updates_swaps_and_copies() -> None:
     weight = nn.Parameter(torch.tensor([1.0]))
     average = EMA({"w": weight}, decay=0.75)
     average.update()
@@ -111,7 +111,7 @@ def test_an_average_follows_and_stands_in() -> None:
     assert weight.item() == 5
 
 
-def test_measuring_changes_nothing_and_repeats(
+def test_held_out_measurement_is_deterministic_and_has_no_side_effects(
     make_roles: Callable[..., ModelRoles], make_batch: Callable[..., Batch]
 ) -> None:
     roles = make_roles()
@@ -121,7 +121,7 @@ def test_measuring_changes_nothing_and_repeats(
     assert all(torch.equal(value, before[name]) for name, value in roles.online.state_dict().items())
 
 
-def test_a_collapse_ends_the_stage_and_the_best_is_saved(
+def test_collapse_stops_stage_and_saves_best_step(
     base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps: list[Any] = []

@@ -38,7 +38,7 @@ def same(folder: Path, other: Path) -> bool:
     ("stage", "steps"),
     [(OdeModule, 2), (DmdModule, 1), (DmdModule, 3), (DmdModule, 9)],
 )
-def test_a_killed_distillation_ends_in_the_same_bytes(
+def test_killed_distillation_resumes_bit_equal(
     stage: type, steps: int, whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -49,7 +49,7 @@ def test_a_killed_distillation_ends_in_the_same_bytes(
     assert same(tmp_path, whole)
 
 
-def test_a_killed_distillation_has_kept_the_same(
+def test_killed_distillation_retains_the_same_best_steps(
     base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distill_online(base, dataset, tmp_path / "whole", ALL_STAGES)
@@ -66,7 +66,7 @@ def test_a_killed_distillation_has_kept_the_same(
     assert all(0 <= metrics[f"{key}_best_step"] <= getattr(ALL_STAGES, key).steps for key in STAGES)
 
 
-def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
+def test_online_folder_is_complete(whole: Path, base: Path) -> None:
     model = load_online(whole)
     assert model.online == UNMONITORED.online
     metrics = json.loads((whole / "provenance.json").read_text())["metrics"]
@@ -78,7 +78,7 @@ def test_the_online_folder_is_whole(whole: Path, base: Path) -> None:
     ).read_bytes()
 
 
-def test_distillations_share_what_the_teacher_has_played(
+def test_distillations_share_stored_trajectories(
     whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "trajectories"
@@ -93,7 +93,7 @@ def test_distillations_share_what_the_teacher_has_played(
 
 
 @pytest.mark.parametrize("key", STAGES)
-def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tmp_path: Path) -> None:
+def test_each_stage_changes_only_its_role(key: str, base: Path, dataset: Path, tmp_path: Path) -> None:
     none = {name: replace(getattr(UNMONITORED, name), steps=0) for name in STAGES}
     settings = replace(UNMONITORED, **{**none, key: getattr(UNMONITORED, key)})
     distill_online(base, dataset, tmp_path, settings)
@@ -107,7 +107,7 @@ def test_each_stage_moves_its_role_alone(key: str, base: Path, dataset: Path, tm
     assert moved == {"model": key != "refiner", "refiner": key != "long"}
 
 
-def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tmp_path: Path) -> None:
+def test_consistency_objective_replaces_regression(base: Path, dataset: Path, tmp_path: Path) -> None:
     short = replace(UNMONITORED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
     losses = {}
     for objective in ("regression", "consistency"):
@@ -118,7 +118,7 @@ def test_consistency_takes_the_place_of_regression(base: Path, dataset: Path, tm
     assert losses["consistency"] != losses["regression"]
 
 
-def test_adapters_end_in_a_plain_model_and_a_refiner_upon_it(base: Path, dataset: Path, tmp_path: Path) -> None:
+def test_lora_distillation_saves_merged_model_and_refiner_delta(base: Path, dataset: Path, tmp_path: Path) -> None:
     distill_online(base, dataset, tmp_path, replace(UNMONITORED, lora=Lora(rank=2)))
     before, after = (read_weights(folder / "model.safetensors") for folder in (base, tmp_path))
     assert after.keys() == before.keys()
@@ -141,7 +141,7 @@ def test_adapters_end_in_a_plain_model_and_a_refiner_upon_it(base: Path, dataset
         load_online(tmp_path)
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_invalid_distillation_settings_are_rejected() -> None:
     with pytest.raises(ValueError, match="does not fill a batch of 8"):
         Distillation(trajectories=4)
     with pytest.raises(ValueError, match=r"set online\.refiner_sigma"):
@@ -156,12 +156,12 @@ def test_settings_that_cannot_be_are_refused() -> None:
         OnlineConfig(backbone_sigmas=())
 
 
-def test_an_online_model_is_no_teacher(whole: Path, dataset: Path, tmp_path: Path) -> None:
+def test_online_model_is_rejected_as_teacher(whole: Path, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is an Online LPM, which is causal"):
         distill_online(whole, dataset, tmp_path, UNMONITORED)
 
 
-def test_two_processes_stay_in_step(base: Path, dataset: Path, tmp_path: Path) -> None:
+def test_two_process_distillation_keeps_ranks_in_sync(base: Path, dataset: Path, tmp_path: Path) -> None:
     settings = replace(ALL_STAGES, scale=Scale(processes=2))
     metrics = launch(distill_and_note, settings.scale, base, dataset, tmp_path, settings)
     assert all(f"{key}_loss" in metrics for key in STAGES)

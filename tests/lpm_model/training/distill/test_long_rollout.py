@@ -30,18 +30,20 @@ class Given(Noise):
 
 
 MakeRoles, MakeBatch = Callable[..., ModelRoles], Callable[..., Batch]
-STEADY = replace(UNMONITORED, long=LongStage(latents=9, switch_prob=0.0))
+WITHOUT_SWITCH = replace(UNMONITORED, long=LongStage(latents=9, switch_prob=0.0))
 
 
 def exits(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(sum(numbers))
 
 
-def test_steps_are_one_roll_out(make_roles: MakeRoles, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streaming_steps_equal_one_rollout(
+    make_roles: MakeRoles, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lpm_model.training.distill.long_rollout.draw_exit_index", lambda *_: 1)
-    roles = make_roles(STEADY)
+    roles = make_roles(WITHOUT_SWITCH)
     online, context = roles.online, roles.online.config.context_latents
-    sampler, batches = StreamingSampler(roles, STEADY), [make_batch(roles, step=step) for step in range(3)]
+    sampler, batches = StreamingSampler(roles, WITHOUT_SWITCH), [make_batch(roles, step=step) for step in range(3)]
     states = [batch.generator.get_state() for batch in batches]
     samples = [sampler.sample(batch, exits(), train=False) for batch in batches]
 
@@ -70,7 +72,7 @@ def test_steps_are_one_roll_out(make_roles: MakeRoles, make_batch: MakeBatch, mo
     assert sampler.rollout.latents == 3  # it has started again
 
 
-def test_what_was_heard_goes_on_and_changes_at_the_border() -> None:
+def test_extend_audio_appends_and_switches_at_chunk_boundary() -> None:
     def ramp(start: float, rows: int = 2) -> Tensor:
         frames = torch.arange(8.0) + start
         return torch.stack([frames, frames + 1000])[:rows, :, None, None]
@@ -91,7 +93,7 @@ def test_what_was_heard_goes_on_and_changes_at_the_border() -> None:
     assert own(Switch(0, "clip"), row=1) == ([2, 3, 4, 5], [102, 103, 104, 105])
 
 
-def test_every_kind_of_change_comes_at_a_chunk_border(make_roles: MakeRoles) -> None:
+def test_switches_of_every_kind_are_at_chunk_boundaries(make_roles: MakeRoles) -> None:
     online = tiny.online_config(chunk_latents=3, refiner_sigma=0.3)
     settings = replace(UNMONITORED, online=online, clip_latents=14, long=LongStage(switch_prob=0.7))
     sampler = StreamingSampler(make_roles(settings), settings)
@@ -103,7 +105,7 @@ def test_every_kind_of_change_comes_at_a_chunk_border(make_roles: MakeRoles) -> 
 
 
 @pytest.mark.parametrize("on_prompt_change", ["keep", "recompute"])
-def test_another_text_is_scored_where_it_holds(
+def test_prompt_change_is_scored_only_after_the_switch(
     on_prompt_change: str, make_roles: MakeRoles, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(UNMONITORED, online=tiny.online_config(on_prompt_change=on_prompt_change, refiner_sigma=0.3))

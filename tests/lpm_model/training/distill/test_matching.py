@@ -53,7 +53,7 @@ def gradients(roles: ModelRoles) -> dict[Role, float]:
 
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("key", KEYS)
-def test_gradients_reach_the_intended_role_alone(
+def test_gradients_reach_only_the_trained_role(
     key: str, rank: int, make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
     settings = replace(UNMONITORED, lora=Lora(rank=rank))
@@ -82,9 +82,7 @@ def test_gradients_reach_the_intended_role_alone(
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_critic_that_agrees_with_the_teacher_moves_nothing(
-    rank: int, make_roles: MakeRoles, make_batch: MakeBatch
-) -> None:
+def test_dmd_gradient_is_zero_if_critic_equals_teacher(rank: int, make_roles: MakeRoles, make_batch: MakeBatch) -> None:
     settings = replace(UNMONITORED, guidance=1.0, lora=Lora(rank=rank))
     roles = make_roles(settings)
     module = DmdModule(roles, settings, settings.on_policy, OnPolicySampler(roles, settings, "student"), name="")
@@ -92,14 +90,14 @@ def test_a_critic_that_agrees_with_the_teacher_moves_nothing(
     assert gradients(roles)["student"] < 1e-6
 
 
-def test_adapters_share_one_base(make_roles: MakeRoles) -> None:
+def test_lora_roles_share_one_base(make_roles: MakeRoles) -> None:
     roles = make_roles(replace(UNMONITORED, lora=Lora(rank=2)))
     assert len({id(network) for network in roles.networks.values()}) == 1
     own = {role: {id(w) for w in roles.weights(role).values()} for role in ("student", "critic", "refiner")}
     assert own["student"].isdisjoint(own["critic"] | own["refiner"])
 
 
-def test_renoising_keeps_the_image(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+def test_renoise_keeps_latent_zero_clean(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
     roles = make_roles()
     module = DmdModule(
         roles, UNMONITORED, UNMONITORED.on_policy, OnPolicySampler(roles, UNMONITORED, "student"), name=""
@@ -113,7 +111,7 @@ def test_renoising_keeps_the_image(make_roles: MakeRoles, make_batch: MakeBatch)
     assert torch.allclose(noisy, (1 - level) * clip + level * noise)
 
 
-def test_a_roll_out_starts_with_the_image_and_repeats(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+def test_on_policy_rollout_starts_with_image_and_is_deterministic(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
     roles = make_roles()
     sampler, batch = OnPolicySampler(roles, UNMONITORED, "student"), make_batch(roles)
     state = batch.generator.get_state()
@@ -128,7 +126,7 @@ def test_a_roll_out_starts_with_the_image_and_repeats(make_roles: MakeRoles, mak
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("latents", [4, 7, 12, 40])
 @pytest.mark.parametrize("gradient", [0, 1, 3, 7])
-def test_spans_fit_in_each_other(chunk: int, latents: int, gradient: int) -> None:
+def test_rollout_spans_are_nested(chunk: int, latents: int, gradient: int) -> None:
     settings = replace(UNMONITORED, clip_latents=7, gradient_latents=gradient)
     spans = RolloutSpans.of(latents, chunk, settings)
     assert (spans.end - 1) % chunk == (spans.gradient_start - 1) % chunk == 0
@@ -139,7 +137,7 @@ def test_spans_fit_in_each_other(chunk: int, latents: int, gradient: int) -> Non
         assert spans.end - spans.gradient_start <= max(gradient, chunk)
 
 
-def test_the_end_of_a_roll_out_is_a_clip_of_its_own() -> None:
+def test_rebased_rollout_end_is_a_clip() -> None:
     held, image = tiny.normal(2, 16, 4, 4, 4), tiny.normal(2, 16, 1, 4, 4, seed=1)
     codec = LatentCodec(2.0)
     clip = codec.rebase(held, image)
@@ -147,7 +145,7 @@ def test_the_end_of_a_roll_out_is_a_clip_of_its_own() -> None:
     assert torch.equal(LatentCodec(0.0).rebase(held, image), held)
 
 
-def test_what_is_looked_at_is_the_end_of_the_roll_out(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+def test_on_policy_sample_is_the_end_of_the_rollout(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
     roles = make_roles()
     batch = make_batch(roles, latents=9)
     state = batch.generator.get_state()
@@ -161,7 +159,7 @@ def test_what_is_looked_at_is_the_end_of_the_roll_out(make_roles: MakeRoles, mak
     assert torch.equal(end.conditions.speak, whole.conditions.speak[:, 5:])
 
 
-def test_the_refiner_begins_from_the_backbones_roll_out(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
+def test_refiner_starts_from_detached_student_rollout(make_roles: MakeRoles, make_batch: MakeBatch) -> None:
     coarse_seen: list[Tensor] = []
     roles = make_roles()
     refine = roles.online.refine
@@ -193,7 +191,7 @@ def saved_bytes() -> Iterator[dict[int, int]]:
 
 @pytest.mark.parametrize("role", ["student", "refiner"])
 @pytest.mark.parametrize("gradient", [0, 2])
-def test_memory_does_not_follow_the_roll_outs_length(
+def test_saved_activations_do_not_grow_with_rollout_length(
     role: Role, gradient: int, make_roles: MakeRoles, make_batch: MakeBatch
 ) -> None:
     settings = replace(UNMONITORED, gradient_latents=gradient)

@@ -17,7 +17,7 @@ def autoencoder(request: pytest.FixtureRequest, tmp_path: Path, encoder: Path) -
     return load_autoencoder(encoder if request.param == "tiny" else write_wan_autoencoder(tmp_path / "vae"))
 
 
-def test_features_are_those_behind_the_picture(autoencoder: VideoAutoencoder) -> None:
+def test_decoder_features_grow_to_frame_resolution(autoencoder: VideoAutoencoder) -> None:
     latents = tiny.normal(2, 16, 2, 4, 4)
     features = autoencoder.decoder_features(latents)
     sides = [feature.shape[-1] for feature in features]
@@ -29,7 +29,7 @@ def test_features_are_those_behind_the_picture(autoencoder: VideoAutoencoder) ->
     assert all(torch.equal(a, b) for a, b in zip(features, again, strict=True))
 
 
-def test_the_distance_grows_with_the_difference_and_leads_back(autoencoder: VideoAutoencoder) -> None:
+def test_decoder_distance_grows_with_error_and_its_gradient_reduces_it(autoencoder: VideoAutoencoder) -> None:
     target, off = tiny.normal(1, 16, 2, 4, 4), tiny.normal(1, 16, 2, 4, 4, seed=1)
     assert decoder_distance(autoencoder, target, target) == 0
     distances = [float(decoder_distance(autoencoder, target + share * off, target)) for share in (0.1, 0.3, 1.0)]
@@ -43,6 +43,6 @@ def test_the_distance_grows_with_the_difference_and_leads_back(autoencoder: Vide
     assert not any(weight.requires_grad for weight in autoencoder.parameters())
 
 
-def test_an_autoencoder_without_features_says_so() -> None:
+def test_autoencoder_without_features_is_rejected() -> None:
     with pytest.raises(ValueError, match="perceptual_weight=0"):
         decoder_distance(object(), tiny.normal(1), tiny.normal(1))  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ def written(roles: ModelRoles, folder: Path, batches: list[Batch], settings: obj
     return shards
 
 
-def test_rows_hold_the_teachers_states(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+def test_shard_rows_hold_teacher_states(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
     roles = make_roles()
     batches = [make_batch(roles, step=step) for step in range(2)]
     shards = written(roles, tmp_path, batches)
@@ -45,7 +45,7 @@ def test_rows_hold_the_teachers_states(make_roles: MakeRoles, make_batch: MakeBa
     assert not torch.allclose(made.states[:, 0], made.states[:, 1])
 
 
-def test_consistency_keeps_every_state(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+def test_consistency_stores_every_state(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
     settings = replace(UNMONITORED, ode=OdeStage(objective="consistency"))
     roles = make_roles(settings)
     made = written(roles, tmp_path, [make_batch(roles)], settings).rows([0, 1], torch.Generator())
@@ -55,7 +55,9 @@ def test_consistency_keeps_every_state(make_roles: MakeRoles, make_batch: MakeBa
     assert (made.clean[:, :, 1:] - last).abs().mean() < (made.clean[:, :, 1:] - before).abs().mean()
 
 
-def test_rows_with_and_without_captions_join(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+def test_rows_with_and_without_captions_are_batched(
+    make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path
+) -> None:
     roles = make_roles()
     batch = make_batch(roles)
     silent = replace(batch, conditions=batch.conditions.without("text"))
@@ -67,7 +69,7 @@ def test_rows_with_and_without_captions_join(make_roles: MakeRoles, make_batch: 
     assert written(roles, tmp_path / "c", [silent]).rows([0, 1], torch.Generator()).conditions.text is None
 
 
-def test_batches_are_a_function_of_the_step_and_ranks_share_them_out(
+def test_trajectory_batches_are_deterministic_and_divided_among_ranks(
     make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path
 ) -> None:
     roles = make_roles()
@@ -80,7 +82,7 @@ def test_batches_are_a_function_of_the_step_and_ranks_share_them_out(
         assert parts[0].generator.initial_seed() != parts[1].generator.initial_seed()
 
 
-def test_a_shard_is_read_row_by_row(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
+def test_only_requested_rows_are_read(make_roles: MakeRoles, make_batch: MakeBatch, tmp_path: Path) -> None:
     roles = make_roles()
     shards = written(roles, tmp_path, [make_batch(roles, step=step) for step in range(2)])
     shards.path(1).unlink()
@@ -88,7 +90,9 @@ def test_a_shard_is_read_row_by_row(make_roles: MakeRoles, make_batch: MakeBatch
     assert shards.missing(range(2)) == [1]
 
 
-def test_shards_are_made_once(base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_sampling_reuses_shards(
+    base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     none = {"on_policy": replace(UNMONITORED.on_policy, steps=0), "refiner": replace(UNMONITORED.refiner, steps=0)}
     settings = replace(
         UNMONITORED, **none, off_policy=OffPolicyStage(), long=replace(UNMONITORED.long, steps=0), ode=OdeStage(steps=1)

@@ -38,7 +38,7 @@ def cut_off(folder: Path, copy: Path) -> Path:
     return copy
 
 
-def test_heads_that_do_not_divide_the_width(capsys: pytest.CaptureFixture[str]) -> None:
+def test_heads_must_divide_width(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["train", "train.model.heads=5"])
     assert ended.value.code == 2
@@ -48,14 +48,14 @@ def test_heads_that_do_not_divide_the_width(capsys: pytest.CaptureFixture[str]) 
         ModelConfig(heads=0)
 
 
-def test_a_missing_shard(place: Path, tmp_path: Path) -> None:
+def test_missing_shard_error_names_shard_and_remedy(place: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(place / "dataset", tmp_path / "dataset")
     (copy / "shards" / "train-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"train-000001\.tar is missing: copy the whole dataset or run `lpm curate`"):
         train_base(copy, tmp_path / "base", settings(place))
 
 
-def test_truncated_weights(place: Path, tmp_path: Path) -> None:
+def test_truncated_weights_error_names_file_and_remedy(place: Path, tmp_path: Path) -> None:
     base = cut_off(place / "base", tmp_path / "base")
     with pytest.raises(ValueError, match=r"base/model\.safetensors is damaged .*: copy it or run the step"):
         load_base(base)
@@ -66,7 +66,7 @@ def test_truncated_weights(place: Path, tmp_path: Path) -> None:
         train_base(place / "dataset", tmp_path / "next", replace(SETTINGS, autoencoder=str(encoder)))
 
 
-def test_weights_of_another_shape(place: Path, tmp_path: Path) -> None:
+def test_weight_shape_mismatch_error_names_both_shapes(place: Path, tmp_path: Path) -> None:
     wider = replace(tiny.MODEL, ffn_width=64)
     remedy = r"has shape \(48,\), train\.model wants \(64,\): take the shape from its config\.json"
     with pytest.raises(ValueError, match=remedy):

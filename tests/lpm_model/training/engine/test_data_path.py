@@ -62,7 +62,7 @@ def equal(one: Batch, other: Batch) -> bool:
     return one.windows == other.windows and all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_loader_that_keeps_nothing_gives_what_a_list_in_memory_gives(dataset: Path, model: BaseModel) -> None:
+def test_batches_without_cache_equal_batches_from_memory(dataset: Path, model: BaseModel) -> None:
     def batches(cache_bytes: int, *, at_hand: bool) -> list[Batch]:
         clips = read_clips(dataset, cache_bytes)
         return list(
@@ -75,7 +75,7 @@ def test_a_loader_that_keeps_nothing_gives_what_a_list_in_memory_gives(dataset: 
     assert all(equal(one, other) for one, other in pairs)
 
 
-def test_what_is_kept_stays_below_its_bound(dataset: Path, model: BaseModel) -> None:
+def test_caches_stay_below_their_limit(dataset: Path, model: BaseModel) -> None:
     clip = read_clips(dataset)[0].nbytes
     clips = read_clips(dataset, 3 * clip)
     batches = ClipBatches(clips, model, latents=4, batch=4, steps=range(20), seed=0, cache_bytes=10**6)
@@ -84,7 +84,7 @@ def test_what_is_kept_stays_below_its_bound(dataset: Path, model: BaseModel) -> 
         assert 0 < batches.features.held_bytes <= 10**6
 
 
-def test_the_last_used_stay() -> None:
+def test_lru_cache_evicts_least_recently_used() -> None:
     made: list[str] = []
 
     def make(name: str) -> str:
@@ -113,7 +113,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 """
 
 
-def test_reading_a_large_dataset_takes_no_more_memory_than_allowed(tmp_path: Path) -> None:
+def test_reading_a_large_dataset_stays_within_cache_limit(tmp_path: Path) -> None:
     """80 MB of clips of 1 MB each are read twice within the bound of 4 MB and what one read needs."""
     ones = {"latents": np.ones((16, 20, 32, 32), np.float16), "references": np.ones((1, 16, 32, 32), np.float16),
             "speak": np.ones(76000, np.int16), "listen": np.ones(76000, np.int16),
@@ -125,7 +125,7 @@ def test_reading_a_large_dataset_takes_no_more_memory_than_allowed(tmp_path: Pat
     assert int(run.stdout) < 4e6 + 8e6
 
 
-def test_lengths_and_grids_do_not_mix(mixed: Path, model: BaseModel) -> None:
+def test_batches_have_one_window_length_and_grid(mixed: Path, model: BaseModel) -> None:
     batches = ClipBatches(read_clips(mixed), model, latents=8, shorter=(5, 3), batch=4, steps=range(60), seed=0)
     found = {}
     for batch in batches:
@@ -138,7 +138,7 @@ def test_lengths_and_grids_do_not_mix(mixed: Path, model: BaseModel) -> None:
     assert [(bucket.latents, bucket.grid) for bucket in one.buckets] == [(8, (4, 6)), (8, (4, 4))]
 
 
-def test_tokens_bound_a_batch_and_windows_keep_their_chance(mixed: Path, model: BaseModel) -> None:
+def test_batch_tokens_limit_batches_without_changing_window_probability(mixed: Path, model: BaseModel) -> None:
     crops = RandomCrops(steps=30, full_frame_every=2, batch=9, size=2)
     steps = range(1200)
     batches = ClipBatches(read_clips(mixed), model, latents=8, shorter=(5, 3), batch=9, steps=steps, seed=0, tokens=64)
@@ -171,7 +171,7 @@ def test_batches_of_one_optimizer_step_have_one_shape(mixed: Path, model: BaseMo
     assert len(drawn) == 3, "the batches of a step are different ones"
 
 
-def test_workers_give_the_same_batches_in_the_same_order(dataset: Path, model: BaseModel) -> None:
+def test_loader_workers_preserve_batches_and_order(dataset: Path, model: BaseModel) -> None:
     batches = ClipBatches(read_clips(dataset), model, latents=4, batch=2, steps=range(3, 10), seed=0)
     together = list(prefetched(batches, 2))
     assert len(together) == 7
@@ -180,7 +180,7 @@ def test_workers_give_the_same_batches_in_the_same_order(dataset: Path, model: B
         assert torch.equal(torch.rand(4, generator=alone.generator), torch.rand(4, generator=made.generator))
 
 
-def test_a_clip_that_was_damaged_later_is_named(dataset: Path, tmp_path: Path) -> None:
+def test_damaged_clip_error_names_clip(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / "dataset.json").write_text(json.dumps({}))
     shard = tmp_path / "shards" / "train-000000.tar"
@@ -191,7 +191,7 @@ def test_a_clip_that_was_damaged_later_is_named(dataset: Path, tmp_path: Path) -
         read_clips(tmp_path)
 
 
-def test_whole_people_are_held_out_and_always_the_same(tmp_path: Path) -> None:
+def test_split_holds_out_whole_people_deterministically(tmp_path: Path) -> None:
     def clips(order: list[int]) -> Path:
         folder = tmp_path / "-".join(map(str, order[:2]))
         members = {i: {n.removesuffix(".npy"): v for n, v in tiny.clip_members(i).items()} for i in order}
@@ -215,6 +215,6 @@ def test_whole_people_are_held_out_and_always_the_same(tmp_path: Path) -> None:
         everything.split(0.95)
 
 
-def test_settings_of_the_data_path_are_checked() -> None:
+def test_shorter_latents_must_be_at_least_two() -> None:
     with pytest.raises(ValueError, match="shorter_latents"):
         BaseTraining(shorter_latents=(1,))

@@ -22,7 +22,7 @@ def level_db(sound: torch.Tensor) -> float:
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_the_sound_is_between_the_levels(seed: int) -> None:
+def test_noise_level_is_within_bounds(seed: int) -> None:
     sound = add_noise(SILENCE, torch.Generator().manual_seed(seed))
     assert sound.shape == SILENCE.shape
     assert float(sound.abs().max()) <= 1
@@ -30,7 +30,7 @@ def test_the_sound_is_between_the_levels(seed: int) -> None:
     assert torch.equal(sound, add_noise(SILENCE, torch.Generator().manual_seed(seed)))
 
 
-def test_a_chord_is_tones_and_noise_is_not() -> None:
+def test_chord_is_tonal_and_noise_is_broadband() -> None:
     shares = []
     for seed in range(40):
         spectrum = torch.fft.rfft(add_noise(SILENCE, torch.Generator().manual_seed(seed))).abs().square()
@@ -38,7 +38,7 @@ def test_a_chord_is_tones_and_noise_is_not() -> None:
     assert min(shares) < 0.2 < 0.9 < max(shares)
 
 
-def test_batches_are_disturbed_as_often_as_asked(tmp_path: Path) -> None:
+def test_noise_augmentation_frequency_matches_probability(tmp_path: Path) -> None:
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     clips = read_clips(tiny.write_dataset(tmp_path / "dataset", encoder))
     model = BaseModel(tiny.MODEL, tiny.autoencoder(), tiny.SIZE_PX)

@@ -50,7 +50,7 @@ report()
 
 
 @pytest.mark.slow
-def test_a_killed_run_has_the_losses_and_the_memory_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_resumed_run_has_losses_and_memory_of_unbroken_run(tmp_path: Path) -> None:
     """Killed at the seventh of ten batches; it goes on from the fourth, the last that was saved."""
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     dataset = tiny.write_dataset(tmp_path / "dataset", encoder)
@@ -72,7 +72,7 @@ def test_a_killed_run_has_the_losses_and_the_memory_of_an_unbroken_one(tmp_path:
     ).read_bytes()
 
 
-def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     model = tiny.transformer().requires_grad_(True)
     model.patch.weight.square().sum().backward()
     optimizers = muon_and_adamw(model, muon_lr=0.1, learning_rate=0.1, weight_decay=0.0)
@@ -101,7 +101,7 @@ class _Stopped:
             yield item
 
 
-def test_an_interruption_is_heard_outside(tmp_path: Path) -> None:
+def test_keyboard_interrupt_propagates_and_run_resumes(tmp_path: Path) -> None:
     """Lightning ends the process by itself, and the command could not say how to go on."""
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     dataset = tiny.write_dataset(tmp_path / "dataset", encoder)

@@ -77,25 +77,25 @@ def strayed(found: Found, wanted: Found, name: str) -> float:
 
 
 @pytest.mark.parametrize("case", ["data", "sequence"])
-def test_losses_and_gradients_are_those_of_one_process(case: str, alone: Found, several: dict[str, Found]) -> None:
+def test_two_process_losses_and_gradients_equal_one_process(case: str, alone: Found, several: dict[str, Found]) -> None:
     found = several[case]
     losses = alone["losses"].unflatten(0, (-1, 2)).mean(1) if case == "data" else alone["losses"]
     assert torch.allclose(found["losses"], losses[: len(found["losses"])], atol=1e-4)
     assert distance(part(found, "gradient"), part(alone, "gradient")) < 1e-4
 
 
-def test_the_steps_of_muon_and_adamw_are_those_of_one_process(alone: Found, several: dict[str, Found]) -> None:
+def test_two_process_optimizer_steps_equal_one_process(alone: Found, several: dict[str, Found]) -> None:
     for name in ("weight", "average"):
         assert strayed(several["sequence"], alone, name) < 2e-2
 
 
-def test_two_processes_go_on_from_the_state_of_one(alone: Found, several: dict[str, Found]) -> None:
+def test_two_processes_resume_from_checkpoint_of_one(alone: Found, several: dict[str, Found]) -> None:
     for name in ("weight", "average"):
         assert strayed(several["resumed"], alone, name) < 2e-2
     assert len(several["resumed"]["losses"]) == HALF + HALF // 2
 
 
-def test_one_process_goes_on_from_the_state_of_two(place: Path, alone: Found, several: dict[str, Found]) -> None:
+def test_one_process_resumes_from_checkpoint_of_two(place: Path, alone: Found, several: dict[str, Found]) -> None:
     state = shutil.copytree(place / "data", place / "data-again")
     shards = read_json(state / "run.json")["shards"]
     files = sorted(path.name for path in (state / shards).iterdir())
@@ -107,18 +107,20 @@ def test_one_process_goes_on_from_the_state_of_two(place: Path, alone: Found, se
         assert strayed(resumed, alone, name) < 2e-2
 
 
-def test_adapters_learn_sharded_as_in_one_process(place: Path, several: dict[str, Found]) -> None:
+def test_sharded_lora_training_equals_one_process(place: Path, several: dict[str, Found]) -> None:
     single = fit(place, ADAPTED, place / "lora-alone")
     assert distance(part(several["lora"], "gradient"), part(single, "gradient")) < 1e-4
     assert strayed(several["lora"], single, "weight") < 2e-2
     assert all(".adapters." in name for name in part(single, "gradient"))
 
 
-def test_the_first_process_answers() -> None:
+def test_launch_returns_result_of_main_process() -> None:
     assert launch(max, DATA, 3, 5) == 5
 
 
-def test_the_command_of_a_train_job_trains(place: Path, empty_database: Path, tmp_path: Path) -> None:
+def test_torchrun_entry_point_trains_and_leaves_no_checkpoint(
+    place: Path, empty_database: Path, tmp_path: Path
+) -> None:
     """torchrun on the worker, as in every pod: one model folder, one MLflow run, no state left."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     config = TrainConfig(
@@ -141,7 +143,7 @@ def test_the_command_of_a_train_job_trains(place: Path, empty_database: Path, tm
     assert not (tmp_path / "base" / "checkpoint").exists()
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_scale_is_rejected() -> None:
     with pytest.raises(ValueError, match="choose a divisor"):
         Scale(processes=3, sequence_parallel=2)
     with pytest.raises(ValueError, match="make it a multiple"):

@@ -14,7 +14,7 @@ from lpm_model.training.engine.throughput import Throughput, peak_flops
 from tests.lpm_model import tiny
 
 
-def test_figures_are_logged_every_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_is_logged_every_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1000))
     monkeypatch.setattr(throughput, "peak_flops", lambda device: 1e9)
     monkeypatch.setattr(throughput, "perf_counter", lambda: float(next(seconds)))
@@ -40,5 +40,5 @@ def test_figures_are_logged_every_few_batches(tmp_path: Path, monkeypatch: pytes
         assert figures["mfu"] == pytest.approx(1e12 * figures["tflops_per_s"] / 1e9)
 
 
-def test_the_limit_is_measured() -> None:
+def test_peak_flops_is_measured() -> None:
     assert peak_flops(torch.device("cpu"), 128) > 1e8
