@@ -44,7 +44,10 @@ def flow_matching_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Ten
 
 
 def ode_regression_loss(clean: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean squared error between the student's clean chunk and the teacher's (CausVid, arXiv 2412.07772)."""
+    """Weighted mean squared error between clean chunks of student and teacher (CausVid, arXiv 2412.07772), a scalar.
+
+    All are [B, channels, c, h, w]; the weight may broadcast.
+    """
     return flow_matching_loss(clean, teacher, weight)
 
 
@@ -68,6 +71,9 @@ def dmd_gradient(sample: Tensor, real_clean: Tensor, fake_clean: Tensor) -> Tens
 
 
 def dmd_loss(sample: Tensor, gradient: Tensor) -> Tensor:
-    """A loss whose gradient with respect to `sample` is `gradient` over the number of elements."""
+    """Return a scalar loss whose gradient with respect to `sample` is `gradient` over the number of elements.
+
+    Both are [B, channels, F, h, w].
+    """
     target = (sample - gradient).detach()
     return 0.5 * (sample - target).square().mean()

@@ -160,7 +160,7 @@ class TinyVideoAutoencoder(nn.Module):
         return DecoderState(features=())
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Decode the next latents of a video, see `VideoAutoencoder.decode_step`."""
+        """Decode the next latents [B, C, n, h, w] to [B, 3, 4n, H, W], see `VideoAutoencoder.decode_step`."""
         batch = latents.shape[0]
         depths, previous = self._decoder_depths(latents, state)
         x = functional.pixel_shuffle(self.unfold(depths[-1]), self.config.patch_px).float()

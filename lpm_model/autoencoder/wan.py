@@ -119,7 +119,7 @@ class WanVideoAutoencoder(nn.Module):
         return DecoderState(features=())
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Decode the next latents of a video, see `VideoAutoencoder.decode_step`."""
+        """Decode the next latents [B, C, n, h, w] to [B, 3, 4n, H, W], see `VideoAutoencoder.decode_step`."""
         features: Sequence[Any] = state.features
         if not features:
             features = [None] * self.vae._cached_conv_counts["decoder"]

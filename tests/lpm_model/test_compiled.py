@@ -1,8 +1,13 @@
 """Compiled blocks and replayed CUDA graphs generate the same frames as eager ones."""
 
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from lpm_model import cuda_graphs
 from lpm_model.online import OnlineModel
 from tests.lpm_model import tiny
 
@@ -30,6 +35,34 @@ def test_compiled_blocks_stream_like_eager_ones() -> None:
     eager = stream(model)
     model.accelerate(compile=True)
     assert (stream(model) - eager).abs().max() <= 1  # of 255: sums are taken in another order
+
+
+class FakeGraph:
+    """Runs a captured function again instead of replaying its kernels."""
+
+    def __init__(self, function: Callable[[Sequence[torch.Tensor]], torch.Tensor], inputs: Sequence[torch.Tensor]):
+        self.function, self.inputs = function, tuple(x.clone() for x in inputs)
+        self.output, self.replays = torch.empty_like(inputs[0]), 0
+
+    def replay(self) -> None:
+        self.output.copy_(self.function(self.inputs))
+        self.replays += 1
+
+
+def test_chunks_through_graph_cache_equal_eager_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a CUDA graph needs from the host, without a GPU: static inputs, noise drawn beforehand."""
+    eager, graphs = stream(model_of("cpu")), []
+
+    def capture(function: Callable[[Sequence[torch.Tensor]], torch.Tensor], inputs: Sequence[torch.Tensor]) -> Any:
+        graphs.append(FakeGraph(function, inputs))
+        return SimpleNamespace(graph=graphs[-1], inputs=graphs[-1].inputs, output=graphs[-1].output)
+
+    monkeypatch.setattr(cuda_graphs, "_capture", capture)
+    model = model_of("cpu")
+    model.use_cuda_graphs = True
+    assert torch.equal(stream(model), eager)
+    assert len(graphs) == 2  # backbone and refiner
+    assert all(graph.replays >= 2 for graph in graphs)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA graphs")
