@@ -21,7 +21,7 @@ from components.curate.run.clip_pass import clip_task, cut_source
 from components.curate.run.executor import Executor
 from components.curate.run.job import Job
 from components.dataset.sources import Source, read_sources
-from tests.benchmarks._film import films
+from tests.benchmarks._videos import talking_videos
 from tests.curate.corpus import make_raw
 
 PROCESSES = 2
@@ -70,7 +70,7 @@ def curate_s(paths: list[Path], executor: str, workers: int) -> float:
     total_s = 0.0
     tasks = analysis_task(config.limits), clip_task(config.limits)
     with tempfile.TemporaryDirectory() as home, Executor(executor, workers) as pool:
-        warm_up = _jobs(Path(home) / "warm_up", films(WARM_UP_S)[:1] * WARM_UP_VIDEOS * workers, config)
+        warm_up = _jobs(Path(home) / "warm_up", talking_videos(WARM_UP_S)[:1] * WARM_UP_VIDEOS * workers, config)
         jobs = warm_up + _jobs(Path(home) / "real", paths, config)
         for task in tasks:
             done = pool.map(task, jobs)
@@ -137,10 +137,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.long:
         config = CurationConfig(min_retention=0.0, mesh_stride=LONG_STRIDE)
-        print(f"a video of two hours: {peak_rss_mb(films(LONG_S)[0], config):.0f} MiB")
+        print(f"a video of two hours: {peak_rss_mb(talking_videos(LONG_S)[0], config):.0f} MiB")
         return
-    found = {f"speed_over_decode_only{name}": speed(films(arguments.seconds, px)) for px, name in SIZES.items()}
-    paths = films(arguments.seconds)
+    found = {
+        f"speed_over_decode_only{name}": speed(talking_videos(arguments.seconds, px)) for px, name in SIZES.items()
+    }
+    paths = talking_videos(arguments.seconds)
     if not arguments.no_ray:
         found["decode_two_over_one"] = decode_s(paths * 4, 1) / decode_s(paths * 4, 2)
         found["ray_two_workers_over_one"] = curate_s(paths * 2, "ray", 1) / curate_s(paths * 2, "ray", 2)
