@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +18,10 @@ DATA = {".yaml", ".yml", ".json", ".jsonl", ".html", ".txt", ".parquet"}
 """Suffixes of files that live in the tree or are written by its code."""
 OUTPUTS = {"runs", "workspace", "build", ".venv", ".work"}
 """Folders that commands write; git ignores them."""
+FOREIGN = {"convert_to_onnx"}
+"""Stems of files in repositories of others."""
+BLOCK = re.compile(r"\n(?=[|*-] |\d+\. |\n)")
+"""Where a paragraph, a row of a table or an item of a list ends."""
 WORD = re.compile(r"[\w.*,{}-]+(?:/[\w.*,{}-]+)*/?")
 
 
@@ -64,10 +68,23 @@ def _expand(word: str) -> Iterator[str]:
         yield from _expand(word[: found.start()] + choice + word[found.end() :])
 
 
-def exists(word: str, page: Path) -> bool:
-    """Whether a path is there: below the page's folder, a folder above it, or the root; globs need one match."""
+def places(word: str, page: Path) -> list[Path]:
+    """Return where a path is: below the page's folder, a folder above it, or the root; globs may have many."""
     bases = [base for base in page.parents if base == ROOT or ROOT in base.parents]
-    return any(next(base.glob(word.rstrip("/")), None) is not None for base in bases)
+    return [found for base in bases for found in base.glob(word.rstrip("/"))]
+
+
+def exists(word: str, page: Path, folders: Collection[Path] = ()) -> bool:
+    """Whether a path is there.
+
+    Args:
+        word: the path as written.
+        page: what names it.
+        folders: folders named in the same paragraph, by themselves or with a file, in which a bare name may be as well.
+    """
+    if places(word, page) or any((folder / word).exists() for folder in folders):
+        return True
+    return "/" not in word and len(list(page.parent.glob(f"*/{word}"))) > 1  # a convention, such as step.py
 
 
 @cache
@@ -92,6 +109,8 @@ def is_named_by_code(word: str) -> bool:
 
 def must_exist(word: str, page: Path) -> bool:
     """Whether a word is a claim about the tree, and not a host, an image, a media type or a user's file."""
+    if Path(word).stem in FOREIGN:
+        return False
     if _suffix(word) in SOURCES | DATA or word.endswith("/"):
         return True
     return "/" in word and exists(word.split("/")[0], page)
@@ -99,11 +118,22 @@ def must_exist(word: str, page: Path) -> bool:
 
 def broken_paths(text: str, page: Path) -> list[str]:
     """Return the paths that a page's text names and that are nowhere."""
-    return [
-        word
-        for word in named_paths(text)
-        if must_exist(word, page) and not exists(word, page) and not is_named_by_code(word)
-    ]
+    broken = []
+    for block in (*BLOCK.split(FENCE.sub("", text)), *_fences(text)):
+        words = list(named_paths(block))
+        named = (place for word in words if "/" in word for place in places(word, page))
+        folders = {place if place.is_dir() else place.parent for place in named}
+        broken += [
+            word
+            for word in words
+            if must_exist(word, page) and not exists(word, page, folders) and not is_named_by_code(word)
+        ]
+    return list(dict.fromkeys(broken))
+
+
+def _fences(text: str) -> list[str]:
+    """Return the code blocks of a page, with their fences."""
+    return [found[0] for found in FENCE.finditer(text)]
 
 
 def broken_links(text: str, page: Path) -> list[str]:

@@ -42,6 +42,8 @@ def test_pages_name_paths() -> None:
         ("`s3://bucket/x.yaml`, `nvidia.com/gpu`, `/metrics`, `components/<verb>/config.py`", []),
         ("`runs/latest/report.html`, `summary.json`, `components/*/README.md`, `me.wav`", []),
         ("`never_written.json`", ["never_written.json"]),
+        ("| `components/runtime/` | `runner.py` |\n| `components/dataset/` | `runner.py` |", ["runner.py"]),
+        ("- `components/runtime/`: `runner.py`, `worker.py`", ["worker.py"]),
     ],
 )
 def test_broken_paths_are_found(text: str, broken: list[str]) -> None:
