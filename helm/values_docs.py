@@ -1,4 +1,4 @@
-"""Keeps the chart's documentation true: `values.yaml` in, the table of README.md and texts of values.schema.json out.
+"""Generate the chart's documentation: `values.yaml` in, the table of README.md and texts of values.schema.json out.
 
     python helm/values_docs.py          # rewrite both
     python helm/values_docs.py --check  # exit 1 and name the file that is out of date

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Image of the steps ingest and curate: video, faces, voices, shards; Ray for executor=ray.
-#   docker build -f infra/images/curate.Dockerfile -t REGISTRY/lpm/curate:0.1.0 .
+#   docker build -f infra/images/curate.Dockerfile -t REGISTRY/lpm/curate:TAG .
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build

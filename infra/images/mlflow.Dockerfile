@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # MLflow server with what PostgreSQL and S3 need (the public image lacks both drivers).
-#   docker build -f infra/images/mlflow.Dockerfile -t REGISTRY/lpm/mlflow:0.1.0 .
+#   docker build -f infra/images/mlflow.Dockerfile -t REGISTRY/lpm/mlflow:TAG .
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Image of the live endpoint: the kserve model server with our routes, encoder and offline voices.
-#   docker build -f infra/images/serve.Dockerfile -t REGISTRY/lpm/serve:0.1.0 .
+#   docker build -f infra/images/serve.Dockerfile -t REGISTRY/lpm/serve:TAG .
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Image of the steps train, distill, evaluate and deploy (evaluation renders held-out people and talks to an endpoint).
-#   docker build -f infra/images/train.Dockerfile -t REGISTRY/lpm/train:0.1.0 .
+#   docker build -f infra/images/train.Dockerfile -t REGISTRY/lpm/train:TAG .
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build

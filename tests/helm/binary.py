@@ -17,14 +17,14 @@ CACHE = Path(__file__).resolve().parents[2] / ".work" / "bin"
 
 
 class Unavailable(Exception):
-    """There is no helm here; the message is the reason for skipping."""
+    """No helm is available; the message is the reason for skipping."""
 
 
 def helm_path() -> Path:
-    """Path of a helm that runs.
+    """Return the path of a working helm.
 
     Raises:
-        Unavailable: it is neither on PATH nor to be had.
+        Unavailable: it is neither on PATH nor downloadable.
     """
     found = shutil.which("helm")
     if found:

@@ -37,7 +37,7 @@ def check_builtin(manifest: dict[str, Any]) -> None:
 
 
 def check_custom(manifest: dict[str, Any], folder: Path) -> None:
-    """Validate a custom resource against its CRD, with unknown fields refused."""
+    """Validate a custom resource against its CRD, rejecting unknown fields."""
     api_version, kind = manifest["apiVersion"], manifest["kind"]
     schema = strict_crd(folder / CRD_FILES[api_version, kind], api_version.rsplit("/", 1)[1])
     jsonschema.Draft7Validator(schema).validate(manifest)

@@ -1,4 +1,4 @@
-"""The chart renders valid, restricted manifests for every example, and what it may not do is refused."""
+"""The chart renders valid, restricted manifests for every example and rejects invalid values."""
 
 import subprocess
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 
 from components.deploy.manifest import render_inference_service
 from tests.helm import binary, schemas
@@ -78,7 +79,7 @@ def test_pods_are_restricted(helm: Path, example: str) -> None:
     assert schemas.restricted_findings(manifests) == []
 
 
-def test_a_typing_error_is_found(helm: Path) -> None:
+def test_builtin_schema_check_finds_a_misspelt_field(helm: Path) -> None:
     deployment = one(render(helm, "dev"), "Deployment")
     deployment["spec"]["template"]["spec"]["containers"][0]["redinessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="redinessProbe"):
@@ -87,7 +88,7 @@ def test_a_typing_error_is_found(helm: Path) -> None:
         schemas.check_builtin({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}})
 
 
-def test_a_typing_error_in_the_inference_service_is_found(helm: Path) -> None:
+def test_crd_schema_check_finds_a_misspelt_field(helm: Path) -> None:
     folder = schemas.crd_folder()
     if folder is None:
         pytest.skip("no CRDs: set LPM_CRDS to a folder with the CRD files")
@@ -97,7 +98,7 @@ def test_a_typing_error_in_the_inference_service_is_found(helm: Path) -> None:
         schemas.check_custom(service, folder)
 
 
-def test_kserve_traps_are_avoided(helm: Path) -> None:
+def test_inference_service_sets_timeout_grace_and_standard_mode(helm: Path) -> None:
     service = one(render(helm), "InferenceService")
     predictor = service["spec"]["predictor"]
     assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
@@ -115,7 +116,7 @@ def test_kserve_traps_are_avoided(helm: Path) -> None:
     assert environment["STORAGE_URI"] == "s3://lpm-models/lpm-online"
 
 
-def test_scaling_asks_for_the_autoscaler(helm: Path) -> None:
+def test_several_replicas_enable_the_autoscaler_and_need_a_token(helm: Path) -> None:
     service = one(render(helm, "default", "--set", "serving.maxReplicas=3,auth.existingSecret=t"), "InferenceService")
     assert service["metadata"]["annotations"]["serving.kserve.io/autoscalerClass"] == "hpa"
     fewer = run_helm(helm, "template", "rel", str(CHART), "--set", "serving.minReplicas=2")
@@ -124,13 +125,14 @@ def test_scaling_asks_for_the_autoscaler(helm: Path) -> None:
     assert "name a Secret with the session token" in tokenless.stderr
 
 
-def test_chart_and_deploy_step_render_the_same_service(helm: Path) -> None:
+def test_chart_and_deploy_step_render_the_same_inference_service(helm: Path) -> None:
     chart = one(render(helm), "InferenceService")
+    app_version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     ours = render_inference_service(
         name="rel-lpm",
         namespace="characters",
         storage_uri="s3://lpm-models/lpm-online",
-        image="lpm/serve:0.1.0",
+        image=f"lpm/serve:{app_version}",
         model_digest="ab" * 32,
         service_account="rel-lpm",
         token_secret="",
@@ -162,8 +164,8 @@ def test_deployment_mode_downloads_the_model(helm: Path) -> None:
         schemas.check_builtin(manifest)
 
 
-def test_options_of_the_runtime_exist(helm: Path) -> None:
-    settings = "serving.maxSessions=3,serving.allowedOrigins={https://a.example},serving.fused=true"
+def test_values_become_options_that_the_runtime_has(helm: Path) -> None:
+    settings = "serving.maxSessions=3,serving.allowedOrigins={https://a.example},serving.compile=true"
     (container,) = one(render(helm, "default", "--set", settings), "InferenceService")["spec"]["predictor"][
         "containers"
     ]
@@ -177,15 +179,15 @@ def test_options_of_the_runtime_exist(helm: Path) -> None:
             "3",
             "--allow-origin",
             "https://a.example",
-            "--fused",
+            "--compile",
         ),
     ]
     runtime = (schemas.ROOT / "serving" / "runtime.py").read_text()
-    for option in ("--model-dir", "--drain-s", "--max-sessions", "--allow-origin", "--fused", "--float8", "LPM_TOKEN"):
+    for option in ("--model-dir", "--drain-s", "--max-sessions", "--allow-origin", "--compile", "--float8", "LPM_TOKEN"):
         assert f'"{option}"' in runtime
 
 
-def test_a_claim_is_mounted_without_download(helm: Path) -> None:
+def test_claim_is_mounted_without_download(helm: Path) -> None:
     pod = one(render(helm, "dev"), "Deployment")["spec"]["template"]["spec"]
     assert "initContainers" not in pod
     volume = next(v for v in pod["volumes"] if v["name"] == "model")
@@ -194,7 +196,7 @@ def test_a_claim_is_mounted_without_download(helm: Path) -> None:
     assert (mount["subPath"], mount["mountPath"], mount["readOnly"]) == ("lpm-online", "/mnt/models", True)
 
 
-def test_no_secret_is_made_and_references_work(helm: Path) -> None:
+def test_secrets_are_referenced_and_never_created(helm: Path) -> None:
     manifests = render(helm, "cluster", "--set", "serving.existingSecret=tokens", "--set", "serving.env.LOG=debug")
     assert "Secret" not in kinds(manifests)
     assert one(manifests, "ServiceAccount")["secrets"] == [{"name": "lpm-s3"}]
@@ -209,7 +211,7 @@ def test_no_secret_is_made_and_references_work(helm: Path) -> None:
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
-def test_network_is_closed_but_for_what_is_listed(helm: Path) -> None:
+def test_network_policy_allows_only_listed_traffic(helm: Path) -> None:
     policies = [m for m in render(helm, "cluster") if m["kind"] == "NetworkPolicy"]
     deny = next(p for p in policies if p["metadata"]["name"].endswith("-deny"))
     assert deny["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -219,7 +221,7 @@ def test_network_is_closed_but_for_what_is_listed(helm: Path) -> None:
     assert all("to" in rule for rule in allow["spec"]["egress"])
 
 
-def test_selectors_meet_the_pods_and_not_the_test_pod(helm: Path) -> None:
+def test_selectors_match_server_pods_and_not_the_test_pod(helm: Path) -> None:
     manifests = render(helm, "cluster")
     labels = one(manifests, "InferenceService")["spec"]["predictor"]["labels"]
     selectors = [one(manifests, k)["spec"]["selector"]["matchLabels"] for k in ("PodDisruptionBudget", "PodMonitor")]
@@ -240,14 +242,14 @@ def test_selectors_meet_the_pods_and_not_the_test_pod(helm: Path) -> None:
         ("tests.enabled", "Pod"),
     ],
 )
-def test_what_is_disabled_renders_nothing(helm: Path, setting: str, kind: str) -> None:
+def test_disabled_objects_are_not_rendered(helm: Path, setting: str, kind: str) -> None:
     off = {m["kind"] for m in render(helm, "default", "--set", f"{setting}=false")}
     on = {m["kind"] for m in render(helm, "default", "--set", f"{setting}=true")}
     assert kind not in off
     assert kind in on
 
 
-def test_a_cluster_that_is_too_old_is_refused(helm: Path) -> None:
+def test_old_kubernetes_versions_are_rejected(helm: Path) -> None:
     result = run_helm(helm, "template", "rel", str(CHART), "--kube-version", "1.19.0")
     assert "incompatible with Kubernetes" in result.stderr
 
@@ -268,7 +270,7 @@ def test_a_cluster_that_is_too_old_is_refused(helm: Path) -> None:
         ("unknown=1", "unknown"),
     ],
 )
-def test_bad_values_are_refused_by_the_schema(helm: Path, setting: str, message: str) -> None:
+def test_schema_rejects_invalid_values(helm: Path, setting: str, message: str) -> None:
     result = run_helm(helm, "template", "rel", str(CHART), "--set", setting)
     assert result.returncode != 0
     assert message in result.stderr

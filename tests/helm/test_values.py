@@ -1,4 +1,4 @@
-"""values.yaml, its schema, the README table and the examples say the same."""
+"""values.yaml, its schema, the README table and the examples agree."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ def test_documentation_is_up_to_date() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_schema_is_a_schema_and_refuses_unknown_keys() -> None:
+def test_schema_is_valid_and_rejects_unknown_keys() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
     declared = dict(objects(schema))
@@ -39,14 +39,14 @@ def test_schema_is_a_schema_and_refuses_unknown_keys() -> None:
 
 
 @pytest.mark.parametrize("name", ["values.yaml", "values-dev.yaml", "values-cluster.yaml"])
-def test_examples_fit_the_schema(name: str) -> None:
+def test_examples_match_the_schema(name: str) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / name).read_text())
     jsonschema.Draft7Validator(schema).validate(values)
     assert "latest" not in json.dumps(values)
 
 
-def test_a_value_without_comment_or_rule_is_named(tmp_path: Path) -> None:
+def test_values_docs_names_a_value_without_comment_or_rule(tmp_path: Path) -> None:
     chart = tmp_path / "lpm"
     chart.mkdir()
     for name in ("values.yaml", "values.schema.json", "README.md"):

@@ -1,6 +1,7 @@
-"""`helm test`: one of the given addresses becomes ready, describes its model and streams.
+"""`helm test`: one of the given addresses becomes ready, returns its metadata and streams.
 
-With LPM_TOKEN set it opens a conversation and waits for video; without, the WebSocket upgrade must do.
+With LPM_TOKEN set it reads the metadata, opens a conversation and waits for video; without it, only the WebSocket
+upgrade is checked.
 """
 
 import argparse
@@ -8,15 +9,16 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 
 from websockets.sync.client import ClientConnection, connect
 
 
 def wait_ready(endpoints: list[str], timeout_s: float) -> str:
-    """Return the first address that says it is ready."""
+    """Return the first address that reports ready."""
     deadline = time.monotonic() + timeout_s
-    last = "no address was given"
+    last = "no address given"
     while time.monotonic() < deadline:
         for endpoint in endpoints:
             try:
@@ -32,7 +34,7 @@ def wait_ready(endpoints: list[str], timeout_s: float) -> str:
 
 
 def converse(socket: ClientConnection, token: str, timeout_s: float) -> str:
-    """Open a conversation and return what proves that the endpoint works: video, or a place in the queue."""
+    """Open a conversation and return the evidence that the endpoint works: video, or a place in the queue."""
     socket.send(json.dumps({"type": "session.open", "token": token}))
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -45,7 +47,7 @@ def converse(socket: ClientConnection, token: str, timeout_s: float) -> str:
             return f"all slots are taken, position {message['position']} in the queue"
         if message["type"] == "media.chunk":
             socket.send(json.dumps({"type": "session.close"}))
-            return f"video flows ({len(frame)} bytes in the first chunk)"
+            return f"received video ({len(frame)} bytes in the first chunk)"
     raise SystemExit(f"no video within {timeout_s:.0f} s")
 
 
@@ -59,10 +61,15 @@ def main() -> int:
 
     endpoint = wait_ready(options.endpoints, options.timeout_s)
     print(f"ready: {endpoint}")
-    with urllib.request.urlopen(f"{endpoint}/v2", timeout=10) as answer:
-        print(f"metadata: {json.load(answer)}")
+    token = os.environ.get("LPM_TOKEN")
+    if token:
+        request = urllib.request.Request(f"{endpoint}/v2", headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                print(f"metadata: {json.load(answer)}")
+        except urllib.error.HTTPError as error:
+            raise SystemExit(f"metadata: {error}: does LPM_TOKEN match the server's?") from error
     with connect(f"ws{endpoint.removeprefix('http')}{options.path}", open_timeout=15) as socket:
-        token = os.environ.get("LPM_TOKEN")
         print(f"stream: {converse(socket, token, 30) if token else 'the WebSocket upgrades'}")
     return 0
 

@@ -1,4 +1,4 @@
-{{/* The server's container, the same in both modes. Call with the root context and `name`. */}}
+{{/* The server's container, the same in both modes. Call it with the root context and `name`. */}}
 {{- define "lpm.container" -}}
 {{- $root := .root -}}
 name: {{ .name }}
@@ -18,7 +18,7 @@ args:
   - --allow-origin
   - {{ . | quote }}
   {{- end }}
-  {{- range list "fused" "float8" }}
+  {{- range list "compile" "float8" }}
   {{- if index $root.Values.serving . }}
   - --{{ . }}
   {{- end }}
@@ -28,7 +28,7 @@ args:
   {{- end }}
 env:
   {{- if eq $root.Values.serving.mode "kserve" }}
-  # KServe downloads this to /mnt/models before the start and puts /mnt/models in its place.
+  # KServe downloads this to /mnt/models before the start and replaces the value with /mnt/models.
   - {name: STORAGE_URI, value: {{ $root.Values.model.storageUri | quote }}}
   - {name: PROTOCOL, value: v2}
   {{- end }}
@@ -59,7 +59,7 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 6
 lifecycle:
-  # Routes forget the pod before the server begins to say goodbye.
+  # Routes drop the pod before the server starts draining.
   preStop: {exec: {command: ["sleep", "5"]}}
 securityContext:
   {{- toYaml $root.Values.securityContext | nindent 2 }}
@@ -78,7 +78,7 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{/* The session token, for the server and for the test pod. */}}
+{{/* The session token of the server and of the test pod. */}}
 {{- define "lpm.token" -}}
 {{- with .Values.auth.existingSecret -}}
 - name: LPM_TOKEN
@@ -86,7 +86,7 @@ volumeMounts:
 {{- end -}}
 {{- end -}}
 
-{{/* Pod fields beside the containers, the same in both modes. */}}
+{{/* Pod fields other than the containers, the same in both modes. */}}
 {{- define "lpm.podFields" -}}
 serviceAccountName: {{ include "lpm.serviceAccountName" . }}
 automountServiceAccountToken: false
