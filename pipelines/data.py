@@ -126,7 +126,11 @@ def thresholds_command() -> None:
     from lpm_model.config import help_texts
 
     profiles: tuple[Profile, ...] = get_args(Profile)
-    table, meanings = Table("threshold", *profiles, "meaning"), help_texts(Thresholds)
+    meanings = help_texts(Thresholds)
+    table = Table()
+    for name in ("threshold", *profiles):
+        table.add_column(name, no_wrap=True)
+    table.add_column("meaning")
     values = [asdict(Thresholds.profile(name)) for name in profiles]
     for name in values[0]:
         table.add_row(name, *("-" if of[name] is None else f"{of[name]:g}" for of in values), escape(meanings[name]))

@@ -11,7 +11,7 @@ from components.curate.clips.references import Choice, choose_references, nearby
 from components.curate.clips.windows import cut_windows
 from components.curate.config import CurationConfig
 from components.curate.labels.pairing import SourceLabels
-from components.curate.scorers.sound import music_ratio
+from components.curate.scorers.audio import music_ratio
 from components.curate.video.analysis import Analysis
 from components.curate.video.crops import Crop, others_in, plan_crop
 from components.curate.video.faces import Track

@@ -268,19 +268,19 @@ def _discard_restless(states: NDArray[np.uint8], gap: NDArray[np.float32], confi
     restless = np.convolve(padded, np.ones(smooth) / smooth, mode="valid")
     reach = window // 2 + smooth // 2  # up to here the windows include the person's own speech
     near = np.convolve(np.pad(states == SPEAK, reach, mode="edge"), np.ones(2 * reach + 1), mode="valid") > 0.5
-    return _mark_long(states, (restless > _RESTLESS) & ~near, round(config.min_discard_s * VIDEO_FPS))
+    return _discard_long(states, (restless > _RESTLESS) & ~near, round(config.min_discard_s * VIDEO_FPS))
 
 
 def discard_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:
     """Discard long spans of speech whose loudness does not correlate with the mouth (dubbed audio)."""
     dubbed = (labels.states == SPEAK) & (sync < config.min_sync)
-    states = _mark_long(labels.states, dubbed, round(config.min_discard_s * VIDEO_FPS))
+    states = _discard_long(labels.states, dubbed, round(config.min_discard_s * VIDEO_FPS))
     return Labels(states=states, confidence=labels.confidence)
 
 
-def _mark_long(states: NDArray[np.uint8], odd: NDArray[np.bool_], shortest: int) -> NDArray[np.uint8]:
+def _discard_long(states: NDArray[np.uint8], mask: NDArray[np.bool_], shortest: int) -> NDArray[np.uint8]:
     states = states.copy()
-    for start, stop in runs(odd):
+    for start, stop in runs(mask):
         if stop - start >= shortest:
             states[start:stop] = DISCARD
     return states

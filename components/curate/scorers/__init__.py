@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 from components.curate.config import ScorerConfig
+from components.curate.scorers.audio import Audio, LabelQuality
 from components.curate.scorers.base import ClipView, Scorer, Scores, StreamingScorer
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.dover import Dover
@@ -12,14 +13,13 @@ from components.curate.scorers.light_asd import LightAsd
 from components.curate.scorers.nudity import Nudity
 from components.curate.scorers.overlay import Overlay
 from components.curate.scorers.people import Container, Copies, Person
-from components.curate.scorers.sound import Labels, Sound
 from components.curate.scorers.speech_quality import SpeechQuality
 from components.curate.scorers.sync import Sync
 from components.curate.scorers.text import Text
 from components.runtime import part_timing
 
 SCORERS: tuple[type[Scorer], ...] = (
-    Container, Copies, Light, Stillness, Overlay, Text, Camera, Person, Sound, Sync, Labels,
+    Container, Copies, Light, Stillness, Overlay, Text, Camera, Person, Audio, Sync, LabelQuality,
 )  # fmt: skip
 """Scorers that run on every clip unless `scorers.disabled` names them, in the order in which thresholds are applied."""
 

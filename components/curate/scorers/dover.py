@@ -83,7 +83,7 @@ def detail_view(frames: NDArray[np.uint8], clips: int) -> NDArray[np.float32]:
     side, cell = frames.shape[1], _SIDE_PX // _CELLS
     starts = len(frames) // clips * np.arange(clips) + max(len(frames) // clips - _FRAMES * _EVERY, 0) // 2
     corners = [side // _CELLS * i + max(side // _CELLS - cell, 0) // 2 for i in range(_CELLS)]
-    kept = np.concatenate([np.arange(corner, corner + cell) for corner in corners])
+    inner = np.concatenate([np.arange(corner, corner + cell) for corner in corners])
     views = []
     for start in starts:
         chosen = frames[(start + np.arange(_FRAMES) * _EVERY) % len(frames)]
@@ -91,7 +91,7 @@ def detail_view(frames: NDArray[np.uint8], clips: int) -> NDArray[np.float32]:
             size = (_SIDE_PX, _SIDE_PX)
             views.append(np.stack([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in chosen]))
         else:
-            views.append(chosen[:, kept][:, :, kept])
+            views.append(chosen[:, inner][:, :, inner])
     return np.stack([_normalised(view) for view in views])
 
 

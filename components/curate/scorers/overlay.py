@@ -71,10 +71,10 @@ class _OverlayDetector(StreamingScorer):
             return
         if not self._buffer:
             self._first = frame.number
-        picture = frame.decoded.small(_SIDE_PX) if max(frame.decoded.shape) > _SIDE_PX else frame.rgb
-        if self._buffer and self._buffer[0].shape != picture.shape:
+        image = frame.decoded.small(_SIDE_PX) if max(frame.decoded.shape) > _SIDE_PX else frame.rgb
+        if self._buffer and self._buffer[0].shape != image.shape:
             self._buffer = []
-        self._buffer.append(picture)
+        self._buffer.append(image)
         if len(self._buffer) == _WINDOW:
             self._detect()
 

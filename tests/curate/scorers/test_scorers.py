@@ -10,9 +10,9 @@ from components.curate.clips.decide import reject_reasons
 from components.curate.config import CurationConfig, ScorerConfig, SourceLimits, Thresholds
 from components.curate.labels.speech import loudness_db
 from components.curate.scorers import COLUMNS, SCORERS, describe_scorers, make_scorers
+from components.curate.scorers.audio import music_ratio
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import _inset_edges, insets, logos, temporal_spread
-from components.curate.scorers.sound import music_ratio
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
 from components.curate.scorers.sync import correlations, offset_of
 from components.curate.video.decode import audio_track, video_frames
@@ -41,7 +41,7 @@ def test_thresholds_name_existing_unique_columns() -> None:
 def test_scorers_off_skips_a_scorer_and_rejects_unknown_names() -> None:
     names = {scorer.name for scorer in make_scorers(ScorerConfig(disabled=("text", "sync")))}
     assert "text" not in names
-    assert "sound" in names
+    assert "audio" in names
     with pytest.raises(ValueError, match="scorers.disabled names smell"):
         make_scorers(ScorerConfig(disabled=("smell",)))
 

@@ -20,10 +20,10 @@ _PACE_WINDOW, _PACE_RATE = 512, 100
 _MIN_SPEECH_S = 0.8
 
 
-class Sound(Scorer):
+class Audio(Scorer):
     """Speech ratio, noise level, music ratio (held tones), speech pace and pitch of the voices."""
 
-    name, version = "sound", "2"
+    name, version = "audio", "2"
     columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace", "voice_hz")
 
     def score(self, clip: ClipView) -> Scores:
@@ -42,7 +42,7 @@ class Sound(Scorer):
         }
 
 
-class Labels(Scorer):
+class LabelQuality(Scorer):
     """Confidence of the state labels, and the fraction of the voice that belongs to no conversation."""
 
     name, version = "labels", "2"
