@@ -378,11 +378,11 @@ class OnlineConfig:
 class Lora:
     """Low-rank adaptation of the matrices inside the blocks."""
 
-    rank: int = setting(0, help="Rank of the update; 0 trains the whole matrices.")
-    alpha: float = setting(16.0, help="The update counts alpha / rank times.")
+    rank: int = setting(0, help="Rank of the update; 0 trains the full matrices.")
+    alpha: float = setting(16.0, help="The update is scaled by alpha / rank.")
     targets: tuple[str, ...] = setting(
         ("attention", "cross", "ffn"),
-        help="Regular expressions: matrices of the blocks whose name holds one of them are adapted.",
+        help="Regular expressions: linear layers of the blocks whose name matches one of them are adapted.",
     )
 
     def __post_init__(self) -> None:
@@ -391,5 +391,5 @@ class Lora:
 
     @property
     def gain(self) -> float:
-        """What the update is multiplied by."""
+        """Factor of the update (alpha / rank)."""
         return self.alpha / self.rank if self.rank else 0.0
