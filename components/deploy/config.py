@@ -43,19 +43,19 @@ class ServiceConfig:
     namespace: str = setting("lpm", help="Namespace it is applied in.")
     image: str = setting(SERVE_IMAGE, help="Serve image with its tag.")
     storage_prefix: str = setting(
-        "s3://lpm-models", help="Place that holds the released folders; the address is PREFIX/MODEL_NAME/DIGEST."
+        "s3://lpm-models", help="Bucket prefix of released models; the address is PREFIX/MODEL_NAME/DIGEST."
     )
-    service_account: str = setting("lpm-serve", help="Its secrets open the bucket.")
-    gpus: int = setting(0, help="Devices of one replica.")
-    min_replicas: int = setting(1, help="Replicas kept ready.")
-    max_replicas: int = setting(1, help="Replicas at most.")
+    service_account: str = setting("lpm-serve", help="Service account whose secrets give access to the bucket.")
+    gpus: int = setting(0, help="GPUs per replica.")
+    min_replicas: int = setting(1, help="Smallest number of replicas.")
+    max_replicas: int = setting(1, help="Largest number of replicas.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeployConfig:
-    """Everything `deploy` can be told."""
+    """Options of the deploy step."""
 
-    model_name: str = setting("lpm-online", help="Registered name of the model that is served.")
+    model_name: str = setting("lpm-online", help="Registered name of the served model.")
     base_name: str = setting("lpm-base", help="Registered name of the model it was distilled from.")
     promotion: PromotionConfig = setting(factory=PromotionConfig, help="When a model becomes the champion.")
     service: ServiceConfig = setting(factory=ServiceConfig, help="The manifest for a cluster.")

@@ -10,20 +10,22 @@ from lpm_model.config import setting
 class PerformerConfig:
     """A corpus of two-person conversations."""
 
-    conversations: int = setting(24, help="How many; each has two people of its own.", affects="assembly")
+    conversations: int = setting(24, help="Number of conversations; each has its own two people.", affects="assembly")
     seconds_per_conversation: float = setting(25.0, help="Length of each (s).")
     two_shots: bool = setting(
-        True, help="A third camera that shows both people; curation leaves it out where each has a camera of their own."
+        True, help="Also render a third camera that shows both people; curation skips it if each person has a camera."
     )
-    size_px: int = setting(128, help="Height and width of one person's image.")
-    seed: int = setting(0, help="Another seed gives other people, words and timing.")
+    size_px: int = setting(128, help="Height and width of the frames of one person (px).")
+    seed: int = setting(0, help="Seed of people, sentences and timing.")
     bank: Literal["train", "heldout"] = setting(
-        "train", help="Sentences and people: those for training, or those kept for the benchmark."
+        "train", help="Sentences and people: for training, or reserved for the benchmark."
     )
     head: str = setting("", help="Path of an ICT-FaceKit npz; empty = the packaged head.")
-    voices: tuple[str, ...] = setting((), help="Voices to draw from; empty = all packaged ones and their shifts.")
-    workers: int = setting(2, help="Processes that render.", affects=False)
-    crf: int = setting(16, help="Quality of H.264: lower is better and larger.")
+    voices: tuple[str, ...] = setting(
+        (), help="Voices to choose from; empty = all packaged voices and their pitch shifts."
+    )
+    workers: int = setting(2, help="Rendering processes.", affects=False)
+    crf: int = setting(16, help="H.264 quality: lower is better, and larger files.")
 
     def __post_init__(self) -> None:
         if self.conversations < 1:

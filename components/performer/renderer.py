@@ -202,7 +202,7 @@ def _with_lids(blendshapes: FloatArray, gaze: FloatArray) -> FloatArray:
         ("eyeLookOut_L", yaw), ("eyeLookIn_R", yaw), ("eyeLookIn_L", -yaw), ("eyeLookOut_R", -yaw),
     ):  # fmt: skip
         index = ARKIT_INDEX[name]
-        # A closed lid stays closed wherever the eye looks.
+        # A closed lid stays closed whatever the gaze.
         opened = 1.0 - min(1.0, max(0.0, float(blendshapes[ARKIT_INDEX["eyeBlink" + name[-2:]]])))
         weights[index] = max(weights[index], min(1.0, value) * opened)
     return weights

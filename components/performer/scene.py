@@ -25,7 +25,7 @@ _JAW: Final = tuple(ARKIT_INDEX[name] for name in ("jawOpen", "jawForward", "jaw
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """One person, ready to be drawn."""
+    """One person, ready for rendering."""
 
     head: Mesh
     """Everything that blendshapes move: skin, mouth, teeth, tongue, neck."""
@@ -36,7 +36,7 @@ class Scene:
     deltas: FloatArray
     """[E, 3] offsets."""
     layers: tuple[tuple[IntArray, int, bool], ...]
-    """Triangles of the head with their fill kind and whether those facing away are skipped."""
+    """Triangles of the head with their fill kind and whether back faces are culled."""
     texels: FloatArray
     """[N, 2] texture position of each head vertex."""
     texture: FloatArray
@@ -46,7 +46,7 @@ class Scene:
     eye: FloatArray
     """[5, 3] gaze, iris, white, (iris radius, pupil radius, softness), direction of the catch-light."""
     worn: Mesh | None
-    """Hair and glasses: turn with the head."""
+    """Hair and glasses; they rotate with the head."""
     still: Mesh
     """Shoulders and clothes."""
     light: FloatArray
@@ -56,11 +56,11 @@ class Scene:
 
 
 def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
-    """Shapes, paints and dresses one person.
+    """Build the scene of one person.
 
     Args:
-        rig: the head to start from.
-        identity: who.
+        rig: the head model.
+        identity: the person.
         samples: width and height of the supersampled image.
     """
     rest, deltas = _shaped(rig, identity)
@@ -101,11 +101,11 @@ def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
 
 
 def _shaped(rig: HeadRig, identity: Identity) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rest positions of this person and offsets that follow the deformation (so that lids still meet)."""
+    """Return this person's rest positions, and offsets that follow the deformation (so that eyelids still meet)."""
     base = rig.vertices + _own_modes(rig, identity, rig.identity_modes)
     identity = _softened(rig, identity)
     rest = deform(identity, base)
-    # To first order: as the skin around it is stretched, so is its movement.
+    # First order: offsets are stretched like the skin around them.
     step = 0.004
     axes = step * np.eye(3)
     stretch = np.stack([deform(identity, base + axis) - deform(identity, base - axis) for axis in axes], -1) / (
@@ -116,14 +116,14 @@ def _shaped(rig: HeadRig, identity: Identity) -> tuple[NDArray[np.float64], NDAr
 
 
 def _own_modes(rig: HeadRig, identity: Identity, modes: FloatArray) -> NDArray[np.float64]:
-    """What the head's own identity modes add for this person."""
+    """Return the offsets of the head's own identity modes for this person."""
     rng = np.random.default_rng([identity.seed, 4])
     amounts = np.clip(rng.normal(0, 0.9, len(modes)), -2, 2)
     return np.asarray(np.tensordot(amounts, modes.astype(np.float64), 1))
 
 
 def _softened(rig: HeadRig, identity: Identity) -> Identity:
-    """Heads with modes of their own need less of the general deformation."""
+    """Halve the general deformation for heads with identity modes of their own."""
     fraction = 0.5 if len(rig.identity_modes) else 1.0
     return replace(identity, shape=tuple(value * fraction for value in identity.shape))
 
@@ -177,7 +177,7 @@ def _neck_texels(rig: HeadRig, count: int) -> NDArray[np.float64]:
 
 
 def _occlusion(rig: HeadRig, rest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Soft shadow in hollows (eye sockets, nostrils, beside the nose) and inside the mouth."""
+    """Soft shadow in hollows (eye sockets, nostrils, next to the nose) and inside the mouth."""
     result = np.ones(len(rest))
     skin = np.flatnonzero(rig.part == SKIN_PART)
     chosen = np.flatnonzero((rig.part[rig.triangles] == SKIN_PART).all(1))

@@ -79,9 +79,9 @@ def test_bilabials_close_the_lips(voice: str) -> None:
 def test_rounded_vowels_pucker_before_they_are_audible() -> None:
     pcm, phones = on_timeline((1.0, "You two."))
     pucker = mouth_curves(phones, pcm, FRAMES)[:, ARKIT_INDEX["mouthPucker"]]
-    sound = next(p for p in phones if p.symbol == "UW").start_sample / 1000
+    audio = next(p for p in phones if p.symbol == "UW").start_sample / 1000
     assert pucker.max() > 0.5
-    assert 0 < sound - np.flatnonzero(pucker > 0.1)[0] < 6
+    assert 0 < audio - np.flatnonzero(pucker > 0.1)[0] < 6
 
 
 def test_mouth_rests_while_listening() -> None:

@@ -35,15 +35,15 @@ def decode(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
 
     with av.open(str(path)) as container:
         rate = float(container.streams.video[0].average_rate)
-        pictures = []
+        video = []
         for frame in container.decode(video=0):
-            assert frame.pts * frame.time_base == pytest.approx(len(pictures) / 24)
-            pictures.append(frame.to_ndarray(format="rgb24"))
+            assert frame.pts * frame.time_base == pytest.approx(len(video) / 24)
+            video.append(frame.to_ndarray(format="rgb24"))
     with av.open(str(path)) as container:
         blocks = list(container.decode(audio=0))
         assert blocks[0].pts == 0
         assert blocks[0].sample_rate == 24_000
-        return np.stack(pictures), np.concatenate([block.to_ndarray()[0] for block in blocks]), rate
+        return np.stack(video), np.concatenate([block.to_ndarray()[0] for block in blocks]), rate
 
 
 def test_write_mp4_keeps_audio_and_video_in_sync(tmp_path: Path) -> None:
@@ -55,10 +55,10 @@ def test_write_mp4_keeps_audio_and_video_in_sync(tmp_path: Path) -> None:
         video[mark] = 250
         pcm[mark * 1000 : mark * 1000 + 300] = 20_000 * np.sin(np.arange(300) * 0.5)
     write_mp4(tmp_path / "x.mp4", video, pcm, 16)
-    pictures, sound, rate = decode(tmp_path / "x.mp4")
+    video, audio, rate = decode(tmp_path / "x.mp4")
     assert rate == 24
-    assert np.flatnonzero(pictures.mean(axis=(1, 2, 3)) > 145).tolist() == marks
-    loud = np.flatnonzero(np.abs(sound) > 0.2)
+    assert np.flatnonzero(video.mean(axis=(1, 2, 3)) > 145).tolist() == marks
+    loud = np.flatnonzero(np.abs(audio) > 0.2)
     onsets = loud[np.r_[0, np.flatnonzero(np.diff(loud) > 5000) + 1]]
     assert np.abs(onsets - np.asarray(marks) * 1000).max() < 24  # 1 ms
     with pytest.raises(ValueError, match="1000 samples a frame"):
@@ -75,15 +75,15 @@ def test_recordings_decode_at_24_fps_with_audio_in_sync(corpus: Path) -> None:
     names = sorted(path.name for path in (corpus / "media").glob("*.mp4"))
     assert names == [f"train-00-00{i}_{camera}.mp4" for i in (0, 1) for camera in ("a", "b", "two_shot")]
     for name in names:
-        pictures, sound, rate = decode(corpus / "media" / name)
-        assert (len(pictures), rate) == (FRAMES, 24)
-        assert pictures.shape[1:3] == (64, 128 if "two_shot" in name else 64)
-        assert len(sound) == pytest.approx(FRAMES * 1000, abs=1024)
+        video, audio, rate = decode(corpus / "media" / name)
+        assert (len(video), rate) == (FRAMES, 24)
+        assert video.shape[1:3] == (64, 128 if "two_shot" in name else 64)
+        assert len(audio) == pytest.approx(FRAMES * 1000, abs=1024)
         if "two_shot" not in name:
             side = name.removesuffix(".mp4").split("_")[1]
-            truth = np.load(corpus / "ground_truth" / f"train-00-00{name[11]}_{side}.npz")
-            spoken = (truth["speak_pcm"] + 0.5 * truth["listen_pcm"].astype(np.float32)) / 32768
-            lags = np.fft.irfft(np.fft.rfft(sound[: FRAMES * 1000]) * np.conj(np.fft.rfft(spoken)))
+            ground_truth = np.load(corpus / "ground_truth" / f"train-00-00{name[11]}_{side}.npz")
+            spoken = (ground_truth["speak_pcm"] + 0.5 * ground_truth["listen_pcm"].astype(np.float32)) / 32768
+            lags = np.fft.irfft(np.fft.rfft(audio[: FRAMES * 1000]) * np.conj(np.fft.rfft(spoken)))
             assert int(lags.argmax()) in (0, 1, len(lags) - 1)
 
 
@@ -91,16 +91,16 @@ def test_ground_truth_has_a_row_per_frame(corpus: Path) -> None:
     files = sorted((corpus / "ground_truth").glob("*.npz"))
     assert len(files) == 4
     for file in files:
-        with np.load(file) as truth:
+        with np.load(file) as ground_truth:
             for name in ("jaw_open", "blendshapes", "rotation", "gaze", "state", "nod", "smile", "emotion"):
-                assert len(truth[name]) == FRAMES
-            assert len(truth["speak_pcm"]) == len(truth["listen_pcm"]) == FRAMES * 1000
-            assert truth["blendshapes"].shape == (FRAMES, 52)
-            assert set(truth["state"]) <= {0, 1, 2}
-            speaking = truth["state"] == 1
+                assert len(ground_truth[name]) == FRAMES
+            assert len(ground_truth["speak_pcm"]) == len(ground_truth["listen_pcm"]) == FRAMES * 1000
+            assert ground_truth["blendshapes"].shape == (FRAMES, 52)
+            assert set(ground_truth["state"]) <= {0, 1, 2}
+            speaking = ground_truth["state"] == 1
             if speaking.any():
-                assert str(truth["text"])
-                assert truth["jaw_open"][speaking].mean() > 5 * truth["jaw_open"][~speaking].mean()
+                assert str(ground_truth["text"])
+                assert ground_truth["jaw_open"][speaking].mean() > 5 * ground_truth["jaw_open"][~speaking].mean()
 
 
 def test_sidecars_name_consent_and_third_party_parts(corpus: Path) -> None:

@@ -49,8 +49,8 @@ def test_two_hundred_identities_differ() -> None:
 
 
 def test_rendered_people_look_different(renderer: Renderer) -> None:
-    pictures = [renderer.render(Identity.from_seed(seed), Tracks.rest(1))[0].astype(float) for seed in range(8)]
-    for one, other in itertools.combinations(pictures, 2):
+    images = [renderer.render(Identity.from_seed(seed), Tracks.rest(1))[0].astype(float) for seed in range(8)]
+    for one, other in itertools.combinations(images, 2):
         assert np.abs(one - other)[30:100, 30:98].mean() > 6
 
 
@@ -65,8 +65,8 @@ def test_rendering_is_deterministic(renderer: Renderer) -> None:
 
 
 def test_resting_face_does_not_flicker(renderer: Renderer) -> None:
-    pictures = renderer.render(Identity.from_seed(2), Tracks.rest(4))
-    assert (pictures == pictures[0]).all()
+    images = renderer.render(Identity.from_seed(2), Tracks.rest(4))
+    assert (images == images[0]).all()
 
 
 @pytest.mark.parametrize("seed", [1, 5, 14, 23])
@@ -85,8 +85,8 @@ def test_blink_closes_both_eyes(renderer: Renderer, seed: int) -> None:
     person = replace(plain(seed), iris=(0.0, 1.0, 0.0))
     opened, closed = (renderer.render(person, posed(eyeBlink_L=w, eyeBlink_R=w))[0] for w in (0.0, 1.0))
 
-    def green(picture: NDArray[np.uint8]) -> tuple[int, int]:
-        iris = picture[..., 1].astype(int) > picture[..., 0].astype(int) + 12
+    def green(image: NDArray[np.uint8]) -> tuple[int, int]:
+        iris = image[..., 1].astype(int) > image[..., 0].astype(int) + 12
         return int(iris[EYES][:, :24].sum()), int(iris[EYES][:, 24:].sum())
 
     assert min(green(opened)) >= 3
@@ -97,8 +97,8 @@ def test_irises_follow_the_gaze(renderer: Renderer) -> None:
     person = replace(plain(5), iris=(0.0, 1.0, 0.0))
     tracks = Tracks.rest(3)
     tracks.gaze[:, 0] = [-0.4, 0.0, 0.4]
-    pictures = renderer.render(person, tracks).astype(int)
-    centres = [np.nonzero(picture[..., 1] > picture[..., 0] + 12)[1].mean() for picture in pictures[:, 50:67]]
+    images = renderer.render(person, tracks).astype(int)
+    centres = [np.nonzero(image[..., 1] > image[..., 0] + 12)[1].mean() for image in images[:, 50:67]]
     assert centres[0] + 1 < centres[1] < centres[2] - 1
 
 
@@ -125,7 +125,7 @@ def test_packaged_head_is_canonical() -> None:
     assert skin[:, 1].max() == pytest.approx(0.5, abs=0.01)
     assert skin[:, 1].min() == pytest.approx(-0.5, abs=0.01)
     left = np.abs(rig.deltas[ARKIT_INDEX["eyeBlink_L"]]).sum(1) > 1e-3
-    assert rig.vertices[left, 0].min() > 0, "the performer's left is the picture's right"
+    assert rig.vertices[left, 0].min() > 0, "the person's left is the right of the image"
     assert "Bannaflak" in rig.credit
 
 
@@ -185,8 +185,8 @@ def test_face_mesh_detects_faces_and_mouth_opening(renderer: Renderer) -> None:
             tracks.rotation[:, 0] = 0.12 * np.sin(np.arange(frames))
             tracks.rotation[:, 1] = 0.3 * np.cos(np.arange(frames) * 0.7)
             gaps = []
-            for picture in renderer.render(Identity.from_seed(seed), tracks):
-                result = mesh.process(picture)
+            for image in renderer.render(Identity.from_seed(seed), tracks):
+                result = mesh.process(image)
                 if result.multi_face_landmarks:
                     at = [(p.x, p.y) for p in result.multi_face_landmarks[0].landmark]
                     gaps.append(np.hypot(at[13][0] - at[14][0], at[13][1] - at[14][1]))

@@ -68,9 +68,9 @@ def test_phones_match_the_audio(voice: str) -> None:
     levels: dict[bool, list[float]] = {True: [], False: []}
     for phone in speech.phones:
         third = (phone.end_sample - phone.start_sample) // 3
-        sound = speech.pcm[phone.start_sample + third : phone.end_sample - third].astype(np.float64)
+        audio = speech.pcm[phone.start_sample + third : phone.end_sample - third].astype(np.float64)
         if phone.symbol in VOWELS | STOPS:
-            levels[phone.symbol in VOWELS].append(float(np.sqrt(np.mean(sound**2))))
+            levels[phone.symbol in VOWELS].append(float(np.sqrt(np.mean(audio**2))))
     assert np.median(levels[True]) > 2.0 * np.median(levels[False])
 
 
@@ -132,12 +132,12 @@ def force_align(pcm: np.ndarray, text: str) -> list[tuple[str, float]]:
     from pocketsphinx import Decoder
     from scipy.signal import resample_poly
 
-    sound = resample_poly(pcm.astype(np.float64), 2, 3).astype(np.int16).tobytes()
+    audio = resample_poly(pcm.astype(np.float64), 2, 3).astype(np.int16).tobytes()
     decoder = Decoder(samprate=16_000, loglevel="FATAL")
     decoder.set_align_text(text)
     for step in range(2):  # words first, then the phones inside them
         decoder.start_utt()
-        decoder.process_raw(sound, full_utt=True)
+        decoder.process_raw(audio, full_utt=True)
         decoder.end_utt()
         if step == 0:
             decoder.set_alignment()
