@@ -122,7 +122,7 @@ def _sources_line(report: Mapping[str, Any], output: Path) -> str:
         notes += [f"transient failures: {retryable}, run the same command again to retry"] * bool(retryable)
         line += f"; {by_ingest + by_curate} of {by_ingest + report['sources']} files rejected"
         line += f" ({', '.join(notes)})" if notes else ""
-    reused = read_json(output / "timing.json")["look"]["reused"]
+    reused = read_json(output / "timing.json")["analysis"]["reused"]
     return line + (f"; {reused} of {report['sources']} analyses reused" if reused else "")
 
 

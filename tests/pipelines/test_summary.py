@@ -104,7 +104,7 @@ def test_outcome_lines_of_steps(tmp_path: Path) -> None:
     ):  # fmt: skip
         report = {**whole, "rejected": [{}] * rejected, "num_retryable": retryable}
         report["refused_by_ingest"] = [{}] * by_ingest
-        write_json(tmp_path / "timing.json", {"look": {"sources": 3 - rejected, "reused": reused}})
+        write_json(tmp_path / "timing.json", {"analysis": {"sources": 3 - rejected, "reused": reused}})
         line = f"6 of 10 clips kept (21 s), 4 dropped, mostly text{text}: open {tmp_path / 'curation.html'}"
         assert outcome_line("curate", report, tmp_path) == line
     assert outcome_line("train", {}, tmp_path) == ""
