@@ -58,11 +58,10 @@ def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple
     if docs.exists():
         shutil.rmtree(docs)
     failed = []
-    members = list(member_facts(folder, rows))
     for name, frame, expectations in (
-        ("manifest", _manifest_frame(rows), _expectations(clip_frames, score_columns(rows[0]))),
-        ("shards", _frame(members, _MEMBER_COLUMNS), _all_true(_MEMBER_COLUMNS, "clip_id")),
-        ("files", _frame(list(file_facts(folder)), _FILE_COLUMNS), _all_true(_FILE_COLUMNS, "file")),
+        ("manifest", _manifest_frame(rows), _manifest_expectations(clip_frames, score_columns(rows[0]))),
+        ("shards", _frame(list(clip_facts(folder, rows)), _CLIP_COLUMNS), _clip_expectations()),
+        ("files", _frame(list(file_facts(folder)), _FILE_COLUMNS), _file_expectations()),
     ):
         failed += [f"{name}: {what}" for what in _check(context, name, frame, expectations)]
     _make_static(docs)
@@ -94,69 +93,85 @@ def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list
 def _describe(kind: str, wanted: Mapping[str, Any]) -> str:
     """Describe an expectation by its name and values, such as `row count to be between, min_value 1`."""
     text = kind.removeprefix("expect_").removeprefix("table_").replace("_", " ")
-    values = [f"{name} {wanted[name]}" for name in ("column", "min_value", "max_value") if wanted.get(name) is not None]
+    names = ("column", "column_A", "column_B", "min_value", "max_value")
+    values = [f"{name} {wanted[name]}" for name in names if wanted.get(name) is not None]
     return ", ".join([text, *values])
 
 
-_MEMBER_COLUMNS = ("clip_id", "in_manifest", "in_its_shard", "complete", "latents", "references", "audio", "metadata")
-_FILE_COLUMNS = ("file", "recorded", "unchanged")
+EQUAL_COLUMNS = (
+    ("shard", "expected_shard"),
+    ("latent_frames", "expected_latent_frames"),
+    ("references", "expected_references"),
+    ("speak_samples", "expected_samples"),
+    ("listen_samples", "expected_samples"),
+)
+"""Pairs of columns of the table of clips that must be equal: what a shard holds, and what the manifest promises."""
+_CLIP_COLUMNS = (
+    "clip_id",
+    *dict.fromkeys(name for pair in EQUAL_COLUMNS for name in pair),
+    "members",
+    "latent_dtype",
+    "nonfinite_values",
+    "metadata_differences",
+)
+_FILE_COLUMNS = ("file", "sha256", "recorded_sha256")
+_ALL_MEMBERS = " ".join(sorted(("json", *(f"{name}.npy" for name in MEMBERS))))
 
 
-def member_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield one row per clip of the shards: whether each member matches the manifest and every latent is finite."""
+def clip_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per clip of the shards or of the manifest, with what the shard holds and what it should hold.
+
+    What cannot be measured is None; lengths are -1 for arrays of another type or number of axes.
+    """
     kept = {row["clip_id"]: row for row in rows if row["kept"]}
-    seen: set[str] = set()
+    found: set[str] = set()
     for path in sorted((folder / "shards").glob("*.tar")):
         for clip_id, parts in read_shard(path):
-            seen.add(clip_id)
-            row = kept.get(clip_id)
-            complete = set(parts) == {"json", *(f"{name}.npy" for name in MEMBERS)}
-            found = {
-                "clip_id": clip_id,
-                "in_manifest": row is not None,
-                "in_its_shard": row is not None and row["shard"] == path.name,
-                "complete": complete,
-            }
+            found.add(clip_id)
+            row, members = kept.get(clip_id), " ".join(sorted(parts))
             yield {
-                **dict.fromkeys(_MEMBER_COLUMNS, False),
-                **found,
-                **(_check_members(row, parts) if row and complete else {}),
+                **dict.fromkeys(_CLIP_COLUMNS),
+                "clip_id": clip_id,
+                "shard": path.name,
+                "expected_shard": row["shard"] if row else None,
+                "members": members,
+                **(_member_facts(row, parts) if row and members == _ALL_MEMBERS else {}),
             }
-    for clip_id in sorted(set(kept) - seen):
-        yield {**dict.fromkeys(_MEMBER_COLUMNS, False), "clip_id": clip_id, "in_manifest": True}
+    for clip_id in sorted(set(kept) - found):
+        yield {**dict.fromkeys(_CLIP_COLUMNS), "clip_id": clip_id, "expected_shard": kept[clip_id]["shard"]}
 
 
-def _check_members(row: Mapping[str, Any], parts: Mapping[str, bytes]) -> dict[str, bool]:
+def _member_facts(row: Mapping[str, Any], parts: Mapping[str, bytes]) -> dict[str, Any]:
     latents, references, speak, listen = (load_array(parts[f"{name}.npy"]) for name in MEMBERS)
     metadata = json.loads(parts["json"])
     kinds = [reference["kind"] for reference in row["references"]]
-    steps = 1 + (row["frames"] - 1) // FRAMES_PER_LATENT
-    tracks_fit = {track.shape == (row["audio_samples"],) and track.dtype == np.int16 for track in (speak, listen)}
+    expected = {name: row[name] for name in ("frames", "caption", "states", "person_id", "source_id")}
+    expected["reference_kinds"] = [kind for kind in kinds if kind in REFERENCE_KINDS]
+    image_shape = (latents.shape[0], *latents.shape[2:])
     return {
-        "latents": latents.dtype == np.float16
-        and latents.ndim == 4
-        and latents.shape[1] == steps
-        and bool(np.isfinite(latents).all()),
-        "references": references.shape == (len(kinds), latents.shape[0], *latents.shape[2:])
-        and bool(np.isfinite(references).all()),
-        "audio": tracks_fit == {True},
-        "metadata": metadata["reference_kinds"] == kinds
-        and set(kinds) <= set(REFERENCE_KINDS)
-        and all(metadata[name] == row[name] for name in ("frames", "caption", "states", "person_id", "source_id")),
+        "latent_dtype": latents.dtype.name,
+        "latent_frames": latents.shape[1] if latents.ndim == 4 else -1,
+        "expected_latent_frames": 1 + (row["frames"] - 1) // FRAMES_PER_LATENT,
+        "nonfinite_values": sum(int(np.sum(~np.isfinite(array))) for array in (latents, references)),
+        "references": len(references) if references.shape[1:] == image_shape else -1,
+        "expected_references": len(kinds),
+        "speak_samples": len(speak) if speak.ndim == 1 and speak.dtype == np.int16 else -1,
+        "listen_samples": len(listen) if listen.ndim == 1 and listen.dtype == np.int16 else -1,
+        "expected_samples": row["audio_samples"],
+        "metadata_differences": ", ".join(name for name, value in expected.items() if metadata.get(name) != value),
     }
 
 
 def file_facts(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield one row per file covered by the dataset's digest: whether it is listed, and unchanged."""
+    """Yield one row per file covered by the dataset's digest: its digest now, and as recorded in dataset.json."""
     recorded = read_json(folder / "dataset.json").get("files", {})
     present = [folder / "manifest.parquet", *(folder / "shards").glob("*.tar")]
-    names = {path.relative_to(folder).as_posix(): path for path in present if path.is_file()}
-    for name in sorted({*names, *recorded}):
-        known = recorded.get(name)
+    files = {path.relative_to(folder).as_posix(): path for path in present if path.is_file()}
+    for name in sorted({*files, *recorded}):
         yield {
             "file": name,
-            "recorded": known is not None,
-            "unchanged": name in names and file_digest(names[name]) == known,
+            "sha256": file_digest(files[name]) if name in files else None,
+            "recorded_sha256": recorded.get(name),
         }
 
 
@@ -177,12 +192,36 @@ def _manifest_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
     return frame
 
 
-def _all_true(columns: tuple[str, ...], key: str) -> list[Any]:
+def _clip_expectations() -> list[Any]:
+    """Return the expectations on the clips of the shards."""
     import great_expectations.expectations as gxe
 
     return [
-        gxe.ExpectColumnValuesToBeUnique(column=key),
-        *(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=[True]) for name in columns if name != key),
+        gxe.ExpectColumnValuesToBeUnique(column="clip_id"),
+        gxe.ExpectColumnValuesToNotBeNull(column="shard"),
+        gxe.ExpectColumnValuesToNotBeNull(column="expected_shard"),
+        gxe.ExpectColumnValuesToBeInSet(column="members", value_set=[_ALL_MEMBERS]),
+        gxe.ExpectColumnValuesToBeInSet(column="latent_dtype", value_set=["float16"]),
+        gxe.ExpectColumnValuesToBeBetween(column="nonfinite_values", min_value=0, max_value=0),
+        *(
+            gxe.ExpectColumnPairValuesToBeEqual(column_A=one, column_B=other, ignore_row_if="either_value_is_missing")
+            for one, other in EQUAL_COLUMNS
+        ),
+        gxe.ExpectColumnValuesToBeInSet(column="metadata_differences", value_set=[""]),
+    ]
+
+
+def _file_expectations() -> list[Any]:
+    """Return the expectations on the files that the dataset's digest covers."""
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectColumnValuesToBeUnique(column="file"),
+        gxe.ExpectColumnValuesToNotBeNull(column="sha256"),
+        gxe.ExpectColumnValuesToNotBeNull(column="recorded_sha256"),
+        gxe.ExpectColumnPairValuesToBeEqual(
+            column_A="sha256", column_B="recorded_sha256", ignore_row_if="either_value_is_missing"
+        ),
     ]
 
 
@@ -224,7 +263,7 @@ _STYLE = (
 _INDEX = {"class_name": "DefaultSiteIndexBuilder"}
 
 
-def _expectations(clip_frames: tuple[int, int], scores: Sequence[str]) -> list[Any]:
+def _manifest_expectations(clip_frames: tuple[int, int], scores: Sequence[str]) -> list[Any]:
     """Return the expectations on every manifest."""
     import great_expectations.expectations as gxe
 

@@ -12,7 +12,7 @@ import pytest
 
 from components.dataset.manifest import read_rows
 from components.dataset.shards import load_array, read_shard, write_shards
-from components.dataset.validate import file_facts, member_facts, validate
+from components.dataset.validate import EQUAL_COLUMNS, clip_facts, file_facts, validate
 
 
 @pytest.fixture
@@ -32,14 +32,18 @@ def rewritten(folder: Path, change: dict[str, object]) -> None:
     write_shards(folder / "shards", clips, 10_000)
 
 
-def odd_columns(folder: Path) -> set[str]:
-    facts = list(member_facts(folder, read_rows(folder / "manifest.parquet")))
-    return {name for fact in facts for name, value in fact.items() if value is False}
+def broken_columns(folder: Path) -> set[str]:
+    """Columns of the clips' facts that differ from what they should be."""
+    broken = set()
+    for fact in clip_facts(folder, read_rows(folder / "manifest.parquet")):
+        broken |= {column for column, expected in EQUAL_COLUMNS if fact[column] != fact[expected]}
+        broken |= {name for name in ("nonfinite_values", "metadata_differences") if fact[name]}
+    return broken
 
 
 def test_valid_dataset_passes(dataset: Path) -> None:
-    assert odd_columns(dataset) == set()
-    assert all(fact["recorded"] and fact["unchanged"] for fact in file_facts(dataset))
+    assert broken_columns(dataset) == set()
+    assert all(fact["sha256"] == fact["recorded_sha256"] for fact in file_facts(dataset))
 
 
 def test_great_expectations_logs_nothing(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -54,18 +58,18 @@ def test_broken_shard_members_are_named(copy: Path) -> None:
     latents = load_array(parts["latents.npy"]).copy()
     latents[0, 0, 0, 0] = np.nan
     for change, column in (
-        ({"latents": latents}, "latents"),
-        ({"latents": load_array(parts["latents.npy"])[:, 1:]}, "latents"),
-        ({"speak": np.zeros(7, np.int16)}, "audio"),
+        ({"latents": latents}, "nonfinite_values"),
+        ({"latents": load_array(parts["latents.npy"])[:, 1:]}, "latent_frames"),
+        ({"speak": np.zeros(7, np.int16)}, "speak_samples"),
         ({"references": np.zeros((9, 1, 1, 1), np.float16)}, "references"),
-        ({"json": {**json.loads(parts["json"]), "caption": "x"}}, "metadata"),
+        ({"json": {**json.loads(parts["json"]), "caption": "x"}}, "metadata_differences"),
     ):
         held = {name.removesuffix(".npy"): load_array(data) for name, data in parts.items() if name != "json"}
         rewritten(copy, {**held, "json": json.loads(parts["json"]), **change})
-        assert column in odd_columns(copy), clip
+        assert column in broken_columns(copy), clip
     rows = read_rows(copy / "manifest.parquet")
     described = json.loads((copy / "dataset.json").read_text())
-    with pytest.raises(ValueError, match=r"shards: .*column metadata; files: .*column unchanged"):
+    with pytest.raises(ValueError, match=r"shards: .*column metadata_differences; files: .*column_A sha256"):
         validate(rows, copy, tuple(described["clip_frames"]))
     assert (copy / "validation" / "index.html").exists()
 
@@ -73,11 +77,14 @@ def test_broken_shard_members_are_named(copy: Path) -> None:
 def test_missing_clips_and_files_are_named(copy: Path) -> None:
     path = sorted((copy / "shards").glob("*.tar"))[0]
     path.unlink()
-    assert "complete" in odd_columns(copy)
-    assert any(fact["recorded"] and not fact["unchanged"] for fact in file_facts(copy))
+    assert "shard" in broken_columns(copy)
+    assert any(fact["recorded_sha256"] and not fact["sha256"] for fact in file_facts(copy))
     with (copy / "shards" / "train-000009.tar").open("wb") as handle:
         handle.write(io.BytesIO(bytes(10240)).getvalue())
-    assert any(not fact["recorded"] for fact in file_facts(copy))
+    assert any(not fact["recorded_sha256"] for fact in file_facts(copy))
+    rows = read_rows(copy / "manifest.parquet")
+    with pytest.raises(ValueError, match=r"shards: .*not be null, column shard; files: .*null, column recorded_sha256"):
+        validate(rows, copy, tuple(json.loads((copy / "dataset.json").read_text())["clip_frames"]))
 
 
 def test_data_docs_open_from_disk_without_scripts_or_network(dataset: Path) -> None:
