@@ -1,5 +1,5 @@
-// Microphone samples to 24 kHz PCM16 packets of 40 ms. Runs on the audio thread; linear interpolation is enough for a
-// voice, and the usual case (the context itself runs at 24 kHz) is a plain copy.
+// Converts microphone samples to 24 kHz PCM16 packets of 40 ms. Runs on the audio thread; linear interpolation is good
+// enough for speech, and the usual case (the context itself runs at 24 kHz) is a plain copy.
 const RATE = 24000;
 const PACKET = 960;
 

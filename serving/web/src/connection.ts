@@ -1,8 +1,8 @@
-// One WebSocket that opens a session, resumes it after a loss, and gives up only when the server says so.
+// A WebSocket that opens a session, resumes it after a lost connection, and gives up only when the server ends it.
 
 import { pack, unpack, type ServerMessage } from "./protocol";
 
-interface Memory {
+interface StoredSession {
   session_id: string;
   resume_token: string;
   last_seq: number;
@@ -10,7 +10,7 @@ interface Memory {
 
 export type Link = "connecting" | "live" | "queued" | "lost" | "ended";
 
-const MEMORY_KEY = "lpm-session";
+const STORAGE_KEY = "lpm-session";
 const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 8000;
 const PING_MS = 15000;
@@ -20,7 +20,7 @@ export class Connection {
   onLink: (link: Link, detail: string) => void = () => {};
 
   private socket: WebSocket | null = null;
-  private memory: Memory | null = recall();
+  private stored: StoredSession | null = loadSession();
   private retries = 0;
   private ended = false;
   private events = 0;
@@ -38,14 +38,14 @@ export class Connection {
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onopen = () => {
-      const first = this.memory
-        ? { type: "session.resume", ...this.memory }
+      const first = this.stored
+        ? { type: "session.resume", ...this.stored }
         : { type: "session.open", protocol: 1, token: this.token };
       socket.send(JSON.stringify(first));
     };
     socket.onmessage = (event: MessageEvent<string | ArrayBuffer>) => {
       const { message, payload } = unpack(event.data);
-      this.note(message);
+      this.track(message);
       this.onMessage(message, payload);
     };
     socket.onclose = () => {
@@ -65,55 +65,55 @@ export class Connection {
 
   sendAudio(pcm: ArrayBuffer): boolean {
     const socket = this.socket;
-    // Live audio that cannot leave now is worthless later.
+    // Live audio that cannot be sent now is useless later.
     if (socket?.readyState !== WebSocket.OPEN || socket.bufferedAmount > 64 * 1024) return false;
     socket.send(pack({ type: "audio.append", role: "user" }, pcm));
     return true;
   }
 
-  private note(message: ServerMessage): void {
+  private track(message: ServerMessage): void {
     if (message.type === "session.ready" || message.type === "resumed") {
-      this.remember({ session_id: message.session_id, resume_token: message.resume_token, last_seq: message.seq });
+      this.store({ session_id: message.session_id, resume_token: message.resume_token, last_seq: message.seq });
       this.onLink("live", "");
     } else if (message.type === "session.queued") {
       this.onLink("queued", String(message.position));
     } else if (message.type === "replaced") {
       this.finish("This conversation continues in another window.");
     } else if (message.type === "error" && (message.code === "resume_failed" || message.code === "resync_required")) {
-      this.remember(null);
+      this.store(null);
       this.retries = 0;
     } else if (message.type === "error" && (message.code === "unauthorized" || message.code === "character_refused")) {
       this.finish(message.message);
     } else if (message.type === "closed") {
-      this.remember(null);
-    } else if (this.memory && message.seq > 0) {
-      this.memory.last_seq = message.seq;
+      this.store(null);
+    } else if (this.stored && message.seq > 0) {
+      this.stored.last_seq = message.seq;
       if (message.type === "media.chunk") this.retries = 0;
     }
   }
 
   private finish(reason: string): void {
     this.ended = true;
-    this.remember(null);
+    this.store(null);
     this.onLink("ended", reason);
   }
 
   private retry(): void {
-    if (this.memory) this.remember(this.memory);
-    const wait = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.retries) * (0.75 + Math.random() / 2);
+    if (this.stored) this.store(this.stored);
+    const delay = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.retries) * (0.75 + Math.random() / 2);
     if (this.retries > 0) this.onLink("lost", "");
     this.retries += 1;
-    window.setTimeout(() => this.start(), this.retries === 1 ? 50 : wait);
+    window.setTimeout(() => this.start(), this.retries === 1 ? 50 : delay);
   }
 
-  private remember(memory: Memory | null): void {
-    this.memory = memory;
-    if (memory) sessionStorage.setItem(MEMORY_KEY, JSON.stringify(memory));
-    else sessionStorage.removeItem(MEMORY_KEY);
+  private store(session: StoredSession | null): void {
+    this.stored = session;
+    if (session) sessionStorage.setItem(STORAGE_KEY, JSON.stringify(session));
+    else sessionStorage.removeItem(STORAGE_KEY);
   }
 }
 
-function recall(): Memory | null {
-  const stored = sessionStorage.getItem(MEMORY_KEY);
-  return stored ? (JSON.parse(stored) as Memory) : null;
+function loadSession(): StoredSession | null {
+  const stored = sessionStorage.getItem(STORAGE_KEY);
+  return stored ? (JSON.parse(stored) as StoredSession) : null;
 }

@@ -1,28 +1,28 @@
-// From the microphone to the picture: when was the audio sent that the picture now shown has heard?
+// Latency from microphone to video: when was the audio sent that the current frame reacts to?
 
-const KEEP = 512;
+const MAX_PACKETS = 512;
 
 export class LatencyMeter {
   private sent: { samples: number; at: number }[] = [];
   private total = 0;
   private smooth: number | null = null;
 
-  // The server counts what it received; a resumed or new session starts this count again.
+  // The server counts the samples it received; a resumed or new session restarts the count.
   reset(): void {
     this.sent = [];
     this.total = 0;
     this.smooth = null;
   }
 
-  noteSent(samples: number): void {
+  recordSent(samples: number): void {
     this.total += samples;
     this.sent.push({ samples: this.total, at: performance.now() });
-    if (this.sent.length > KEEP) this.sent.shift();
+    if (this.sent.length > MAX_PACKETS) this.sent.shift();
   }
 
-  // `heard`: user samples the chunk's model has passed; `untilShownMs`: until that chunk's end is on screen.
-  noteHeard(heard: number, untilShownMs: number): void {
-    const packet = this.sent.find((entry) => entry.samples >= heard);
+  // `consumed`: user samples that the model consumed by the chunk's end; `untilShownMs`: time until that end is on screen.
+  recordConsumed(consumed: number, untilShownMs: number): void {
+    const packet = this.sent.find((entry) => entry.samples >= consumed);
     if (!packet || performance.now() - packet.at > 5000) {
       this.smooth = null;
       return;

@@ -1,4 +1,4 @@
-// The page: a live character that listens to the microphone and speaks what is typed, both at the same time.
+// The page: a live character that listens to the microphone and speaks typed text, both at the same time.
 
 import { Connection } from "./connection";
 import { LatencyMeter } from "./latency";
@@ -8,7 +8,7 @@ import { RATE, type CharacterState, type ServerMessage } from "./protocol";
 
 function element<T extends HTMLElement>(id: string): T {
   const found = document.getElementById(id);
-  if (!found) throw new Error(`the page lacks #${id}`);
+  if (!found) throw new Error(`the page has no #${id}`);
   return found as T;
 }
 
@@ -28,7 +28,7 @@ const textBox = element<HTMLInputElement>("text");
 const voiceBox = element<HTMLSelectElement>("voice");
 const micButton = element<HTMLButtonElement>("mic");
 const stopButton = element<HTMLButtonElement>("interrupt");
-const soundButton = element<HTMLButtonElement>("sound");
+const audioButton = element<HTMLButtonElement>("audio");
 const banner = element("banner");
 const bannerAction = element<HTMLButtonElement>("banner-action");
 const caption = element("caption");
@@ -38,14 +38,14 @@ const connection = new Connection(sessionToken());
 const latency = new LatencyMeter();
 const spokenText = new Map<string, string>();
 const openSegments = new Set<string>();
-let soundChosen = false;
+let audioChosen = false;
 let computeRatio: number | null = null;
 let live = false;
 
 const microphone = new Microphone((pcm, peak) => {
   micButton.style.setProperty("--level", String(Math.min(1, peak * 1.6)));
   const samples = pcm.byteLength / 2;
-  if (live && connection.sendAudio(pcm)) latency.noteSent(samples);
+  if (live && connection.sendAudio(pcm)) latency.recordSent(samples);
 });
 
 function showBanner(text: string, action?: { label: string; run: () => void }): void {
@@ -67,17 +67,17 @@ function showState(state: CharacterState | "connecting" | "waiting"): void {
   element("state-text").textContent = state;
 }
 
-function showSound(): void {
-  soundButton.setAttribute("aria-pressed", String(player.soundOn));
-  element("sound-text").textContent = player.soundOn ? "Sound on" : "Tap for sound";
+function showMute(): void {
+  audioButton.setAttribute("aria-pressed", String(player.unmuted));
+  element("audio-text").textContent = player.unmuted ? "Audio on" : "Tap to unmute";
 }
 
-// The first deliberate act on the page may turn the sound on; after that the choice is the user's.
+// The first deliberate action on the page unmutes the voice; after that the choice is the user's.
 function firstGesture(): void {
-  if (soundChosen) return;
-  soundChosen = true;
-  player.setSound(true);
-  showSound();
+  if (audioChosen) return;
+  audioChosen = true;
+  player.setUnmuted(true);
+  showMute();
 }
 
 function showSegments(): void {
@@ -87,8 +87,8 @@ function showSegments(): void {
 
 function interrupt(): void {
   if (openSegments.size === 0) return;
-  player.hush();
-  window.setTimeout(() => player.unhush(), 2000);
+  player.silence();
+  window.setTimeout(() => player.endSilence(), 2000);
   connection.sendEvent({ type: "interrupt", reason: "user", played_samples: player.playedSamples });
 }
 
@@ -106,11 +106,11 @@ function onReady(message: Extract<ServerMessage, { type: "session.ready" }>): vo
 
 function onChunk(message: Extract<ServerMessage, { type: "media.chunk" }>, payload: Uint8Array<ArrayBuffer>): void {
   player.append(payload);
-  if (message.state !== "speaking") player.unhush(message.pts_samples);
+  if (message.state !== "speaking") player.endSilence(message.pts_samples);
   const ratio = message.compute_ms / ((message.duration_samples / RATE) * 1000);
   computeRatio = computeRatio === null ? ratio : computeRatio * 0.9 + ratio * 0.1;
   const endsAt = (message.pts_samples + message.duration_samples) / RATE;
-  if (microphone.on) latency.noteHeard(message.user_samples, Math.max(0, endsAt - video.currentTime) * 1000);
+  if (microphone.on) latency.recordConsumed(message.user_samples, Math.max(0, endsAt - video.currentTime) * 1000);
 }
 
 connection.onMessage = (message, payload) => {
@@ -145,7 +145,7 @@ connection.onMessage = (message, payload) => {
       showSegments();
       break;
     case "going_away":
-      showBanner("The server is restarting. The conversation reconnects by itself.");
+      showBanner("The server is restarting. The conversation will reconnect automatically.");
       break;
     case "error":
       hint(message.message);
@@ -165,12 +165,12 @@ connection.onLink = (link, detail) => {
     showState("connecting");
   } else if (link === "queued") {
     showState("waiting");
-    showBanner(`Another conversation is running. You are number ${detail} in the queue.`);
+    showBanner(`Another conversation is in progress. You are number ${detail} in the queue.`);
   } else if (link === "lost") {
-    showBanner("Connection lost. Reconnecting.");
+    showBanner("Connection lost. Reconnecting...");
   } else {
-    const again = { label: "Continue here", run: () => connection.start() };
-    showBanner(detail, again);
+    const resume = { label: "Continue here", run: () => connection.start() };
+    showBanner(detail, resume);
   }
 };
 
@@ -183,7 +183,7 @@ element<HTMLFormElement>("composer").addEventListener("submit", (event) => {
   spokenText.set(segment_id, text);
   connection.sendEvent({ type: "text.speak", text, voice: voiceBox.value || undefined, segment_id });
   textBox.value = "";
-  hint("Preparing the voice");
+  hint("Synthesizing speech...");
 });
 
 micButton.addEventListener("click", async () => {
@@ -192,7 +192,7 @@ micButton.addEventListener("click", async () => {
     await (microphone.on ? microphone.stop() : microphone.start());
     hint("");
   } catch (reason) {
-    hint(`The microphone cannot be used: ${reason instanceof Error ? reason.message : String(reason)}`);
+    hint(`Cannot use the microphone: ${reason instanceof Error ? reason.message : String(reason)}`);
   }
   micButton.setAttribute("aria-pressed", String(microphone.on));
   micButton.style.setProperty("--level", "0");
@@ -200,10 +200,10 @@ micButton.addEventListener("click", async () => {
 
 stopButton.addEventListener("click", interrupt);
 
-soundButton.addEventListener("click", () => {
-  soundChosen = true;
-  player.setSound(!player.soundOn);
-  showSound();
+audioButton.addEventListener("click", () => {
+  audioChosen = true;
+  player.setUnmuted(!player.unmuted);
+  showMute();
 });
 
 document.addEventListener("keydown", (event) => {
@@ -216,7 +216,7 @@ video.addEventListener("playing", () => {
   element("curtain").hidden = true;
 });
 
-// Figures: presented frames a second, delay, and the share of real time that the model needs.
+// Statistics: presented frames per second, latency, and the fraction of real time that the model needs.
 let frames = 0;
 let shownFrames = 0;
 let since = performance.now();
@@ -235,12 +235,12 @@ window.setInterval(() => {
   element("fps").textContent = `${((frames * 1000) / (now - since)).toFixed(0)} fps`;
   frames = 0;
   since = now;
-  const heard = microphone.on ? latency.milliseconds : null;
-  const shown = heard ?? player.lag * 1000;
+  const fromMicrophone = microphone.on ? latency.milliseconds : null;
+  const shown = fromMicrophone ?? player.lag * 1000;
   element("latency").textContent = `${Math.round(shown)} ms`;
-  element("latency").title = heard === null ? "picture behind the server" : "from microphone to picture";
+  element("latency").title = fromMicrophone === null ? "playback delay behind the server" : "from microphone to video";
   if (live && !video.paused) connection.send({ type: "playback.ack", played_samples: player.playedSamples });
-  if (computeRatio !== null) element("compute").textContent = `${Math.round(computeRatio * 100)} % of real time`;
+  if (computeRatio !== null) element("compute").textContent = `${Math.round(computeRatio * 100)}% of real time`;
 }, 1000);
 
 connection.start();

@@ -1,21 +1,21 @@
-// Media Source player that stays close to the live edge: small buffer, gentle speed changes, a jump when far behind.
+// Media Source player that stays close to the live edge: small buffer, gentle speed changes, a seek when far behind.
 
 import { RATE } from "./protocol";
 
 const MIN_TARGET_S = 0.28;
 const MAX_TARGET_S = 0.9;
-const JUMP_S = 0.6;
-const KEEP_S = 12;
+const SEEK_S = 0.6;
+const RETAIN_S = 12;
 
 export class Player {
   private source: MediaSource | null = null;
   private buffer: SourceBuffer | null = null;
   private queue: Uint8Array<ArrayBuffer>[] = [];
-  private jumpTo: number | null = null;
+  private seekTo: number | null = null;
   private target = MIN_TARGET_S;
   private lastStall = 0;
-  private hushed = false;
-  private voiceOn = false;
+  private silenced = false;
+  private audioOn = false;
 
   constructor(readonly video: HTMLVideoElement) {
     video.addEventListener("waiting", () => this.stalled());
@@ -25,10 +25,10 @@ export class Player {
     window.setInterval(() => this.steer(), 100);
   }
 
-  // A stream begins here, or begins again after a reconnect: playback jumps to `ptsSamples`.
+  // Starts a stream, or restarts it after a reconnect: playback seeks to `ptsSamples`.
   async begin(mime: string, init: Uint8Array<ArrayBuffer>, ptsSamples: number): Promise<void> {
     this.queue = [init];
-    this.jumpTo = ptsSamples / RATE;
+    this.seekTo = ptsSamples / RATE;
     if (this.buffer && this.source?.readyState === "open" && !this.video.error) {
       this.pump();
       return;
@@ -52,7 +52,7 @@ export class Player {
     this.pump();
   }
 
-  // Seconds of media between what is seen and what has arrived.
+  // Seconds of media between the playback position and the end of the buffer.
   get lag(): number {
     const end = this.end;
     return end === null ? 0 : Math.max(0, end - this.video.currentTime);
@@ -62,31 +62,31 @@ export class Player {
     return Math.max(0, Math.round(this.video.currentTime * RATE));
   }
 
-  get soundOn(): boolean {
-    return this.voiceOn;
+  get unmuted(): boolean {
+    return this.audioOn;
   }
 
-  setSound(on: boolean): void {
-    this.voiceOn = on;
-    this.applySound();
+  setUnmuted(on: boolean): void {
+    this.audioOn = on;
+    this.applyMute();
     this.play();
   }
 
-  // Silent at once, until the stream carries the interrupted state.
-  hush(): void {
-    this.hushed = true;
-    this.applySound();
+  // Mutes at once, until the stream itself is silent after an interruption.
+  silence(): void {
+    this.silenced = true;
+    this.applyMute();
   }
 
-  unhush(ptsSamples?: number): void {
-    if (!this.hushed) return;
-    this.hushed = false;
-    if (ptsSamples !== undefined) this.jumpTo = ptsSamples / RATE;
-    this.applySound();
+  endSilence(ptsSamples?: number): void {
+    if (!this.silenced) return;
+    this.silenced = false;
+    if (ptsSamples !== undefined) this.seekTo = ptsSamples / RATE;
+    this.applyMute();
   }
 
-  private applySound(): void {
-    this.video.muted = !this.voiceOn || this.hushed;
+  private applyMute(): void {
+    this.video.muted = !this.audioOn || this.silenced;
   }
 
   private get end(): number | null {
@@ -102,22 +102,22 @@ export class Player {
       buffer.appendBuffer(next);
       return;
     }
-    const stale = this.video.currentTime - KEEP_S;
-    if (buffer.buffered.length > 0 && stale - buffer.buffered.start(0) > KEEP_S) buffer.remove(0, stale);
+    const stale = this.video.currentTime - RETAIN_S;
+    if (buffer.buffered.length > 0 && stale - buffer.buffered.start(0) > RETAIN_S) buffer.remove(0, stale);
     this.steer();
   }
 
   private steer(): void {
     const end = this.end;
     if (end === null) return;
-    if (this.jumpTo !== null) {
-      if (end - this.jumpTo < this.target) return;
-      this.video.currentTime = this.jumpTo;
-      this.jumpTo = null;
+    if (this.seekTo !== null) {
+      if (end - this.seekTo < this.target) return;
+      this.video.currentTime = this.seekTo;
+      this.seekTo = null;
       this.play();
     }
     const ahead = end - this.video.currentTime;
-    if (ahead > this.target + JUMP_S) {
+    if (ahead > this.target + SEEK_S) {
       this.toEdge();
       return;
     }
@@ -127,7 +127,7 @@ export class Player {
   }
 
   private stalled(): void {
-    if (this.jumpTo !== null || this.end === null) return;
+    if (this.seekTo !== null || this.end === null) return;
     this.lastStall = performance.now();
     this.target = Math.min(MAX_TARGET_S, this.target + 0.06);
   }
@@ -140,10 +140,10 @@ export class Player {
 
   private play(): void {
     this.video.play().catch(() => {
-      // A browser that refuses sound before a gesture still plays the picture.
-      this.voiceOn = false;
-      this.applySound();
-      void this.video.play().catch((reason: unknown) => console.warn("playback waits for a gesture", reason));
+      // A browser that blocks audio before a gesture still plays muted video.
+      this.audioOn = false;
+      this.applyMute();
+      void this.video.play().catch((reason: unknown) => console.warn("playback needs a user gesture", reason));
     });
   }
 }

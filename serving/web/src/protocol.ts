@@ -1,4 +1,4 @@
-// The messages this page uses, and the binary framing: u32 little-endian header length, JSON header, payload.
+// The messages that this page uses, and the binary framing: u32 little-endian header length, JSON header, payload.
 
 export const RATE = 24000;
 export type CharacterState = "idle" | "listening" | "speaking" | "interrupting" | "draining";
