@@ -64,61 +64,65 @@ def _smooth(values: NDArray[np.float32], width: int = 5) -> NDArray[np.float32]:
     return np.convolve(padded, np.ones(width, np.float32) / width, mode="valid").astype(np.float32)
 
 
-def label_source(own: Analysis, partner: Analysis | None, config: StateConfig) -> SourceLabels:
+def label_source(analysis: Analysis, partner: Analysis | None, config: StateConfig) -> SourceLabels:
     """Label every person of a source, using the partner's camera if it can be aligned.
 
     Speaking itself is decided in `states.decide_speaking`.
     """
-    offset = None if partner is None else camera_offset(own.track, partner.track, config.max_camera_offset_s)
-    gaps = [gap_on_timeline(track, own.frames) for track in own.tracks]
+    offset = None if partner is None else camera_offset(analysis.track, partner.track, config.max_camera_offset_s)
+    gaps = [gap_on_timeline(track, analysis.frames) for track in analysis.tracks]
     if partner is None or offset is None:
-        return _labelled(own, _by_shot(own, gaps, config), None, 0, config)
+        return _labelled(analysis, _by_shot(analysis, gaps, config), None, 0, config)
     frames = round(offset / SAMPLES_PER_FRAME)
-    other_speech = shift_frames(partner.speech, frames, own.frames, 0.0)
-    speech = np.maximum(own.speech, other_speech)
-    other_db = shift_frames(partner.loudness, frames, own.frames, -80.0)
-    side = louder_microphone(own.loudness, other_db, speech, config.speech_threshold)
+    other_speech = shift_frames(partner.speech, frames, analysis.frames, 0.0)
+    speech = np.maximum(analysis.speech, other_speech)
+    other_db = shift_frames(partner.loudness, frames, analysis.frames, -80.0)
+    side = louder_microphone(analysis.loudness, other_db, speech, config.speech_threshold)
     theirs = gap_on_timeline(_main_track(partner), partner.frames)
-    theirs = shift_frames(theirs, frames, own.frames, float("nan"))
+    theirs = shift_frames(theirs, frames, analysis.frames, float("nan"))
     labels: list[Labels] = []
-    other = np.zeros(own.frames, np.uint8)
-    for shot, (start, stop) in enumerate(own.shots):
-        inside = [i for i, track in enumerate(own.tracks) if track.shot == shot]
+    other = np.zeros(analysis.frames, np.uint8)
+    for shot, (start, stop) in enumerate(analysis.shots):
+        inside = [i for i, track in enumerate(analysis.tracks) if track.shot == shot]
         people = [gaps[i][start:stop] for i in inside] + [theirs[start:stop]]
-        biggest = max(range(len(inside)), key=lambda n: own.tracks[inside[n]].face_px, default=None)
+        biggest = max(range(len(inside)), key=lambda n: analysis.tracks[inside[n]].face_px, default=None)
         pair = None if biggest is None else (biggest, len(inside))
         part = None if side is None else side[start:stop]
         found = label_people(speech[start:stop], people, config, loudness_side=part, pair=pair)
-        labels += [_clip_labels(found[n], own.tracks[i], start) for n, i in enumerate(inside)]
+        labels += [_clip_labels(found[n], analysis.tracks[i], start) for n, i in enumerate(inside)]
         other[start:stop] = found[-1].states
-    return _labelled(own, labels, other, offset, config)
+    return _labelled(analysis, labels, other, offset, config)
 
 
 def _labelled(
-    own: Analysis, labels: list[Labels], partner: NDArray[np.uint8] | None, offset_samples: int, config: StateConfig
+    analysis: Analysis,
+    labels: list[Labels],
+    partner: NDArray[np.uint8] | None,
+    offset_samples: int,
+    config: StateConfig,
 ) -> SourceLabels:
     """Return the labels with the partners and off-screen speech that follow from them."""
-    spoken = np.zeros(own.frames, bool) if partner is None else partner == SPEAK
-    for track, one in zip(own.tracks, labels, strict=True):
+    spoken = np.zeros(analysis.frames, bool) if partner is None else partner == SPEAK
+    for track, one in zip(analysis.tracks, labels, strict=True):
         spoken[track.start : track.stop] |= one.states == SPEAK
     return SourceLabels(
         labels=labels,
         partner=partner,
         offset_samples=offset_samples,
-        same_shot_partner=[_same_shot_partner(index, own.tracks, labels) for index in range(len(labels))],
-        offscreen=(own.speech > config.speech_threshold) & ~spoken,
+        same_shot_partner=[_same_shot_partner(index, analysis.tracks, labels) for index in range(len(labels))],
+        offscreen=(analysis.speech > config.speech_threshold) & ~spoken,
     )
 
 
-def estimate_av_offset(own: Analysis) -> Offset:
+def estimate_av_offset(analysis: Analysis) -> Offset:
     """Estimate by how many frames a source's audio is late, from the mouths of all its people."""
-    return find_av_offset([(track.start, track.column("gap")) for track in own.tracks], mel_bands(own.track))
+    return find_av_offset([(track.start, track.column("gap")) for track in analysis.tracks], mel_bands(analysis.track))
 
 
-def align_audio(own: Analysis, frames: int) -> Analysis:
+def align_audio(analysis: Analysis, frames: int) -> Analysis:
     """Return an analysis with audio that was `frames` late moved into sync."""
-    track = shift_audio(own.track, frames)
-    return dataclasses.replace(own, track=track, speech=speech_probability(track), loudness=loudness_db(track))
+    track = shift_audio(analysis.track, frames)
+    return dataclasses.replace(analysis, track=track, speech=speech_probability(track), loudness=loudness_db(track))
 
 
 def _same_shot_partner(index: int, tracks: list[Track], labels: list[Labels]) -> int | None:
@@ -141,15 +145,15 @@ def _main_track(analysis: Analysis) -> Track:
     return max(analysis.tracks, key=lambda track: len(track.values) * track.face_px)
 
 
-def _by_shot(own: Analysis, gaps: list[NDArray[np.float32]], config: StateConfig) -> list[Labels]:
+def _by_shot(analysis: Analysis, gaps: list[NDArray[np.float32]], config: StateConfig) -> list[Labels]:
     """Label a source without a partner's camera, shot by shot."""
     labels: list[Labels] = []
-    for shot, (start, stop) in enumerate(own.shots):
-        inside = [i for i, track in enumerate(own.tracks) if track.shot == shot]
-        found = label_people(own.speech[start:stop], [gaps[i][start:stop] for i in inside], config)
+    for shot, (start, stop) in enumerate(analysis.shots):
+        inside = [i for i, track in enumerate(analysis.tracks) if track.shot == shot]
+        found = label_people(analysis.speech[start:stop], [gaps[i][start:stop] for i in inside], config)
         for n, i in enumerate(inside):
-            track = own.tracks[i]
-            sync = sync_score(track.column("gap"), own.loudness[track.start : track.stop])
+            track = analysis.tracks[i]
+            sync = sync_score(track.column("gap"), analysis.loudness[track.start : track.stop])
             labels.append(discard_dubbed(_clip_labels(found[n], track, start), sync, config))
     return labels
 
