@@ -107,7 +107,7 @@ def _channel_max(image: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2]))
 
 
-def _inset_edges(frames: NDArray[np.uint8], axis: int) -> NDArray[np.bool_]:
+def inset_edges(frames: NDArray[np.uint8], axis: int) -> NDArray[np.bool_]:
     """Return where three in four of the frames [n, H, W, 3] have an inset's edge along an axis: bool [H, W]."""
     import cv2
 
@@ -195,7 +195,7 @@ def insets(frames: NDArray[np.uint8], spread: NDArray[np.float32]) -> list[Box]:
         frames: frames of a window [n, H, W, 3].
         spread: standard deviation over time [H, W].
     """
-    upright, level = _inset_edges(frames, 1), _inset_edges(frames, 0)
+    upright, level = inset_edges(frames, 1), inset_edges(frames, 0)
     height, width = spread.shape
     moves = max(_MOVES, _STANDS_OUT * float(np.median(spread)))
     tall = slice(*(round(fraction * height) for fraction in _INSET_SIDE))

@@ -44,13 +44,17 @@ def accuracy(analysis: Analysis, partner: Analysis | None, conversation: Path, c
     return float((states[: len(truth)] == truth[: len(states)]).mean())
 
 
-def test_label_source_accuracy_with_two_cameras(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
+def test_label_source_accuracy_with_two_cameras(
+    analyses: list[Analysis], conversation: Path, config: CurationConfig
+) -> None:
     a, b = analyses
     assert accuracy(a, b, conversation, config) > 0.9
     assert accuracy(b, a, conversation, config) > 0.9
 
 
-def test_label_source_accuracy_with_one_camera(analyses: list[Analysis], conversation: Path, config: CurationConfig) -> None:
+def test_label_source_accuracy_with_one_camera(
+    analyses: list[Analysis], conversation: Path, config: CurationConfig
+) -> None:
     for analysis in analyses:
         assert accuracy(analysis, None, conversation, config) > 0.88
 
@@ -134,7 +138,9 @@ def test_unanswered_voice_is_offscreen_speech(analyses: list[Analysis], config: 
     offscreen = offscreen_speech(0, own, labelled, IntervalConfig(answer_s=1.0))
     start = own.tracks[0].start
     assert np.flatnonzero(~offscreen).tolist() == list(range(start + 76, start + 144))
-    assert reject_reasons({"offscreen_voice_ratio": 0.8}, Thresholds.profile("sft")) == ["offscreen_voice_ratio_above_max"]
+    assert reject_reasons({"offscreen_voice_ratio": 0.8}, Thresholds.profile("sft")) == [
+        "offscreen_voice_ratio_above_max"
+    ]
     assert reject_reasons({"offscreen_voice_ratio": 1.0}, Thresholds.profile("tiny")) == []
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from components.curate.config import StateConfig
 from components.curate.labels.states import (
+    decide_speaking,
     discard_dubbed,
     extend_listening,
     gate_audio,
@@ -50,6 +51,14 @@ def test_voice_and_mouth_decide_the_state(sound: str, mouth: str, expected: int)
     (labels,) = label_people(heard, [gap], CONFIG)
     assert (labels.states == expected).mean() > 0.95
     assert labels.confidence.mean() > 0.8
+
+
+def test_decide_speaking_assigns_a_voice_without_moving_mouth_to_somebody_off_screen() -> None:
+    speaking = decide_speaking(speech(0, FRAMES), [STILL, talking(72, FRAMES)], CONFIG)
+    assert not speaking.people[0].any()
+    assert speaking.people[1][80:].all()
+    assert speaking.offscreen[:64].all()
+    np.testing.assert_allclose(speaking.posterior.sum(axis=1), 1.0)
 
 
 def test_discard_dubbed_drops_speech_out_of_sync() -> None:

@@ -12,7 +12,7 @@ from components.curate.labels.speech import loudness_db
 from components.curate.scorers import COLUMNS, SCORERS, describe_scorers, make_scorers
 from components.curate.scorers.audio import music_ratio
 from components.curate.scorers.camera import Camera
-from components.curate.scorers.overlay import _inset_edges, insets, logos, temporal_spread
+from components.curate.scorers.overlay import inset_edges, insets, logos, temporal_spread
 from components.curate.scorers.speech_quality import SpeechQuality, opinions
 from components.curate.scorers.sync import correlations, offset_of
 from components.curate.video.decode import audio_track, video_frames
@@ -107,7 +107,7 @@ def test_temporal_spread_and_inset_edges_match_numpy(count: int) -> None:
         slopes = np.abs(np.gradient(film.astype(np.float64), axis=1 + axis)).max(axis=3)
         steep = np.percentile(slopes, 25, axis=0) > 2.5
         assert 0.1 < steep.mean() < 0.95
-        assert np.array_equal(_inset_edges(film, axis), steep)
+        assert np.array_equal(inset_edges(film, axis), steep)
 
 
 def test_music_ratio_counts_held_tones_but_not_glides_or_noise() -> None:
