@@ -67,5 +67,5 @@ def test_dataset_without_consented_people_logs_a_warning(model: Path, caplog: py
     dataset = model.parent / "dataset"
     with caplog.at_level(logging.WARNING):
         assert write_characters(dataset, model) == []
-    assert "shows nobody with a consent_ref" in caplog.text
+    assert "has no clip of a person with a consent_ref" in caplog.text
     assert list_characters(model) == []

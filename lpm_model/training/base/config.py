@@ -179,7 +179,9 @@ class BaseTraining:
                 f"the {self.model.heads} heads"
             )
         if self.preference.conditions and self.scale.world > 1:
-            raise ValueError("preference tuning runs in one process: set scale.processes=1 and scale.nodes=1")
+            raise ValueError(
+                "preference tuning runs in one process: set train.scale.processes=1 and train.scale.nodes=1"
+            )
         if any(length < 2 for length in self.shorter_latents):
             raise ValueError(f"shorter_latents are {list(self.shorter_latents)}: each must be at least 2")
         for name, allowed in (("voices", VOICES), ("states", tuple(STATES))):

@@ -27,7 +27,9 @@ class OdeStage:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.ema_decay < 1:
-            raise ValueError("the ODE stage needs steps of at least 0 and ema_decay in [0, 1)")
+            raise ValueError(
+                f"steps is {self.steps}, ema_decay {self.ema_decay}: use steps of at least 0 and ema_decay in [0, 1)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +44,7 @@ class DmdStage:
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.critic_steps < 1:
-            raise ValueError("a DMD stage needs steps of at least 0 and critic_steps of at least 1")
+            raise ValueError(f"steps is {self.steps}, critic_steps {self.critic_steps}: use at least 0 and at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +150,9 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if self.trajectories < self.batch:
-            raise ValueError(f"{self.trajectories} trajectories do not fill a batch of {self.batch}: lower batch")
+            raise ValueError(
+                f"trajectories is {self.trajectories}: that does not fill a batch of {self.batch}; lower batch"
+            )
         if self.refiner.steps and not self.online.refiner_sigma:
             raise ValueError("distill.refiner.steps trains a refiner: set online.refiner_sigma, such as 0.3")
         if self.scale.sequence_parallel > 1 or self.batch % self.scale.world:

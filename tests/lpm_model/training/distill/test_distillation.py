@@ -146,9 +146,9 @@ def test_invalid_distillation_settings_are_rejected() -> None:
         Distillation(trajectories=4)
     with pytest.raises(ValueError, match=r"set online\.refiner_sigma"):
         Distillation(refiner=OnPolicyStage(steps=1))
-    with pytest.raises(ValueError, match="3 processes share out a batch of 8"):
+    with pytest.raises(ValueError, match="3 processes divide a batch of 8"):
         Distillation(scale=Scale(processes=3))
-    with pytest.raises(ValueError, match="critic_steps of at least 1"):
+    with pytest.raises(ValueError, match="critic_steps 0: use at least 0 and at least 1"):
         DmdStage(critic_steps=0)
     with pytest.raises(ValueError, match="steps of at least 0 and ema_decay"):
         OdeStage(steps=-1)

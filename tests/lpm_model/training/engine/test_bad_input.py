@@ -68,12 +68,12 @@ def test_truncated_weights_error_names_file_and_remedy(place: Path, tmp_path: Pa
 
 def test_weight_shape_mismatch_error_names_both_shapes(place: Path, tmp_path: Path) -> None:
     wider = replace(tiny.MODEL, ffn_width=64)
-    remedy = r"has shape \(48,\), train\.model wants \(64,\): take the shape from its config\.json"
+    remedy = r"has shape \(48,\), train\.model needs \(64,\): take the shape from its config\.json"
     with pytest.raises(ValueError, match=remedy):
         train_base(place / "dataset", tmp_path / "next", settings(place, model=wider, init_from=str(place / "base")))
     train_base(place / "dataset", tmp_path / "wide", settings(place, model=wider))
     mixed = shutil.copytree(place / "base", tmp_path / "mixed")
     shutil.copyfile(tmp_path / "wide" / "model.safetensors", mixed / "model.safetensors")
-    remedy = r"mixed/model\.safetensors: .* has shape .*the config wants .*; take the weights and config\.json from"
+    remedy = r"mixed/model\.safetensors: .* has shape .*the config needs .*; take the weights and config\.json from"
     with pytest.raises(ValueError, match=remedy):
         load_base(mixed, torch.float32)
