@@ -1,4 +1,4 @@
-"""The distill step around a true distillation of one step a stage."""
+"""The distill step with a real distillation of one step per stage."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_datase
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    """A teacher of one step."""
+    """A teacher trained for one step."""
     place = tmp_path_factory.mktemp("distill")
     shutil.copy(empty_database, place / "mlflow.db")
     make_dataset(place / "dataset", make_autoencoder(place / "autoencoder"))

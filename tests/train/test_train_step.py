@@ -1,4 +1,4 @@
-"""The train step around a true training of two steps: provenance, MLflow, resume only of the same."""
+"""The train step with a real training of two steps: provenance, MLflow, resuming."""
 
 import shutil
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.lpm_model.training.corpus import MODEL, make_autoencoder, make_datase
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    """A trained model with everything around it."""
+    """A trained model with its MLflow run."""
     place = tmp_path_factory.mktemp("train")
     shutil.copy(empty_database, place / "mlflow.db")
     make_dataset(place / "dataset", make_autoencoder(place / "autoencoder"))

@@ -1,4 +1,4 @@
-"""The TrainJob is strictly valid, says what the config says, and refuses what would fail in the cluster."""
+"""The TrainJob is strictly valid, reflects the config, and rejects what would fail in the cluster."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the processes of a test do: functions of a module, since they start in other interpreters."""
+"""Functions that the processes of a test run; in a module, since they start in other interpreters."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +32,11 @@ SETTINGS = BaseTraining(
 ADAPTED = replace(SETTINGS, lora=Lora(rank=2), steps=2)
 DATA, SEQUENCE = Scale(processes=2), Scale(processes=2, sequence_parallel=2)
 HALF = 4
-"""Batches after which the first state is saved."""
+"""Batches before the first checkpoint."""
 
 
 class Recorder(Callback):
-    """Keeps the gradients of the first optimizer step."""
+    """Records the gradients of the first optimizer step."""
 
     def __init__(self) -> None:
         self.gradients: dict[str, Tensor] = {}
@@ -71,7 +71,7 @@ def fit(
         kind: of the module.
 
     Returns:
-        `losses`, under `gradient.` those of the first step, under `weight.` and `average.` how far these have come.
+        `losses`, under `gradient.` those of the first step, under `weight.` and `ema.` how far these have come.
     """
     torch.manual_seed(0)
     base = base_training.build_model(settings, load_autoencoder(place / "autoencoder"), tiny.SIZE_PX, mesh)
@@ -91,14 +91,14 @@ def fit(
     parts = {
         "gradient": recorder.gradients,
         "weight": {name: value - begin[name] for name, value in full_weights(module.dit).items()},
-        "average": {name: value - begin[name] for name, value in full_weights(module.ema.module).items()},
+        "ema": {name: value - begin[name] for name, value in full_weights(module.ema.module).items()},
     }
     found = {f"{part}.{name}": value.contiguous() for part, of in parts.items() for name, value in of.items()}
     return {"losses": torch.tensor(history.losses), **found}
 
 
 class Failing(BaseModule):
-    """In the middle of a training the second process fails, while the first one waits for its weights."""
+    """Fails in the second process in the middle of a training, while the first one waits for its weights."""
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         if self.mesh.rank == 1 and index == 1:
@@ -107,7 +107,7 @@ class Failing(BaseModule):
 
 
 def measure(place: Path) -> None:
-    """Every case that takes two processes; the first one writes what it found into a file for each. The end fails."""
+    """Run every case of two processes; the main one writes the results of each to a file. The last case fails."""
     torch.set_num_threads(1)
     with join_processes(DATA) as joint:
         shared = Mesh(SEQUENCE, joint.rank)

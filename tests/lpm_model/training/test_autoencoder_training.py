@@ -1,4 +1,4 @@
-"""Training of the tiny autoencoder: it learns, resumes, and its optimizer is Muon seen from the kernels."""
+"""Training of the tiny autoencoder: PSNR, resuming, and Muon on convolution kernels."""
 
 import math
 from dataclasses import replace

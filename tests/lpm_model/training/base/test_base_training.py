@@ -1,4 +1,4 @@
-"""Training of Base LPM: draws, data, resuming, roles, refusals."""
+"""Training of Base LPM: noise levels, data, resuming, gradients, rejected inputs."""
 
 import json
 import math
@@ -54,7 +54,7 @@ def base(encoder: Path) -> BaseModel:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, dataset: Path, encoder: Path) -> Path:
-    """Six steps in one go."""
+    """Six steps without interruption."""
     folder = tmp_path_factory.mktemp("base")
     train_base(dataset, folder, with_encoder(encoder))
     return folder
@@ -114,7 +114,7 @@ def test_batch_depends_only_on_seed_and_step(dataset: Path, base: BaseModel) -> 
 
 
 def test_window_audio_is_aligned_with_its_latents(base: BaseModel) -> None:
-    """Latents count upwards, and so does the loudness of the voice: both cuts have to agree."""
+    """Latents count upwards, and so does the loudness of the audio: both have to be cut at the same place."""
     count = 8
     latents = np.broadcast_to(np.arange(count, dtype=np.float16)[None, :, None, None], (16, count, 4, 4))
     steps = np.repeat(np.arange(1, count), 4000)
@@ -189,7 +189,7 @@ def test_model_folder_is_complete(trained: Path) -> None:
 
 
 def test_training_overfits_one_clip(base: BaseModel) -> None:
-    """To less than 2 % of the loss at the start, with both optimizers of the training."""
+    """To less than 2 % of the initial loss, with both optimizers of the training."""
     members = tiny.clip_members(0, latents=4)
     clip = Clip("c", members["latents.npy"], members["references.npy"], ("global",), members["speak.npy"],
                 members["listen.npy"], "x", np.ones(12, np.uint8))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The stages of training as configs: each runs, teaches what it says, and draws the windows that it wants."""
+"""Training stages as configs: trainable parameters, sampled windows, accumulation, preference tuning."""
 
 import math
 import re
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, encoder: Path, dataset: Path) -> Path:
-    """A model that the stages start from."""
+    """A model that the stages are initialised from."""
     folder = tmp_path_factory.mktemp("first")
     train_base(dataset, folder, BaseTraining(**SMALL, autoencoder=str(encoder)))
     return folder
@@ -141,7 +141,7 @@ def test_invalid_training_settings_name_the_choices() -> None:
 def test_gradient_accumulation_equals_one_batch(
     encoder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every batch given twice, at half its weight each, teaches what it teaches once."""
+    """Every batch twice, at half its weight, gives the same step as once."""
     plain = ClipBatches.make
     settings = BaseTraining(**SMALL, autoencoder=str(encoder), condition_dropout=0.0)
     train_base(dataset, tmp_path / "once", settings)
@@ -227,7 +227,7 @@ def test_preference_loss_closed_form() -> None:
 
 def test_preference_tuning_lowers_preference_loss(first: Path, encoder: Path, dataset: Path, tmp_path: Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """With flow matching off, the preference itself falls below its start, log 2."""
+    """Without flow matching, the preference loss falls below its initial value, log 2."""
     losses: list[float] = []
     plain = BaseModule.training_step
 

@@ -1,4 +1,4 @@
-"""Validation on people held out: what a voice is worth, its interval, videos, and that training goes on as without."""
+"""Validation on held-out people: conditioning gap, bootstrap interval, videos, no effect on training."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
-    """Clips whose picture is bright wherever the own voice is loud, and knows nothing of the other's."""
+    """Clips whose frames are bright while the person's own audio is loud and independent of the partner's audio."""
     folder = tmp_path_factory.mktemp("spoken")
 
     def clips() -> object:
@@ -173,7 +173,7 @@ def test_validation_does_not_change_training_and_held_out_clips_are_not_trained_
 def test_killed_run_has_same_validation_metrics(
     steps: int, dataset: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed before the last step, and after it but before the model was written."""
+    """Killed before the last step, and after it but before the model folder is written."""
     settings = with_encoder(encoder)
     whole = train_base(dataset, tmp_path / "whole", settings)
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What one of several processes does in a distillation, noted step by step."""
+"""The work of one of several processes in a distillation, recorded step by step."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from lpm_model.training.distill.train import distill_online
 
 
 def distill_and_note(base: Path, dataset: Path, folder: Path, settings: Distillation) -> dict[str, float]:
-    """Distil, and leave `notes-RANK.json`: weights after each step, exits, and the data seen."""
+    """Distil, and write `notes-RANK.json`: weights after each step, exit indices, data."""
     notes: dict[str, list[Any]] = {"weights": [], "exits": [], "data": []}
     learn, draw_exit_index = StageModule.step_optimizer, rollout_samplers.draw_exit_index
 

@@ -1,4 +1,4 @@
-"""The guard: what it measures, what it keeps, and how it ends a stage."""
+"""The collapse monitor: validation distance, best step, collapse; and the EMA."""
 
 import json
 import logging

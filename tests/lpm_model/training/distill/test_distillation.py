@@ -1,4 +1,4 @@
-"""The whole distillation: stages in their order, resuming to the same bytes, LoRA, several processes."""
+"""The whole distillation: stages, resuming to the same bytes, LoRA, several processes."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""StreamingSampler long tuning: a roll-out that goes on, and what changes on its way."""
+"""Streaming long tuning: a rollout that continues from step to step, and switches of its conditions."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.lpm_model.training.distill.conftest import UNMONITORED
 
 
 class Given(Noise):
-    """Draws what it was given."""
+    """Returns the given noise."""
 
     def __init__(self, drawn: list[Tensor]) -> None:
         super().__init__(tuple(drawn[0].shape))

@@ -1,4 +1,4 @@
-"""Distribution matching: who gets gradients, what is looked at, and that memory does not follow a roll-out's length."""
+"""Distribution matching: gradients by role, rollout spans, memory independent of the rollout's length."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,7 +177,7 @@ def test_refiner_starts_from_detached_student_rollout(make_roles: MakeRoles, mak
 
 @contextmanager
 def saved_bytes() -> Iterator[dict[int, int]]:
-    """Storage of what autograd saves for the backward pass."""
+    """Measure the storage that autograd saves for the backward pass."""
     held: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is wrong with an input is said in one line that names the thing and what to do."""
+"""Errors about bad inputs are one line that names the file and the remedy."""
 
 import shutil
 from dataclasses import replace

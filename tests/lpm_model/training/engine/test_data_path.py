@@ -1,4 +1,4 @@
-"""Clips from shards: bounded memory, buckets, ranks, workers, people held out."""
+"""Clips from shards: bounded memory, buckets, ranks, workers, held-out people."""
 
 import json
 import subprocess
@@ -114,7 +114,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
 def test_reading_a_large_dataset_stays_within_cache_limit(tmp_path: Path) -> None:
-    """80 MB of clips of 1 MB each are read twice within the bound of 4 MB and what one read needs."""
+    """80 MB of clips of 1 MB each are read twice within a cache of 4 MB and the buffers of one read."""
     ones = {"latents": np.ones((16, 20, 32, 32), np.float16), "references": np.ones((1, 16, 32, 32), np.float16),
             "speak": np.ones(76000, np.int16), "listen": np.ones(76000, np.int16),
             "json": {"caption": "", "reference_kinds": ["global"]}}  # fmt: skip

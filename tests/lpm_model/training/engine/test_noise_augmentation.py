@@ -1,4 +1,4 @@
-"""Sounds under the voices: bounded, within their levels, repeatable, and only where they are asked for."""
+"""Audio noise augmentation: bounded, within its levels, deterministic, with the requested probability."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A training that was killed goes on with the same losses and in the same memory."""
+"""A killed training resumes with the same losses and the same peak memory."""
 
 import json
 import signal
@@ -51,7 +51,7 @@ report()
 
 @pytest.mark.slow
 def test_resumed_run_has_losses_and_memory_of_unbroken_run(tmp_path: Path) -> None:
-    """Killed at the seventh of ten batches; it goes on from the fourth, the last that was saved."""
+    """Killed at the seventh of ten batches, it resumes from the fourth, the last checkpoint."""
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     dataset = tiny.write_dataset(tmp_path / "dataset", encoder)
 
@@ -92,7 +92,7 @@ def test_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
 
 
 class _Stopped:
-    """A bar whose user presses Ctrl-C."""
+    """A progress bar whose user presses Ctrl-C."""
 
     def track(self, items: Iterable[Any], description: str, total: int | None = None, done: int = 0) -> Iterator[Any]:
         for number, item in enumerate(items):
@@ -102,7 +102,7 @@ class _Stopped:
 
 
 def test_keyboard_interrupt_propagates_and_run_resumes(tmp_path: Path) -> None:
-    """Lightning ends the process by itself, and the command could not say how to go on."""
+    """Lightning alone would exit the process, and the command could not print how to resume."""
     encoder = tiny.write_autoencoder(tmp_path / "autoencoder")
     dataset = tiny.write_dataset(tmp_path / "dataset", encoder)
     settings = BaseTraining(

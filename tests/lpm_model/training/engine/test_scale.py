@@ -1,4 +1,4 @@
-"""Two processes give what one gives: losses, gradients, steps, states. They meet at 127.0.0.1 through gloo."""
+"""Two processes (gloo on 127.0.0.1) equal one: losses, gradients, optimizer steps, checkpoints."""
 
 import json
 import os
@@ -38,14 +38,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(place: Path) -> Found:
-    """One process; its state of half way stays for the others."""
+    """Train in one process; its checkpoint of half way is for the tests of resuming."""
     fit(place, SETTINGS, place / "alone", batches=HALF)
     return fit(place, SETTINGS, place / "whole")
 
 
 @pytest.fixture(scope="module")
 def several(place: Path, alone: Found) -> dict[str, Found]:
-    """Two processes, of which at last one fails: that ends the other, soon, and is what the caller hears."""
+    """Train in two processes; in the last run one fails, which stops the other and reaches the caller as its error."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
         with pytest.raises(ValueError, match="the disk is full: make room"):
@@ -85,12 +85,12 @@ def test_two_process_losses_and_gradients_equal_one_process(case: str, alone: Fo
 
 
 def test_two_process_optimizer_steps_equal_one_process(alone: Found, several: dict[str, Found]) -> None:
-    for name in ("weight", "average"):
+    for name in ("weight", "ema"):
         assert strayed(several["sequence"], alone, name) < 2e-2
 
 
 def test_two_processes_resume_from_checkpoint_of_one(alone: Found, several: dict[str, Found]) -> None:
-    for name in ("weight", "average"):
+    for name in ("weight", "ema"):
         assert strayed(several["resumed"], alone, name) < 2e-2
     assert len(several["resumed"]["losses"]) == HALF + HALF // 2
 
@@ -103,7 +103,7 @@ def test_one_process_resumes_from_checkpoint_of_two(place: Path, alone: Found, s
     assert all(name.endswith(".safetensors") for name in files)
     resumed = fit(place, SETTINGS, state)
     assert len(resumed["losses"]) == HALF // 2 + HALF
-    for name in ("weight", "average"):
+    for name in ("weight", "ema"):
         assert strayed(resumed, alone, name) < 2e-2
 
 
@@ -121,7 +121,7 @@ def test_launch_returns_result_of_main_process() -> None:
 def test_torchrun_entry_point_trains_and_leaves_no_checkpoint(
     place: Path, empty_database: Path, tmp_path: Path
 ) -> None:
-    """torchrun on the worker, as in every pod: one model folder, one MLflow run, no state left."""
+    """Run the entry point under torchrun, as in every pod: one model folder, one MLflow run, no checkpoint left."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     config = TrainConfig(
         **{name: getattr(SETTINGS, name) for name in to_mapping(SETTINGS) if name not in ("scale", "precision")}

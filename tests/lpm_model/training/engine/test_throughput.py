@@ -1,4 +1,4 @@
-"""Speed figures: products counted by the model's own formula, the device's rate as the limit."""
+"""Throughput metrics: FLOPs by the model's own formula, relative to the measured matmul rate."""
 
 from pathlib import Path
 from typing import Any
