@@ -94,9 +94,7 @@ def fetched(target: str, uri: str = "") -> Iterator[Path]:
     place = tracking_uri(uri)
     file = database_file(place)
     if file is not None and not file.is_file():
-        raise ValueError(
-            f"{target} cannot be read: {file} is missing; change to its folder, or give --tracking-uri"
-        )
+        raise ValueError(f"{target} cannot be read: {file} is missing; change to its folder, or give --tracking-uri")
     mlflow_client = client(uri)
     name, _, alias = target.removeprefix("models:/").partition("@")
     try:

@@ -25,8 +25,8 @@ def videos(tmp_path: Path) -> Path:
         stream.width = stream.height = 128
         stream.pix_fmt = "yuv420p"
         for i in range(48):
-            picture = np.full((128, 128, 3), 5 * i % 256, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = np.full((128, 128, 3), 5 * i % 256, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     (folder / "broken.mp4").write_bytes(b"not a video")
     (folder / "consent.yaml").write_text("licence: CC0-1.0\nconsent_ref: nobody is shown\n")

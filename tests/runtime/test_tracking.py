@@ -1,4 +1,4 @@
-"""MLflow in a SQLite file that several commands share."""
+"""MLflow in a SQLite file shared by several commands."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +16,7 @@ def _record(config: TrackingConfig) -> str:
 
 
 @pytest.mark.slow
-def test_two_commands_may_start_at_once_where_nothing_is_yet(tmp_path: Path) -> None:
+def test_two_commands_can_create_the_database_concurrently(tmp_path: Path) -> None:
     config = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", experiment="both")
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = set(pool.map(_record, [config, config]))
