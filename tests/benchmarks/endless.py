@@ -26,7 +26,7 @@ from components.evaluate.metrics.stability import sink_peak
 from components.runtime.progress import RichProgress
 from lpm_model.config import LATENT_FPS, SAMPLES_PER_LATENT, VIDEO_FPS
 from lpm_model.online import OnlineModel, load_online
-from serving.drift import DriftMeter, likeness
+from serving.drift import DriftMeter, thumbnails
 from serving.talk import ArraySource, stream
 from tests.benchmarks._lpm_bench import LATEST
 
@@ -80,7 +80,7 @@ def measure(call: Iterable[np.ndarray], chunk_latents: int, minutes: int) -> dic
         drifts += minute.add(frames)
         closed = window.add(frames)
         windows, frozen = windows + len(closed), frozen + sum(one.frozen for one in closed)
-        embeddings = likeness(frames[-before % EVERY :: EVERY])
+        embeddings = thumbnails(frames[-before % EVERY :: EVERY])
         first = embeddings[:1] if first is None else first
         scale = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(first)
         similar.append((embeddings @ first[0]) / np.maximum(scale, 1e-12))
