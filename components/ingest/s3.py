@@ -41,7 +41,7 @@ def download(address: str, folder: Path, config: IngestConfig, progress: Progres
     folder.mkdir(parents=True, exist_ok=True)
     try:
         client = _client()
-        wanted, rejected, ignored = _select(
+        wanted, rejected, ignored = select_objects(
             client.list_objects(bucket_name=bucket, prefix=prefix, recursive=True), prefix, config
         )
         for entry, path in progress.track(wanted, "download"):
@@ -68,10 +68,19 @@ def _client() -> Any:
     )
 
 
-def _select(
+def select_objects(
     objects: Any, prefix: str, config: IngestConfig
 ) -> tuple[list[tuple[Any, PurePosixPath]], list[tuple[str, str]], int]:
-    """Split objects into those to download with their target path, rejected ones, and the number of ignored ones."""
+    """Decide which listed objects to download.
+
+    Args:
+        objects: entries of a bucket listing.
+        prefix: the source's prefix.
+        config: file types and limits.
+
+    Returns:
+        Objects to download with their target path, rejected objects as (key, reason), the number of ignored objects.
+    """
     wanted: list[tuple[Any, PurePosixPath]] = []
     rejected: list[tuple[str, str]] = []
     videos = ignored = 0

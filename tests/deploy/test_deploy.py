@@ -121,7 +121,7 @@ def test_lineage_of_registered_model(
     assert version.tags["sources"] == "1"
     with pytest.raises(ValueError, match="is not registered"):
         chain_of("models:/lpm-online@nobody", config.tracking.uri)
-    with pytest.raises(ValueError, match=r"none\.db does not exist"):
+    with pytest.raises(ValueError, match=r"none\.db is missing"):
         chain_of("models:/lpm-online@champion", f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
 

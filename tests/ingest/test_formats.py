@@ -91,7 +91,7 @@ def test_s3_objects_are_rejected_for_the_same_reasons() -> None:
             self.object_name = name
 
     entries: list[Any] = [Entry(f"raw/{name}") for name in ("a.mp4", "a.mp4.yaml", "b.wmv", "c.wav", "d.txt")]
-    wanted, rejected, ignored = s3._select(entries, "raw", IngestConfig())
+    wanted, rejected, ignored = s3.select_objects(entries, "raw", IngestConfig())
     assert [str(path) for _, path in wanted] == ["a.mp4", "a.mp4.yaml"]
     assert rejected == [(f"raw/{name}", rejection_reason(name, DEMUXERS)) for name in ("b.wmv", "c.wav")]
     assert ignored == 1
