@@ -119,7 +119,8 @@ def test_config_prints_the_composed_values(capsys: pytest.CaptureFixture[str]) -
     _, every, _ = outcome(capsys, "config", "--all", "data.source=here")
     assert "source: here" in every
     assert "    # Number of GPUs.\n    gpus: 0\n" in every
-    assert "gpus" not in out
+    assert "gpu_resource: nvidia.com/gpu" in every
+    assert "gpu_resource" not in out
 
 
 def test_curate_names_the_command_that_prints_every_profiles_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
