@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.runtime.steps import STEPS
-from lpm_model.config import help_texts
+from lpm_model.config import ModelConfig, help_texts
+from lpm_model.training.base.config import BaseTraining
 from pipelines.config import CONF, SHARED, RootConfig, annotated_yaml, groups, load_config, to_plain
 from tests.contract.project import ROOT
 
@@ -34,9 +34,16 @@ def test_the_profiles_are_the_three() -> None:
     assert groups()["profile"] == ["17b", "small", "tiny"]
 
 
-def test_tiny_is_the_default_and_only_default_values() -> None:
+def test_tiny_is_the_default_profile() -> None:
+    assert load_config() == load_config(["profile=tiny"])
     assert load_config().profile == "tiny"
-    assert all(getattr(load_config(), verb) == step.config_class()() for verb, step in STEPS.items())
+
+
+def test_techniques_of_tiny_alone_are_off_unless_a_profile_turns_them_on() -> None:
+    assert BaseTraining().crop_steps == 0
+    assert (ModelConfig().residual_gain, ModelConfig().predicts) == (0.0, "velocity")
+    assert load_config().train.crop_steps > 0
+    assert (load_config().train.model.residual_gain, load_config().train.model.predicts) == (2.0, "clean")
 
 
 def test_overrides_reach_their_field() -> None:

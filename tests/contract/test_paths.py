@@ -32,7 +32,7 @@ def test_pages_name_paths() -> None:
     ("text", "broken"),
     [
         ("see `worker.py`", ["worker.py"]),
-        ("see `components/runtime/runner.py` and `runner.py`", ["runner.py"]),
+        ("see `components/runtime/runner.py` and `step.py`", ["step.py"]),
         ("`components/nowhere`, `nowhere/`", ["components/nowhere", "nowhere/"]),
         ("`components/{train,nowhere}/README.md`", ["components/nowhere/README.md"]),
         (
