@@ -207,7 +207,7 @@ class AudioConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Shape of the Diffusion Transformer; defaults are the tiny profile."""
+    """Shape of the Diffusion Transformer. Sizes default to small ones; techniques that only tiny uses are off."""
 
     latent_channels: int = setting(16, help="Channels of a video latent.")
     width: int = setting(256, help="Token width.")
@@ -227,12 +227,12 @@ class ModelConfig:
     )
     audio: AudioConfig = setting(AudioConfig(), help="Audio context.")
     residual_gain: float = setting(
-        2.0,
+        0.0,
         help="Latents are modelled as this many times their residual to the reference-image latent; 0 models absolute "
         "latents.",
     )
     predicts: Literal["velocity", "clean"] = setting(
-        "clean",
+        "velocity",
         help="Output of the last layer: velocities, as in Wan 2.1, or clean latents, from which velocities follow.",
     )
     qk_norm: bool = setting(True, help="RMS norm of queries and keys over the whole width, as in Wan 2.1.")

@@ -22,15 +22,15 @@ import torch
 from components.dataset.shards import write_shards
 from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.sampler import BaseModel
-from lpm_model.training.base.config import BaseTraining
 from lpm_model.training.base.train import BaseModule, clip_batches
 from lpm_model.training.engine.checkpoints import CheckpointFile
 from lpm_model.training.engine.loop import run
 from lpm_model.training.engine.shard_reader import read_clips
+from pipelines.config import load_config
 
 CLIPS, LATENTS, GRID = 325, 24, 16
 STEPS, ROUNDS = 16, 3
-SETTINGS = replace(BaseTraining(), checkpoint_steps=10**9)
+SETTINGS = replace(load_config(["profile=tiny"]).train, checkpoint_steps=10**9)
 
 
 def write_dataset(folder: Path) -> None:

@@ -39,6 +39,7 @@ from lpm_model.online import OnlineModel
 from lpm_model.precision import native_dtype
 from lpm_model.rollout import Noise
 from lpm_model.training.engine.throughput import peak_flops
+from pipelines.config import load_config
 
 GRID, TOKENS, SIZE_PX, ROUNDS, TEXT = 32, 256, 128, 5, 64
 SHAPE = ModelConfig(
@@ -155,7 +156,9 @@ def last_over_second_minute(stream: Stream) -> float:
 def tiny_step(kind: torch.dtype) -> Callable[[], object]:
     """One step of the tiny profile, voices to pixels."""
     torch.manual_seed(0)
-    model = OnlineModel(ModelConfig(), OnlineConfig(), load_autoencoder(None), SIZE_PX).eval().requires_grad_(False)
+    tiny = load_config(["profile=tiny"])
+    model = OnlineModel(tiny.train.model, tiny.distill.online, load_autoencoder(None), SIZE_PX)
+    model.eval().requires_grad_(False)
     model.backbone.to(kind)
     model.autoencoder.set_decoder_dtype(kind)  # type: ignore[attr-defined]
     picture = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)

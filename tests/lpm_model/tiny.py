@@ -20,6 +20,8 @@ from lpm_model.online import OnlineModel
 SIZE_PX = 32
 AUTOENCODER = AutoencoderConfig(encoder_widths=(8, 8, 8), decoder_widths=(8, 8, 8), depths=(1, 1, 1))
 MODEL = ModelConfig(
+    residual_gain=2.0,
+    predicts="clean",
     width=32, layers=2, heads=2, ffn_width=48, time_width=32, text_width=8, text_tokens=4,
     audio=AudioConfig(speak_window_latents=2, listen_window_latents=4),
 )  # fmt: skip

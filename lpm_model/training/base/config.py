@@ -120,7 +120,7 @@ class BaseTraining:
         "continuation.",
     )
     crop_steps: int = setting(
-        630,
+        0,
         help="The first steps, which train on random latent crops where clips move, at a seventh of the tokens (lips "
         "are learned from many clips, not from many cells).",
     )

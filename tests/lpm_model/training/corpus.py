@@ -15,6 +15,8 @@ from lpm_model.config import AudioConfig, ModelConfig, to_mapping
 from lpm_model.files import write_json
 
 MODEL = ModelConfig(
+    residual_gain=2.0,
+    predicts="clean",
     width=32,
     layers=2,
     heads=2,
