@@ -18,20 +18,17 @@ from pathlib import Path
 from components.runtime.cache_keys import config_digest
 from components.runtime.progress import RichProgress
 from lpm_model.character import read_model_config
-from lpm_model.config import OnlineConfig, to_mapping
+from lpm_model.config import to_mapping
 from lpm_model.digests import dataset_digest, model_digest
 from lpm_model.files import read_json, write_json
 from lpm_model.progress import Progress
 from lpm_model.training.distill.config import (
-    CollapseMonitorSettings,
     Distillation,
     DmdStage,
-    LongStage,
     OdeStage,
-    OffPolicyStage,
-    OnPolicyStage,
 )
 from lpm_model.training.distill.train import distill_online
+from pipelines.config import load_config
 from tests.benchmarks._lpm_bench import LATEST, SCORES, LpmBench, quiet, settings
 
 STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
@@ -48,14 +45,16 @@ def whole(scale: float, seed: int) -> Distillation:
     def steps(default: int) -> int:
         return max(1, round(scale * default))
 
-    return Distillation(
-        online=OnlineConfig(refiner_sigma=0.3),
-        ode=OdeStage(steps=steps(40)),
-        off_policy=OffPolicyStage(steps=steps(4), critic_steps=2),
-        on_policy=OnPolicyStage(steps=steps(4), critic_steps=2),
-        refiner=OnPolicyStage(steps=steps(4), critic_steps=2),
-        long=LongStage(steps=steps(4), critic_steps=2),
-        collapse_monitor=CollapseMonitorSettings(every_steps=steps(4)),
+    tiny: Distillation = load_config(["profile=tiny"]).distill
+    return replace(
+        tiny,
+        online=replace(tiny.online, refiner_sigma=0.3),
+        ode=replace(tiny.ode, steps=steps(40)),
+        off_policy=replace(tiny.off_policy, steps=steps(4), critic_steps=2),
+        on_policy=replace(tiny.on_policy, steps=steps(4), critic_steps=2),
+        refiner=replace(tiny.refiner, steps=steps(4), critic_steps=2),
+        long=replace(tiny.long, steps=steps(4), critic_steps=2),
+        collapse_monitor=replace(tiny.collapse_monitor, every_steps=steps(4)),
         trajectories=max(8, round(scale * 48)),
         seed=seed,
     )
