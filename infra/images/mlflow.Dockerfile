@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# MLflow server with what PostgreSQL and S3 need (the public image lacks both drivers).
+# MLflow server with drivers for PostgreSQL and S3, which the public image lacks.
 #   docker build -f infra/images/mlflow.Dockerfile -t REGISTRY/lpm/mlflow:TAG .
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 
@@ -21,6 +21,7 @@ LABEL org.opencontainers.image.title="lpm-mlflow" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/mlflow /opt/mlflow
+COPY LICENSE NOTICE THIRD_PARTY.md /usr/share/doc/lpm/
 ENV PATH=/opt/mlflow/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /tmp
 USER 10001:10001

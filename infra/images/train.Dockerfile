@@ -1,19 +1,19 @@
 # syntax=docker/dockerfile:1
-# Image of the steps train, distill, evaluate and deploy (evaluation renders held-out people and talks to an endpoint).
+# Image of the steps train, distill, evaluate and deploy (evaluation renders held-out people and calls an endpoint).
 #   docker build -f infra/images/train.Dockerfile -t REGISTRY/lpm/train:TAG .
 ARG BASE_IMAGE=python:3.11.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
-# TORCH_INDEX: a package index with the torch build you want (CPU, another CUDA); empty takes the default one.
+# TORCH_INDEX: a package index with another torch build (CPU, another CUDA version); empty uses the default index.
 ARG TORCH_INDEX=""
 ARG UV_VERSION=0.13.9
 ENV VIRTUAL_ENV=/opt/lpm UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never
 WORKDIR /src
 RUN pip install --no-cache-dir "uv==${UV_VERSION}" && uv venv "${VIRTUAL_ENV}"
 COPY pyproject.toml constraints.txt requirements-nodeps.txt ./
-# torch comes first and alone, so that nothing after it can choose another build.
+# torch is installed first and alone, so that nothing after it can select another build.
 RUN uv pip install --no-cache ${TORCH_INDEX:+--index "${TORCH_INDEX}"} -c constraints.txt torch
-# kfp: the pipeline's components run here as they are, with nothing installed at start. hydra-core: the `lpm` command.
+# kfp: the pipeline's components run here unchanged, with nothing installed at start. hydra-core: the `lpm` command.
 RUN uv pip install --no-cache -c constraints.txt -r pyproject.toml --extra train --extra data --extra demo --extra tracking --extra serve kfp hydra-core \
     && uv pip install --no-cache --no-deps -r requirements-nodeps.txt
 COPY README.md LICENSE NOTICE THIRD_PARTY.md ./
@@ -32,6 +32,7 @@ LABEL org.opencontainers.image.title="lpm-train" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/lpm /opt/lpm
+COPY LICENSE NOTICE THIRD_PARTY.md /usr/share/doc/lpm/
 # HOME and the caches are writable under a read-only root as long as /tmp is.
 ENV PATH=/opt/lpm/bin:$PATH LPM_COMMIT=${REVISION} HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

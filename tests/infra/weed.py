@@ -22,14 +22,14 @@ START_S = 60
 
 
 def weed_path() -> Path | None:
-    """The `weed` of this environment, or of PATH."""
+    """Return the `weed` of this environment, or of PATH."""
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.exists() else shutil.which("weed")
     return Path(found) if found else None
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody uses; each port + 10000, which weed takes for gRPC, is a valid and free one too."""
+    """Return unused ports; each port + 10000, which weed uses for gRPC, is valid and unused too."""
     ports: list[int] = []
     while len(ports) < count:
         with socket.socket() as probe, socket.socket() as grpc:
@@ -50,7 +50,7 @@ def running(folder: Path, lock: Path) -> Iterator[str]:
 
     Args:
         folder: an empty folder for its data and log.
-        lock: servers that share it run one after the other: two at once are slow on a small machine.
+        lock: servers with the same lock run one after the other: two at once are slow on a small machine.
     """
     weed = weed_path()
     assert weed is not None
@@ -67,7 +67,7 @@ def running(folder: Path, lock: Path) -> Iterator[str]:
             *(str(weed), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
             *(f"-s3.port={s3}", "-s3.ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}"),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-            *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # fixed ports that nothing here uses
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),  # fixed ports that are not used here
             *("-master.volumeSizeLimitMB=256", "-volume.max=80", "-master.telemetry=false"),
         ]
         with (folder / "weed.log").open("w") as log:
@@ -78,7 +78,7 @@ def running(folder: Path, lock: Path) -> Iterator[str]:
             _wait_for_put(f"127.0.0.1:{s3}", process, folder / "weed.log")
             yield f"http://127.0.0.1:{s3}"
         finally:
-            process.kill()  # its orderly end takes 10 s, and the folder is thrown away
+            process.kill()  # an orderly shutdown takes 10 s, and the folder is discarded
             process.wait()
 
 

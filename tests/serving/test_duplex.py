@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.config import ServingConfig
-from serving.duplex import TRANSITIONS, Duplex, IllegalTransitionError
+from serving.duplex import TRANSITIONS, Duplex
 from serving.media.audio import SampleQueue, UserBuffer
 from serving.protocol import CharacterState, PlaybackFinished, PlaybackStarted, ProtocolError, ServerMessage, State
 
@@ -34,7 +34,7 @@ def run(duplex: Duplex, chunks: int) -> tuple[list, list[ServerMessage]]:
     return inputs, messages
 
 
-def test_a_segment_is_spoken_in_order_and_finishes_once() -> None:
+def test_segment_is_spoken_in_order_and_finishes_once() -> None:
     duplex = make()
     voice = np.arange(1, 1001, dtype=np.int16)
     duplex.append_character("a", voice)
@@ -49,7 +49,7 @@ def test_a_segment_is_spoken_in_order_and_finishes_once() -> None:
     ]
 
 
-def test_the_lookahead_is_what_the_next_chunk_begins_with() -> None:
+def test_lookahead_is_the_start_of_the_next_chunk() -> None:
     duplex = make()
     duplex.append_character("a", np.arange(1, 2001, dtype=np.int16))
     duplex.end_segment("a")
@@ -58,7 +58,7 @@ def test_the_lookahead_is_what_the_next_chunk_begins_with() -> None:
         assert np.array_equal(now.speak[CHUNK:], following.speak[:LOOKAHEAD])
 
 
-def test_segments_follow_each_other_without_a_gap() -> None:
+def test_consecutive_segments_have_no_gap() -> None:
     duplex = make()
     for name, value in (("a", 100), ("b", 200)):
         duplex.append_character(name, tone(500, value))
@@ -75,7 +75,7 @@ def test_segments_follow_each_other_without_a_gap() -> None:
     ]
 
 
-def test_an_interruption_silences_the_very_next_chunk() -> None:
+def test_interrupt_silences_the_next_chunk() -> None:
     duplex = make()
     duplex.append_character("a", tone(5000))
     run(duplex, 3)
@@ -88,7 +88,7 @@ def test_an_interruption_silences_the_very_next_chunk() -> None:
     assert [chunk.state for chunk in inputs] == [CharacterState.INTERRUPTING, CharacterState.IDLE]
 
 
-def test_audio_of_a_finished_segment_is_dropped_by_its_id() -> None:
+def test_audio_of_a_finished_segment_is_dropped() -> None:
     duplex = make()
     duplex.append_character("a", tone(5000))
     run(duplex, 1)
@@ -98,7 +98,7 @@ def test_audio_of_a_finished_segment_is_dropped_by_its_id() -> None:
     assert not np.concatenate([chunk.speak for chunk in inputs]).any()
 
 
-def test_the_client_says_how_far_it_has_played() -> None:
+def test_interrupt_uses_the_played_position_of_the_client() -> None:
     duplex = make()
     duplex.append_character("a", tone(5000))
     run(duplex, 5)
@@ -106,7 +106,7 @@ def test_the_client_says_how_far_it_has_played() -> None:
     assert finished.position_samples == 700
 
 
-def test_finishes_wait_for_a_viewer_who_lags_but_not_for_ever() -> None:
+def test_finish_waits_for_a_lagging_viewer_up_to_a_limit() -> None:
     duplex = make()
     duplex.append_character("a", tone(800))
     duplex.end_segment("a")
@@ -121,7 +121,7 @@ def test_finishes_wait_for_a_viewer_who_lags_but_not_for_ever() -> None:
     assert len(of(run(duplex, chunks + 5)[1], PlaybackFinished)) == 1
 
 
-def test_a_starved_segment_falls_to_listening_and_speaks_on() -> None:
+def test_starved_segment_falls_back_to_listening_and_resumes() -> None:
     duplex = make()
     duplex.append_character("a", tone(CHUNK + LOOKAHEAD))
     inputs, _ = run(duplex, 4)
@@ -130,7 +130,7 @@ def test_a_starved_segment_falls_to_listening_and_speaks_on() -> None:
     assert run(duplex, 1)[0][0].state is CharacterState.SPEAKING
 
 
-def test_a_new_stream_supersedes_an_open_one_but_not_a_text() -> None:
+def test_new_streamed_segment_supersedes_a_streamed_one_but_not_text() -> None:
     duplex = make()
     duplex.append_character("a", tone(5000))
     messages = duplex.append_character("b", tone(5000))
@@ -140,7 +140,7 @@ def test_a_new_stream_supersedes_an_open_one_but_not_a_text() -> None:
     assert of(duplex.append_character("b", tone(500)), PlaybackFinished) == []
 
 
-def test_the_users_voice_makes_it_listen_and_silence_lets_it_rest() -> None:
+def test_user_speech_sets_listening_and_silence_sets_idle() -> None:
     duplex = make(listening_hold_s=0.02)
     duplex.append_user(tone(3 * CHUNK + LOOKAHEAD))
     states = [chunk.state.value for chunk in run(duplex, 8)[0]]
@@ -148,7 +148,7 @@ def test_the_users_voice_makes_it_listen_and_silence_lets_it_rest() -> None:
     assert states[-1] == "idle"
 
 
-def test_both_roles_run_at_the_same_time_on_one_clock() -> None:
+def test_both_roles_advance_on_one_clock() -> None:
     duplex = make()
     duplex.append_user(tone(4 * CHUNK, 11))
     duplex.append_character("a", tone(4 * CHUNK, 22))
@@ -157,7 +157,7 @@ def test_both_roles_run_at_the_same_time_on_one_clock() -> None:
     assert all((chunk.listen == 11).all() and (chunk.speak == 22).all() for chunk in inputs)
 
 
-def test_credits_bound_what_waits_to_be_spoken() -> None:
+def test_credits_bound_the_queued_character_audio() -> None:
     duplex = make(character_buffer_s=0.1)
     duplex.append_character("a", tone(2000))
     assert duplex.credits == 400
@@ -169,7 +169,7 @@ def test_credits_bound_what_waits_to_be_spoken() -> None:
     assert duplex.credits == 800
 
 
-def test_draining_speaks_out_and_takes_nothing_new() -> None:
+def test_draining_finishes_accepted_speech_and_rejects_new_segments() -> None:
     duplex = make()
     duplex.append_character("a", tone(900))
     duplex.drain()
@@ -180,11 +180,13 @@ def test_draining_speaks_out_and_takes_nothing_new() -> None:
     assert not duplex.busy
 
 
-def test_no_way_leads_back_from_draining() -> None:
+def test_draining_is_final() -> None:
     duplex = make()
+    duplex.append_character("a", tone(CHUNK))
     duplex.drain()
-    with pytest.raises(IllegalTransitionError):
-        duplex._enter(CharacterState.IDLE)
+    duplex.interrupt()
+    assert {chunk.state for chunk in run(duplex, 5)[0]} == {CharacterState.DRAINING}
+    assert TRANSITIONS[CharacterState.DRAINING] == frozenset()
 
 
 actions = st.lists(
@@ -226,7 +228,7 @@ def apply(duplex: Duplex, action: str, number: int, amount: int) -> list[ServerM
 
 @settings(max_examples=300, deadline=None)
 @given(actions)
-def test_whatever_happens_each_segment_finishes_exactly_once(events: list[tuple[str, int, int]]) -> None:
+def test_every_segment_finishes_exactly_once(events: list[tuple[str, int, int]]) -> None:
     duplex = make(character_buffer_s=0.3, max_segments=3)
     messages: list[ServerMessage] = []
     refusals: set[str] = set()
@@ -250,7 +252,7 @@ def test_whatever_happens_each_segment_finishes_exactly_once(events: list[tuple[
 
 
 @given(st.lists(st.integers(1, 700), max_size=12), st.integers(0, 900))
-def test_the_queue_gives_back_what_went_in(sizes: list[int], dropped: int) -> None:
+def test_sample_queue_preserves_samples(sizes: list[int], dropped: int) -> None:
     queue, total = SampleQueue(), np.arange(sum(sizes), dtype=np.int16)
     at = 0
     for size in sizes:
@@ -260,7 +262,7 @@ def test_the_queue_gives_back_what_went_in(sizes: list[int], dropped: int) -> No
     assert np.array_equal(queue.peek(10_000), total[dropped:])
 
 
-def test_live_audio_beyond_two_seconds_loses_its_oldest() -> None:
+def test_user_buffer_drops_the_oldest_beyond_its_capacity() -> None:
     buffer = UserBuffer(capacity=48_000, chunk=4000, lookahead=0, surplus=4000)
     assert buffer.append(tone(40_000, 1)) == 0
     assert buffer.append(tone(20_000, 2)) == 12_000
@@ -270,7 +272,7 @@ def test_live_audio_beyond_two_seconds_loses_its_oldest() -> None:
     assert (window == 1).all()
 
 
-def test_a_backlog_that_is_never_needed_is_shed() -> None:
+def test_user_buffer_drops_a_surplus_that_is_never_needed() -> None:
     buffer = UserBuffer(capacity=48_000, chunk=4000, lookahead=0, surplus=4000)
     buffer.append(tone(30_000))
     for _ in range(UserBuffer.WINDOW_CHUNKS + 1):
@@ -279,7 +281,7 @@ def test_a_backlog_that_is_never_needed_is_shed() -> None:
     assert len(buffer) <= 2000
 
 
-def test_a_pause_is_refilled_before_it_plays_on() -> None:
+def test_user_buffer_refills_after_an_underrun() -> None:
     buffer = UserBuffer(capacity=48_000, chunk=4000, lookahead=1000, surplus=4000)
     buffer.append(tone(4500))
     assert not buffer.take()[0].any()

@@ -1,4 +1,4 @@
-"""An hour's call: memory stays, and a trained model still shows the same person in the same light."""
+"""An hour of conversation: memory does not grow, and a trained model keeps identity and colour."""
 
 from pathlib import Path
 
@@ -20,23 +20,23 @@ MAX_RSS_GROWTH = 0.01
 
 
 class Chatter:
-    """Bursts of noise and pauses, made as they are read."""
+    """Bursts of noise and pauses, generated as they are read."""
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
         self._left = MINUTES * 60 * VIDEO_FPS * SAMPLES_PER_FRAME
 
     def read(self, count: int) -> tuple[np.ndarray, int]:
-        true = min(count, self._left)
-        self._left -= true
+        available = min(count, self._left)
+        self._left -= available
         loudness = self._random.choice((0, 3000))
-        sound = (loudness * self._random.standard_normal(count)).astype(np.int16)
-        sound[true:] = 0
-        return sound, true
+        audio = (loudness * self._random.standard_normal(count)).astype(np.int16)
+        audio[available:] = 0
+        return audio, available
 
 
 @pytest.mark.slow
-def test_memory_stays_for_an_hour() -> None:
+def test_memory_does_not_grow_in_an_hour() -> None:
     model = tiny.online_model(tiny.online_config(chunk_latents=3))
     talk = stream(model, tiny.person(), Chatter(1), Chatter(2))
     found = measure((chunk.frames for chunk in talk), model.chunk_latents, MINUTES)
@@ -46,7 +46,7 @@ def test_memory_stays_for_an_hour() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (LATEST / "online").is_dir(), reason="no trained model in runs/latest: run `lpm run` first")
-def test_a_trained_model_holds_for_an_hour() -> None:
+def test_trained_model_stays_stable_for_an_hour() -> None:
     model = load_online(LATEST / "online")
     bench = build_bench(Path(".work/bench"), BenchConfig(size_px=model.size_px), NoProgress())
     found = measure(chunks(model, bench, MINUTES), model.chunk_latents, MINUTES)

@@ -17,7 +17,7 @@ def add_character(folder: Path, character_id: str, **card: str) -> Path:
     return home
 
 
-def test_the_drawn_face_moves_and_repeats_with_its_seed(voice) -> None:
+def test_fake_engine_is_deterministic_by_seed(voice) -> None:
     engine = FakeEngine(48)
     speech, silence = voice(4000), np.zeros(4000, np.int16)
     one, two = engine.open("demo", 5), engine.open("demo", 5)
@@ -27,7 +27,7 @@ def test_the_drawn_face_moves_and_repeats_with_its_seed(voice) -> None:
     assert np.abs(np.diff(first.astype(int), axis=0)).sum() > 0
 
 
-def test_the_drawn_face_answers_each_voice_in_its_own_way(voice) -> None:
+def test_fake_engine_reacts_differently_to_each_voice(voice) -> None:
     engine = FakeEngine(64)
     loud, silence = voice(4000, 0.8), np.zeros(4000, np.int16)
     rest, speaks, listens = (
@@ -40,24 +40,26 @@ def test_the_drawn_face_answers_each_voice_in_its_own_way(voice) -> None:
     assert np.abs(listens - speaks).mean() > 1
 
 
-def test_no_character_without_consent(tmp_path: Path) -> None:
+def test_characters_need_a_consent_ref(tmp_path: Path) -> None:
     add_character(tmp_path, "ana", consent_ref="consents/7", name="Ana")
     add_character(tmp_path, "bob", consent_ref="  ")
-    assert list_characters(tmp_path) == ["ana", "bob"]
+    add_character(tmp_path, "eve", consent_ref="none on file: published by somebody")
+    assert list_characters(tmp_path) == ["ana", "bob", "eve"]
     assert load_character(tmp_path, "ana").name == "Ana"
-    with pytest.raises(ConsentError, match="bob has no consent_ref"):
-        load_character(tmp_path, "bob")
+    for character_id in ("bob", "eve"):
+        with pytest.raises(ConsentError, match=f"{character_id} has no consent_ref"):
+            load_character(tmp_path, character_id)
     assert load_character(tmp_path, "bob", require_consent=False).name == "bob"
-    with pytest.raises(ValueError, match="choose one of ana, bob"):
+    with pytest.raises(ValueError, match="choose one of ana, bob, eve"):
         load_character(tmp_path, "../ana")
 
 
-def test_the_reference_is_cropped_to_the_models_square(tmp_path: Path) -> None:
+def test_read_reference_crops_to_the_model_size(tmp_path: Path) -> None:
     add_character(tmp_path, "ana", consent_ref="consents/7")
     assert read_reference(load_character(tmp_path, "ana"), 32).shape == (32, 32, 3)
 
 
-def test_a_wrong_engine_or_folder_is_named(tmp_path: Path) -> None:
+def test_make_engine_rejects_unknown_names_and_folders(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose lpm or fake"):
         make_engine("real", tmp_path)
     with pytest.raises(ValueError, match=r"config\.json is missing"):

@@ -33,7 +33,7 @@ async def fetch(url: str, *paths: str) -> list[httpx.Response]:
         return [await http.get(path) for path in paths]
 
 
-async def test_a_conversation_with_both_voices(start, voice) -> None:
+async def test_conversation_with_both_voices(start, voice) -> None:
     async with start() as running:
         seen = await converse(running.url, running.token, user=voice(36_000), character=voice(24_000), seconds=2.0)
         page, metrics, health = await fetch(running.url, "/", "/metrics", "/healthz")
@@ -52,8 +52,8 @@ async def test_a_conversation_with_both_voices(start, voice) -> None:
     assert 'lpm_character_sessions_ended_total{reason="client"} 1.0' in metrics.text
 
 
-async def test_a_pipelined_model_stays_in_step_with_its_voice(start, voice) -> None:
-    """Two chunks are under way, and each picture still goes out with the sound that made it."""
+async def test_pipelined_frames_are_sent_with_their_own_audio(start, voice) -> None:
+    """Two chunks are in the pipeline, and each frame is still sent with the audio that produced it."""
     async with (
         start(engine=FakeEngine(64, pipeline_chunks=2)) as running,
         connect(running.url, running.token, keep_frames=True) as client,
@@ -63,19 +63,19 @@ async def test_a_pipelined_model_stays_in_step_with_its_voice(start, voice) -> N
             await client.end_segment(f"s{number}")
             await client.wait(lambda done=number + 1: len(client.of(PlaybackFinished)) == done, timeout_s=30)
             await asyncio.sleep(0.5)  # a pause between the segments
-        shown = list(client.chunks)
-    assert [c.message.pts_samples for c in shown] == [4000 * n for n in range(len(shown))]
-    frames = np.concatenate([c.frames for c in shown]).astype(float)
-    sound = np.zeros(1000 * len(frames))
-    for chunk in shown:
-        piece = chunk.voice[: max(0, sound.size - chunk.voice_pts)]
-        sound[chunk.voice_pts : chunk.voice_pts + piece.size] = piece
-    loud = np.abs(sound).reshape(-1, 1000).mean(1)
+        chunks = list(client.chunks)
+    assert [c.message.pts_samples for c in chunks] == [4000 * n for n in range(len(chunks))]
+    frames = np.concatenate([c.frames for c in chunks]).astype(float)
+    audio = np.zeros(1000 * len(frames))
+    for chunk in chunks:
+        part = chunk.voice[: max(0, audio.size - chunk.voice_pts)]
+        audio[chunk.voice_pts : chunk.voice_pts + part.size] = part
+    loud = np.abs(audio).reshape(-1, 1000).mean(1)
     mouth = -frames[:, 41:46, 29:36].mean((1, 2, 3))
     assert np.corrcoef(loud, mouth)[0, 1] > 0.8
 
 
-async def test_generation_keeps_pace_with_the_playhead(start) -> None:
+async def test_generation_is_at_most_one_chunk_ahead_of_the_playhead(start) -> None:
     async with start() as running, connect(running.url, running.token, keep_frames=False) as client:
         await client.wait(lambda: len(client.chunks) >= 14)
         arrivals = [chunk.received_s for chunk in client.chunks]
@@ -84,7 +84,7 @@ async def test_generation_keeps_pace_with_the_playhead(start) -> None:
         assert arrival - arrivals[0] >= (number - 1) * chunk_s - 0.05  # at most one chunk ahead
 
 
-async def test_text_is_spoken_by_the_server_and_one_after_the_other(start) -> None:
+async def test_texts_are_spoken_in_order_and_failures_are_reported(start) -> None:
     async with start() as running, connect(running.url, running.token) as client:
         await client.speak("Hi. You.", segment_id="one")
         await client.speak("Me.", segment_id="two", voice="test")
@@ -98,7 +98,7 @@ async def test_text_is_spoken_by_the_server_and_one_after_the_other(start) -> No
     assert [event.segment_id for event in client.of(PlaybackStarted)] == ["one", "two"]
 
 
-async def test_an_interruption_is_heard_within_a_chunk(start, voice) -> None:
+async def test_interrupt_silences_the_next_chunk(start, voice) -> None:
     async with start() as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(10 * 24_000))
         await client.wait_event(PlaybackStarted)
@@ -110,12 +110,12 @@ async def test_an_interruption_is_heard_within_a_chunk(start, voice) -> None:
         after = client.chunks[at_interrupt:]
     assert finished.interrupted
     assert 0 < finished.position_samples <= client.chunks[at_interrupt - 1].message.pts_samples + 4000
-    # Whatever was on its way when the word came is silenced too: no later chunk speaks.
+    # Chunks in flight at the interruption are muted too: no later chunk speaks.
     assert all(chunk.message.state != "speaking" and chunk.message.segment_id is None for chunk in after)
     assert np.abs(after[-1].voice.astype(int)).max() < 300
 
 
-async def test_a_starved_segment_falls_to_listening_not_to_a_frozen_frame(start, voice) -> None:
+async def test_starved_segment_falls_back_to_listening_with_moving_frames(start, voice) -> None:
     async with start() as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(8000))
         await client.wait(lambda: any(e.state == "listening" for e in client.of(State)))
@@ -129,7 +129,7 @@ async def test_a_starved_segment_falls_to_listening_not_to_a_frozen_frame(start,
     assert np.abs(np.diff(frames, axis=0)).sum() > 0
 
 
-async def test_live_audio_beyond_two_seconds_is_dropped_oldest_first(start, voice) -> None:
+async def test_user_audio_beyond_two_seconds_drops_the_oldest(start, voice) -> None:
     async with start() as running, connect(running.url, running.token) as client:
         await client.wait(lambda: bool(client.chunks))
         for _ in range(5):
@@ -139,7 +139,7 @@ async def test_live_audio_beyond_two_seconds_is_dropped_oldest_first(start, voic
         assert client.chunks[-1].message.user_buffered_samples <= 48_000
 
 
-async def test_credits_run_out_and_come_back(start, voice) -> None:
+async def test_credits_are_consumed_and_restored(start, voice) -> None:
     config = ServingConfig(character_buffer_s=2.0)
     async with start(config=config) as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(40_000))
@@ -152,7 +152,7 @@ async def test_credits_run_out_and_come_back(start, voice) -> None:
         assert (await client.wait_event(PlaybackFinished)).position_samples == 80_000
 
 
-async def test_a_lost_connection_resumes_where_it_was(start, voice) -> None:
+async def test_lost_connection_resumes_at_its_position(start, voice) -> None:
     async with start() as running:
         async with connect(running.url, running.token) as first:
             await first.append_character("a", voice(6 * 24_000))
@@ -175,7 +175,7 @@ async def test_a_lost_connection_resumes_where_it_was(start, voice) -> None:
                 pass
 
 
-async def test_another_connection_may_take_the_session_over(start) -> None:
+async def test_resume_replaces_an_attached_connection(start) -> None:
     async with start() as running, connect(running.url, running.token) as first:
         await first.wait(lambda: bool(first.chunks))
         async with connect(running.url, running.token, resume=first) as second:
@@ -183,7 +183,7 @@ async def test_another_connection_may_take_the_session_over(start) -> None:
             assert await first.wait_event(Replaced)
 
 
-async def test_a_session_that_nobody_resumes_expires(start) -> None:
+async def test_detached_session_expires_after_its_grace_time(start) -> None:
     async with start(config=ServingConfig(grace_s=0.2)) as running:
         async with connect(running.url, running.token) as gone:
             await gone.wait(lambda: bool(gone.chunks))
@@ -194,14 +194,14 @@ async def test_a_session_that_nobody_resumes_expires(start) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "a-token-for-test"])
-async def test_a_wrong_token_is_refused(start, token: str) -> None:
+async def test_wrong_token_is_refused(start, token: str) -> None:
     async with start() as running:
         with pytest.raises(RefusedError, match="unauthorized"):
             async with connect(running.url, token):
                 pass
 
 
-async def test_a_foreign_origin_is_refused_and_a_listed_one_admitted(start) -> None:
+async def test_only_own_and_listed_origins_are_accepted(start) -> None:
     async with start(config=ServingConfig(allowed_origins=("https://app.example",))) as running:
         with pytest.raises(InvalidStatus, match="403"):
             async with connect(running.url, running.token, origin="https://evil.example"):
@@ -212,7 +212,7 @@ async def test_a_foreign_origin_is_refused_and_a_listed_one_admitted(start) -> N
                 await client.close()
 
 
-async def test_an_oversized_message_ends_the_connection(start) -> None:
+async def test_oversized_message_ends_the_connection(start) -> None:
     async with (
         start(config=ServingConfig(max_message_bytes=20_000)) as running,
         connect(running.url, running.token) as client,
@@ -224,7 +224,7 @@ async def test_an_oversized_message_ends_the_connection(start) -> None:
         assert any("1009" in error.message for error in client.of(Error))
 
 
-async def test_nonsense_is_answered_and_too_much_of_it_ends_the_session(start) -> None:
+async def test_malformed_messages_are_reported_and_too_many_end_the_session(start) -> None:
     async with (
         start(config=ServingConfig(max_bad_messages=3)) as running,
         connect(running.url, running.token) as client,
@@ -238,7 +238,7 @@ async def test_nonsense_is_answered_and_too_much_of_it_ends_the_session(start) -
         assert (await client.wait_event(Closed)).reason == "protocol_violation"
 
 
-async def test_the_first_message_must_open_in_time(start) -> None:
+async def test_first_message_must_open_a_session_in_time(start) -> None:
     async with start(config=ServingConfig(start_timeout_s=0.2)) as running:
         address = running.url.replace("http", "ws") + STREAM_PATH
         async with connect_socket(address) as silent:
@@ -251,7 +251,7 @@ async def test_the_first_message_must_open_in_time(start) -> None:
             assert json.loads(await wrong.recv())["code"] == "unexpected_message"
 
 
-async def test_visitors_queue_and_detached_sessions_give_way(start) -> None:
+async def test_viewers_queue_and_detached_sessions_are_evicted(start) -> None:
     async with start(config=ServingConfig(max_sessions=1, queue_limit=1)) as running:
         async with connect(running.url, running.token) as first:
             await first.wait(lambda: bool(first.chunks))
@@ -270,7 +270,7 @@ async def test_visitors_queue_and_detached_sessions_give_way(start) -> None:
                 pass
 
 
-async def test_a_failing_model_ends_its_session_only(start) -> None:
+async def test_failing_model_ends_only_its_session(start) -> None:
     class Fragile(FakeEngine):
         def open(self, character_id, seed):
             session, steps = super().open(character_id, seed), itertools.count()
@@ -293,7 +293,7 @@ async def test_a_failing_model_ends_its_session_only(start) -> None:
             await client.wait(lambda: len(client.chunks) >= 3)
 
 
-async def test_a_leaving_server_says_so_and_lets_speech_finish(start, voice) -> None:
+async def test_drain_notifies_viewers_and_lets_speech_finish(start, voice) -> None:
     async with start(config=ServingConfig(drain_s=20.0)) as running, connect(running.url, running.token) as client:
         await client.append_character("a", voice(24_000))
         await client.end_segment("a")
@@ -309,7 +309,7 @@ async def test_a_leaving_server_says_so_and_lets_speech_finish(start, voice) -> 
         assert time.monotonic() - began < 15.0
 
 
-async def test_a_viewer_who_reads_nothing_is_detached(start) -> None:
+async def test_viewer_that_reads_nothing_is_detached(start) -> None:
     config = ServingConfig(stall_timeout_s=0.5, max_sessions=1)
     async with start(config=config, engine=FakeEngine(256)) as running:
         address = running.url.replace("http", "ws") + STREAM_PATH

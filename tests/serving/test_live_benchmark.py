@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 
-def test_the_live_benchmark_measures_a_real_conversation() -> None:
+def test_live_benchmark_prints_all_metrics() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.live", "--engine", "fake", "--seconds", "3", "--json"],
         cwd=Path(__file__).parents[2],

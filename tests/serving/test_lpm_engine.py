@@ -46,7 +46,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_model_steps_and_repeats_with_its_seed(model_folder: Path, voice) -> None:
+def test_lpm_engine_is_deterministic_by_seed(model_folder: Path, voice) -> None:
     from lpm_model.digests import model_digest
 
     engine = make_engine("lpm", model_folder)
@@ -69,7 +69,7 @@ def test_characters_without_consent_are_not_offered(model_folder: Path) -> None:
     assert make_engine("lpm", model_folder, ServingConfig(require_consent=False)).characters() == ["ana", "bob"]
 
 
-async def test_the_model_holds_a_live_conversation(start, model_folder: Path, voice) -> None:
+async def test_lpm_engine_runs_a_live_conversation(start, model_folder: Path, voice) -> None:
     async with start(engine=make_engine("lpm", model_folder)) as running, connect(running.url, running.token) as client:
         await client.append_user(voice(12_000))
         await client.append_character("a", voice(12_000))

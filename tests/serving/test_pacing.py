@@ -7,7 +7,7 @@ from serving.pacing import Pace
 CHUNK_S = 4 / 24
 
 
-def test_the_first_two_chunks_go_at_once_then_one_each_chunk_time() -> None:
+def test_first_two_chunks_are_released_at_once_then_one_per_chunk_time() -> None:
     pace = Pace(CHUNK_S)
     assert pace.release == 0.0
     pace.delivered(100.0)
@@ -30,7 +30,7 @@ def test_generation_is_never_more_than_one_chunk_ahead_of_the_playhead(costs: li
         playing_from = now if playing_from is None else playing_from
 
 
-def test_a_late_chunk_is_counted_and_caught_up() -> None:
+def test_late_chunk_is_reported_and_caught_up() -> None:
     pace = Pace(CHUNK_S)
     pace.delivered(0.0)
     assert not pace.delivered(CHUNK_S * 0.9)
@@ -38,13 +38,13 @@ def test_a_late_chunk_is_counted_and_caught_up() -> None:
     assert pace.release == pytest.approx(2 * CHUNK_S)
 
 
-def test_after_a_stall_the_schedule_moves_on() -> None:
+def test_schedule_restarts_after_a_stall() -> None:
     pace = Pace(CHUNK_S)
     pace.delivered(0.0)
     assert pace.delivered(30 * CHUNK_S)
     assert pace.release == pytest.approx(30 * CHUNK_S)
 
 
-def test_a_chunk_lasts() -> None:
+def test_chunk_length_must_be_positive() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Pace(0.0)

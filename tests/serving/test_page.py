@@ -22,7 +22,7 @@ ARGUMENTS = [
     *("--autoplay-policy=no-user-gesture-required", "--use-fake-ui-for-media-stream"),
     "--use-fake-device-for-media-stream",
 ]
-# Pictures as the user sees them, 32 x 32 grey, one every 40 ms.
+# Frames as the user sees them, 32 x 32 grey, one every 40 ms.
 WATCH = """async (count) => {
   const video = document.querySelector("video"), canvas = document.createElement("canvas"), seen = [];
   canvas.width = canvas.height = 32;
@@ -53,7 +53,7 @@ async def browser_page(url: str) -> AsyncIterator:
 
 
 async def moving_after_ms(page) -> int:
-    """From navigation to the second picture on screen; the best of three loads, as a test machine may be busy."""
+    """Time from navigation to the second frame on screen; the best of three loads, as a test machine may be busy."""
     times = []
     for attempt in range(3):
         if attempt:
@@ -69,13 +69,13 @@ async def watch(page, count: int) -> np.ndarray:
     return np.asarray(await page.evaluate(WATCH, count), dtype=float).reshape(count, 32, 32)
 
 
-def mouth_range(pictures: np.ndarray) -> float:
-    """How far the brightness of the mouth region swings."""
-    levels = pictures[:, 19:25, 13:19].mean(axis=(1, 2))
+def mouth_range(frames: np.ndarray) -> float:
+    """Range of brightness of the mouth region."""
+    levels = frames[:, 19:25, 13:19].mean(axis=(1, 2))
     return float(levels.max() - levels.min())
 
 
-async def test_the_page_is_live_listens_and_speaks(start) -> None:
+async def test_page_shows_video_listens_and_speaks(start) -> None:
     async with start(engine=FakeEngine(128)) as running, browser_page(f"{running.url}/#token={running.token}") as page:
         assert await moving_after_ms(page) <= 3000
         assert await page.locator("#disclosure").is_visible()
@@ -102,7 +102,7 @@ async def test_the_page_is_live_listens_and_speaks(start) -> None:
         assert await page.locator("#mic").get_attribute("aria-pressed") == "true"
 
 
-async def test_the_page_comes_back_by_itself(start) -> None:
+async def test_page_reconnects_automatically(start) -> None:
     async with start(engine=FakeEngine(64)) as running, browser_page(f"{running.url}/#token={running.token}") as page:
         await page.wait_for_function("+document.body.dataset.frames > 2", timeout=60_000)
         (live,) = running.service.sessions
@@ -121,7 +121,7 @@ async def test_the_page_comes_back_by_itself(start) -> None:
         assert running.service.sessions == (live,)
 
 
-async def test_a_wrong_token_is_explained(start) -> None:
+async def test_page_explains_a_wrong_token(start) -> None:
     async with start(config=ServingConfig()) as running, browser_page(f"{running.url}/#token=wrong") as page:
         await page.wait_for_selector("#banner:not([hidden])", timeout=30_000)
         assert "wrong token" in await page.locator("#banner-text").inner_text()

@@ -36,13 +36,13 @@ def members(union: object) -> tuple[type, ...]:
         Interrupt(reason="barge-in", played_samples=48_000),
     ],
 )
-def test_client_messages_survive_the_wire(message: protocol.ClientMessage) -> None:
+def test_client_messages_round_trip(message: protocol.ClientMessage) -> None:
     parsed, payload = parse_client(message.model_dump_json(exclude_none=True))
     assert parsed == message
     assert payload == b""
 
 
-def test_server_messages_survive_the_wire() -> None:
+def test_server_messages_round_trip() -> None:
     chunk = MediaChunk(
         seq=9,
         pts_samples=4000,
@@ -57,14 +57,14 @@ def test_server_messages_survive_the_wire() -> None:
     assert parse_server(finished.model_dump_json()) == (finished, b"")
 
 
-def test_audio_goes_as_bytes_or_as_base64() -> None:
+def test_audio_is_accepted_as_bytes_or_base64() -> None:
     pcm = bytes(range(8))
     binary = parse_client(pack(AudioAppend(role="user", seq=4), pcm))
     text = json.dumps({"type": "audio.append", "role": "user", "seq": 4, "b64": base64.b64encode(pcm).decode()})
     assert binary[1] == parse_client(text)[1] == pcm
 
 
-def test_every_message_has_a_type_of_its_own_and_each_direction_its_union() -> None:
+def test_message_types_are_unique_per_direction() -> None:
     for union in (protocol.AnyClientMessage, protocol.AnyServerMessage):
         names = [member.model_fields["type"].default for member in members(union)]
         assert len(set(names)) == len(names)
@@ -91,20 +91,20 @@ def test_every_message_has_a_type_of_its_own_and_each_direction_its_union() -> N
         (pack(Interrupt(), b"payload"), "bad_frame"),
     ],
 )
-def test_what_cannot_be_accepted_has_a_documented_code(data: str | bytes, code: str) -> None:
+def test_invalid_messages_raise_documented_codes(data: str | bytes, code: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse_client(data)
     assert caught.value.code == code
 
 
-def test_an_error_names_the_event_it_answers() -> None:
+def test_error_carries_the_event_id() -> None:
     with pytest.raises(ProtocolError) as caught:
         parse_client('{"type": "session.explode", "event_id": "e7"}')
     assert caught.value.event_id == "e7"
 
 
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200)))
-def test_no_input_breaks_the_parser(data: str | bytes) -> None:
+def test_parser_raises_only_protocol_errors(data: str | bytes) -> None:
     code = ""
     try:
         parse_client(data)
@@ -114,13 +114,13 @@ def test_no_input_breaks_the_parser(data: str | bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_packing_keeps_the_payload(payload: bytes) -> None:
+def test_pack_preserves_the_payload(payload: bytes) -> None:
     header, back = unpack(pack(AudioAppend(role="user"), payload))
     assert back == payload
     assert json.loads(header)["type"] == "audio.append"
 
 
-def test_the_readme_shows_every_client_message_as_it_is() -> None:
+def test_readme_examples_parse_and_cover_every_client_message() -> None:
     text = (Path(protocol.__file__).parent / "README.md").read_text()
     shown = [json.loads(found) for found in re.findall(r"\{\"type\".*?\}", text)]
     audio = base64.b64encode(bytes(4)).decode()

@@ -27,7 +27,7 @@ def make(**limits: float) -> Session:
     return session
 
 
-def test_numbers_grow_without_a_gap() -> None:
+def test_seq_increases_without_gaps() -> None:
     session = make()
     messages: list[ServerMessage] = session.handle(TextSpeak(text="Hello."), b"")
     for _ in range(3):
@@ -36,7 +36,7 @@ def test_numbers_grow_without_a_gap() -> None:
     assert [m.seq for m in messages] == list(range(1, len(messages) + 1))
 
 
-def test_a_repeated_event_is_applied_once() -> None:
+def test_repeated_event_id_is_applied_once() -> None:
     session = make()
     append = AudioAppend(role="character", segment_id="a", event_id="e1")
     session.handle(append, PCM)
@@ -46,7 +46,7 @@ def test_a_repeated_event_is_applied_once() -> None:
     assert session.duplex.buffered_samples == 2000
 
 
-def test_a_refused_retryable_event_may_be_retried() -> None:
+def test_retryable_refusals_can_be_retried() -> None:
     session = make(character_buffer_s=0.2)
     session.handle(AudioAppend(role="character", segment_id="a"), PCM + PCM)
     late = AudioAppend(role="character", segment_id="a", event_id="e2")
@@ -57,7 +57,7 @@ def test_a_refused_retryable_event_may_be_retried() -> None:
     assert not any(isinstance(m, Warn) for m in session.handle(late, PCM))
 
 
-def test_a_resume_replays_control_events_and_a_new_token() -> None:
+def test_resume_replays_control_events_and_issues_a_new_token() -> None:
     session = make()
     token = session.new_resume_token()
     opened = session.handle(TextSpeak(text="Hello."), b"")
@@ -73,7 +73,7 @@ def test_a_resume_replays_control_events_and_a_new_token() -> None:
     assert session.check_resume(replay[-1].resume_token)
 
 
-def test_a_session_expires_after_its_grace_time() -> None:
+def test_session_expires_after_its_grace_time() -> None:
     session = make(grace_s=30.0)
     session.detach(now=100.0)
     assert not session.expire(now=129.9)
@@ -81,7 +81,7 @@ def test_a_session_expires_after_its_grace_time() -> None:
     assert session.phase is Phase.EXPIRED
 
 
-def test_a_gap_in_the_journal_asks_for_a_new_session() -> None:
+def test_resume_fails_if_the_journal_has_a_gap() -> None:
     session = make()
     for number in range(JOURNAL_EVENTS + 10):
         session.stamp([SegmentOpened(segment_id=f"x{number}")])
@@ -89,7 +89,7 @@ def test_a_gap_in_the_journal_asks_for_a_new_session() -> None:
     assert session.resume(10**9) is None
 
 
-def test_phases_follow_their_table() -> None:
+def test_illegal_phase_changes_raise() -> None:
     session = make()
     session.close("client")
     assert session.over
@@ -98,7 +98,7 @@ def test_phases_follow_their_table() -> None:
         session.enter(Phase.READY)
 
 
-def test_prompts_take_effect_at_their_sample() -> None:
+def test_prompt_takes_effect_at_its_sample() -> None:
     session = make()
     session.handle(TextPrompt(prompt="smile", at_samples=6000), b"")
     prompts = []
@@ -108,7 +108,7 @@ def test_prompts_take_effect_at_their_sample() -> None:
     assert prompts == ["", "", "smile", "smile"]
 
 
-def test_text_has_a_bound_and_an_interruption_forgets_what_waits() -> None:
+def test_text_is_bounded_and_interrupt_drops_queued_text() -> None:
     session = make(max_text_chars=5)
     with pytest.raises(ProtocolError, match="at most 5"):
         session.handle(TextSpeak(text="Too long."), b"")
@@ -118,7 +118,7 @@ def test_text_has_a_bound_and_an_interruption_forgets_what_waits() -> None:
     assert not session.text_jobs
 
 
-def test_ping_is_answered() -> None:
+def test_ping_returns_pong() -> None:
     (pong,) = make().handle(Ping(t=77), b"")
     assert isinstance(pong, Pong)
     assert pong.t == 77

@@ -1,4 +1,4 @@
-"""The committed page is what its source builds to."""
+"""The committed page matches its source."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def run(*command: str, cwd: Path) -> None:
         pytest.fail(f"{' '.join(command)}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
 
 
-def test_the_committed_page_is_what_its_source_builds_to(tmp_path: Path) -> None:
+def test_committed_page_matches_its_source(tmp_path: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("Node and npm are not installed; the committed page is served as it is")
@@ -41,13 +41,13 @@ def test_the_committed_page_is_what_its_source_builds_to(tmp_path: Path) -> None
     assert changed == [], "rebuild the page: cd serving/web && npm ci && npm run build"
 
 
-def test_the_page_asks_nothing_of_the_internet() -> None:
+def test_page_requests_nothing_from_the_internet() -> None:
     text = b"".join(content for name, content in files(WEB / "dist").items() if not name.endswith(".svg"))
     assert b"http://" not in text
     assert b"https://" not in text
 
 
-def test_the_lock_file_carries_no_addresses_and_exact_versions() -> None:
+def test_lock_file_has_exact_versions_and_no_addresses() -> None:
     lock = json.loads((WEB / "package-lock.json").read_text())
     assert all("resolved" not in package for package in lock["packages"].values())
     assert "://" not in (WEB / "package-lock.json").read_text()
