@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--conversations", type=int, default=24, help="rendered conversations to fit")
+    parser.add_argument("--conversations", type=int, default=20, help="rendered conversations to fit")
     parser.add_argument("--seconds", type=float, default=25.0, help="length of a conversation (s)")
     parser.add_argument("--seed", type=int, default=7, help="seed of the conversations")
     options = parser.parse_args(arguments)
