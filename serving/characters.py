@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lpm_model.consent import has_consent
+
 
 class ConsentError(ValueError):
     """A character has no reference to the consent of the person shown."""
@@ -36,7 +38,7 @@ def load_character(folder: Path, character_id: str, *, require_consent: bool = T
 
     Raises:
         ValueError: the character does not exist.
-        ConsentError: character.json has no consent_ref, and it is required.
+        ConsentError: character.json has no consent_ref that names a consent, and it is required.
     """
     known = list_characters(folder)
     if character_id not in known:
@@ -44,9 +46,10 @@ def load_character(folder: Path, character_id: str, *, require_consent: bool = T
     home = folder / "characters" / character_id
     raw = json.loads((home / "character.json").read_text(encoding="utf-8"))
     consent = str(raw.get("consent_ref") or "").strip()
-    if require_consent and not consent:
+    if require_consent and not has_consent(consent):
         raise ConsentError(
-            f"character {character_id} has no consent_ref; add it to characters/{character_id}/character.json"
+            f"character {character_id} has no consent_ref that names a consent: {consent!r}; "
+            f"add it to characters/{character_id}/character.json"
         )
     return CharacterCard(
         character_id=character_id,

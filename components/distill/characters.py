@@ -11,6 +11,7 @@ from typing import Any
 
 from components.dataset.manifest import read_rows
 from components.dataset.states import SPEAK
+from lpm_model.consent import has_consent
 from lpm_model.files import write_json
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _people(dataset: Path) -> list[dict[str, Any]]:
     path = dataset / "manifest.parquet"
     if not path.is_file():
         return []
-    rows = [row for row in read_rows(path) if row["kept"] and (row["consent_ref"] or "").strip()]
+    rows = [row for row in read_rows(path) if row["kept"] and has_consent(row["consent_ref"])]
     rows.sort(
         key=lambda row: (
             row["origin"] != "performer",

@@ -14,6 +14,7 @@ from components.ingest.report import Origin, SkipLog
 from components.ingest.sidecar import Sidecar, read_sidecar
 from components.ingest.sniff import open_video
 from components.runtime.guarded_worker import Budget, Worker, first_done
+from lpm_model.consent import has_consent
 from lpm_model.digests import file_digest
 from lpm_model.files import link_file
 
@@ -127,7 +128,7 @@ def _consent(file: Path, root: Path, config: IngestConfig) -> Sidecar:
             f"no consent: add {file.name}.yaml or consent.yaml with licence and consent_ref, "
             "or set ingest.require_consent=false"
         )
-    if not sidecar.has_consent and not config.allow_unconsented:
+    if not has_consent(sidecar.consent_ref) and not config.allow_unconsented:
         raise Rejected(
             f"no consent: its consent_ref is {sidecar.consent_ref!r}; file the consent of the people in it, "
             "or set ingest.allow_unconsented=true for tests"

@@ -8,8 +8,6 @@ import yaml
 
 FOLDER_WIDE: Final = "consent.yaml"
 """Name of the sidecar that applies to its folder and the folders below it."""
-NO_CONSENT: Final = "none on file"
-"""Prefix of a consent_ref which states that nobody has consented, such as a published recording."""
 _CAMERAS: Final = ("a", "b", "two_shot")
 _KEYS: Final = ("licence", "consent_ref", "conversation_id", "camera", "person_hint")
 _MAX_BYTES: Final = 65_536
@@ -29,11 +27,6 @@ class Sidecar:
     """Who is visible: a, b or two_shot."""
     person_hint: str | None = None
     """Name of the visible person, if there is just one."""
-
-    @property
-    def has_consent(self) -> bool:
-        """Whether consent_ref names a consent."""
-        return bool(self.consent_ref) and not self.consent_ref.lower().startswith(NO_CONSENT)
 
 
 def read_sidecar(file: Path, root: Path) -> Sidecar | None:

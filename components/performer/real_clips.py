@@ -17,6 +17,7 @@ from typing import Final
 
 import yaml
 
+from lpm_model.consent import NO_CONSENT
 from lpm_model.digests import file_digest
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class RealClip:
 
 
 def _published(publisher: str) -> str:
-    return f"none on file: published by {publisher}; used for tests only"
+    return f"{NO_CONSENT}: published by {publisher}; used for tests only"
 
 
 CLIPS: Final[tuple[RealClip, ...]] = (

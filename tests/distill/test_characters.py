@@ -46,6 +46,7 @@ def test_characters_prefer_rendered_people_at_rest_and_need_consent(model: Path)
         {"clip_id": "clip1", "person_id": "rendered", "states": [[1, 9]], "yaw_deg": 0.0},
         {"clip_id": "clip2", "person_id": "rendered", "source_id": "at rest", "yaw_deg": 20.0},
         {"clip_id": "clip0", "person_id": "silent", "consent_ref": " "},
+        {"clip_id": "clip0", "person_id": "published", "consent_ref": "none on file: published by somebody"},
         {"clip_id": "clip0", "person_id": "dropped", "kept": False},
     )
     assert write_characters(dataset, model) == ["character-1", "character-2"] == list_characters(model)

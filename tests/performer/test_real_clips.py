@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.ingest.sidecar import NO_CONSENT
 from components.performer import real_clips
 from components.performer.real_clips import RealClip, fetch_real_clips
+from lpm_model.consent import NO_CONSENT
 
 CONTENT = b"not really a video, but the right bytes"
 
