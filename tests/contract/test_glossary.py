@@ -52,8 +52,9 @@ def _definitions(tree: Iterable[ast.AST]) -> Iterator[str]:
 def words_of_strings() -> frozenset[str]:
     """Return the words of all strings and names of the sources: metrics, messages of the protocol, options."""
     texts = [path.read_text() for path in python_files(*PACKAGES)]
-    per_stage = {f"{stage}_{name}" for stage in stages() for name in ("loss", "distance", "best_step")}
-    return frozenset(word for text in texts for word in re.findall(r"[\w.-]+", text)) | per_stage
+    metrics = {f"{stage}_{name}" for stage in stages() for name in ("loss", "validation_distance", "best_step")}
+    metrics |= {f"{role}_conditioning_gap" for role in ("speak", "listen")}
+    return frozenset(word for text in texts for word in re.findall(r"[\w.-]+", text)) | metrics
 
 
 def settings(values: Any, prefix: str = "") -> Iterator[str]:
