@@ -29,7 +29,7 @@ def mean_lab(video: Video) -> Array:
 
 
 def laplacian_energy(video: Video) -> Array:
-    """Return the sharpness (variance of the Laplacian of luma) of every frame, float [T], of a uint8 video [T, H, W, 3]."""
+    """Return the sharpness of every frame (variance of the Laplacian of luma), float [T], of a video [T, H, W, 3]."""
     import cv2
 
     lumas = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) for frame in video)
@@ -54,7 +54,7 @@ def sharpness_log2(first: Array, last: Array) -> float:
 
 
 def thumbnails(video: Video) -> Array:
-    """Return thumbnails without their mean colour, float [T, GRID * GRID * 3]: they tell people apart, not expressions."""
+    """Return thumbnails without mean colour, float [T, GRID * GRID * 3]: they distinguish people, not expressions."""
     import cv2
 
     small = np.stack([cv2.resize(f, (GRID, GRID), interpolation=cv2.INTER_AREA) for f in video]).astype(np.float32)

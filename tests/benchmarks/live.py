@@ -1,12 +1,12 @@
-"""How live is it: a real server and a real client over loopback, both voices at once, H.264 and decoding included.
+"""Frame rate and latency of a real server and client over loopback, full duplex, with H.264 and decoding.
 
 `python -m tests.benchmarks.live [--engine lpm|fake] [--model-dir DIR] [--seconds 120] [--json]`. The server is a
-process of its own. The user's side streams speech-like audio all the time, the character speaks four seconds in ten.
+separate process. The user streams speech-like audio all the time; the character speaks four seconds in ten.
 
 - sustained_fps: decoded frames per second of wall time between the first and the last chunk.
-- compute_seconds_per_video_second: mean time for model, decoder and H.264 encoder to make one second of video.
-- first_frame_ms: from session.open to the first decoded picture, engine warm.
-- reaction_p95_ms: from a user's audio packet leaving the client to the decoded picture whose model had heard it.
+- compute_seconds_per_video_second: mean time of model, decoder and H.264 encoder per second of video.
+- first_frame_ms: from session.open to the first decoded frame, with a warm engine.
+- reaction_p95_ms: from sending a packet of user audio to the first decoded frame whose model consumed it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def babble(seconds: float, seed: int) -> np.ndarray:
 
 
 async def start_server(engine: str, model_dir: Path | None) -> tuple[asyncio.subprocess.Process, str, str]:
-    """A server process, its address and its token."""
+    """Start a server process; return it, its address and its token."""
     command = [sys.executable, "-m", "serving", "--engine", engine, "--port", "0"]
     command += ["--model-dir", str(model_dir)] if model_dir else []
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
@@ -47,7 +47,7 @@ async def start_server(engine: str, model_dir: Path | None) -> tuple[asyncio.sub
 
 
 async def user_side(client: CharacterClient, seconds: float) -> list[tuple[int, float]]:
-    """Stream the user's voice in real time; (samples sent, when) after each packet."""
+    """Stream the user's voice in real time; return (samples sent, time) after each packet."""
     voice, begin = babble(seconds, 1), time.perf_counter()
     sent: list[tuple[int, float]] = []
     for start in range(0, voice.size - PACKET + 1, PACKET):
@@ -58,7 +58,7 @@ async def user_side(client: CharacterClient, seconds: float) -> list[tuple[int, 
 
 
 async def character_side(client: CharacterClient, seconds: float) -> None:
-    """A segment of four seconds in every ten."""
+    """Send a segment of four seconds every ten seconds."""
     for number in range(max(1, round(seconds / 10))):
         await client.append_character(f"turn-{number}", babble(min(4.0, seconds / 2), 7 + number))
         await client.end_segment(f"turn-{number}")
@@ -66,7 +66,7 @@ async def character_side(client: CharacterClient, seconds: float) -> None:
 
 
 async def talk(url: str, token: str, seconds: float) -> dict[str, float]:
-    """Hold the conversation and measure it."""
+    """Run the conversation and measure it."""
     opened = time.perf_counter()
     async with connect(url, token, keep_frames=False) as client:
         await client.wait(lambda: bool(client.chunks), timeout_s=60)
@@ -74,21 +74,21 @@ async def talk(url: str, token: str, seconds: float) -> dict[str, float]:
         speaking = asyncio.create_task(character_side(client, seconds))
         sent = await user_side(client, seconds)
         speaking.cancel()
-        shown = list(client.chunks)
+        chunks = list(client.chunks)
         await client.close()
-    heard = [(chunk.message.user_samples, chunk.decoded_s) for chunk in shown]
+    consumed = [(chunk.message.user_samples, chunk.decoded_s) for chunk in chunks]
     reactions, at = [], 0
     for samples, when in sent:
-        while at < len(heard) and heard[at][0] < samples:
+        while at < len(consumed) and consumed[at][0] < samples:
             at += 1
-        if at < len(heard):
-            reactions.append(heard[at][1] - when)
-    span = shown[-1].received_s - shown[0].received_s
-    frames = sum(len(chunk.pts) for chunk in shown[1:])
-    video_s = sum(len(chunk.pts) for chunk in shown) * SAMPLES_PER_FRAME / AUDIO_RATE
+        if at < len(consumed):
+            reactions.append(consumed[at][1] - when)
+    span = chunks[-1].received_s - chunks[0].received_s
+    frames = sum(len(chunk.pts) for chunk in chunks[1:])
+    video_s = sum(len(chunk.pts) for chunk in chunks) * SAMPLES_PER_FRAME / AUDIO_RATE
     return {
         "sustained_fps": round(frames / span, 2),
-        "compute_seconds_per_video_second": round(sum(c.message.compute_ms for c in shown) / 1000 / video_s, 4),
+        "compute_seconds_per_video_second": round(sum(c.message.compute_ms for c in chunks) / 1000 / video_s, 4),
         "first_frame_ms": round(first_frame * 1000, 1),
         "reaction_p95_ms": round(float(np.percentile(reactions, 95)) * 1000, 1),
         "duration_s": round(span, 2),
@@ -96,7 +96,7 @@ async def talk(url: str, token: str, seconds: float) -> dict[str, float]:
 
 
 async def measure(engine: str, model_dir: Path | None, seconds: float) -> dict[str, float]:
-    """Start a server, talk, stop it."""
+    """Start a server, run the conversation, stop the server."""
     process, url, token = await start_server(engine, model_dir)
     try:
         return await talk(url, token, seconds)

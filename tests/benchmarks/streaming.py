@@ -1,19 +1,19 @@
-"""What a live chunk costs and where the time goes: `python -m tests.benchmarks.streaming [--json]`.
+"""Cost of a live chunk and of its parts: `python -m tests.benchmarks.streaming [--json]`.
 
-One process, bfloat16, every figure the median of turns taken one after the other. On a CPU that has no bfloat16
-products of its own (neither AMX nor AVX512-BF16) that takes an hour and says nothing: take `--type float32` there,
-whose figures answer for that CPU and are not those of bfloat16. The measured shape: width 768,
-12 layers, 256 tokens a latent frame, chunk 3 over sink 3 and window 12.
+One process, bfloat16, every value the median of alternating rounds. On a CPU without native bfloat16 matmuls (neither
+AMX nor AVX512-BF16) that takes an hour and is meaningless: use `--type float32` there, whose results describe that CPU
+and are not comparable with bfloat16. The measured shape: width 768, 12 layers, 256 tokens per latent frame, chunk 3
+over sink 3 and window 12.
 
-- share_of_gemm_peak: the products of one forward pass over a full cache, over the rate of plain products.
-- speedup_over_window_recompute: a chunk of ours (forward passes and cache pass) beside diffusers' Wan transformer that
-  computes the same 18 latent frames anew in as many denoising steps.
-- speedup_with_history_per_step: the same where a chunk keeps the keys of its denoising and takes no cache pass.
-- last_over_second_minute: time of a chunk after 59 minutes over that after one, the counter set forward.
+- share_of_gemm_peak: matmul rate of one forward pass over a full cache, as a fraction of the plain GEMM rate.
+- speedup_over_window_recompute: a chunk of ours (forward passes and cache pass) against diffusers' Wan transformer,
+  which recomputes the same 18 latent frames in as many denoising steps.
+- speedup_with_history_per_step: the same where a chunk caches the keys of its denoising and needs no cache pass.
+- last_over_second_minute: time of a chunk after 59 minutes relative to one after a minute, with the counter advanced.
 - tiny_compute_seconds_per_video_second: the tiny profile from voices to pixels.
-- per_frame_ms_chunk_N: a chunk's time over its video frames, at equal sink and window.
+- per_frame_ms_chunk_N: time of a chunk per video frame, at equal sink and window.
 
-Random weights: the products do not care.
+Random weights: matmul time does not depend on them.
 """
 
 import argparse
@@ -47,12 +47,13 @@ SHAPE = ModelConfig(
     predicts="velocity",
 )  # fmt: skip
 MINUTES, PAIRS = (1, 59), 15
-"""Minutes of a call that are compared, and how often."""
+"""Minutes of a conversation that are compared, and the number of pairs."""
+TINY = load_config(["profile=tiny"])
 WINDOW = OnlineConfig(chunk_latents=3, sink_latents=3, window_latents=12, refiner_sigma=0.3)
 
 
 def alternating(steps: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each, turn by turn; the first turn, which allocates, does not count."""
+    """Return the median seconds of each step over alternating rounds; the first round, which allocates, is dropped."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
@@ -64,7 +65,7 @@ def alternating(steps: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
 
 
 class Stream:
-    """A model of the measured shape in the middle of a call."""
+    """A model of the measured shape in the middle of a conversation."""
 
     def __init__(self, online: OnlineConfig, kind: torch.dtype) -> None:
         torch.manual_seed(0)
@@ -132,10 +133,9 @@ class Recompute:
 
 
 def last_over_second_minute(stream: Stream) -> float:
-    """How much longer a chunk takes late in a call; `make test-long` speaks the hour instead of skipping it.
+    """Return how much longer a chunk takes late in a conversation; `make test-long` runs the whole hour instead.
 
-    The median of pairs taken right after each other, in turn this and that first: what else the machine does meanwhile
-    meets both.
+    The median over pairs measured back to back in alternating order, so that other load on the machine affects both.
     """
 
     def seconds(minutes: int) -> float:
@@ -154,28 +154,27 @@ def last_over_second_minute(stream: Stream) -> float:
 
 
 def tiny_step(kind: torch.dtype) -> Callable[[], object]:
-    """One step of the tiny profile, voices to pixels."""
+    """Return one step of the tiny profile, from voices to pixels."""
     torch.manual_seed(0)
-    tiny = load_config(["profile=tiny"])
-    model = OnlineModel(tiny.train.model, tiny.distill.online, load_autoencoder(None), SIZE_PX)
+    model = OnlineModel(TINY.train.model, TINY.distill.online, load_autoencoder(None), SIZE_PX)
     model.eval().requires_grad_(False)
     model.backbone.to(kind)
     model.autoencoder.set_decoder_dtype(kind)  # type: ignore[attr-defined]
-    picture = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
-    state = model.init_state(model.character(picture))
+    image = np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), np.uint8)
+    state = model.init_state(model.character(image))
     voice = 0.1 * torch.randn(1, model.chunk_samples + model.lookahead_samples)
 
     def step() -> None:
         nonlocal state
         _, state = model.step(state, voice, voice)
 
-    for _ in range(OnlineConfig().cache_latents):
+    for _ in range(model.online.cache_latents):
         step()
     return step
 
 
 def parts(stream: Stream) -> dict[str, Callable[[], object]]:
-    """What a chunk is made of, each on its own."""
+    """Return the parts of a chunk, each as a function of its own."""
     autoencoder, encoder = stream.model.autoencoder, stream.model.audio_encoder
     latents = torch.randn(1, 16, stream.online.chunk_latents, GRID, GRID)
     samples = 0.1 * torch.randn(1, encoder.past_samples + stream.model.chunk_samples + encoder.lookahead_samples)
@@ -202,7 +201,7 @@ def parts(stream: Stream) -> dict[str, Callable[[], object]]:
 
 
 def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
-    """Figures, and seconds of the parts."""
+    """Return the results, and the seconds of each part."""
     stream, peer = Stream(WINDOW, kind), Recompute(kind)
     stepwise = Stream(replace(WINDOW, history="per_step"), kind)
     peaks: list[float] = []
@@ -232,25 +231,27 @@ def measure(kind: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     for size in sorted(sizes):
         figures[f"per_frame_ms_chunk_{size}"] = 1000 * by_size[str(size)] / (size * FRAMES_PER_LATENT)
     each = alternating({"tiny": tiny_step(kind)}, rounds=40)["tiny"]
-    figures["tiny_compute_seconds_per_video_second"] = each * LATENT_FPS / OnlineConfig().chunk_latents
+    figures["tiny_compute_seconds_per_video_second"] = each * LATENT_FPS / TINY.distill.online.chunk_latents
     return figures, alternating(parts(stream))
 
 
 def main() -> None:
-    """Runs the benchmark and prints its table."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.streaming", description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--type", choices=["bfloat16", "float32"], default="bfloat16", help="of weights and products")
+    parser.add_argument(
+        "--type", choices=["bfloat16", "float32"], default="bfloat16", help="type of weights and matmuls"
+    )
     given = parser.parse_args()
     native = native_dtype(torch.device("cpu")) == torch.bfloat16
     if given.type == "bfloat16" and not native:
-        print("this CPU has no bfloat16 products of its own: figures say nothing, take --type float32", flush=True)
+        print("this CPU has no native bfloat16 matmuls: the results are meaningless, use --type float32", flush=True)
     figures, seconds = measure(getattr(torch, given.type))
     print(
-        f"{given.type} ({'with' if native else 'without'} bfloat16 products of the CPU's own), "
+        f"{given.type} ({'with' if native else 'without'} native bfloat16 matmuls), "
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; a chunk is "
         f"{WINDOW.chunk_latents} latent frames, {WINDOW.chunk_latents * FRAMES_PER_LATENT} video frames at "
-        f"{AUDIO_RATE // 1000} kHz sound"
+        f"{AUDIO_RATE // 1000} kHz audio"
     )
     for name, value in seconds.items():
         print(f"{name:<40}{1000 * value:>10.1f} ms")
