@@ -23,7 +23,7 @@ from lpm_model.config import to_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders.load import copy_encoders
 from lpm_model.execution import Execution
-from lpm_model.lora import add_adapter, merged
+from lpm_model.lora import add_adapter, merge_adapter
 from lpm_model.losses import flow_matching_loss, training_weights
 from lpm_model.precision import native_dtype
 from lpm_model.progress import Progress
@@ -286,7 +286,7 @@ def _train(
         return metrics
     save_model(
         folder,
-        {"model": merged(weights, ADAPTER, settings.lora)},
+        {"model": merge_adapter(weights, ADAPTER, settings.lora)},
         {"model": to_mapping(base.config), "size_px": base.size_px},
         {"dataset_digest": about["digest"], "settings": to_mapping(settings), "metrics": metrics},
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lpm_model.config import Lora
 from lpm_model.dit import DiffusionTransformer
-from lpm_model.lora import activate, active, adapter_difference, add_adapter, merged
+from lpm_model.lora import activate_adapter, adapter_active, adapter_difference, add_adapter, merge_adapter
 from lpm_model.online import OnlineModel
 
 Role = Literal["teacher", "student", "refiner", "critic"]
@@ -39,7 +39,7 @@ class ModelRoles:
             if online.refiner is not None:
                 online.refiner = base
             self.networks: dict[Role, DiffusionTransformer] = dict.fromkeys(("teacher", *TRAINABLE_ROLES), base)
-            activate(base, "student")
+            activate_adapter(base, "student")
             return
         self.networks = {"teacher": _copy(online.backbone), "student": online.backbone}
         if online.refiner is not None:
@@ -56,7 +56,7 @@ class ModelRoles:
         if not self.lora.rank:
             yield self.networks[role]
             return
-        with active(self.networks[role], None if role == "teacher" else role):
+        with adapter_active(self.networks[role], None if role == "teacher" else role):
             yield self.networks[role]
 
     def weights(self, role: Role) -> dict[str, nn.Parameter]:
@@ -93,7 +93,7 @@ class ModelRoles:
             return weights
         if role == "refiner":
             return adapter_difference(weights, role, "student", self.lora)
-        return merged(weights, role, self.lora)
+        return merge_adapter(weights, role, self.lora)
 
 
 def _copy(network: DiffusionTransformer) -> DiffusionTransformer:

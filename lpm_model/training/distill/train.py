@@ -16,7 +16,7 @@ from lpm_model.character import read_base_config
 from lpm_model.checkpoint import load_weights, read_weights, save_model
 from lpm_model.config import ModelConfig, from_mapping, to_mapping
 from lpm_model.digests import model_digest
-from lpm_model.encoders.load import copy_encoders, encoders_of
+from lpm_model.encoders.load import copy_encoders, find_encoders
 from lpm_model.lora import difference_lora
 from lpm_model.online import OnlineModel
 from lpm_model.progress import Progress
@@ -106,7 +106,7 @@ def _distill(
     config, autoencoder = read_base_config(base), load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, autoencoder.digest)
     shape = from_mapping(ModelConfig, config["model"])
-    online = OnlineModel(shape, settings.online, autoencoder, config["size_px"], encoders_of(base))
+    online = OnlineModel(shape, settings.online, autoencoder, config["size_px"], find_encoders(base))
     load_weights(online.backbone, read_weights(base / "model.safetensors"), base / "model.safetensors")
     for part in (*online.networks.values(), online.autoencoder):
         assert isinstance(part, nn.Module)
@@ -131,7 +131,7 @@ def _distill(
             about_model["refiner_lora"] = to_mapping(difference_lora(settings.lora))
     save_model(folder, weights, about_model, {**origin, "metrics": metrics})
     copy_autoencoder(base / "autoencoder", folder)
-    copy_encoders(encoders_of(base), folder)
+    copy_encoders(find_encoders(base), folder)
     for temporary in (*folder.glob("checkpoint-*"), folder / "trajectories"):
         shutil.rmtree(temporary, ignore_errors=True)
     return metrics

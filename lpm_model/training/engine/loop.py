@@ -109,14 +109,10 @@ def run(
     warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     history = LossHistory(checkpoint.losses())
-    left, devices = (steps - checkpoint.step()) // mesh.data_parallel, dict[str, Any](devices=1)
-    if mesh.is_distributed:
-        scale = mesh.scale
-        strategy = ModelParallelStrategy(mesh.data_parallel, scale.sequence_parallel)
-        devices = {"devices": scale.processes, "num_nodes": scale.nodes, "strategy": strategy}
+    left = (steps - checkpoint.step()) // mesh.data_parallel
     mixed = native_dtype(mesh.device, precision) == torch.bfloat16
     trainer = lightning.Trainer(
-        accelerator="auto", **devices, precision="bf16-mixed" if mixed else "32-true", max_epochs=1,
+        accelerator="auto", **_devices(mesh), precision="bf16-mixed" if mixed else "32-true", max_epochs=1,
         limit_train_batches=left, logger=logger,
         enable_checkpointing=False, enable_model_summary=False, log_every_n_steps=10,
         enable_progress_bar=False,
@@ -135,6 +131,14 @@ def run(
         module.configure_model()
         checkpoint.restore(module, [])
     return history
+
+
+def _devices(mesh: Mesh) -> dict[str, Any]:
+    """Arguments of the trainer for one process or several."""
+    if not mesh.is_distributed:
+        return {"devices": 1}
+    scale, strategy = mesh.scale, ModelParallelStrategy(mesh.data_parallel, mesh.scale.sequence_parallel)
+    return {"devices": scale.processes, "num_nodes": scale.nodes, "strategy": strategy}
 
 
 class ReIterable:
