@@ -40,9 +40,9 @@ def test_segment_is_spoken_in_order_and_finishes_once() -> None:
     duplex.append_character("a", voice)
     duplex.end_segment("a")
     inputs, messages = run(duplex, 5)
-    heard = np.concatenate([chunk.speak[:CHUNK] for chunk in inputs])
-    assert np.array_equal(heard[:1000], voice)
-    assert not heard[1000:].any()
+    spoken = np.concatenate([chunk.speak[:CHUNK] for chunk in inputs])
+    assert np.array_equal(spoken[:1000], voice)
+    assert not spoken[1000:].any()
     assert [m.pts_samples for m in of(messages, PlaybackStarted)] == [0]
     assert of(messages, PlaybackFinished) == [
         PlaybackFinished(segment_id="a", position_samples=1000, interrupted=False)
@@ -64,8 +64,8 @@ def test_consecutive_segments_have_no_gap() -> None:
         duplex.append_character(name, tone(500, value))
         duplex.end_segment(name)
     inputs, messages = run(duplex, 5)
-    heard = np.concatenate([chunk.speak[:CHUNK] for chunk in inputs])
-    assert np.array_equal(heard[:1000], np.repeat([100, 200], 500))
+    spoken = np.concatenate([chunk.speak[:CHUNK] for chunk in inputs])
+    assert np.array_equal(spoken[:1000], np.repeat([100, 200], 500))
     order = [(type(m).__name__, m.segment_id) for m in messages if isinstance(m, PlaybackStarted | PlaybackFinished)]
     assert order == [
         ("PlaybackStarted", "a"),

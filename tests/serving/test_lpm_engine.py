@@ -40,8 +40,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for character_id, consent in (("ana", "consents/1"), ("bob", "")):
         home = folder / "characters" / character_id
         home.mkdir(parents=True)
-        picture = np.random.default_rng(1).integers(0, 255, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(home / "reference.png")
+        image = np.random.default_rng(1).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(image).save(home / "reference.png")
         (home / "character.json").write_text(json.dumps({"consent_ref": consent, "name": character_id.title()}))
     return folder
 
