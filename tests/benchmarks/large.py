@@ -112,7 +112,7 @@ class Call:
         """What a step takes, beside the floor."""
         online, model = self.model.online, self.model
         setting = Workload(frames=online.chunk_latents, tokens=self.tokens, past_frames=online.cache_latents + 1)
-        floor = online.passes * describe(model.config, setting).floor_s(flops_s / 1e12, PEAK_BANDWIDTH_TB_S)
+        floor = online.passes * describe(model.config, setting).min_time_s(flops_s / 1e12, PEAK_BANDWIDTH_TB_S)
         step = timed(self.step)
         return {
             "step_ms": 1000 * step,
