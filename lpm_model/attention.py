@@ -76,7 +76,7 @@ def use_naive_attention(queries: int, keys: int, device: torch.device) -> bool:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot product attention, [B, L, N, D] in and [B, L, N * D] out; mask [B, 1, 1 or Lq, Lk], True attends."""
+    """Attend from query to key, [B, L, N, D] to [B, L, N * D]; mask [B, 1, 1 or Lq, Lk] is True where a key is used."""
     q, k, v = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
     if use_naive_attention(q.shape[2], k.shape[2], q.device):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
@@ -91,7 +91,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 def attend_with_past(
     query: Tensor, past_key: Tensor, past_value: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Attend to a long past and a short present without concatenating the two in memory.
+    """Attend to cached keys and to the chunk's own without concatenating the two in memory.
 
     Args:
         query: [B, L, N, D] rotated.
@@ -99,7 +99,7 @@ def attend_with_past(
         past_value: [B, N, P, D].
         key: [B, L, N, D] rotated.
         value: [B, L, N, D].
-        mask: [B, 1, 1, P + L], True attends.
+        mask: [B, 1, 1, P + L], True where a key is attended to.
 
     Returns:
         [B, L, N * D].

@@ -30,10 +30,10 @@ class AttentionPlan(Protocol):
         ...
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of one layer.
+        """Return the attention output of one layer.
 
         Args:
-            layer: of the transformer.
+            layer: index of the transformer block.
             query: [B, L, N, D], rotated.
             key: [B, L, N, D], rotated.
             value: [B, L, N, D].
@@ -50,7 +50,7 @@ class FullAttention:
 
     rotation: Tensor
     mask: Tensor | None = None
-    """[B, 1, 1, L], True attends; None where every key counts."""
+    """[B, 1, 1, L], True where a key is attended to; None masks nothing."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `AttentionPlan.attend`."""
@@ -66,7 +66,7 @@ class SequenceParallelAttention:
     group: SequenceGroup
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """See `AttentionPlan.attend`; L is this process's share."""
+        """See `AttentionPlan.attend`; L counts this process's tokens."""
         return self.group.attend(query, key, value)
 
 
@@ -81,7 +81,7 @@ class CachedAttention:
     past_rotation: Tensor
     """[B, P, D] of the cached keys."""
     mask: Tensor | None
-    """[B, 1, 1, P + L], True attends; None where every key counts."""
+    """[B, 1, 1, P + L], True where a key is attended to; None masks nothing."""
     rotate: Rotate
 
     @classmethod
@@ -142,7 +142,7 @@ class CachedAttention:
         return prepared.layers[index]
 
     def _gather(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated, and values [B, P, N, D] of the references and the first slots."""
+        """Return keys before RoPE and values, [B, P, N, D] each, of the references and the first slots."""
         cache, index = self.cache, self.cache.first_layer + layer
         keys = [cache.reference_keys[layer], cache.keys[index][:, :slots].flatten(1, 2)]
         values = [cache.reference_values[layer], cache.values[index][:, :slots].flatten(1, 2)]
@@ -166,7 +166,7 @@ class CachedAttention:
 
 
 def key_mask(cache: KVCache, layout: CacheLayout, chunk: int) -> Tensor | None:
-    """Return which keys count: references, slots in use, and the chunk's own.
+    """Return the mask of the keys to attend to: present references, slots in use, and the chunk's own.
 
     Args:
         cache: history.
@@ -174,7 +174,7 @@ def key_mask(cache: KVCache, layout: CacheLayout, chunk: int) -> Tensor | None:
         chunk: latent frames of the chunk.
 
     Returns:
-        [B, 1, 1, P + L], or None where all of them count.
+        [B, 1, 1, P + L], or None if nothing is masked.
     """
     present, host = cache.reference_positions != ABSENT, cache.prepared.host
     if host.all_references is None:

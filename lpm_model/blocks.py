@@ -43,7 +43,7 @@ class CrossKV:
 
 @dataclass(frozen=True, slots=True)
 class BlockContext:
-    """What all blocks of one forward pass share."""
+    """Inputs that all blocks of one forward pass share."""
 
     modulation: Tensor
     """[B, F + R, 6, C]."""
@@ -69,7 +69,7 @@ class AudioProjector(nn.Module):
             nn.SiLU(),
             nn.Linear(config.audio_mix_width, config.audio_tokens * config.width),
         )
-        # Without a norm what changes in speech is a tenth of what stays, and the model learns to ignore both.
+        # Without a norm, speech varies by a tenth of its constant part, and the model learns to ignore the audio.
         self.norm = nn.LayerNorm(config.width, config.eps)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class CrossAttention(nn.Module):
         from_text = self._heads(self.norm_k(self.key(text)).to(value.dtype)), self._heads(value)
         if audio is None:
             return CrossKV(from_text, None)
-        # Normed before windows repeat them: on small frames windows hold several times the tokens of the frame.
+        # Normalise before windowing, which repeats each token `window` times.
         keys = audio_windows(self.norm_k(self.audio_key(audio)), self.window, frames)
         keys = (keys + self.audio_slot.to(keys.dtype)).flatten(0, 1)
         values = audio_windows(self.audio_value(audio), self.window, frames).flatten(0, 1)
@@ -230,7 +230,7 @@ class Block(nn.Module):
         modulation = context.modulation + self.modulation.to(x.dtype)
         query, key, unrotated, value = self.pre_attention(x, modulation, context.attention.rotation)
         attended = context.attention.attend(layer, query, key, value)
-        # Only now that the past was read: writing a chunk evicts the oldest latent frames of the ring.
+        # Record only after attention has read the past: writing a chunk evicts the oldest latent frames of the ring.
         if context.record is not None:
             context.record(layer, unrotated, value)
         if context.cross_kv is not None:

@@ -3,9 +3,9 @@
 B batch, S sink slots, W ring slots, one latent frame each, T tokens a latent frame, N heads, D head width, c latent
 frames of a chunk, R references.
 Rows may have different references and positions. Every buffer is allocated once and keeps its address.
-Positions are relative to the window and bounded by S + W + c, so that a call may last for ever
+Positions are relative to the window and bounded by S + W + c, so that a call can run indefinitely
 (keys cached before RoPE and rotated at use; https://arxiv.org/abs/2309.17453 for sinks).
-What attention reads is derived from the cache by lpm_model.attention_plan.
+lpm_model.attention_plan derives the keys and values that attention reads.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,18 +23,18 @@ class CacheLayout:
     """Temporal positions of the slots and of the next chunk."""
 
     slots: int
-    """Slots in use by at least one row; the rest is not read."""
+    """Number of slots in use by at least one row; the others are not read."""
     slot_positions: Tensor
     """[B, slots] temporal position of each slot."""
     chunk_positions: Tensor
     """[B, c] temporal positions of the chunk."""
     valid: Tensor | None
-    """[B, slots] slots in use by each row; None where every row uses all of them."""
+    """[B, slots] True where a row uses a slot; None if every row uses all of them."""
 
 
 @dataclass(slots=True)
 class KVCache:
-    """The history of B rows; one counter a row holds how many latent frames were ever written."""
+    """The history of B rows; one counter per row holds the total number of latent frames written."""
 
     keys: Tensor
     """[levels * layers, B, S + W, T, N, D], not rotated; one level, or one for each denoising step."""
@@ -49,7 +49,7 @@ class KVCache:
     written: Tensor
     """[B] latent frames written so far."""
     image_embedding: Tensor
-    """[B, T, C] embedding of the reference image, which is added to every token; T is 0 without one."""
+    """[B, T, C] embedding of the reference image, which is added to every token; T is 0 in models that have none."""
     latents: Tensor
     """[B, W, channels, h, w] the last clean latents, latent i at i mod W, for `window_of`; W is 0 where unused."""
     sink: int
@@ -67,14 +67,14 @@ class KVCache:
         """Allocate a cache for `batch` rows, without references.
 
         Args:
-            layers: of the transformer.
+            layers: blocks of the transformer.
             batch: B.
             tokens: T.
             heads: N.
             width: D.
             online: sink and window sizes.
             like: a tensor of the cache's type and device.
-            levels: histories next to each other, one for each noise level.
+            levels: parallel histories, one for each noise level.
         """
         shape = (levels * layers, batch, online.cache_latents, tokens, heads, width)
         none = like.new_zeros(layers, batch, 0, heads, width)
@@ -107,7 +107,7 @@ class KVCache:
 
     @property
     def levels(self) -> int:
-        """Histories next to each other, one for each noise level."""
+        """Number of parallel histories, one for each noise level."""
         return int(self.keys.shape[0] // self.reference_keys.shape[0])
 
     @property
@@ -118,9 +118,9 @@ class KVCache:
 
     @property
     def capturable(self) -> bool:
-        """Whether chunks differ in values alone from now on, so that CUDA graphs can be captured.
+        """Whether all further chunks have the same shapes and addresses, so that CUDA graphs can be captured.
 
-        That is so once every slot of every row is in use and the static buffers hold references and sink.
+        True once every slot of every row is in use and the static buffers hold references and sink.
         """
         static = self.prepared.static
         return static is not None and len(static.filled_layers) == self.keys.shape[0]
@@ -130,7 +130,7 @@ class KVCache:
         return replace(self, first_layer=index * self.reference_keys.shape[0])
 
     def allocate_static(self, chunk_latents: int) -> None:
-        """Allocate static buffers for chunks of that many latent frames; call it once the references are in."""
+        """Allocate static buffers for chunks of that many latent frames; call it after the references are written."""
         self.prepared.static = StaticBuffers.allocate(chunk_latents, self.keys, self.reference_keys.shape[2])
         self.prepared.invalidate()
 
@@ -163,7 +163,7 @@ class KVCache:
         """Store one layer of the next c latent frames; call `advance` once after all layers.
 
         Args:
-            layer: of the transformer.
+            layer: index of the transformer block.
             keys: [B, c * T, N, D], not rotated.
             values: [B, c * T, N, D].
         """
@@ -173,9 +173,9 @@ class KVCache:
             buffer[self.first_layer + layer][rows, slots] = frames
 
     def _evict_oldest(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return rows and slots [B, count] that the next latent frames take.
+        """Return the rows and slots [B, count] to which the next latent frames are written.
 
-        This is where entries are evicted: the first S latent frames take the sink's slots and stay for ever; each
+        This is where entries are evicted: the first S latent frames fill the sink's slots for good; each
         later one takes the next slot of the ring, which, once the ring is full, is that of its oldest latent frame.
         Overwriting the slot evicts it; nothing else is moved.
         """
@@ -197,13 +197,13 @@ class KVCache:
             self.latents[self._rows(count), latent % self.window] = frames
 
     def advance(self, chunk: int) -> None:
-        """Count `chunk` written latent frames; the only place where the counter moves."""
+        """Add `chunk` written latent frames to the counter, which nothing else changes."""
         self.prepared.invalidate()
         self.prepared.host.filled_slots = [min(slots + chunk, self.capacity) for slots in self._filled_slots()]
         self.written += chunk
 
     def window_of(self, row: int) -> tuple["KVCache", Tensor, int]:
-        """Return what is needed to encode one row's window again.
+        """Return what is needed to re-encode one row's window.
 
         Returns:
             A cache of that row without its window, the window's latents [1, channels, k, h, w], and the index of the
@@ -228,7 +228,7 @@ class KVCache:
         return fresh, self.latents[row, indices % self.window].transpose(0, 1)[None], first
 
     def replace_window(self, row: int, fresh: "KVCache", first: int) -> None:
-        """Take over the window that was written to `window_of`'s cache; its first latent frame has index `first`."""
+        """Replace a row's window with the one written to `window_of`'s cache; it starts at latent frame `first`."""
         count = int(fresh.written) - self.sink
         slots = self.sink + (torch.arange(count, device=self.written.device) + first - self.sink) % self.window
         for name in ("keys", "values"):
@@ -236,7 +236,7 @@ class KVCache:
         self.prepared.invalidate()
 
     def replace_rows(self, mask: Tensor, other: "KVCache") -> None:
-        """Replace the rows where mask [B] is True by those of another cache; the numbers of references may differ."""
+        """Replace the rows where mask [B] is True with those of another cache; the numbers of references may differ."""
         if self.reference_keys.shape[2] != other.reference_keys.shape[2]:
             most = max(self.reference_positions.shape[1], other.reference_positions.shape[1])
             other = replace(other, prepared=PreparedKeys())
@@ -249,7 +249,7 @@ class KVCache:
         self.replace_references(mask, other)
 
     def replace_references(self, mask: Tensor, other: "KVCache") -> None:
-        """Replace the references of the rows where mask [B] is True by the same number from another cache."""
+        """Replace the references of the rows where mask [B] is True with the same number from another cache."""
         for name in ("reference_keys", "reference_values"):
             getattr(self, name)[:, mask] = getattr(other, name)[:, mask]
         self.prepared.reset()
@@ -262,7 +262,7 @@ class KVCache:
         return host.filled_slots
 
     def _pad_references(self, references: int) -> None:
-        """Append absent references up to a number of them."""
+        """Pad with absent references to the given number."""
         more = references - self.reference_positions.shape[1]
         self.reference_positions = functional.pad(self.reference_positions, (0, more), value=ABSENT)
         for name in ("reference_keys", "reference_values"):

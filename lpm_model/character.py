@@ -52,7 +52,7 @@ class Character:
         )
 
     def padded(self, references: int) -> "Character":
-        """Append absent references up to a number of them; only for a batch with positions for each row."""
+        """Pad with absent references to the given number; positions must be per row, [B, R]."""
         missing = references - self.references.shape[1]
         return Character(
             image=self.image,
@@ -62,7 +62,7 @@ class Character:
 
 
 def join_characters(characters: Sequence[Character]) -> Character:
-    """Join characters into a batch, whatever number of references each has."""
+    """Join characters into a batch; each may have a different number of references."""
     most = max(c.references.shape[1] for c in characters)
     rows = [c.rows(c.image.shape[0]).padded(most) for c in characters]
     return Character(
@@ -102,7 +102,7 @@ class CharacterModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.size_px = config, size_px
-        self.autoencoder, self.codec = autoencoder, LatentCodec.of(config)
+        self.autoencoder, self.codec = autoencoder, LatentCodec.from_config(config)
         self.audio_encoder = build_audio_encoder(config.audio, encoders)
         self.text_encoder = build_text_encoder(config, encoders)
         if config.audio_width not in (0, self.audio_encoder.width):
@@ -190,7 +190,7 @@ def read_base_config(folder: Path) -> dict[str, Any]:
     """Read config.json of a Base LPM folder.
 
     Raises:
-        ValueError: it is missing, or is an Online LPM's.
+        ValueError: it is missing, or belongs to an Online LPM.
     """
     config = read_model_config(folder)
     if "online" in config:
@@ -199,5 +199,5 @@ def read_base_config(folder: Path) -> dict[str, Any]:
 
 
 def inference_device(name: str | None) -> torch.device:
-    """Return the device of that name; None is a GPU if there is one, else the CPU."""
+    """Return the device of that name; None selects a GPU if there is one, else the CPU."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

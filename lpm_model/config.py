@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar, overload
 
 FRAMES_PER_LATENT = 4
-"""Video frames that one latent frame owns (latent 0, the character image, owns one)."""
+"""Video frames per latent frame (latent 0, the character image, covers one)."""
 VIDEO_FPS = 24
 """Frame rate of everything inside the platform."""
 AUDIO_RATE = 24_000
 """Sample rate (Hz) of everything inside the platform: mono PCM16."""
 SAMPLES_PER_FRAME = AUDIO_RATE // VIDEO_FPS
-"""1000: audio samples that one video frame owns."""
+"""1000: audio samples per video frame."""
 SAMPLES_PER_LATENT = SAMPLES_PER_FRAME * FRAMES_PER_LATENT
-"""4000: audio samples that one latent frame owns."""
+"""4000: audio samples per latent frame."""
 LATENT_FPS = VIDEO_FPS // FRAMES_PER_LATENT
 
 T = TypeVar("T")
@@ -40,8 +40,8 @@ def setting(
         default: the default value.
         factory: makes the default value, in place of `default`.
         help: what the setting does, and its unit.
-        affects: False when no value changes what a step writes, so that caches ignore it; the name of a part of a step
-            when only that part depends on it, so that the caches of other parts ignore it.
+        affects: False for a setting that does not change the output of a step, which caches then ignore; the name of a
+            part of a step if only that part depends on the setting, which the caches of other parts then ignore.
     """
     metadata = {"help": help, "affects": affects}
     if factory is not dataclasses.MISSING:
@@ -108,9 +108,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "") ->
 
 
 def _with_full_key(message: str, where: str, fields: Collection[str]) -> str:
-    """Put the path of a dataclass before a message of its own checks, without what the message already says of it.
+    """Prefix a message of a dataclass's own checks with its path, without repeating keys that the message names.
 
-    `workers is 0` becomes `curate.workers is 0`; `bench.seconds is 1`, said by `evaluate.bench`, becomes
+    `workers is 0` becomes `curate.workers is 0`; `bench.seconds is 1`, raised by `evaluate.bench`, becomes
     `evaluate.bench.seconds is 1`; a message that starts with no key becomes `curate: ...`.
     """
     path = where.rstrip(".").split(".") if where else []
@@ -159,7 +159,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """Plain nested values of a config dataclass, ready for JSON or YAML."""
+    """Return the plain nested values of a config dataclass, ready for JSON or YAML."""
     return dataclasses.asdict(config)
 
 
@@ -172,7 +172,7 @@ REFERENCE_KINDS: dict[str, int] = {
 }
 """Temporal RoPE offset of each reference subtype, counted back from latent 0 (paper section 3.3: segment-wise RoPE)."""
 ABSENT = 0
-"""Temporal position that marks a reference which a row of a batch does not have."""
+"""Temporal position of a missing reference in a row that has fewer than the batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,7 +187,7 @@ class AudioConfig:
         2, help="Latent frames of the character's own audio that a video token attends to: its own and earlier ones."
     )
     listen_window_latents: int = setting(
-        12, help="The same for the partner's audio; longer, because reactions lag behind."
+        12, help="The same for the partner's audio; longer, because reactions come late."
     )
 
     def __post_init__(self) -> None:
@@ -248,8 +248,8 @@ class ModelConfig:
             )
 
     @property
-    def codes_residuals(self) -> bool:
-        """Whether latents are residuals to the reference-image latent, which is then added to every token."""
+    def uses_residuals(self) -> bool:
+        """Whether latents are residuals to the reference-image latent; its embedding is then added to every token."""
         return self.residual_gain != 0
 
     @property
@@ -354,7 +354,7 @@ class OnlineConfig:
 
     @property
     def noise_draws(self) -> int:
-        """Chunks of noise that the backbone draws for one of its own; the refiner draws one."""
+        """Noise tensors that the backbone draws per chunk; the refiner draws one."""
         return len(self.backbone_sigmas) + (self.history == "pass" and self.history_sigma > 0)
 
     @property
@@ -391,5 +391,5 @@ class Lora:
 
     @property
     def gain(self) -> float:
-        """Factor of the update (alpha / rank)."""
+        """Scale of the update (alpha / rank)."""
         return self.alpha / self.rank if self.rank else 0.0

@@ -1,7 +1,7 @@
-"""Cost of a model from its shape alone: parameters, FLOPs, bytes, and the least time of a pass.
+"""Cost of a model from its shape alone: parameters, FLOPs, bytes, and a lower bound on the time of a pass.
 
 c width, f feed-forward width, T tokens a latent frame, n audio tokens a latent frame. A matmul of [m, k] and [k, n]
-counts 2 m k n FLOPs; norms, rotations and activations count nothing.
+counts 2 m k n FLOPs; norms, rotations and activations are not counted.
 """
 
 from dataclasses import dataclass
@@ -64,8 +64,8 @@ class Cost:
         """FLOPs of all parts."""
         return sum(self.flops.values())
 
-    def floor_s(self, tflops_per_s: float, tb_per_s: float) -> float:
-        """Return the least time of the pass (s): its matmuls at full rate, or one read of weights and cache, if longer.
+    def min_time_s(self, tflops_per_s: float, tb_per_s: float) -> float:
+        """Return a lower bound on the time of the pass (s): its matmuls at full rate or one read of weights and cache.
 
         Raises:
             ValueError: a rate that is not positive.
@@ -127,7 +127,7 @@ def chunk_workload(online: OnlineConfig, size_px: int, references: int = 1) -> W
 
 
 def chunk_duration_s(online: OnlineConfig) -> float:
-    """Return the duration of a chunk (s); a live character must be generated faster than that."""
+    """Return the duration of a chunk (s), in which a live character must be generated."""
     return online.chunk_latents / LATENT_FPS
 
 
@@ -169,6 +169,6 @@ def forward_flops(config: ModelConfig, workload: Workload) -> dict[str, int]:
         )
         mixed = 2 * config.audio_mix_width * config.audio_tokens * (config.audio_width + c)
         found["audio projectors"] = 2 * latents * mixed
-    if config.codes_residuals and not workload.past_frames:
+    if config.uses_residuals and not workload.past_frames:
         found["embeddings and head"] += batch * workload.tokens * 8 * c * config.latent_channels
     return found

@@ -25,13 +25,13 @@ from lpm_model.cache import KVCache
 from lpm_model.config import ABSENT, ModelConfig
 from lpm_model.execution import EAGER, Execution
 
-LOWEST_SIGMA = 0.05
-"""Velocities of a model that predicts clean latents are taken at this level below it (arXiv 2511.13720)."""
+MIN_SIGMA = 0.05
+"""Lower bound of sigma when velocities are computed from predicted clean latents (arXiv 2511.13720)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What steers a generation; None where a branch is absent (a learned null replaces it)."""
+    """Conditions of a generation; None where a branch is absent (a learned null replaces it)."""
 
     text: Tensor | None = None
     """[B, text_tokens, text_width]; a row of zeros is an absent text."""
@@ -51,11 +51,11 @@ class Conditions:
         return replace(self, cross_kv=None, **dict.fromkeys(names))
 
     def row(self, index: int) -> "Conditions":
-        """Return what steers one row of a batch whose references are in a cache."""
+        """Return the conditions of one row of a batch whose references are already in a cache."""
         return self.map(lambda value: value[index : index + 1])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditions":
-        """Return the same with every per-row tensor changed; reference_positions, which all rows share, stay."""
+        """Return the same with `change` applied to every per-row tensor; reference_positions stay."""
         names = ("text", "speak", "listen", "references")
         present = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(self, cross_kv=None, **{name: change(value) for name, value in present.items()})
@@ -92,7 +92,7 @@ class DiffusionTransformer(nn.Module):
         self.config, self.execution, self._rotate = config, EAGER, rotate
         c = config.width
         self.patch = nn.Linear(4 * config.latent_channels, c)
-        if config.codes_residuals:
+        if config.uses_residuals:
             self.anchor = nn.Linear(4 * config.latent_channels, c, bias=False)  # embeds the reference image
         self.time = nn.Sequential(nn.Linear(config.time_width, c), nn.SiLU(), nn.Linear(c, c))
         self.time_modulation = nn.Linear(c, 6 * c)
@@ -113,7 +113,7 @@ class DiffusionTransformer(nn.Module):
         """Change how passes run from now on.
 
         Raises:
-            ValueError: compiled blocks are to run uncompiled again.
+            ValueError: `compiled` is False for a model that is compiled already.
         """
         if self.execution.compiled and not execution.compiled:
             raise ValueError("execution.compiled is False, but this model is compiled: load it again")
@@ -122,7 +122,7 @@ class DiffusionTransformer(nn.Module):
         self.execution = execution
 
     def _compile(self) -> None:
-        # One code serves plain, adapted and FP8 matrices, both audio windows and the shapes of several sessions.
+        # The same code object runs plain, LoRA and FP8 layers, both audio windows, and the shapes of several sessions.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         self._rotate = torch.compile(rotate, dynamic=False)
         for block in self.blocks:
@@ -130,12 +130,12 @@ class DiffusionTransformer(nn.Module):
                 setattr(block, part, torch.compile(getattr(block, part), dynamic=False))
 
     def tokens(self, latents: Tensor) -> Tensor:
-        """Embed latents [B, channels, F, h, w] as tokens [B, F T, C]; of a sequence group, this process's share."""
-        return self.patch(self._own(patchify(latents), latents.shape[2]))
+        """Embed latents [B, channels, F, h, w] as tokens [B, F T, C], or this process's shard of them."""
+        return self.patch(self._shard(patchify(latents), latents.shape[2]))
 
-    def _own(self, tokens: Tensor, frames: int) -> Tensor:
+    def _shard(self, tokens: Tensor, frames: int) -> Tensor:
         group = self.execution.sequence_group
-        return tokens if group is None else group.own(tokens, frames)
+        return tokens if group is None else group.shard(tokens, frames)
 
     def _audio(self, features: Tensor | None, embed: nn.Module, null: Tensor, batch: int, frames: int) -> Tensor:
         if features is None:
@@ -190,7 +190,7 @@ class DiffusionTransformer(nn.Module):
         Args:
             latents: [B, channels, F, h, w] noisy latents (clean ones where sigma is 0).
             sigma: [B, F] noise level of each latent frame.
-            conditions: references are read only without a cache; with one they are in it already.
+            conditions: references are ignored if a cache is given, which holds them already.
             cache: history of the streaming model; None makes the pass bidirectional over the F frames.
             record: receives every layer's keys and values; `cache.write` stores the chunk (the caller then advances).
 
@@ -199,7 +199,7 @@ class DiffusionTransformer(nn.Module):
         """
         f, rows, columns = latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2
         x = self.tokens(latents)
-        if self.config.codes_residuals:
+        if self.config.uses_residuals:
             image = self.embed_image(latents[:, :, :1]) if cache is None else cache.image_embedding
             x = x + image.to(x.dtype).repeat(1, f, 1)
         references = conditions.references if cache is None else None
@@ -216,19 +216,19 @@ class DiffusionTransformer(nn.Module):
         shift, scale = (time[:, :f, None] + self.head_modulation.to(x.dtype)).unbind(-2)
         out = self.head(modulate(self.head_norm(x[:, : context.video_tokens]), shift, scale))
         if self.execution.sequence_group is not None:
-            out = self.execution.sequence_group.whole(out, f)
+            out = self.execution.sequence_group.gather(out, f)
         out = unpatchify(out, rows, columns).float()
         if self.config.predicts == "velocity":
             return out
-        return (latents - out) / sigma[:, None, :, None, None].clamp(min=LOWEST_SIGMA)
+        return (latents - out) / sigma[:, None, :, None, None].clamp(min=MIN_SIGMA)
 
     def embed_image(self, image: Tensor) -> Tensor:
         """Embed the reference-image latent [B, channels, 1, h, w] as [B, T, C], which is added to every token."""
-        embedded: Tensor = self.anchor(self._own(patchify(image), 1))
+        embedded: Tensor = self.anchor(self._shard(patchify(image), 1))
         return embedded
 
     def _time(self, sigma: Tensor, references: int) -> Tensor:
-        """Embed noise levels [B, F], and those of clean references behind them: [B, F + R, C]."""
+        """Embed noise levels [B, F], followed by level 0 for each reference: [B, F + R, C]."""
         if references:
             sigma = torch.cat([sigma, sigma.new_zeros(sigma.shape[0], references)], dim=1)
         time: Tensor = self.time(timestep_embedding(sigma, self.config.time_width).to(self.patch.weight.dtype))
@@ -248,7 +248,7 @@ class DiffusionTransformer(nn.Module):
         (frames, rows, columns), batch, group = grid, time.shape[0], self.execution.sequence_group
         tokens = rows * columns if group is None else rows * columns // group.size
         if cache is not None:
-            assert group is None, "a streaming pass shares no tokens"
+            assert group is None, "sequence parallelism does not support a KV cache"
             plan: AttentionPlan = CachedAttention.plan(cache, grid, self.config.rope_split, self._rotate)
         else:
             plan = self._full_attention(conditions, grid, batch, time.device)
@@ -272,14 +272,14 @@ class DiffusionTransformer(nn.Module):
                 present = torch.cat([given.new_ones(batch, frames, dtype=torch.bool), given != ABSENT], dim=1)
                 mask = present.repeat_interleave(rows * columns, dim=1)[:, None, None]
             positions = torch.cat([positions.expand(*given.shape[:-1], -1), given], dim=-1)
-        rotation = self._own(rope3d(positions, rows, columns, self.config.rope_split), positions.shape[-1])
+        rotation = self._shard(rope3d(positions, rows, columns, self.config.rope_split), positions.shape[-1])
         if group is None:
             return FullAttention(rotation, mask)
-        assert mask is None, "processes that share tokens need the same references in every row"
+        assert mask is None, "sequence parallelism needs the same number of references in every row"
         return SequenceParallelAttention(rotation, group)
 
     def prefill(self, cache: KVCache, image: Tensor, conditions: Conditions) -> None:
-        """Write the character to an empty cache: references apart, the image as latent 0.
+        """Write the character to an empty cache: references to their own buffers, the image as latent 0.
 
         Args:
             cache: empty, for B rows; changed in place.
@@ -297,7 +297,7 @@ class DiffusionTransformer(nn.Module):
 
         self(image, image.new_zeros(image.shape[0], 1), conditions.without("speak", "listen"), record=record)
         cache.advance(1)
-        if self.config.codes_residuals:
+        if self.config.uses_residuals:
             cache.image_embedding = self.embed_image(image)
         cache.reference_keys, cache.reference_values = torch.stack(keys), torch.stack(values)
         if conditions.references is not None and conditions.reference_positions is not None:

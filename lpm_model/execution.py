@@ -1,4 +1,4 @@
-"""How forward passes of the transformer are executed. None of it changes the result beyond the order of sums."""
+"""How forward passes of the transformer are executed. None of it changes the result, apart from rounding."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ class Execution:
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass instead of storing its activations; passes over a cache store them."""
     compiled: bool = False
-    """Compile everything between the attentions, for inference: norms, gates and rotations join the matmuls."""
+    """Compile everything between the attentions, for inference: fuses norms, gates and rotations."""
     sequence_group: SequenceGroup | None = None
     """Processes that share the tokens of one batch."""
     touch_all_parameters: bool = False
-    """Give parameters of absent branches zeros as gradients instead of None, as sharded gradients need it."""
+    """Give parameters of absent branches zero gradients instead of None, which sharded gradients require."""
 
 
 EAGER = Execution()

@@ -1,7 +1,7 @@
 """FP8 (e4m3) matmuls, about twice the rate of bfloat16 where the hardware has them.
 
 Weights are scaled per output row once, inputs per token in each call, outputs are bfloat16
-(https://arxiv.org/abs/2209.05433). For inference only: the original weights are not kept.
+(https://arxiv.org/abs/2209.05433). For inference only: the original weights are discarded.
 """
 
 from collections.abc import Iterable

@@ -34,7 +34,7 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 
 def schedule(steps: int, shift: float) -> Tensor:
-    """Sigmas 1 ... 0 of an Euler sampler, [steps + 1]."""
+    """Return the sigmas 1 ... 0 of an Euler sampler, [steps + 1]."""
     if steps < 1:
         raise ValueError(f"steps is {steps}: give at least 1")
     return shift_sigma(torch.linspace(1, 0, steps + 1), shift)

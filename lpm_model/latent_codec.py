@@ -22,7 +22,7 @@ class LatentCodec:
     """Brings residuals to about unit variance; 0 keeps latents absolute."""
 
     @classmethod
-    def of(cls, config: ModelConfig) -> "LatentCodec":
+    def from_config(cls, config: ModelConfig) -> "LatentCodec":
         """Return the codec of a model with this config."""
         return cls(config.residual_gain)
 
@@ -65,14 +65,14 @@ class LatentCodec:
         return torch.cat([image, self.decode(clip[:, :, 1:], image)], dim=2)
 
     def rebase(self, residuals: Tensor, image: Tensor) -> Tensor:
-        """Make the end of a roll-out a clip of its own, whose reference image is its first latent frame.
+        """Re-encode the end of a roll-out as a separate clip, whose reference image is its first latent frame.
 
         Args:
             residuals: [B, C, F, h, w] latents of the roll-out.
             image: [B, C, 1, h, w] reference image of the roll-out.
 
         Returns:
-            [B, C, F, h, w] as `encode` gives it; no gradient flows to latent 0, which counts as known.
+            [B, C, F, h, w] as `encode` returns it; latent 0 is detached.
         """
         first, rest = residuals[:, :, :1].detach(), residuals[:, :, 1:]
         return torch.cat([self.decode(first, image), rest - first if self.gain else rest], dim=2)

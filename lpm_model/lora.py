@@ -24,7 +24,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Adapter(nn.Module):
-    """One update of one matrix."""
+    """Low-rank update of one matrix."""
 
     def __init__(self, base: nn.Linear, lora: Lora) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Adapter(nn.Module):
 
 
 class AdaptedLinear(nn.Linear):
-    """A linear layer on the frozen weights of another, with named adapters, of which at most one is active."""
+    """A linear layer that shares the frozen weights of another and has named adapters, at most one of them active."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__(base.in_features, base.out_features, base.bias is not None, device="meta")
@@ -86,21 +86,21 @@ def add_adapter(model: nn.Module, name: str, lora: Lora) -> list[nn.Parameter]:
             setattr(blocks.get_submodule(parent), own, layer)
         layer.adapters[name] = Adapter(layer, lora)
         trainable += layer.adapters[name].parameters()
-    activate(model, name)
+    activate_adapter(model, name)
     return trainable
 
 
-def activate(model: nn.Module, name: str | None) -> None:
+def activate_adapter(model: nn.Module, name: str | None) -> None:
     """Activate an adapter; None runs the base alone."""
     for layer in adapted_layers(model):
         layer.active = name if name is not None and name in layer.adapters else None
 
 
 @contextmanager
-def active(model: nn.Module, name: str | None) -> Iterator[None]:
+def adapter_active(model: nn.Module, name: str | None) -> Iterator[None]:
     """Activate an adapter inside a context."""
     before = [(layer, layer.active) for layer in adapted_layers(model)]
-    activate(model, name)
+    activate_adapter(model, name)
     try:
         yield
     finally:
@@ -108,7 +108,7 @@ def active(model: nn.Module, name: str | None) -> Iterator[None]:
             layer.active = other
 
 
-def merged(weights: Mapping[str, Tensor], name: str, lora: Lora) -> dict[str, Tensor]:
+def merge_adapter(weights: Mapping[str, Tensor], name: str, lora: Lora) -> dict[str, Tensor]:
     """Merge one adapter into the base's weights and drop the others.
 
     Args:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def motion_weights(latents: Tensor, extra: float) -> Tensor:
-    """Return loss weights [B, 1, 1, h, w] of mean one: cells that move quickly (lips) count up to 1 + `extra` times.
+    """Return loss weights [B, 1, 1, h, w] of mean one: cells that move fast (lips) weigh up to 1 + `extra` times more.
 
-    Speed counts, not spread: a head that sways slowly changes most cells more than speech changes the lips.
+    Weights follow speed, not variance: a slowly swaying head changes most cells more than speech changes the lips.
 
     Args:
         latents: [B, channels, F, h, w].
@@ -31,20 +31,20 @@ def training_weights(clean: Tensor, level: Tensor, extra: float, predicts: str) 
         clean: [B, channels, F, h, w].
         level: [B, 1, F, 1, 1] noise levels.
         extra: see `motion_weights`.
-        predicts: where it is "clean", the error of clean latents counts, not that of velocities.
+        predicts: `ModelConfig.predicts`; "clean" turns velocity errors into errors of clean latents.
     """
     weight = motion_weights(clean[:, :, 1:], extra) * (level > 0)
     return weight * level.square() if predicts == "clean" else weight
 
 
 def flow_matching_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean squared error of velocities; weight broadcasts over [B, channels, F, h, w], 0 ignores a cell."""
+    """Return the weighted mean squared error of velocities; weight broadcasts to [B, channels, F, h, w]."""
     full = weight.expand_as(target)
     return (full * (predicted.float() - target).square()).sum() / full.sum().clamp(min=1e-6)
 
 
 def ode_regression_loss(clean: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean squared error between clean chunks of student and teacher (CausVid, arXiv 2412.07772), a scalar.
+    """Return the weighted mean squared error between clean chunks of student and teacher (CausVid, arXiv 2412.07772).
 
     All are [B, channels, c, h, w]; the weight may broadcast.
     """
@@ -52,7 +52,7 @@ def ode_regression_loss(clean: Tensor, teacher: Tensor, weight: Tensor) -> Tenso
 
 
 def dmd_gradient(sample: Tensor, real_clean: Tensor, fake_clean: Tensor) -> Tensor:
-    """Gradient of distribution matching distillation for a student sample.
+    """Return the gradient of distribution matching distillation for a student sample.
 
     g = (fake - real) / mean |sample - real|, the normaliser taken per row (Self-Forcing, arXiv 2506.08009;
     DMD, arXiv 2311.18828). Zero where critic and teacher agree.

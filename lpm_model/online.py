@@ -1,8 +1,8 @@
 """Online LPM: the causal, streaming generator, as sessions that step over their audio.
 
 B batch, c latent frames of a chunk, n audio tokens a latent frame, P latent frames of audio context.
-Memory is constant (static caches) and positions are bounded (lpm_model.cache), so that a call may last for ever.
-How a chunk is made: lpm_model.rollout.
+Memory is constant (static caches) and positions are bounded (lpm_model.cache), so that a call can run indefinitely.
+lpm_model.rollout generates the chunks.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ from lpm_model.config import (
 )
 from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
-from lpm_model.encoders.load import encoders_of
+from lpm_model.encoders.load import find_encoders
 from lpm_model.float8 import to_float8
 from lpm_model.lora import clone_with_adapter, load_adapter
 from lpm_model.precision import native_dtype
@@ -58,13 +58,13 @@ class OnlineModel(BlockLoop):
     """A live character: sessions that step over their audio."""
 
     folder: Path | None = None
-    """Folder that it was loaded from."""
+    """Folder that the model was loaded from."""
     use_cuda_graphs: bool = False
     """Whether chunks are captured as CUDA graphs and replayed (see `accelerate`)."""
 
     @property
     def chunk_frames(self) -> int:
-        """Video frames that one step makes."""
+        """Video frames that one step generates."""
         return self.online.chunk_latents * FRAMES_PER_LATENT
 
     @property
@@ -79,7 +79,7 @@ class OnlineModel(BlockLoop):
 
     @cached_property
     def digest(self) -> str:
-        """Identifies shapes and weights; a state resumes only with the model that made it."""
+        """Digest of shapes and weights; a state resumes only with the model that saved it."""
         if self.folder is not None:
             return weights_digest(self.folder)
         total = hashlib.sha256(repr((self.config, self.online, self.autoencoder.digest)).encode())
@@ -95,8 +95,8 @@ class OnlineModel(BlockLoop):
 
         Args:
             character: one for all rows, or one for each.
-            batch: rows; None takes as many as there are characters.
-            seed: of a row's noise, one for each row; a number is row 0's, and row r draws from seed + r.
+            batch: number of rows; None = the number of characters.
+            seed: seeds of the noise, one for each row; a single number seeds row r with seed + r.
 
         Raises:
             ValueError: numbers of characters, rows and seeds that do not fit.
@@ -129,7 +129,7 @@ class OnlineModel(BlockLoop):
     def step(
         self, state: OnlineState, speak: Tensor, listen: Tensor, text: Sequence[str] | None = None
     ) -> tuple[Tensor, OnlineState]:
-        """Make the next chunk.
+        """Generate the next chunk.
 
         Args:
             state: from `init_state` or the step before; its buffers are reused.
@@ -145,10 +145,10 @@ class OnlineModel(BlockLoop):
         Raises:
             ValueError: audio of another length.
         """
-        want = self.chunk_samples + self.lookahead_samples
+        needed = self.chunk_samples + self.lookahead_samples
         for name, audio in (("speak", speak), ("listen", listen)):
-            if audio.shape != (state.cache.written.shape[0], want):
-                raise ValueError(f"{name} audio has shape {tuple(audio.shape)}; a step wants [batch, {want}] samples")
+            if audio.shape != (state.cache.written.shape[0], needed):
+                raise ValueError(f"{name} audio has shape {tuple(audio.shape)}; a step needs [batch, {needed}] samples")
         texts = ("",) * speak.shape[0] if text is None else tuple(text)
         if len(texts) != speak.shape[0]:
             raise ValueError(f"{len(texts)} prompts for {speak.shape[0]} rows: give one for each")
@@ -156,18 +156,18 @@ class OnlineModel(BlockLoop):
         partner, listen_tail = self._features(state.listen, state.listen_tail, listen)
         conditions = Conditions(text=self.text(texts), speak=own, listen=partner)
         changed = tuple(row for row, (old, new) in enumerate(zip(state.texts, texts, strict=True)) if old != new)
-        frames, following = self._advance(state, conditions.map(self._own), changed)
+        frames, following = self._advance(state, conditions.map(self._cast), changed)
         recent = slice(own.shape[1] - self.audio_history_latents, None)
         return frames, replace(
             following, speak=own[:, recent].contiguous(), listen=partner[:, recent].contiguous(),
             speak_tail=speak_tail, listen_tail=listen_tail, texts=texts,
         )  # fmt: skip
 
-    def _own(self, value: Tensor) -> Tensor:
+    def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.device, self.dtype)
 
     def _features(self, features: Tensor, tail: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the chunk's audio behind the features of the past.
+        """Encode the chunk's audio and append it to the features of the past.
 
         Args:
             features: [B, P, n, width] of the latent frames before the chunk.
@@ -227,7 +227,7 @@ class OnlineModel(BlockLoop):
 
     @torch.inference_mode()
     def _make_chunk(self, state: OnlineState, conditions: Conditions, changed: tuple[int, ...]) -> ChunkOutput:
-        """Make the backbone's chunk and append it to its history."""
+        """Generate the backbone's chunk and append it to its history."""
         first = self.audio_history_latents - self.config.context_latents
         if self.online.on_prompt_change == "recompute":
             self.recompute_windows(state.cache, conditions, changed, state.generators)
@@ -243,7 +243,7 @@ class OnlineModel(BlockLoop):
 
     @torch.inference_mode()
     def _refine_chunk(self, state: OnlineState, output: ChunkOutput) -> Tensor:
-        """Make the refiner's chunk [B, channels, c, h, w] and append it to its history; the backbone's without one."""
+        """Generate the refiner's chunk [B, channels, c, h, w], appended to its history; without one, the backbone's."""
         cache = state.refiner_cache
         if cache is None:
             return output.clean
@@ -265,7 +265,7 @@ class OnlineModel(BlockLoop):
         self.refresh_reference(cache, state.character, refined, refiner=True)
         return refined
 
-    def accelerate(self, *, float8: bool = False, compile: bool = False) -> None:  # noqa: A002 - torch's own word
+    def accelerate(self, *, float8: bool = False, compile: bool = False) -> None:  # noqa: A002 - named as in torch
         """Trade start-up time, and some precision, for speed; call it before the first session.
 
         Args:
@@ -291,11 +291,11 @@ class OnlineModel(BlockLoop):
         """Run `make(conditions, noise, *more)`, through the cache's CUDA graphs once they can be captured.
 
         Args:
-            cache: that `make` reads and writes.
-            make: makes a chunk [B, channels, c, h, w].
+            cache: read and written by `make`.
+            make: generates a chunk [B, channels, c, h, w].
             conditions: of the chunk.
             noise: drawn on the host, before the graph is replayed.
-            draws: chunks of noise that `make` draws.
+            draws: number of noise tensors that `make` draws.
             more: further inputs of `make`.
         """
         if not self.use_cuda_graphs or not cache.capturable:
@@ -367,13 +367,13 @@ class OnlineModel(BlockLoop):
             rows = zip(mask.tolist(), getattr(fresh, name), getattr(state, name), strict=True)
             setattr(state, name, tuple(new if restart else old for restart, new, old in rows))
 
-    def _about(self) -> dict[str, str]:
+    def _compatibility(self) -> dict[str, str]:
         """Properties that a model and a state must share."""
         return {"model": self.digest, "type": str(self.dtype), "settings": repr(self.online)}
 
     def save_state(self, state: OnlineState, path: Path) -> None:
         """Write a state as safetensors; `load_state` resumes from it to the same bits."""
-        save_state(state, path, self._about())
+        save_state(state, path, self._compatibility())
 
     def load_state(self, path: Path) -> OnlineState:
         """Load what `save_state` wrote.
@@ -381,7 +381,7 @@ class OnlineModel(BlockLoop):
         Raises:
             ValueError: the file is missing, damaged, or of another model or other settings.
         """
-        state = load_state(path, self._about(), self.chunk_latents)
+        state = load_state(path, self._compatibility(), self.chunk_latents)
         return state if self.device.type == "cpu" else state.to(self.device)
 
 
@@ -400,8 +400,8 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
 
     Args:
         folder: written by distill.
-        dtype: of the weights; None uses the device's native type.
-        device: None uses a GPU if there is one.
+        dtype: data type of the weights; None = the device's native type.
+        device: None selects a GPU if there is one.
 
     Raises:
         ValueError: the folder holds no Online LPM, or weights that do not fit.
@@ -417,7 +417,7 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
         from_mapping(OnlineConfig, config["online"]),
         autoencoder,
         config["size_px"],
-        encoders_of(folder),
+        find_encoders(folder),
         refiner="refiner_lora" not in config,
         device="meta",
     )

@@ -1,4 +1,4 @@
-"""What is derived from a KV cache for its forward passes: rotated keys, static buffers, CUDA graphs, host-side facts.
+"""Data derived from a KV cache for its forward passes: rotated keys, static buffers, CUDA graphs, host-side state.
 
 Nothing here is part of a saved state: lpm_model.attention_plan computes all of it from the cache.
 
@@ -30,7 +30,7 @@ class StaticBuffers:
     values: Tensor
     """[levels * layers, B, N, P (+ c * T), D]."""
     filled_layers: set[int] = field(default_factory=set)
-    """Layers whose references and sink are in place; these never change position, so they are rotated once."""
+    """Layers whose references and sink have been copied; their positions never change, so they are rotated once."""
 
     @classmethod
     def allocate(cls, chunk_latents: int, cached: Tensor, reference_tokens: int) -> "StaticBuffers":
@@ -52,7 +52,7 @@ class StaticBuffers:
 
 @dataclass(slots=True)
 class HostState:
-    """What the host knows about the rows, so that no pass waits for the device; None is read from it when needed."""
+    """Host copies of facts about the rows, so that no pass waits for the device; None = not read yet."""
 
     filled_slots: list[int] | None = None
     """Slots in use by each row."""
@@ -62,10 +62,10 @@ class HostState:
 
 @dataclass(slots=True)
 class PreparedKeys:
-    """Everything derived from one cache, shared by the views of its levels."""
+    """All data derived from one cache, shared by the views of its levels."""
 
     static: StaticBuffers | None = None
-    """None allocates new tensors for each chunk, as gradients need it."""
+    """None allocates new tensors for each chunk, which gradients require."""
     layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Each layer's rotated keys and values, valid until the cache advances."""
     host: HostState = field(default_factory=HostState)
@@ -77,11 +77,11 @@ class PreparedKeys:
         return 0 if self.static is None else self.static.keys.nbytes + self.static.values.nbytes
 
     def invalidate(self) -> None:
-        """The ring has changed: rotate its keys again."""
+        """Discard the rotated keys after the ring has changed."""
         self.layers.clear()
 
     def reset(self) -> None:
-        """Rows or references were replaced: nothing derived from them is valid."""
+        """Discard all derived data after rows or references were replaced."""
         self.layers.clear()
         self.host.filled_slots = self.host.all_references = None
         self.graphs.clear()

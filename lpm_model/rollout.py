@@ -1,8 +1,8 @@
-"""The block loop of Online LPM: chunks made one after the other over a history. Distillation and serving both run it.
+"""The block loop of Online LPM: generates chunk after chunk over a history, in distillation and in serving.
 
 B batch, c latent frames of a chunk, n audio tokens a latent frame, P latent frames of audio context.
-The backbone makes a chunk from noise over its own, noisy history; the refiner, if there is one, makes it again from
-a low noise level over its own, clean history (paper section 4.1).
+The backbone denoises a chunk from noise over its own, noisy history; the refiner, if there is one, denoises it again
+from a low noise level over its own, clean history (paper section 4.1).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -30,18 +30,18 @@ class Chunk:
     cached: Tensor
     """[B, channels, c, h, w]: what the history receives, usually `clean`."""
     written_levels: Collection[int] = ()
-    """Levels of the history that hold the chunk's keys already."""
+    """Levels of the history that already hold the chunk's keys."""
 
 
 MakeChunk = Callable[[slice, Conditions], Chunk]
-"""Makes the chunk of a span of latent frames under its conditions."""
+"""Generates the chunk of a span of latent frames under its conditions."""
 
 
 def chunk_conditions(conditions: Conditions, context: int, first: int, frames: int) -> Conditions:
     """Cut the conditions of one chunk out of those of a clip.
 
     Args:
-        conditions: of the clip; audio starts P latent frames before its latent 0.
+        conditions: conditions of the clip; audio starts P latent frames before its latent 0.
         context: P.
         first: latent frame of the clip at which the chunk begins.
         frames: latent frames of the chunk.
@@ -97,13 +97,13 @@ class BlockLoop(CharacterModel):
     """Backbone and refiner over their histories.
 
     Args:
-        config: shape of both.
-        online: how they stream.
-        autoencoder: of the latents.
+        config: shape of both networks.
+        online: streaming settings.
+        autoencoder: autoencoder of the latents.
         size_px: side of the frames.
         encoders: folder of the pretrained encoders, if the config names any.
-        refiner: its shape is the backbone's; False leaves it to the caller.
-        device: of both; on "meta" they take no memory until they are given weights.
+        refiner: whether to build the refiner; False leaves it to the caller.
+        device: device of both networks; on "meta" they use no memory until weights are assigned.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class BlockLoop(CharacterModel):
 
     @property
     def chunk_latents(self) -> int:
-        """Latent frames that one step makes."""
+        """Latent frames that one step generates."""
         return self.online.chunk_latents
 
     @property
@@ -145,13 +145,13 @@ class BlockLoop(CharacterModel):
 
     @property
     def audio_history_latents(self) -> int:
-        """Latent frames of audio features that a state holds: a chunk's context, and what a recomputed window needs."""
+        """Latent frames of audio features that a state holds: a chunk's context, and the window if it is recomputed."""
         recomputes = self.online.on_prompt_change == "recompute"
         return self.config.context_latents + recomputes * self.online.window_latents
 
     @torch.no_grad()
     def prefill(self, character: Character, *, static: bool = False, refiner: bool = False) -> KVCache:
-        """Create a cache that holds the characters of a batch: references apart, the image as latent 0.
+        """Create a cache prefilled with the characters of a batch (see `DiffusionTransformer.prefill`).
 
         Args:
             character: one in each row.
@@ -166,7 +166,7 @@ class BlockLoop(CharacterModel):
             self.config.head_width, self.online, like, len(levels),
         )  # fmt: skip
         conditions = Conditions(references=character.references, reference_positions=character.positions)
-        with torch.compiler.set_stance("force_eager"):  # a shape that comes once a session is not worth compiling
+        with torch.compiler.set_stance("force_eager"):  # not worth compiling for one call per session
             network.prefill(cache, character.image.to(like.dtype), conditions.map(lambda value: value.to(like.dtype)))
         if self.online.on_prompt_change == "recompute":
             cache.latents = character.image.float().transpose(1, 2).repeat(1, cache.window, 1, 1, 1)
@@ -241,7 +241,7 @@ class BlockLoop(CharacterModel):
         """Denoise one chunk from noise.
 
         Args:
-            cache: history; its counter is not moved (see `append`).
+            cache: history; its counter stays (see `append`).
             conditions: of this chunk, in the backbone's type.
             noise: draws standard normal chunks.
             exit_index: stop after this noise level (self-forcing's random exit); None runs them all.
@@ -302,12 +302,12 @@ class BlockLoop(CharacterModel):
         exit_index: int | None = None,
         train: bool = False,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Generate chunk after chunk with the backbone and append each to its history. Serving takes one at a time.
+        """Generate chunk after chunk with the backbone and append each to its history. Serving requests one at a time.
 
         Args:
-            cache: history; changed in place and never part of a graph, so that a chunk's gradients stay its own.
+            cache: history; changed in place and detached, so that gradients never cross chunks.
             conditions: audio from P latent frames before latent 0 on, in the backbone's type.
-            latents: latent frame at which the last chunk ends; a rest that does not fill a chunk is skipped.
+            latents: latent frame at which the last chunk ends; a remainder shorter than a chunk is dropped.
             noise: draws standard normal chunks.
             first: latent frame at which the first chunk begins.
             exit_index: see `generate`.
@@ -319,7 +319,7 @@ class BlockLoop(CharacterModel):
         count = len(self.online.backbone_sigmas) if exit_index is None else exit_index + 1
         written = range(count) if self.online.history == "per_step" else ()
         for span, given in self._chunks(conditions, first, latents):
-            if not train:  # with gradients each pass needs a graph of its own
+            if not train:  # with gradients each pass needs its own autograd graph
                 with torch.no_grad():
                     given = self.backbone.with_cross_kv(given, cache.written.shape[0], self.chunk_latents)
             clean = self.generate(cache, given, noise, exit_index=exit_index, train=train)
@@ -337,10 +337,10 @@ class BlockLoop(CharacterModel):
         first: int = 0,
         refiner: bool = False,
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Make chunk after chunk with a function of the caller's and append each to the history.
+        """Generate chunk after chunk with the given function and append each to the history.
 
         Args:
-            make: makes a chunk.
+            make: generates a chunk.
             cache: history, see `rollout`.
             conditions: see `rollout`.
             latents: see `rollout`.
@@ -357,7 +357,7 @@ class BlockLoop(CharacterModel):
             yield span, chunk.clean
 
     def _chunks(self, conditions: Conditions, first: int, latents: int) -> Iterator[tuple[slice, Conditions]]:
-        """Spans of whole chunks from `first` to `latents`, and the conditions of each."""
+        """Yield the spans of complete chunks from `first` to `latents`, and the conditions of each."""
         for begin in range(first, latents - self.chunk_latents + 1, self.chunk_latents):
             span = slice(begin, begin + self.chunk_latents)
             yield span, chunk_conditions(conditions, self.config.context_latents, begin, self.chunk_latents)
@@ -372,12 +372,12 @@ class BlockLoop(CharacterModel):
         *,
         refiner: bool = False,
     ) -> None:
-        """Encode the cached window of some rows again under another text or audio (KV recache, arXiv 2509.22622).
+        """Re-encode the cached window of some rows under another text or audio (KV recache, arXiv 2509.22622).
 
         Args:
             cache: of a model whose `on_prompt_change` is recompute; the sink keeps its keys.
             conditions: from now on: the new text, and audio that begins context and window before the next chunk.
-            rows: rows to encode again.
+            rows: rows to re-encode.
             generators: of each row's noise.
             refiner: the history is the refiner's.
         """
@@ -397,7 +397,7 @@ class BlockLoop(CharacterModel):
                 cache.replace_window(row, fresh, first)
 
     def refresh_reference(self, cache: KVCache, character: Character, clean: Tensor, *, refiner: bool = False) -> None:
-        """Replace the first reference by the latest generated frame in the rows where that is due.
+        """Replace the first reference with the latest generated frame in the rows where that is due.
 
         Args:
             cache: the backbone's or the refiner's.

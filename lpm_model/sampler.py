@@ -16,7 +16,7 @@ from lpm_model.character import Character, CharacterModel, inference_device, rea
 from lpm_model.checkpoint import load_weights, read_weights
 from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.dit import Conditions, DiffusionTransformer
-from lpm_model.encoders.load import encoders_of
+from lpm_model.encoders.load import find_encoders
 from lpm_model.execution import EAGER, Execution
 from lpm_model.precision import native_dtype
 
@@ -29,11 +29,11 @@ class BaseModel(CharacterModel):
 
     Args:
         config: shape.
-        autoencoder: of the latents.
+        autoencoder: autoencoder of the latents.
         size_px: side of the frames.
         encoders: folder of the pretrained encoders, if the config names any.
-        device: of the transformer; on "meta" it takes no memory until it is given weights.
-        execution: how its passes run.
+        device: device of the transformer; on "meta" it uses no memory until weights are assigned.
+        execution: how forward passes run.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ def guided_velocity(
         dit: the model.
         noisy: [B, channels, F, h, w].
         sigma: [B, F].
-        conditions: of the positive pass; the negative one drops text and audio and keeps the identity.
+        conditions: conditions of the positive pass; the negative pass drops text and audio but not the identity.
         guidance: scale; 1 for both runs the positive pass alone.
-        audio_guidance: scale of speak and listen audio, which takes a third pass; None is the same as text.
+        audio_guidance: scale of speak and listen audio, which takes a third pass; None = `guidance`.
 
     Returns:
         [B, channels, F, h, w].
@@ -105,12 +105,12 @@ def sample_window(
         dit: the model.
         known: [B, channels, K, h, w] clean latent frames at the start of the window.
         frames: F, the length of the window, known latent frames included.
-        conditions: of the whole window.
+        conditions: conditions of the whole window.
         steps: Euler steps.
         guidance: scale, see `guided_velocity`.
-        audio_guidance: scale of the audio alone, see there.
-        shift: of the schedule, see flow.shift_sigma.
-        generator: of the starting noise.
+        audio_guidance: scale of the audio alone, see `guided_velocity`.
+        shift: shift of the schedule, see flow.shift_sigma.
+        generator: random generator of the initial noise.
         keep: noise levels at which to return the state (the nearest of the schedule).
 
     Returns:
@@ -192,14 +192,14 @@ def sample_base(
 
     Args:
         base: the model.
-        character: on screen.
+        character: the person on screen.
         speak: [B, 4000 k] in [-1, 1], the character's own audio.
         listen: [B, 4000 k] in [-1, 1], the partner's audio.
         text: a prompt for each row.
         steps: Euler steps.
         guidance: scale over text and audio; 1 turns it off.
-        audio_guidance: scale of the audio alone; None is the same.
-        seed: of the noise.
+        audio_guidance: scale of the audio alone; None = `guidance`.
+        seed: seed of the noise.
 
     Returns:
         uint8 [B, 4 k, H, W, 3]: the frames after the character image.
@@ -215,8 +215,8 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
 
     Args:
         folder: written by train.
-        dtype: of the weights; None is the device's native type.
-        device: None is a GPU if there is one.
+        dtype: data type of the weights; None = the device's native type.
+        device: None selects a GPU if there is one.
 
     Raises:
         ValueError: the folder holds no model, or weights that do not fit.
@@ -224,7 +224,7 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
     config = read_base_config(folder)
     base = BaseModel(
         from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
-        encoders_of(folder), device="meta",
+        find_encoders(folder), device="meta",
     )  # fmt: skip
     weights = folder / "model.safetensors"
     if not weights.is_file():

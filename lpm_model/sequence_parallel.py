@@ -4,8 +4,8 @@ Each process holds the same fraction of the tokens of every latent frame, so tha
 (modulation, audio windows, text) needs no communication. Self-attention needs all tokens: for it, an all-to-all
 exchanges tokens for heads and back.
 
-P processes, B batch, G latent frames and reference images, T tokens of each, l = G T / P own tokens, N heads, D head
-width, C channels.
+P processes, B batch, G latent frames and reference images, T tokens of each, l = G T / P tokens of this process, N
+heads, D head width, C channels.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class _Exchange(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather for a loss that all processes compute alike: each takes the gradient of its own part."""
+    """All-gather for a loss that is the same on all processes: each backpropagates the gradient of its own part."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Any) -> Tensor:
@@ -57,10 +57,10 @@ class SequenceGroup:
 
     @property
     def size(self) -> int:
-        """P."""
+        """Number of processes (P)."""
         return distributed.get_world_size(self.group)
 
-    def own(self, tokens: Tensor, frames: int) -> Tensor:
+    def shard(self, tokens: Tensor, frames: int) -> Tensor:
         """Return this process's tokens of each latent frame, [..., G T, C] to [..., l, C].
 
         Raises:
@@ -75,7 +75,7 @@ class SequenceGroup:
             )
         return grouped.narrow(-2, distributed.get_rank(self.group) * share, share).flatten(-3, -2)
 
-    def whole(self, tokens: Tensor, frames: int) -> Tensor:
+    def gather(self, tokens: Tensor, frames: int) -> Tensor:
         """Gather all tokens in order on every process, [B, l, C] to [B, G T, C]."""
         parts = _Gather.apply(tokens.contiguous(), self.group)  # type: ignore[no-untyped-call]
         return rearrange(parts, "p b (f t) c -> b (f p t) c", f=frames)

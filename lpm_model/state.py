@@ -25,7 +25,7 @@ DERIVED = ("prepared",)
 
 @dataclass(frozen=True, slots=True)
 class ChunkOutput:
-    """A chunk of the backbone's, for the refiner."""
+    """A chunk from the backbone that waits for the refiner."""
 
     clean: Tensor
     """[B, channels, c, h, w]."""

@@ -4,7 +4,7 @@ Tensors are read one at a time and written in shards, so that a model is never i
 types, so that a round trip of text-to-video weights gives the same bits. Image-to-video weights lose their CLIP branch
 and the mask and image channels of their first layer: the first frame is a clean token here.
 
-Names of the other side: https://github.com/huggingface/diffusers, WanTransformer3DModel.
+Weight names of Wan: https://github.com/huggingface/diffusers, WanTransformer3DModel.
 """
 
 import json
@@ -57,7 +57,7 @@ def model_config(wan: dict[str, Any]) -> ModelConfig:
     """Convert a diffusers config to ours.
 
     Raises:
-        ValueError: a variant that computes something else.
+        ValueError: an unsupported variant.
     """
     wanted = {"patch_size": [1, 2, 2], "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
     for key, value in wanted.items():
@@ -81,7 +81,7 @@ def model_config(wan: dict[str, Any]) -> ModelConfig:
 
 
 def import_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> list[str]:
-    """Convert a folder of WanTransformer3DModel into a folder of our transformer.
+    """Convert a folder of diffusers' WanTransformer3DModel into a folder of our transformer.
 
     Args:
         source: config.json and diffusion_pytorch_model*.safetensors.
@@ -92,7 +92,7 @@ def import_wan(source: Path, folder: Path, shard_bytes: int = SHARD_BYTES) -> li
         Names of the dropped weights; empty for text-to-video weights.
 
     Raises:
-        ValueError: the folder holds no such model, or a variant that computes something else.
+        ValueError: the folder holds no such model, or an unsupported variant.
     """
     wan = read_model_config(source, "give the `transformer` folder of a Wan 2.1 model")
     config = model_config(wan)

@@ -36,7 +36,7 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
 
     Args:
         dataset: folder that curate wrote.
-        page: HTML file to write, everything inside it.
+        page: self-contained HTML file to write.
         settings: training settings; the same settings, seed and dataset give the same batches.
         batches: number of batches, spread evenly over the training steps.
         progress: progress display.
@@ -80,7 +80,7 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
 def _rows(
     source: ClipBatches, batch: Batch, clips: ShardClips, encoder: VideoAutoencoder, settings: BaseTraining
 ) -> list[dict[str, Any]]:
-    absolute = LatentCodec.of(settings.model).decode_clip(batch.latents)
+    absolute = LatentCodec.from_config(settings.model).decode_clip(batch.latents)
     weights = motion_weights(batch.latents[:, :, 1:], settings.motion_weight)
     references = batch.conditions.references
     assert references is not None

@@ -17,7 +17,7 @@ def build_audio_encoder(config: AudioConfig, folder: Path | None = None) -> Audi
     """Build the audio encoder that a model's config names.
 
     Args:
-        config: its name and its window.
+        config: name and window of the encoder.
         folder: folder of encoders, for those with weights.
 
     Raises:
@@ -67,7 +67,7 @@ def copy_encoders(source: Path | None, model: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def encoders_of(model: Path) -> Path | None:
-    """Return the folder of pretrained encoders inside a model's folder, if there is one."""
+def find_encoders(model: Path) -> Path | None:
+    """Return the folder of pretrained encoders inside a model's folder, or None."""
     folder = model / "encoders"
     return folder if folder.is_dir() else None

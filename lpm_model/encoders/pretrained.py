@@ -110,7 +110,7 @@ def to_16k(audio: Tensor) -> Tensor:
 
 
 def _load(folder: Path, name: str) -> Any:
-    """A model or tokenizer of transformers from a folder on this machine."""
+    """Load a model or tokenizer of transformers from a local folder."""
     try:
         import transformers
     except ImportError as error:

@@ -27,7 +27,7 @@ class MelAudioEncoder:
     def __init__(self, config: AudioConfig) -> None:
         self.past_samples, self.lookahead_samples = config.past_samples, config.lookahead_samples
         self.bands = config.mels
-        # Spectra start every hop from the window's first sample; those whose whole span lies inside it count.
+        # One spectrum per hop from the window's first sample; only spectra that end inside the window are used.
         self.columns = (
             self.past_samples + SAMPLES_PER_LATENT // FRAMES_PER_LATENT + self.lookahead_samples - _FFT
         ) // _HOP + 1

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from lpm_model.attention import rope3d, rotate
 from lpm_model.character import Character
-from lpm_model.dit import LOWEST_SIGMA, Conditions, DiffusionTransformer, timestep_embedding
+from lpm_model.dit import MIN_SIGMA, Conditions, DiffusionTransformer, timestep_embedding
 from lpm_model.online import REFINER_SEED, OnlineModel
 
 
@@ -76,7 +76,7 @@ def joint_pass(
         flat = dit.head(dit.head_norm(x) * (1 + scale) + shift).unflatten(1, (-1, rows, columns))
         cells = flat.unflatten(-1, (segment.latents.shape[1], 2, 2))
         clean = torch.einsum("bfrcdyx->bdfrycx", cells).flatten(5, 6).flatten(3, 4)
-        out.append((segment.latents - clean) / max(segment.sigma, LOWEST_SIGMA))
+        out.append((segment.latents - clean) / max(segment.sigma, MIN_SIGMA))
     return out, outputs
 
 

@@ -67,11 +67,11 @@ def test_17b_profile_has_the_papers_parameter_count() -> None:
 def test_floor_is_the_longer_of_compute_and_memory_time() -> None:
     cost = describe(ModelConfig(), chunk_workload(OnlineConfig(), 128))
     assert tokens_per_latent(128) == 64
-    assert cost.floor_s(1e-6, 1e9) == pytest.approx(cost.total_flops / 1e6)
-    assert cost.floor_s(1e9, 1e-6) == pytest.approx((cost.weight_bytes + cost.kv_bytes) / 1e6)
+    assert cost.min_time_s(1e-6, 1e9) == pytest.approx(cost.total_flops / 1e6)
+    assert cost.min_time_s(1e9, 1e-6) == pytest.approx((cost.weight_bytes + cost.kv_bytes) / 1e6)
     assert chunk_duration_s(OnlineConfig(chunk_latents=3)) == 0.5
     with pytest.raises(ValueError, match="positive"):
-        cost.floor_s(0, 1)
+        cost.min_time_s(0, 1)
 
 
 def test_describe_command_prints_every_part() -> None:

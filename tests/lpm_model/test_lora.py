@@ -8,15 +8,15 @@ import torch
 from lpm_model.config import Lora
 from lpm_model.dit import DiffusionTransformer
 from lpm_model.lora import (
-    activate,
-    active,
+    activate_adapter,
     adapted_layers,
+    adapter_active,
     adapter_difference,
     add_adapter,
     clone_with_adapter,
     difference_lora,
     load_adapter,
-    merged,
+    merge_adapter,
 )
 from tests.lpm_model import tiny
 
@@ -50,21 +50,21 @@ def test_new_adapter_changes_nothing_and_is_the_only_trainable_part() -> None:
 def test_merged_weights_equal_the_adapted_model() -> None:
     model = adapted("one", "two")
     for name in ("one", "two"):
-        with active(model, name):
+        with adapter_active(model, name):
             wanted = velocity(model)
             assert not torch.allclose(wanted, velocity(tiny.transformer()), atol=1e-3)
         plain = tiny.transformer()
-        plain.load_state_dict(merged(model.state_dict(), name, LORA))
+        plain.load_state_dict(merge_adapter(model.state_dict(), name, LORA))
         assert torch.allclose(velocity(plain), wanted, atol=1e-5)
 
 
-def test_active_restores_previous_adapter() -> None:
+def test_adapter_active_restores_previous_adapter() -> None:
     model = adapted("one", "two")
     second = velocity(model)
-    with active(model, None):
+    with adapter_active(model, None):
         assert torch.equal(velocity(model), velocity(tiny.transformer()))
     assert torch.equal(velocity(model), second)
-    activate(model, "one")
+    activate_adapter(model, "one")
     assert not torch.equal(velocity(model), second)
 
 
@@ -82,12 +82,12 @@ def test_adapter_difference_over_merged_adapter() -> None:
     model = adapted("student", "refiner")
     weights = model.state_dict()
     backbone = tiny.transformer()
-    backbone.load_state_dict(merged(weights, "student", LORA))
+    backbone.load_state_dict(merge_adapter(weights, "student", LORA))
     refiner = clone_with_adapter(backbone, "refiner", difference_lora(LORA))
     update = adapter_difference(weights, "refiner", "student", LORA)
     load_adapter(refiner, update, Path("refiner.safetensors"))
     assert torch.allclose(velocity(refiner), velocity(model), atol=1e-5)
-    with active(model, "student"):
+    with adapter_active(model, "student"):
         assert torch.allclose(velocity(backbone), velocity(model), atol=1e-5)
     shared = {id(weight) for weight in backbone.parameters()}
     assert {id(w) for name, w in refiner.named_parameters() if ".adapters." not in name} == shared

@@ -71,7 +71,7 @@ def test_streaming_equals_recurrence(latents_of: list[Tensor]) -> None:
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[OnlineConfig, int, list[str]]:
-    """A cache, so many chunks, and a text for each of them."""
+    """A config, a number of chunks, and a text for each chunk."""
     chunk = draw(st.sampled_from([1, 1, 3, 6]))
     config = online_config(
         chunk_latents=chunk,

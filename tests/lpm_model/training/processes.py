@@ -67,7 +67,7 @@ def fit(
         settings: of the training.
         state: folder of the resume state.
         mesh: processes.
-        batches: stop after so many; 0 = at the end.
+        batches: number of batches to stop after; 0 = run to the end.
         kind: of the module.
 
     Returns:
