@@ -10,21 +10,22 @@ from lpm_model.config import setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromotionConfig:
-    """The rule by which a new model replaces the champion.
+    """The rule for replacing the champion with a new model.
 
-    It must not lose more than the tolerance on any score, and its mean over `primary` must gain `minimum_gain`.
+    No score may drop by more than its tolerance, and the mean over `primary` must rise by at least `minimum_gain`.
     """
 
     primary: tuple[str, ...] = setting(
-        ("sync", "listening", "identity"), help="Scores (1 = ground truth, 0 = shuffled) whose mean decides."
+        ("sync", "listening", "identity"),
+        help="Scores (1 = ground truth, 0 = shuffled) whose mean decides on promotion.",
     )
-    minimum_gain: float = setting(0.005, help="Smallest gain of that mean.")
+    minimum_gain: float = setting(0.005, help="Smallest increase of the mean of `primary` for a promotion.")
     tolerances: dict[str, float] = setting(
         factory=lambda: {"sync": 0.05, "listening": 0.05, "identity": 0.02, "psnr_db": 0.5, "drift": 0.05},
-        help="Score -> how much worse than the champion it may be, in the score's unit.",
+        help="Score -> largest allowed regression from the champion, in the score's unit.",
     )
     lower_is_better: tuple[str, ...] = setting(
-        ("speed",), help="Scores that improve downwards; all others, drift included, are 1 for the ground truth."
+        ("speed",), help="Scores for which lower is better; all others, drift included, are 1 for the ground truth."
     )
 
     def __post_init__(self) -> None:
@@ -57,8 +58,8 @@ class DeployConfig:
 
     model_name: str = setting("lpm-online", help="Registered name of the served model.")
     base_name: str = setting("lpm-base", help="Registered name of the model it was distilled from.")
-    promotion: PromotionConfig = setting(factory=PromotionConfig, help="When a model becomes the champion.")
-    service: ServiceConfig = setting(factory=ServiceConfig, help="The manifest for a cluster.")
+    promotion: PromotionConfig = setting(factory=PromotionConfig, help="Rule for becoming the champion.")
+    service: ServiceConfig = setting(factory=ServiceConfig, help="InferenceService for a cluster.")
     tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)
 
     def __post_init__(self) -> None:

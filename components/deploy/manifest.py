@@ -52,14 +52,14 @@ def render_inference_service(
 
     Args:
         name: object name, at most 48 characters, because KServe derives longer ones.
-        namespace: where it is applied.
-        storage_uri: immutable place of the model folder; resolve an alias before.
+        namespace: namespace of the object.
+        storage_uri: immutable address of the model folder, not an alias.
         image: serve image with a tag other than `latest`, or a digest.
         model_digest: hex SHA-256 of the model folder.
         lineage: further annotations (`run-id`, `code-commit`, ...); keys get our prefix.
         resources: Kubernetes `requests` and `limits`; the default suits the tiny profile on CPU.
         gpus: whole NVIDIA devices a replica needs; name other devices in `resources`.
-        service_account: its secrets open the bucket; "" = the namespace's default.
+        service_account: its secrets grant access to the bucket; "" = the namespace's default.
         token_secret: Secret with the session token in key LPM_TOKEN, needed by several replicas; "" = none.
         min_replicas: at least 1: a WebSocket upgrade without an endpoint is refused with 403.
         max_replicas: no fewer than `min_replicas`.
@@ -92,7 +92,7 @@ def render_inference_service(
 
 
 def to_yaml(manifest: Mapping[str, Any]) -> str:
-    """YAML text of a manifest, keys in the order given, ready for `kubectl apply -f`."""
+    """Return a manifest as YAML text for `kubectl apply -f`, with keys in their given order."""
     return yaml.dump(dict(manifest), Dumper=_Plain, sort_keys=False, width=120)
 
 

@@ -150,7 +150,7 @@ def _promote(
     The released version is the champion or, while there has never been one, the challenger, so that the pipeline's
     result can be inspected.
     """
-    champion = registry.by_alias(mlflow_client, config.model_name, registry.CHAMPION)
+    champion = registry.version_by_alias(mlflow_client, config.model_name, registry.CHAMPION)
     if champion is not None and champion.version == version.version:
         return Decision(promoted=True, reasons=("this model is already the champion",)), version
     decision = decide(scores, champion.scores if champion else None, config.promotion)
@@ -170,7 +170,7 @@ def _registered(
     scores: Mapping[str, float] | None = None,
 ) -> registry.Version:
     """Return the version of a model folder, registering it if it is new."""
-    known = registry.find(mlflow_client, name, digest)
+    known = registry.find_version(mlflow_client, name, digest)
     if known is None:
         with step_run("deploy", config.tracking) as run:
             known = registry.register(run, name, folder, digest, lineage_tags(folder))
@@ -185,7 +185,7 @@ def _release(
     if released.digest == result.digest:
         _write(model, released, release, result, config)
         return
-    with registry.fetched(f"models:/{released.name}/{released.version}", config.tracking.uri) as champion:
+    with registry.download_model(f"models:/{released.name}/{released.version}", config.tracking.uri) as champion:
         _write(champion, released, release, result, config)
 
 

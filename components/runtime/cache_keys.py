@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.runtime.code_closure import ROOT, code_closure, uses
+from components.runtime.code_closure import ROOT, code_closure, imported_names
 from lpm_model.digests import output_digest
 
 RESULT_PACKAGES: dict[str, tuple[str, ...]] = {
@@ -38,20 +38,20 @@ RESULT_PACKAGES: dict[str, tuple[str, ...]] = {
 }
 """Packages whose version can change a result: name to import -> distributions that provide it, the first one found."""
 NOT_INSTALLED = "not installed"
-"""In place of the version of a package that is absent, which some steps work without."""
+"""Recorded as the version of an absent package that a step can do without."""
 
 
 def code_digest(module: str, root: Path = ROOT) -> str:
     """Return the hex SHA-256 of all project code that a module reaches by import, and of its data files.
 
-    Comments, layout, docstrings and help texts do not count (see `code_closure`).
+    Comments, layout, docstrings and help texts are ignored (see `code_closure`).
     """
     return config_digest(code_closure(module, root).files)
 
 
 def package_versions(module: str, root: Path = ROOT) -> dict[str, str]:
-    """Return distribution -> version of the packages that shape the results of a module's code."""
-    return dict(_version(name) for name in uses(code_closure(module, root), RESULT_PACKAGES))
+    """Return distribution -> version of the packages that can change the results of a module's code."""
+    return dict(_version(name) for name in imported_names(code_closure(module, root), RESULT_PACKAGES))
 
 
 def _version(name: str) -> tuple[str, str]:
@@ -70,10 +70,10 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def input_digest(value: Path | str) -> str:
-    """Return the digest of one input of a step; empty if it would take reading all of it (s3://).
+    """Return the digest of one input of a step; empty for s3://, which would have to be downloaded.
 
-    Folders of a run are digested by content, a user's source folder by name, size and modification time of its files,
-    because it may hold terabytes.
+    Folders of a run are digested by content; a user's source folder, which may hold terabytes, by the name, size and
+    modification time of its files.
     """
     if isinstance(value, Path):
         return output_digest(value)

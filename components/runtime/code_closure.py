@@ -1,4 +1,4 @@
-"""The project files that a module reaches by import, what of them can change a result, and the packages they use."""
+"""Import closure of a module: the project files that it reaches, digests of their code, and the packages they use."""
 
 import ast
 import hashlib
@@ -22,17 +22,17 @@ class CodeClosure:
     """Everything that a module reaches by import."""
 
     files: dict[str, str]
-    """Path below the root -> digest: of the program for a source file, of the bytes for any other."""
+    """Path below the root -> digest: of the syntax tree for a source file, of the bytes for any other."""
     names: frozenset[str]
-    """Top-level names that are imported, and string arguments that could be one (as of `find_spec`)."""
+    """Imported top-level names, and string arguments that could be one (as in `find_spec("cv2")`)."""
 
 
 @cache
 def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     """Return the import closure of a module: its source files, their data files and the names they import.
 
-    Comments, layout, docstrings and help texts do not count. Text files, templates and weights next to the modules of
-    a reached package do; so do those in its subfolders that a string in the reached code names.
+    Comments, layout, docstrings and help texts are ignored. Included are text files, templates and weights next to the
+    modules of a reached package, and those in its subfolders that a string in the reached code names.
 
     Args:
         module: dotted name of a module of the project.
@@ -65,8 +65,8 @@ def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     return CodeClosure(files=dict(sorted(digests.items())), names=frozenset(names))
 
 
-def uses(closure: CodeClosure, candidates: Collection[str]) -> list[str]:
-    """Return the candidates among the top-level names that a closure imports, sorted."""
+def imported_names(closure: CodeClosure, candidates: Collection[str]) -> list[str]:
+    """Return the candidates that a closure imports, sorted."""
     return sorted(closure.names.intersection(candidates))
 
 
@@ -93,7 +93,7 @@ def _imports(tree: ast.AST, name: str, is_package: bool) -> Iterator[str]:
 
 
 def _text_arguments(tree: ast.AST) -> Iterator[str]:
-    """String arguments of calls that could name a module to import at run time."""
+    """Yield string arguments of calls, which could name a module to import at run time."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             for value in (*node.args, *(keyword.value for keyword in node.keywords)):
@@ -102,14 +102,14 @@ def _text_arguments(tree: ast.AST) -> Iterator[str]:
 
 
 def _texts(tree: ast.AST) -> Iterator[str]:
-    """All string literals."""
+    """Yield all string literals."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
 
 
 def _program_digest(tree: ast.Module) -> str:
-    """Hex SHA-256 of a program without comments, layout, docstrings and help texts. Changes the tree."""
+    """Return the hex SHA-256 of a syntax tree without docstrings and help texts; changes the tree."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             node.body = [statement for statement in node.body if not _is_text(statement)]
@@ -127,7 +127,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _data_files(package: Path, named: Collection[str]) -> Iterator[Path]:
-    """Data files of a package: next to its modules, and in its named subfolders that are not packages."""
+    """Yield the data files of a package: next to its modules, and in its named subfolders that are not packages."""
     pending = [package]
     while pending:
         folder = pending.pop()

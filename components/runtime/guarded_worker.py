@@ -21,7 +21,7 @@ _POLL_S = 0.25
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SPAWN = multiprocessing.get_context("spawn")
 _in_worker: list[bool] = []
-"""Not empty in a worker process."""
+"""Non-empty in a worker process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Budget:
 
 
 class Worker:
-    """A spawned process (safe with threads) that runs one job at a time; it is restarted after it was lost."""
+    """A spawned process (safe with threads) that runs one job at a time and is restarted if it has ended."""
 
     def __init__(self) -> None:
         self._process: Any = None
@@ -45,13 +45,13 @@ class Worker:
         self._ended: tuple[str, str] | None = None
 
     def begin(self, function: Callable[[Any], Outcome], job: Any, budget: Budget) -> None:
-        """Send it a job; the one before must be finished."""
+        """Send the process a job; the previous job must be finished."""
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._pipe is not None
         self._budget, self._ended = budget, None
         self._pipe.send((function, job))
-        with contextlib.suppress(EOFError):  # `result` reports a process that is lost already
+        with contextlib.suppress(EOFError):  # `result` reports a process that has already ended
             self._pipe.recv()  # start-up and imports do not count towards the budget
         self._started_s = time.monotonic()
 
@@ -103,7 +103,7 @@ class Worker:
 
 
 def first_done(workers: list[Worker]) -> list[Worker]:
-    """Wait until some of the workers are done (or lost), and enforce their budgets meanwhile."""
+    """Wait until at least one worker has finished or died, enforcing budgets meanwhile; return those workers."""
     while True:
         ready = set(wait([item for worker in workers for item in worker.waitables], _POLL_S))
         done = [worker for worker in workers if ready & set(worker.waitables)]
@@ -153,7 +153,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Kill the worker process by signal if the block takes longer, as no exception can leave a decoder that hangs.
+    """Kill the worker process by signal if the block takes longer, because a hanging decoder cannot be interrupted.
 
     Outside a worker process this does nothing.
     """

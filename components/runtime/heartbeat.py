@@ -1,4 +1,4 @@
-"""Progress within long sources: workers write a heartbeat file next to their results, and the run logs it."""
+"""Progress within long sources: workers write heartbeat files next to their results, and the run logs them."""
 
 import logging
 import threading
@@ -22,46 +22,47 @@ _BEAT_INTERVAL_S = 2.0
 LOG_INTERVAL_S = 30.0
 """Time between two log lines; for sources that take less, the progress bar is enough."""
 _STALE_S = 120.0
-"""Age from which a heartbeat counts as that of a killed worker."""
-_HEART: ContextVar[tuple[Path, str] | None] = ContextVar("heart", default=None)
+"""Age beyond which a heartbeat is that of a killed worker."""
+_HEARTBEAT: ContextVar[tuple[Path, str] | None] = ContextVar("heartbeat", default=None)
+"""Heartbeat file of the source in progress, and the name of the source."""
 
 
 @contextmanager
-def beating(folder: Path, file: str) -> Iterator[None]:
-    """Write the progress of what is `counted` inside to the source's folder."""
+def report_progress(folder: Path, file: str) -> Iterator[None]:
+    """Write the progress of `track_frames` calls inside the context to the source's folder; `file` names the source."""
     folder.mkdir(parents=True, exist_ok=True)
-    token = _HEART.set((folder / _NAME, file))
+    token = _HEARTBEAT.set((folder / _NAME, file))
     try:
         yield
     finally:
-        _HEART.reset(token)
+        _HEARTBEAT.reset(token)
         (folder / _NAME).unlink(missing_ok=True)
 
 
-def counted(frames: Iterable[T], of: int) -> Iterator[T]:
-    """Yield the frames of a source and count them as progress; `of` are expected."""
-    heart = _HEART.get()
+def track_frames(frames: Iterable[T], of: int) -> Iterator[T]:
+    """Yield the frames of a source and write how many of the expected `of` are done."""
+    heartbeat = _HEARTBEAT.get()
     started_s = beat_s = time.monotonic()
     for done, frame in enumerate(frames, 1):
         yield frame
         now_s = time.monotonic()
-        if heart is not None and now_s - beat_s >= _BEAT_INTERVAL_S:
+        if heartbeat is not None and now_s - beat_s >= _BEAT_INTERVAL_S:
             beat_s = now_s
-            path, file = heart
+            path, file = heartbeat
             write_json(path, {"file": file, "done": done, "of": of, "seconds": round(now_s - started_s, 1)})
 
 
 @contextmanager
-def logged(folder: Path, description: str, interval_s: float = LOG_INTERVAL_S) -> Iterator[None]:
-    """Log the progress of every source in the folder at an interval, while the block runs."""
+def log_progress(folder: Path, description: str, interval_s: float = LOG_INTERVAL_S) -> Iterator[None]:
+    """Log the progress of every source below the folder at an interval while the context is open."""
     done = threading.Event()
 
-    def log_progress() -> None:
+    def log_lines() -> None:
         while not done.wait(interval_s):
             for line in progress_lines(folder):
                 log.info("%s: %s", description, line)
 
-    thread = threading.Thread(target=log_progress, daemon=True)
+    thread = threading.Thread(target=log_lines, daemon=True)
     thread.start()
     try:
         yield

@@ -13,7 +13,7 @@ from lpm_model.files import read_json, write_json
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceLink:
-    """Entry of one source video."""
+    """Lineage entry of one source video."""
 
     source_id: str
     """Id in the corpus."""
@@ -27,7 +27,7 @@ class SourceLink:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """Entry of one step."""
+    """Lineage entry of one step."""
 
     step: str
     """Verb."""
@@ -55,11 +55,10 @@ def read_links(folder: Path) -> list[Link]:
     return [from_mapping(Link, link) for link in read_json(path)["steps"]]
 
 
-def extend(inputs: Mapping[str, Path], output: Path, link: Link) -> None:
+def write_lineage(inputs: Mapping[str, Path], output: Path, link: Link) -> None:
     """Write the output's manifest: the lineage of the inputs, each step once, then this step.
 
-    An output that is a copy of another folder than its inputs (deploy keeps the champion) keeps the lineage of that
-    folder.
+    An output that is a copy of a folder other than its inputs (deploy keeps the champion) keeps that folder's lineage.
     """
     own = read_links(output)
     if own and own[-1].output not in link.inputs.values():
@@ -78,16 +77,16 @@ def source_links(raw: Path) -> tuple[SourceLink, ...]:
     return tuple(SourceLink(**{name: getattr(source, name) for name in names}) for source in read_sources(raw))
 
 
-def chain_of(target: str, tracking_uri: str = "") -> list[Link]:
+def resolve_lineage(target: str, tracking_uri: str = "") -> list[Link]:
     """Return the lineage of a folder of a run, a release, or a registered model (models:/NAME@ALIAS).
 
     Raises:
         ValueError: the target has no manifest.
     """
     if target.startswith("models:/"):
-        from components.runtime.model_registry import fetched
+        from components.runtime.model_registry import download_model
 
-        with fetched(target, tracking_uri) as folder:
+        with download_model(target, tracking_uri) as folder:
             links = read_links(folder)
     else:
         folder = Path(target)

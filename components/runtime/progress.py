@@ -58,7 +58,7 @@ class FileProgress:
 
 
 class RichProgress:
-    """A bar on the terminal; nothing without a terminal."""
+    """A progress bar on the terminal; silent without a terminal."""
 
     def track(self, items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
         with progress_bars() as bars:

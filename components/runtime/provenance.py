@@ -53,7 +53,7 @@ def resumable(model: Path, dataset: str, parent: str, settings: Mapping[str, Any
         model: the final folder.
         dataset: digest of the dataset.
         parent: digest of the parent model.
-        settings: of the training.
+        settings: settings of the training.
     """
     key = config_digest({"dataset": dataset, "parent": parent, "settings": dict(settings)})
     unfinished = working_folder(model)

@@ -1,8 +1,8 @@
-"""Runs one step: reuses an unchanged result, measures, records lineage. CLI, DVC and KFP tasks all come through here.
+"""Runs one step for CLI, DVC and KFP: reuses an unchanged result, measures time and memory, records lineage.
 
 A result is cached under `<cache>/steps/<verb>/<key>/`; the key digests the inputs, the settings that affect the result,
-the code that the step reaches and the versions of the packages that shape the result, so that a change in any of them
-runs the step again. A step always works inside its cache entry, where a killed run finds its partial results.
+the code that the step reaches and the versions of the packages that can change the result, so that a change in any of
+them runs the step again. A step always writes to its cache entry, where a killed run finds its partial results.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from components.runtime.cache_keys import (
     input_digest,
     package_versions,
 )
-from components.runtime.lineage import Link, extend, source_links
+from components.runtime.lineage import Link, source_links, write_lineage
 from components.runtime.steps import Step, report_mapping
 from lpm_model.config import result_settings
 from lpm_model.digests import file_digest, output_digest
@@ -35,7 +35,7 @@ from lpm_model.progress import Progress
 log = logging.getLogger(__name__)
 
 MAX_ENTRIES = 4
-"""Cached results of each verb; older ones are deleted."""
+"""Number of cached results to keep per verb; older ones are deleted."""
 _ENTRY = "step.json"
 _UNFINISHED_S = 7 * 24 * 3600.0
 """Time since the last call after which an unfinished result is deleted."""
@@ -71,7 +71,7 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Call:
-    """A step with all that decides its result."""
+    """A step with everything that determines its result."""
 
     step: Step
     """The verb's table entry."""
@@ -80,7 +80,7 @@ class _Call:
     config: Any
     """The step's config dataclass."""
     digests: dict[str, str]
-    """Parameter -> digest; of the tombstones too, where there are any."""
+    """Parameter -> digest; includes that of the tombstones, if there are any."""
     settings: str
     """Digest of the settings that affect the result."""
     code: str
@@ -122,38 +122,38 @@ def run_step(
     Raises:
         ValueError: an input folder is missing, or the step rejects its inputs.
     """
-    started = time.monotonic()
-    call = _call(step, inputs, config)
+    started_s = time.monotonic()
+    call = _prepare_call(step, inputs, config)
     shared = {step.shared_cache: cache / step.shared_cache} if step.shared_cache and cache is not None else {}
     with _PeakMemory() as memory:
         if cache is None or not call.cacheable:
-            record = _work(call, output, progress, shared)
-            return dataclasses.replace(record, seconds=_since(started), peak_rss_mb=memory.peak_mb())
+            record = _execute(call, output, progress, shared)
+            return dataclasses.replace(record, seconds=_elapsed_s(started_s), peak_rss_mb=memory.peak_mb())
         entry = cache / "steps" / step.verb / call.key
         with locked(entry):  # a second identical run waits and then reuses the result
             entry.mkdir(parents=True, exist_ok=True)
             os.utime(entry)
             cached = _reuse(entry, step.output)
             target = entry / step.output
-            record = cached or _work(call, target, progress, shared)
+            record = cached or _execute(call, target, progress, shared)
             if cached is not None:
                 os.utime(entry / _ENTRY)
-            elif not record.report.get("num_retryable"):  # else the same call may give more next time
+            elif not record.report.get("num_retryable"):  # else a retry may return more
                 write_json(entry / _ENTRY, record)
                 _prune(entry.parent)
             link_tree(target, output)
         return dataclasses.replace(
-            record, cached=cached is not None, seconds=_since(started), peak_rss_mb=memory.peak_mb()
+            record, cached=cached is not None, seconds=_elapsed_s(started_s), peak_rss_mb=memory.peak_mb()
         )
 
 
-def _call(step: Step, inputs: Mapping[str, Path | str], config: Any) -> _Call:
+def _prepare_call(step: Step, inputs: Mapping[str, Path | str], config: Any) -> _Call:
     for name, value in inputs.items():
         if isinstance(value, Path) and not value.is_dir():
             raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
     digests = {name: input_digest(value) for name, value in inputs.items()}
     tombstones = Path(getattr(config, "tombstones", ""))
-    if tombstones.is_file():  # a cached result may hold what has been erased since
+    if tombstones.is_file():  # a cached result may contain data that has been erased since
         digests["tombstones"] = file_digest(tombstones)
     return _Call(
         step=step,
@@ -183,8 +183,8 @@ def link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=link)
 
 
-def _work(call: _Call, output: Path, progress: Progress, shared: Mapping[str, Path]) -> StepRecord:
-    started = time.monotonic()
+def _execute(call: _Call, output: Path, progress: Progress, shared: Mapping[str, Path]) -> StepRecord:
+    started_s = time.monotonic()
     output.parent.mkdir(parents=True, exist_ok=True)
     step = call.step
     folders = {step.output: output, **shared}
@@ -200,7 +200,7 @@ def _work(call: _Call, output: Path, progress: Progress, shared: Mapping[str, Pa
         packages=call.packages,
         sources=source_links(output) if step.verb == "ingest" else (),
     )
-    extend({name: value for name, value in call.inputs.items() if isinstance(value, Path)}, output, link)
+    write_lineage({name: value for name, value in call.inputs.items() if isinstance(value, Path)}, output, link)
     return StepRecord(
         step=step.verb,
         seconds=0.0,
@@ -211,7 +211,7 @@ def _work(call: _Call, output: Path, progress: Progress, shared: Mapping[str, Pa
         config=call.settings,
         code=call.code,
         packages=call.packages,
-        worked_seconds=_since(started),
+        worked_seconds=_elapsed_s(started_s),
         report=report,
     )
 
@@ -245,8 +245,8 @@ def _prune(verb_folder: Path) -> None:
         shutil.rmtree(entry)
 
 
-def _since(started: float) -> float:
-    return round(time.monotonic() - started, 3)
+def _elapsed_s(started_s: float) -> float:
+    return round(time.monotonic() - started_s, 3)
 
 
 class _PeakMemory:

@@ -27,8 +27,8 @@ class Step:
     more: str = ""
     """Last lines of --help: further reading."""
     shared_cache: str = ""
-    """Parameter of the step function that receives the cache's folder of this name, for partial results that other
-    calls can use as well; not passed where there is no cache."""
+    """Parameter of the step function, and name of the cache folder that it receives for partial results shared by
+    several calls; not passed without a cache."""
     cacheable: bool = True
     """False if the step has effects outside its output folder."""
 

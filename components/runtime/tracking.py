@@ -47,7 +47,7 @@ def database_file(place: str) -> Path | None:
 
 
 def _exclusive(place: str) -> AbstractContextManager[None]:
-    """Lock a SQLite file while it or an experiment may have to be created: MLflow does not."""
+    """Lock a SQLite file while it or an experiment is created, because MLflow does not."""
     file = database_file(place)
     return nullcontext() if file is None else locked(file)
 

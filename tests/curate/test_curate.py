@@ -74,7 +74,7 @@ def test_timing_lists_the_parts_of_both_passes(dataset: Path) -> None:
         assert figures["video_s"] == 24.0
         assert set(parts) <= set(figures["parts_s"])
         assert 0 < sum(figures["parts_s"].values()) <= figures["seconds"]
-    rows = part_timing.table(timing)
+    rows = part_timing.table_rows(timing)
     assert sum(row["percent"] for row in rows) == pytest.approx(200, abs=2)
     page = (dataset / "curation.html").read_text()
     assert all(f'<td>{row["part"]}</td><td class="number">{row["ms"]}</td>' in page for row in rows)
@@ -155,10 +155,10 @@ def test_shard_audio_separates_both_sides(dataset: Path, conversation: Path) -> 
     for sample in webdataset.WebDataset([str(p) for p in (dataset / "shards").glob("*.tar")], shardshuffle=False):
         row = rows[sample["__key__"]]
         span = slice(row["audio_start_sample"], row["audio_start_sample"] + row["audio_samples"])
-        with np.load(conversation / "truth" / f"{row['source_id']}.npz") as truth:
+        with np.load(conversation / "ground_truth" / f"{row['source_id']}.npz") as ground_truth:
             for name in correlations:
                 given = np.load(io.BytesIO(sample[f"{name}.npy"])).astype(float)
-                clean = truth[f"{name}_pcm"][span].astype(float)
+                clean = ground_truth[f"{name}_pcm"][span].astype(float)
                 if np.abs(clean).max() > 3000 and len(clean) == len(given):
                     correlations[name].append(np.corrcoef(given, clean)[0, 1])
     assert np.mean(correlations["speak"]) > 0.9

@@ -9,7 +9,7 @@ import yaml
 from components.deploy.config import DeployConfig
 from components.deploy.step import DeployReport, deploy
 from components.runtime import model_registry as registry
-from components.runtime.lineage import Link, SourceLink, chain_of, extend, read_links
+from components.runtime.lineage import Link, SourceLink, read_links, resolve_lineage, write_lineage
 from components.runtime.tracking import client
 from lpm_model.digests import RUN_MANIFEST, model_digest
 from lpm_model.files import read_json, write_json
@@ -37,7 +37,7 @@ def test_first_model_becomes_champion_and_is_released(deploy_model, config: Depl
     assert version.tags["parent"] == "p" * 64
     assert float(version.tags["score.sync"]) == 0.7
     assert version.tags["code_commit"]
-    assert registry.by_alias(mlflow, "lpm-online", "challenger") is None
+    assert registry.version_by_alias(mlflow, "lpm-online", "challenger") is None
     assert (tmp_path / "release" / "model.safetensors").samefile(tmp_path / "one" / "model.safetensors")
     assert read_json(tmp_path / "release" / "deploy.json")["version"] == "1"
 
@@ -75,7 +75,7 @@ def test_challenger_can_be_promoted_later(deploy_model, config: DeployConfig) ->
     deploy_model("two", 2.0, sync=0.3)
     report = deploy_model("two", 2.0, sync=0.95)
     assert (report.version, report.alias, report.reused) == ("2", "champion", False)
-    assert registry.by_alias(client(config.tracking.uri), "lpm-online", "challenger") is None
+    assert registry.version_by_alias(client(config.tracking.uri), "lpm-online", "challenger") is None
 
 
 def test_same_model_is_registered_once(deploy_model, config: DeployConfig) -> None:
@@ -109,20 +109,20 @@ def test_lineage_of_registered_model(
     ingest = Link(step="ingest", inputs={}, output="r", config="c", code="k", commit="g", sources=(source,))
     distill = Link(step="distill", inputs={}, output=model_digest(model), config="c", code="k", commit="g")
     write_json(tmp_path / "raw" / RUN_MANIFEST, {"steps": []})
-    extend({}, tmp_path / "raw", ingest)
-    extend({"raw": tmp_path / "raw"}, model, distill)
+    write_lineage({}, tmp_path / "raw", ingest)
+    write_lineage({"raw": tmp_path / "raw"}, model, distill)
     deploy(model, make_report("report"), tmp_path / "release", config, NoProgress())
-    chain = chain_of("models:/lpm-online@champion", config.tracking.uri)
+    chain = resolve_lineage("models:/lpm-online@champion", config.tracking.uri)
     assert [link.step for link in chain] == ["ingest", "distill"]
     assert chain[0].sources == (source,)
-    assert read_links(tmp_path / "release") == chain == chain_of(str(tmp_path))
+    assert read_links(tmp_path / "release") == chain == resolve_lineage(str(tmp_path))
     assert model_digest(tmp_path / "release") == chain[-1].output, "one digest, before and after the release"
     version = client(config.tracking.uri).get_model_version_by_alias("lpm-online", "champion")
     assert version.tags["sources"] == "1"
     with pytest.raises(ValueError, match="is not registered"):
-        chain_of("models:/lpm-online@nobody", config.tracking.uri)
+        resolve_lineage("models:/lpm-online@nobody", config.tracking.uri)
     with pytest.raises(ValueError, match=r"none\.db is missing"):
-        chain_of("models:/lpm-online@champion", f"sqlite:///{tmp_path / 'none.db'}")
+        resolve_lineage("models:/lpm-online@champion", f"sqlite:///{tmp_path / 'none.db'}")
     assert not (tmp_path / "none.db").exists()
 
 

@@ -12,9 +12,9 @@ from components.runtime import heartbeat
 
 def test_heartbeat_has_frames_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "_BEAT_INTERVAL_S", 0.0)
-    with heartbeat.beating(tmp_path / "one", "media/video.mp4"):
+    with heartbeat.report_progress(tmp_path / "one", "media/video.mp4"):
         assert heartbeat.progress_lines(tmp_path) == []  # no frame is finished yet
-        frames = heartbeat.counted(iter(range(100)), 100)
+        frames = heartbeat.track_frames(iter(range(100)), 100)
         for _ in range(26):  # the 26th is requested after the 25th is done
             next(frames)
         (line,) = heartbeat.progress_lines(tmp_path)
@@ -26,10 +26,10 @@ def test_progress_is_logged_at_intervals_without_stale_heartbeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(heartbeat, "_BEAT_INTERVAL_S", 0.0)
-    with caplog.at_level(logging.INFO), heartbeat.beating(tmp_path / "one", "video.mp4"):
-        frames = heartbeat.counted(iter(range(10)), 10)
+    with caplog.at_level(logging.INFO), heartbeat.report_progress(tmp_path / "one", "video.mp4"):
+        frames = heartbeat.track_frames(iter(range(10)), 10)
         next(frames), next(frames)
-        with heartbeat.logged(tmp_path, "analysing sources", interval_s=0.02):
+        with heartbeat.log_progress(tmp_path, "analysing sources", interval_s=0.02):
             time.sleep(0.2)
         assert any(line.startswith("analysing sources: video.mp4 10 %") for line in caplog.messages)
         long_ago = time.time() - 1000

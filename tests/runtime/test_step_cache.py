@@ -11,7 +11,7 @@ import pytest
 
 from components.runtime import runner
 from components.runtime.cache_keys import input_digest
-from components.runtime.lineage import chain_of, read_links
+from components.runtime.lineage import read_links, resolve_lineage
 from components.runtime.runner import StepRecord, run_step
 from components.runtime.steps import Step
 from lpm_model.digests import RUN_MANIFEST
@@ -159,10 +159,10 @@ def test_lineage_records_digests_of_inputs_and_output(go, raw: Path, tmp_path: P
     assert link.step == "count"
     assert link.inputs == {"raw": input_digest(raw)}
     assert link.output == record.output == input_digest(tmp_path / "out")
-    assert chain_of(str(tmp_path / "out")) == [link]
+    assert resolve_lineage(str(tmp_path / "out")) == [link]
     assert read_json(tmp_path / "out" / RUN_MANIFEST)["steps"][0]["commit"]
     with pytest.raises(ValueError, match=r"has no run\.json"):
-        chain_of(str(raw))
+        resolve_lineage(str(raw))
 
 
 def test_wall_time_and_peak_memory_are_measured(go) -> None:

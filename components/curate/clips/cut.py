@@ -1,4 +1,4 @@
-"""Cut all crops of a source in one pass over its frames: clips, candidates of references, faces to recognise."""
+"""Cut all crops of a source in one pass over its frames: clips, reference candidates, faces to embed."""
 
 import heapq
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ class CropRequests:
     plans: list[Plan]
     """Clips."""
     references: dict[int, list[tuple[int, Crop]]]
-    """Tracks with a candidate of a reference on a frame, and its crop."""
+    """Per frame, the tracks with a reference candidate and the crop of that candidate."""
     faces: dict[int, list[tuple[int, Crop]]]
-    """Tracks that are recognised by a frame, and the crop of the face."""
+    """Per frame, the tracks whose face is embedded and the crop of that face."""
 
     def frames(self) -> NDArray[np.bool_]:
         """Return which frames are needed, bool [frames up to the last one needed]."""
@@ -54,10 +54,10 @@ class CropRequests:
 
 @dataclass(kw_only=True, slots=True)
 class SourceCrops:
-    """What is cut out of a source besides its clips; complete once all clips are cut."""
+    """Crops of a source other than its clips; complete once all clips are cut."""
 
     candidates: dict[tuple[int, int], Candidate] = field(default_factory=dict)
-    """Candidates of references by (track, frame)."""
+    """Reference candidates by (track, frame)."""
     faces: dict[int, list[NDArray[np.float32]]] = field(default_factory=dict)
     """Embeddings of each track's best faces, float32 [128] each."""
 
@@ -71,8 +71,8 @@ def cut_clips(
         plans: the clips.
         inputs: the source.
         crops: crops of its people.
-        store: takes the images of the candidates.
-        found: takes the candidates and the embeddings.
+        store: receives the images of the candidates.
+        found: receives the candidates and the embeddings.
     """
     size_px = inputs.config.size_px
     requests = _requests(plans, inputs, crops)
@@ -100,7 +100,7 @@ def _requests(plans: list[Plan], inputs: Inputs, crops: Crops) -> CropRequests:
     wanted = {(frame, choice.track) for plan in plans for choice in plan.choices for frame in choice.frames}
     references: dict[int, list[tuple[int, Crop]]] = {}
     for frame, track in sorted(wanted):
-        references.setdefault(frame, []).append((track, crops.of(track, frame, frame + 1)))
+        references.setdefault(frame, []).append((track, crops.for_span(track, frame, frame + 1)))
     people = {plan.track for plan in plans} | {track for _, track in wanted}
     size = analysis.header.width_px, analysis.header.height_px
     by_frame = identity.frames_by_number(analysis.tracks, people, inputs.config.identity.frames)
@@ -124,13 +124,13 @@ def _frames(inputs: Inputs, requests: CropRequests) -> Iterator[tuple[int, Frame
     rest = needed & ~cached
     if rest.any():
         path = inputs.raw / inputs.analysis.source.file
-        decoded = part_timing.waited("decoding", video_frames(path, inputs.config.limits, wanted=rest))
+        decoded = part_timing.time_items("decoding", video_frames(path, inputs.config.limits, wanted=rest))
         frames = heapq.merge(frames, ((number, frame) for number, frame, _ in decoded), key=itemgetter(0))
-    return heartbeat.counted(frames, int(needed.sum()))
+    return heartbeat.track_frames(frames, int(needed.sum()))
 
 
 def _embed_faces(number: int, frame: FramePixels, requests: CropRequests, inputs: Inputs, found: SourceCrops) -> None:
-    """Embed the faces by which people are recognised on a frame."""
+    """Embed the faces on a frame by which people are identified."""
     for track, crop in requests.faces.get(number, ()):
         with part_timing.part("identity"):
             row = rows_of(inputs.analysis.tracks[track], number, number + 1)[0]
@@ -142,7 +142,7 @@ def _embed_faces(number: int, frame: FramePixels, requests: CropRequests, inputs
 def _add_candidates(
     number: int, frame: FramePixels, requests: CropRequests, inputs: Inputs, store: ClipStore, found: SourceCrops
 ) -> None:
-    """Store the candidates of references on a frame."""
+    """Store the reference candidates on a frame."""
     size_px = inputs.config.size_px
     for track, crop in requests.references.get(number, ()):
         with part_timing.part("reference candidates"):

@@ -79,7 +79,7 @@ def page(folder: Path, rows: Rows, report: Mapping[str, Any], described: Mapping
         "retention": f"{100 * report['retention']:.1f} %",
     }
     rejected = report["rejected"] + [{**item, "detail": "by ingest"} for item in report["refused_by_ingest"]]
-    costs = part_timing.table(read_json(folder / "timing.json"))
+    costs = part_timing.table_rows(read_json(folder / "timing.json"))
     write_page(folder, report["funnel"], rows, rejected, facts, described["thresholds"], costs)
 
 

@@ -18,7 +18,7 @@ BUDGET_BYTES = 9_000_000
 CARDS = 12
 """Clips shown per reason."""
 WHAT_IF_CLIPS = 5_000
-"""Most clips whose scores are embedded in the page; beyond that, an even sample."""
+"""Maximum number of clips whose scores are embedded in the page; beyond that, an even sample."""
 REASONS = {
     "no_reference": "no good image of the person outside the clip's span: use longer sources, or "
     "curate.require_reference",
@@ -42,7 +42,7 @@ COUNTED = {
     "quality": "clips that pass every threshold",
     "references": "clips that also have a reference image of their person from elsewhere: the kept clips",
 }
-"""What each stage of the funnel counts as passed."""
+"""Explanation of the passed items of each stage of the funnel."""
 _COLOURS = {0: "#c9ccd1", 1: "#d9603b", 2: "#3b7dd9", 255: "#000000"}
 _LINES = (("speech_track", "#2e7d32"), ("mouth_track", "#d9603b"), ("loudness_track", "#8b9099"))
 _POINTS = 60
@@ -68,7 +68,7 @@ def write_page(
         rejected: rejected sources, with file, reason and detail.
         facts: numbers for the head of the page.
         thresholds: the active thresholds, by field of Thresholds.
-        costs: cost of each part of both passes (part_timing.table).
+        costs: cost of each part of both passes (part_timing.table_rows).
     """
     import jinja2
 

@@ -1,4 +1,4 @@
-"""Analyse one source: shots, people, speech, loudness and statistics by frame, in bounded memory."""
+"""Analyse one source: shots, people, speech, loudness and per-frame statistics, in bounded memory."""
 
 import dataclasses
 from bisect import bisect_left
@@ -23,7 +23,7 @@ from components.dataset.sources import Source
 from components.runtime import heartbeat, part_timing
 
 LOADING_NETWORKS = "loading networks"
-"""Part of both passes that each worker process pays once."""
+"""Name of the timed part in which a worker process loads its networks, once per pass."""
 SILENT_DB = -60.0
 """Audio that never gets louder counts as silence (dB of full scale)."""
 _CUT_CHANGE = 15.0
@@ -37,10 +37,13 @@ def analyse(raw: Path, source: Source, config: CurationConfig, roi_cache: RoiCac
         raw: corpus folder.
         source: the source.
         config: settings.
-        roi_cache: takes the regions of frames that the clip pass will need.
+        roi_cache: receives the frame regions that the clip pass will need; None = not cached.
+
+    Returns:
+        The analysis of the whole source.
 
     Raises:
-        SourceRejected: it cannot be used; the reason is machine-readable.
+        SourceRejected: the source cannot be used; the reason is machine-readable.
     """
     path = raw / source.file
     with part_timing.part("header"):
@@ -49,8 +52,8 @@ def analyse(raw: Path, source: Source, config: CurationConfig, roi_cache: RoiCac
         raise SourceRejected(path.name, "no_audio", "no audio track and require_audio is on")
     with part_timing.part(LOADING_NETWORKS):
         measured = _FrameMeasurements(config)
-    frames = part_timing.waited("decoding", video_frames(path, config.limits, reduced=True))
-    for number, frame, new in heartbeat.counted(frames, round(header.duration_s * 24)):
+    frames = part_timing.time_items("decoding", video_frames(path, config.limits, reduced=True))
+    for number, frame, new in heartbeat.track_frames(frames, round(header.duration_s * 24)):
         measured.push(number, frame, new)
         if roi_cache is not None and max(frame.size) >= MIN_CACHED_PX:
             with part_timing.part("ROI cache"):
@@ -87,7 +90,7 @@ def analyse(raw: Path, source: Source, config: CurationConfig, roi_cache: RoiCac
 
 
 class _FrameMeasurements:
-    """Everything that is measured while frames are streamed; each frame is downscaled once for all of it."""
+    """Measurements of a streamed source; each frame is downscaled once and shared by all of them."""
 
     def __init__(self, config: CurationConfig) -> None:
         self._stride = config.mesh_stride
@@ -128,7 +131,7 @@ class _FrameMeasurements:
             self._find_faces(number, decoded)
 
     def _find_faces(self, number: int, decoded: DecodedFrame) -> None:
-        """Measure the faces of a frame; a duplicate frame has those of the frame before."""
+        """Measure the faces of a frame; a duplicate frame reuses those of the previous frame."""
         if self.change[-1] > _CUT_CHANGE:
             self._finder.reset()
         if self._new_since_faces or not self._found:
@@ -140,7 +143,7 @@ class _FrameMeasurements:
         self._new_since_faces = False
 
     def _changed(self, frame: StreamedFrame) -> float:
-        """Return the mean absolute change from the frame before; NaN for the first frame and for duplicates."""
+        """Return the mean absolute change from the previous frame; NaN for the first frame and for duplicates."""
         import cv2
 
         if not frame.new or self._last is None:
@@ -148,7 +151,7 @@ class _FrameMeasurements:
         return float(cv2.absdiff(frame.grey, self._last[1]).mean())
 
     def finish(self) -> None:
-        """Split the found faces at the shots, which are known only now, and join them into people."""
+        """Split the faces at shot boundaries, which are known only after the last frame, and join them into tracks."""
         self._finder.close()
         numbers = [number for number, _ in self._found]
         for shot, (start, stop) in enumerate(self.shots.shots()):

@@ -1,4 +1,4 @@
-"""What the stages of a run pass on: the run itself, one source's job, and the outcome of a pass over a source."""
+"""Data passed between the stages of a run: the run itself, one source's job, and the outcome of a pass."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ Outcomes = dict[str, Outcome]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One source's work; travels to a worker."""
+    """The job of one source, sent to a worker."""
 
     raw: Path
     """Corpus folder."""
@@ -42,7 +42,7 @@ class Job:
     key: str = ""
     """Digest of everything that the result depends on."""
     roi_cache_bytes: float = 0.0
-    """Most bytes of the ROI cache that the analysis pass writes for the clip pass."""
+    """Maximum size of the ROI cache that the analysis pass writes for the clip pass (bytes)."""
 
     @property
     def folder(self) -> Path:
@@ -94,7 +94,7 @@ class SourceOutcomes:
 
     @cached_property
     def accepted(self) -> list[Source]:
-        """Sources that went through both passes."""
+        """Sources that completed both passes."""
         return [source for source in self.sources if source.source_id not in self.rejected]
 
     @cached_property
@@ -109,14 +109,14 @@ def rejection(source: Source, reason: str, detail: str) -> Outcome:
 
 
 def run_pass(job: Job, stage: str, function: Callable[[Job], Outcome]) -> Outcome:
-    """Run a pass over one source, measure its time and store its outcome; an error of one file stays with that file."""
+    """Run a pass over one source, measure its time and store its outcome; an error rejects only this source."""
     started_s = time.monotonic()
     try:
-        with part_timing.measured() as seconds_by_part, heartbeat.beating(job.folder, job.source.file):
+        with part_timing.collect() as seconds_by_part, heartbeat.report_progress(job.folder, job.source.file):
             outcome = {"ok": True, **function(job), "parts_s": seconds_by_part}
     except SourceRejected as error:
         outcome = rejection(job.source, error.reason, error.detail)
-    except Exception as error:  # an unforeseen fault of one file must not take the run down; it is reported by name
+    except Exception as error:  # an unexpected error in one file must not abort the run; it is reported by name
         log.exception("%s failed", job.source.file)
         outcome = rejection(job.source, "failed", f"{type(error).__name__}: {error}")
     outcome["seconds"] = round(time.monotonic() - started_s, 3)
@@ -130,6 +130,6 @@ def worker_lost(job: Job, reason: str, detail: str) -> Outcome:
 
 
 def earlier_outcome(job: Job, stage: str) -> Outcome | None:
-    """Return the stored outcome of a pass that an earlier run has finished; None where the pass has to run."""
+    """Return the stored outcome of a pass that an earlier run has finished; None if the pass has to run."""
     outcome = partial_results.finished(job.folder, stage, job.key)
     return outcome if outcome is None else {**outcome, "reused": True}

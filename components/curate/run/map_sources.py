@@ -23,7 +23,7 @@ def map_sources(
 ) -> Outcomes:
     """Map a pass over the jobs that an earlier run has not finished.
 
-    The largest files come first, so that no long one is left to run alone at the end.
+    The largest files come first, which keeps a long one from running alone at the end.
 
     Args:
         executor: where the jobs run.
@@ -49,7 +49,7 @@ def map_sources(
     )
     results = executor.map(task, waiting)
     try:
-        with heartbeat.logged(jobs[0].parts, description):
+        with heartbeat.log_progress(jobs[0].parts, description):
             for number, outcome in progress.track(results, description, total=len(jobs), done=len(outcomes)):
                 job = waiting[number]
                 outcomes[job.source.source_id] = outcome

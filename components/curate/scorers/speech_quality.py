@@ -14,7 +14,7 @@ _WEIGHTS = PackagedWeights(
     requirement="speechmos==0.0.1.1",
     member="dnsmos_models/sig_bak_ovr.onnx",
     sha256="269fbebdb513aa23cddfbb593542ecc540284a91849ac50516870e1ac78f6edd",
-    without="remove speech_quality from curate.scorers.extra",
+    alternative="remove speech_quality from curate.scorers.extra",
 )
 _RATE, _SAMPLES = 16_000, 144_160
 """The network takes 9.01 s; shorter audio is repeated, as the authors do."""
@@ -41,10 +41,10 @@ class SpeechQuality(Scorer):
         if (clip.analysis.speech[clip.span] > 0.5).sum() < _MIN_SPEECH_S * VIDEO_FPS:
             return dict.fromkeys(self.columns)
         track = clip.analysis.track[clip.start * SAMPLES_PER_FRAME :][: clip.frames * SAMPLES_PER_FRAME]
-        return dict(opinions(self.session, track))
+        return dict(mean_opinion_scores(self.session, track))
 
 
-def opinions(session: Any, track: NDArray[np.int16]) -> dict[str, float]:
+def mean_opinion_scores(session: Any, track: NDArray[np.int16]) -> dict[str, float]:
     """Return mean opinion scores by column of audio int16 [samples] at 24 kHz, averaged over windows of 9 s."""
     from scipy.signal import resample_poly
 

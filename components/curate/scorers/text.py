@@ -14,12 +14,12 @@ _WEIGHTS = PackagedWeights(
     requirement="rapidocr-onnxruntime==1.4.4",
     member="models/ch_PP-OCRv4_det_infer.onnx",
     sha256="d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
-    without="skip text with curate.scorers.disabled",
+    alternative="skip text with curate.scorers.disabled",
 )
 _EVERY, _FIRST = 36, 6
 """Frames between two detections, and the first; even the shortest clip holds at least one."""
 _SIDE_PX = 256
-_INK, _SURE = 0.3, 0.6
+_MIN_PIXEL_PROBABILITY, _MIN_LINE_PROBABILITY = 0.3, 0.6
 """Probability of a pixel of text, and mean probability of a line of text (the detector's own defaults)."""
 _UNCLIP = 1.6
 """The network marks the middle of a line: the box grows by this factor times area over perimeter."""
@@ -56,7 +56,7 @@ class Text(Scorer):
 
 
 class _TextDetector(StreamingScorer):
-    """Rows (frame, box) of text on sampled frames; NaN without any."""
+    """Detects text on sampled frames: rows (frame, box), a NaN box on a frame without text."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -77,6 +77,11 @@ def _is_line(wide_px: int, high_px: int, frame_px: int) -> bool:
     return high_px >= 3 and high_px <= 0.16 * frame_px and wide_px >= 1.5 * high_px
 
 
+def _line_probability(box: NDArray[np.float32]) -> float:
+    """Return the mean probability of the text pixels in a box [h, w]."""
+    return float(box[box > _MIN_PIXEL_PROBABILITY].mean())
+
+
 def text_boxes(session: Any, image: NDArray[np.uint8]) -> list[tuple[float, float, float, float]]:
     """Return upright text boxes (x0, y0, x1, y1) in pixels of an RGB image [H, W, 3]."""
     import cv2
@@ -87,15 +92,14 @@ def text_boxes(session: Any, image: NDArray[np.uint8]) -> list[tuple[float, floa
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     small = cv2.resize(image, (wide, high), interpolation=method)[:, :, ::-1]
     values = (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
-    ink: NDArray[np.float32] = session.run(None, {"x": values})[0][0, 0]
-    contours, _ = cv2.findContours((ink > _INK).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+    probability: NDArray[np.float32] = session.run(None, {"x": values})[0][0, 0]
+    contours, _ = cv2.findContours(
+        (probability > _MIN_PIXEL_PROBABILITY).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE
+    )
     boxes = []
     for contour in contours:
         x, y, w, h = cv2.boundingRect(contour)
-        if (
-            not _is_line(w, h, high)
-            or float(ink[y : y + h, x : x + w][ink[y : y + h, x : x + w] > _INK].mean()) < _SURE
-        ):
+        if not _is_line(w, h, high) or _line_probability(probability[y : y + h, x : x + w]) < _MIN_LINE_PROBABILITY:
             continue
         grow = _UNCLIP * w * h / (2 * (w + h))
         box = (x - grow, y - grow, x + w + grow, y + h + grow)
