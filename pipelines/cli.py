@@ -213,10 +213,10 @@ def lineage(target: str, tracking_uri: str) -> None:
     TARGET is a run (runs/latest), a folder that a step wrote (runs/latest/online) or a registered model
     (models:/lpm-online@champion).
     """
-    from components.runtime.lineage import chain_of
+    from components.runtime.lineage import resolve_lineage
     from pipelines.display import lineage_lines
 
-    for line in lineage_lines(chain_of(target, tracking_uri)):
+    for line in lineage_lines(resolve_lineage(target, tracking_uri)):
         OUT.print(line, soft_wrap=True)
 
 
@@ -224,11 +224,11 @@ def lineage(target: str, tracking_uri: str) -> None:
 def doctor() -> None:
     """Check what is installed, reachable and missing, and how to fix it."""
     from pipelines.display import doctor_table
-    from pipelines.doctor import examine, failing
+    from pipelines.doctor import failed_checks, run_checks
 
-    checks = list(examine())
+    checks = list(run_checks())
     OUT.print(doctor_table(checks))
-    bad = failing(checks)
+    bad = failed_checks(checks)
     if bad:
         raise click.ClickException(f"{len(bad)} check(s) failed: {', '.join(check.name for check in bad)}")
     OUT.print("everything that the demo needs is installed")

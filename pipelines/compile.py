@@ -29,7 +29,7 @@ def compile_pipeline(config: RootConfig, path: Path, registry: str = "") -> Path
     return path
 
 
-def outline(path: Path) -> dict[str, dict[str, Any]]:
+def pipeline_outline(path: Path) -> dict[str, dict[str, Any]]:
     """Return the structure of a compiled pipeline: task -> image, inputs with their producers, outputs."""
     document = yaml.safe_load(path.read_text())
     executors = document["deploymentSpec"]["executors"]
@@ -49,8 +49,10 @@ def outline(path: Path) -> dict[str, dict[str, Any]]:
     return tasks
 
 
-def edges(path: Path) -> set[tuple[str, str]]:
+def pipeline_edges(path: Path) -> set[tuple[str, str]]:
     """Return the (producer, consumer) pairs of a compiled pipeline."""
     return {
-        (source.partition(".")[0], name) for name, task in outline(path).items() for source in task["inputs"].values()
+        (source.partition(".")[0], name)
+        for name, task in pipeline_outline(path).items()
+        for source in task["inputs"].values()
     }

@@ -1,4 +1,4 @@
-"""The root config: Hydra composes the YAML under conf/, overrides are merged on top, one strict loader types it all."""
+"""The root config: Hydra composes the YAML under conf/, overrides are merged on top, a strict loader checks types."""
 
 import dataclasses
 import difflib
@@ -62,11 +62,11 @@ class RootConfig:
 
 
 SHARED = "shared"
-"""Folder of conf/ that is no group: what several choices of a group have in common."""
+"""Folder under conf/ that is not a config group: values that several choices of a group share."""
 
 
 def groups() -> dict[str, list[str]]:
-    """Config groups and their choices: every folder under conf/ but the shared one."""
+    """Return config group -> choices: every folder under conf/ except the shared one."""
     return {
         folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
         for folder in sorted(CONF.iterdir())
@@ -158,8 +158,8 @@ def annotated_yaml(config: RootConfig) -> str:
     return "\n".join([*lines(config, to_plain(config), ""), ""])
 
 
-def typed(cls: type[T], overrides: Sequence[str]) -> T:
-    """Build one config dataclass from `key=value` overrides of its defaults."""
+def config_from_overrides(cls: type[T], overrides: Sequence[str]) -> T:
+    """Build a config dataclass from its defaults and `key=value` overrides."""
     return from_mapping(cls, _merged({}, overrides))
 
 

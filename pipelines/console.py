@@ -1,4 +1,4 @@
-"""What the commands share: where they print, default folders, types of their options."""
+"""Shared by the commands: consoles, default folders, option types."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import click
 from rich.console import Console
 
 OUT = Console()
-"""Results."""
+"""Console for results (stdout)."""
 ERR = Console(stderr=True)
-"""Errors."""
+"""Console for errors (stderr)."""
 FOLDER = click.Path(path_type=Path, file_okay=False)
 """Type of an option that names a folder."""
 FILE = click.Path(path_type=Path, dir_okay=False)

@@ -51,8 +51,8 @@ class Check:
     """Remedy."""
 
 
-def examine() -> Iterator[Check]:
-    """Run all checks, one by one."""
+def run_checks() -> Iterator[Check]:
+    """Yield the results of all checks."""
     for check in (_python, _machine, _packages, _torch, _codecs, _weights, _page):
         yield from check()
     yield from _programs()
@@ -195,6 +195,8 @@ def _workspace() -> Iterator[Check]:
     yield _check("a model to serve", release.exists(), str(release.parent), "run `lpm run`", needed=False)
 
 
-def failing(checks: list[Check], keep: Callable[[Check], bool] = lambda check: check.state == "missing") -> list[Check]:
-    """Return the checks that fail: what the demo needs and does not find."""
+def failed_checks(
+    checks: list[Check], keep: Callable[[Check], bool] = lambda check: check.state == "missing"
+) -> list[Check]:
+    """Return the failed checks; by default, those of requirements of the demo that are missing."""
     return [check for check in checks if keep(check)]

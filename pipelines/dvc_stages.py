@@ -1,9 +1,9 @@
 """The DVC side of the pipeline: dvc.yaml from the table of steps, and the code digests that its stages depend on.
 
-DVC compares files byte by byte, so a stage that depended on source files would run again for a comment. Instead the
-stage `code` runs first in every `dvc repro` and writes one file per step with what enters the step's cache key: the
-digests of the code that the step reaches and the versions of the packages that shape its result. The step's stage
-depends on that file alone, and so runs again exactly when `lpm run` would run the step again.
+DVC compares files byte by byte, so a stage that depends on source files reruns after a changed comment. Instead, the
+stage `code` runs first in every `dvc repro` and writes one file per step with the code part of the step's cache key:
+digests of the code that the step reaches and versions of the packages that can change its result. Of the code, the
+stage of a step depends on that file alone, and so reruns exactly when `lpm run` would rerun the step.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ _HEADER = (
 
 
 def write_code_digests(folder: Path) -> None:
-    """Write FOLDER/VERB.json for every step: the code that it reaches and the packages that shape its result."""
+    """Write FOLDER/VERB.json for every step: digests of its code and versions of the packages it depends on."""
     folder.mkdir(parents=True, exist_ok=True)
     for verb, step in STEPS.items():
         values = {"files": code_closure(step.module).files, "packages": package_versions(step.module)}
@@ -41,7 +41,7 @@ def dvc_stages() -> dict[str, Any]:
     digests = {verb: (CODE / f"{verb}.json").as_posix() for verb in STEPS}
     code = {
         "cmd": f"lpm code-digest --out {CODE.as_posix()}",
-        "always_changed": True,  # reading the code takes a second; DVC then compares what was written
+        "always_changed": True,  # takes a second; DVC then compares the written files
         "outs": [{path: {"cache": False}} for path in digests.values()],
     }
     artifacts = {"dataset": ("dataset", "dataset"), "lpm-base": ("base", "model"), "lpm-online": ("online", "model")}

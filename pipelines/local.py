@@ -1,7 +1,7 @@
 """Runs the KFP pipeline on this machine, in a subprocess with kfp's local runner, and follows its progress.
 
 kfp keeps its local runner's settings in a process-wide object and deletes the workspace after a run, so every run
-gets a process of its own. The output of the tasks goes to `run.log`, their progress to `progress.jsonl`.
+gets its own process. The output of the tasks goes to `run.log`, their progress to `progress.jsonl`.
 """
 
 import json
@@ -49,7 +49,7 @@ def run_pipeline(
     """Run the six steps and write summary.json.
 
     Args:
-        config: what to run.
+        config: settings of the run.
         runs: folder that receives the run's folder and the link `latest`.
         run_id: name of the run; empty = the time.
         cache: folder of cached results; None runs every step.
@@ -154,7 +154,7 @@ def main(run_dir: Path) -> None:
     warnings.filterwarnings("ignore", message=".*(no effect|base image).*", category=Warning)
     from kfp import local
 
-    from pipelines.lpm import arguments, build_pipeline
+    from pipelines.lpm import build_pipeline, pipeline_arguments
 
     config = from_mapping(RootConfig, yaml.safe_load((run_dir / "config.yaml").read_text()))
     local.init(
@@ -163,7 +163,7 @@ def main(run_dir: Path) -> None:
         workspace_root=str(run_dir / "kfp" / "workspace"),
         raise_on_error=True,
     )
-    build_pipeline(config)(**arguments(config))
+    build_pipeline(config)(**pipeline_arguments(config))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ PARAMETERS = ("source", *(f"{verb}_config" for verb in STEPS))
 """Names of the pipeline's parameters."""
 
 
-def arguments(config: RootConfig) -> dict[str, str]:
-    """Return the pipeline's parameters: configs as JSON text, as KFP turns integers inside mappings into floats."""
+def pipeline_arguments(config: RootConfig) -> dict[str, str]:
+    """Return the pipeline's parameters; configs are JSON text, as KFP turns integers inside mappings into floats."""
     texts = {f"{verb}_config": json.dumps(to_mapping(getattr(config, verb)), sort_keys=True) for verb in STEPS}
     return {"source": config.data.source, **texts}
 
@@ -32,7 +32,7 @@ def build_pipeline(config: RootConfig, *, cluster: bool = False) -> Any:
         config: defaults, and the resources of each task.
         cluster: set the resources of the tasks, which the local runner ignores.
     """
-    defaults = arguments(config)
+    defaults = pipeline_arguments(config)
 
     @dsl.pipeline(name="lpm", description="From raw video to a live character.")
     def lpm(

@@ -35,7 +35,7 @@ def model_describe(overrides: tuple[str, ...], folder: Path | None, tflops: floa
         shape, online, size_px = read_model_shape(folder, online)
     cost = describe(shape, chunk_workload(online, size_px))
     OUT.print(cost_table(cost))
-    floor, passes = cost.floor_s(tflops, tb), online.passes
+    floor, passes = cost.min_time_s(tflops, tb), online.passes
     load = passes * floor / chunk_duration_s(online)
     verdict = f"real time, {1 - load:.0%} idle" if load <= 1 else f"{load:.1f} times slower than real time"
     OUT.print(
@@ -91,9 +91,9 @@ def autoencoder_train(videos: Path, overrides: tuple[str, ...], out: Path, size:
     from components.runtime.progress import RichProgress
     from lpm_model.autoencoder.tiny import AutoencoderConfig
     from lpm_model.training.autoencoder import AutoencoderTraining, train_autoencoder
-    from pipelines.config import typed
+    from pipelines.config import config_from_overrides
 
-    settings = typed(AutoencoderTraining, overrides)
+    settings = config_from_overrides(AutoencoderTraining, overrides)
     metrics = train_autoencoder(videos, out, AutoencoderConfig(), settings, RichProgress(), size_px=size)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
     OUT.print(f"wrote {escape(str(out))} ({figures})", soft_wrap=True)

@@ -9,7 +9,7 @@ from components.runtime.steps import STEPS
 from lpm_model.files import read_json, write_json
 
 SCORES = ("sync", "listening", "identity", "psnr_db", "drift")
-"""Scores every run reports."""
+"""Scores that every run reports."""
 MAX_LISTED = 5
 """Maximum number of files with one rejection reason that are listed one by one."""
 
@@ -61,7 +61,7 @@ def point_latest(run_dir: Path) -> None:
 
 
 def notes(run_dir: Path) -> list[str]:
-    """Return what the table does not show: rejected files, the people of the benchmark, the promotion decision."""
+    """Return the lines below the table: rejected files, people of the benchmark, promotion decision."""
     measured = str(read_json(run_dir / "report" / "report.json").get("bench", {}).get("note", ""))
     deployed = read_json(run_dir / "release" / "deploy.json")
     return [

@@ -1,8 +1,8 @@
 """Writes the default characters of a served model: people of its dataset with consent, at rest, facing the camera.
 
 Input: a dataset folder. Output: `characters/<id>/{reference.png, character.json}` in a model folder, as
-`serving.characters` reads them. Rendered people are preferred: real people consented to training, and their consent_ref
-is copied, but a live double of a real person should be chosen by hand.
+`serving.characters` reads them. Rendered people are preferred: the consent_ref of real people, which is copied, covers
+training, but a live character that looks like a real person should be chosen by hand.
 """
 
 import logging
@@ -25,7 +25,7 @@ def write_characters(dataset: Path, model: Path, count: int = COUNT) -> list[str
 
     Args:
         dataset: folder that curate wrote.
-        model: model folder, whose autoencoder reconstructs the images as it will when live.
+        model: model folder; its autoencoder reconstructs the images, as it does in a live session.
         count: maximum number.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a user can set about distillation."""
+"""Settings of the distill step."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,6 @@ from lpm_model.training.distill.config import Distillation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistillConfig(Distillation):
-    """The distillation's own settings and where it is recorded."""
+    """Settings of the distillation and of its MLflow run."""
 
     tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)

@@ -11,7 +11,7 @@ from lpm_model.progress import Progress
 
 
 def distill(base: Path, dataset: Path, model: Path, config: DistillConfig, progress: Progress) -> ModelReport:
-    """Distil Base LPM into a causal few-step model, and add the characters that it is served with.
+    """Distil Base LPM into a causal few-step model, and add default characters.
 
     Args:
         base: model folder of the teacher.

@@ -1,4 +1,4 @@
-"""What a user can set about training Base LPM."""
+"""Settings of the train step."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,6 @@ from lpm_model.training.base.config import BaseTraining
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(BaseTraining):
-    """The training's own settings and where it is recorded."""
+    """Settings of the training and of its MLflow run."""
 
     tracking: TrackingConfig = setting(factory=TrackingConfig, help="MLflow.", affects=False)

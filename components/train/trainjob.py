@@ -38,15 +38,15 @@ def render_train_job(
     """Render a `trainer.kubeflow.org/v1alpha1` TrainJob that runs `components.runtime.torchrun train` under torchrun.
 
     Args:
-        config: of the training; `scale` sets the number of machines and processes.
+        config: settings of the training; `scale` sets the number of machines and processes.
         name: object name, at most 50 characters.
-        namespace: of the object.
+        namespace: namespace of the object.
         image: train image with a tag other than `latest`, or a digest.
         claim: PersistentVolumeClaim that all pods can write to.
         dataset: folder on the claim that curate wrote.
         model: folder on the claim that receives the model.
         resources: Kubernetes `requests` and `limits` of one machine.
-        service_account: of the pods; "" = the namespace's default.
+        service_account: service account of the pods; "" = the namespace's default.
         runtime: ClusterTrainingRuntime.
 
     Raises:

@@ -7,7 +7,7 @@ import pytest
 
 from components.runtime.steps import STEPS
 from pipelines.cli import cli
-from pipelines.compile import compile_pipeline, edges, outline
+from pipelines.compile import compile_pipeline, pipeline_edges, pipeline_outline
 from pipelines.config import RootConfig, load_config
 from tests.contract.project import ROOT, VERBS, dvc_edges, dvc_stages
 
@@ -43,11 +43,11 @@ def test_each_verb_has_tests(verb: str) -> None:
 
 
 def test_pipeline_tasks_are_the_verbs(compiled: Path) -> None:
-    assert set(outline(compiled)) == set(VERBS)
+    assert set(pipeline_outline(compiled)) == set(VERBS)
 
 
 def test_pipeline_edges_are_dvcs(compiled: Path) -> None:
-    assert edges(compiled) == dvc_edges()
+    assert pipeline_edges(compiled) == dvc_edges()
 
 
 def test_pipeline_edges_are_the_tables() -> None:

@@ -8,9 +8,9 @@ import yaml
 
 from components.runtime.container_images import VERSION
 from components.runtime.steps import STEPS
-from pipelines.compile import compile_pipeline, outline
+from pipelines.compile import compile_pipeline, pipeline_outline
 from pipelines.config import load_config
-from pipelines.lpm import PARAMETERS, arguments
+from pipelines.lpm import PARAMETERS, pipeline_arguments
 
 GOLDEN = Path(__file__).parent / "golden.json"
 """Outline of the compiled pipeline: `python -m tests.pipelines.test_compile` writes it again (kfp 2.17.0)."""
@@ -22,7 +22,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_outline_equals_the_golden_file(compiled: Path) -> None:
-    assert outline(compiled) == json.loads(GOLDEN.read_text())
+    assert pipeline_outline(compiled) == json.loads(GOLDEN.read_text())
 
 
 def test_tasks_install_nothing_and_run_in_our_images(compiled: Path) -> None:
@@ -50,16 +50,18 @@ def test_parameters_carry_the_profile(compiled: Path, tmp_path: Path) -> None:
 
 def test_registry_prefixes_every_image(tmp_path: Path) -> None:
     path = compile_pipeline(load_config(), tmp_path / "lpm.yaml", registry="registry.example.com/team/")
-    assert {task["image"].rpartition("/lpm/")[0] for task in outline(path).values()} == {"registry.example.com/team"}
+    assert {task["image"].rpartition("/lpm/")[0] for task in pipeline_outline(path).values()} == {
+        "registry.example.com/team"
+    }
 
 
 def test_arguments_keep_integers() -> None:
-    values = arguments(load_config())
+    values = pipeline_arguments(load_config())
     assert set(values) == set(PARAMETERS)
     assert isinstance(json.loads(values["curate_config"])["size_px"], int)
     assert len(values) == len(STEPS) + 1
 
 
 if __name__ == "__main__":
-    made = outline(compile_pipeline(load_config(), Path("build/golden.yaml")))
+    made = pipeline_outline(compile_pipeline(load_config(), Path("build/golden.yaml")))
     GOLDEN.write_text(json.dumps(made, indent=2, sort_keys=True) + "\n")

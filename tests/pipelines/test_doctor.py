@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from pipelines import doctor
-from pipelines.doctor import examine, failing
+from pipelines.doctor import failed_checks, run_checks
 
 
 def test_checks_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    checks = {check.name: check for check in examine()}
+    checks = {check.name: check for check in run_checks()}
     assert checks["Python"].state == "ok"
     assert checks["packages [core]"].state == "ok", checks["packages [core]"].found
     assert checks["torch"].found
     assert checks["a model to serve"].state == "optional"
-    assert all(check.fix for check in failing(list(checks.values())))
+    assert all(check.fix for check in failed_checks(list(checks.values())))
 
 
 def test_missing_and_outdated_packages_are_reported() -> None:
