@@ -183,7 +183,15 @@ def test_values_become_options_that_the_runtime_has(helm: Path) -> None:
         ),
     ]
     runtime = (schemas.ROOT / "serving" / "runtime.py").read_text()
-    for option in ("--model-dir", "--drain-s", "--max-sessions", "--allow-origin", "--compile", "--float8", "LPM_TOKEN"):
+    for option in (
+        "--model-dir",
+        "--drain-s",
+        "--max-sessions",
+        "--allow-origin",
+        "--compile",
+        "--float8",
+        "LPM_TOKEN",
+    ):
         assert f'"{option}"' in runtime
 
 
