@@ -15,7 +15,7 @@ def table() -> str:
     data = coverage.Coverage(config_file=str(ROOT / "pyproject.toml"))
     data.load()
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for file in sorted(data.get_data().measured_files()):
+    for file in sorted(name for name in data.get_data().measured_files() if name.endswith(".py")):
         parts = Path(file).relative_to(ROOT).parts
         _, lines, _, missing, _ = data.analysis2(file)
         for folder in ("/".join(parts[:-1][:DEPTH]), "total"):
