@@ -10,7 +10,7 @@ from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS, setting
 
 Profile = Literal["tiny", "pretrain", "sft"]
 MAX_MESH_STRIDE = 6
-"""Most frames between two measurements of a tracked face; beyond that the face counts as lost."""
+"""Maximum number of frames between two measurements of a tracked face; beyond that the face counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,8 +104,8 @@ class Thresholds:
     max_yaw_deg: float | None = setting(60.0, help="Largest head yaw, 95th percentile (degrees).")
     min_head_motion_deg: float | None = setting(
         None,
-        help="Spread of the head angles (degrees): drops lifeless clips, where other pipelines require 3 of 5 "
-        "points from a language model.",
+        help="Spread of the head angles (degrees); drops clips with a motionless head. Other pipelines require a "
+        "rating of 3 out of 5 from a language model.",
     )
     min_speech_ratio: float | None = setting(
         None, help="Fraction of frames with anybody's speech (null keeps idle-only clips)."
@@ -114,7 +114,7 @@ class Thresholds:
     min_snr_db: float | None = setting(
         None, help="Loudness of speech over that of the quietest tenth of the clip (dB)."
     )
-    max_music_ratio: float | None = setting(0.3, help="Fraction of frames with held tones, as in music.")
+    max_music_ratio: float | None = setting(0.3, help="Fraction of frames with sustained tones, as in music.")
     max_speech_pace: float | None = setting(
         0.33, help="Spectral change within 20 ms of speech, 0..1: larger values mean sped-up audio, or noise."
     )
@@ -232,8 +232,8 @@ class StateConfig:
     )
     match_cameras_max: int = setting(
         16,
-        help="Most sources without a conversation_id in one folder for which the two cameras of a conversation are "
-        "matched by audio (all pairs are compared, about half a second each); 0 = never.",
+        help="Maximum number of sources without a conversation_id in one folder for which the two cameras of "
+        "a conversation are matched by audio (all pairs are compared, about half a second each); 0 = never.",
     )
     av_offset: Literal["reject", "shift", "keep"] = setting(
         "reject",
@@ -307,7 +307,7 @@ class CurationConfig:
     require_audio: bool = setting(True, help="Reject sources without audio; otherwise they count as silent.")
     require_reference: bool = setting(True, help="Drop clips whose person has no good image outside the clip's span.")
     max_references: int = setting(
-        3, help="Most references per clip: one global, then expressions and views if the source shows any."
+        3, help="Maximum number of references per clip: one global, then expressions and views if the source shows any."
     )
     references: ReferenceConfig = setting(factory=ReferenceConfig, help="How references are chosen.")
     captions: CaptionConfig = setting(factory=CaptionConfig, help="Which captioner runs.")
@@ -320,7 +320,7 @@ class CurationConfig:
     listen_from: Literal["partner", "own"] = setting(
         "partner", help="Microphone of the listener-only track if the partner has a camera."
     )
-    max_faces: int = setting(3, help="Most people detected in one frame; more count as a crowd.")
+    max_faces: int = setting(3, help="Maximum number of people detected in one frame; more count as a crowd.")
     mesh_stride: int = setting(2, help="Face landmarks are measured on every n-th frame and interpolated in between.")
     shot_threshold: float = setting(3.0, help="scenedetect's adaptive threshold: a lower value finds more cuts.")
     crop_faces: float = setting(2.4, help="Side of the square crop in face heights.")
@@ -384,7 +384,7 @@ class CurationConfig:
             )
         if self.clip_frames[0] > self.clip_frames[1]:
             raise ValueError(
-                f"max_clip_s is {self.max_clip_s}: no 4k + 1 frames lie between min_clip_s and it; raise it"
+                f"max_clip_s is {self.max_clip_s}: no length of 4k + 1 frames is between min_clip_s and it; raise it"
             )
         if not 0 < self.stride <= 1:
             raise ValueError(f"stride is {self.stride}: use a value in (0, 1]")

@@ -54,8 +54,8 @@ class CaptionConfig:
 class ReferenceConfig:
     """Which reference images of a person accompany a clip, and how far from it they must be."""
 
-    max_views: int = setting(4, help="Most head views per clip.")
-    max_expressions: int = setting(8, help="Most expressions per clip.")
+    max_views: int = setting(4, help="Maximum number of head views per clip.")
+    max_expressions: int = setting(8, help="Maximum number of expressions per clip.")
     guard_s: float = setting(0.5, help="Smallest distance of a reference from the clip's span.")
     candidates: int = setting(3, help="Frames examined per reference; the sharpest with open eyes is used.")
     min_distance: float = setting(

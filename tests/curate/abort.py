@@ -6,7 +6,7 @@ from typing import Any
 
 
 def misbehave(job: str) -> dict[str, Any]:
-    """Crash, sleep, hang or use memory, as the job says."""
+    """Crash, sleep, hang or use memory, as the job requests."""
     if job == "crash":
         os.abort()
     if job == "sleep":

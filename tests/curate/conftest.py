@@ -24,14 +24,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def conversation(shared: Path) -> Path:
-    """media/ and truth/ of one rendered conversation of 12 s, made by whichever worker comes first."""
+    """media/ and ground_truth/ of one rendered conversation of 12 s, made by whichever worker comes first."""
     from components.performer.compose import render_corpus
     from components.performer.config import PerformerConfig
 
     with (shared / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         config = PerformerConfig(conversations=1, seconds_per_conversation=12.0, seed=11, workers=1)
-        render_corpus(shared / "media", config, NoProgress(), shared / "truth")
+        render_corpus(shared / "media", config, NoProgress(), shared / "ground_truth")
     return shared
 
 

@@ -1,4 +1,4 @@
-"""Files that end up among videos by mistake or with intent to harm; each takes about a second to make."""
+"""Files that get among videos by mistake or with malicious intent; each takes about a second to make."""
 
 import os
 import struct
@@ -151,7 +151,7 @@ def cover_only(path: Path) -> None:
 
 
 def broken_index(path: Path, good: Path) -> None:
-    """Let the table of chunk offsets point behind the file's end."""
+    """Copy a video and make its chunk offsets point beyond the end of the file."""
     data = bytearray(good.read_bytes())
     at = data.index(b"stco") + 8
     count = struct.unpack(">I", data[at : at + 4])[0]

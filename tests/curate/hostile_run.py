@@ -15,7 +15,7 @@ from components.ingest.step import ingest
 from lpm_model.progress import NoProgress
 
 
-def unchecked(folder: Path, raw: Path) -> dict[str, str]:
+def accept_all(folder: Path, raw: Path) -> dict[str, str]:
     """Make a raw/ folder of every regular file, as if ingest had accepted all; return names by path in raw/."""
     (raw / "media").mkdir(parents=True)
     names, lines = {}, []
@@ -34,12 +34,12 @@ def unchecked(folder: Path, raw: Path) -> dict[str, str]:
 
 
 def main(home: Path, autoencoder: str) -> None:
-    """Prints one line of JSON."""
+    """Ingest and curate `home`/in; print the results as one line of JSON."""
     started = time.monotonic()
     taken = ingest(str(home / "in"), home / "raw", IngestConfig(), NoProgress())
     ingest_s = time.monotonic() - started
     stop_prober()
-    names = unchecked(home / "in", home / "all")
+    names = accept_all(home / "in", home / "all")
     config = CurationConfig(
         autoencoder=autoencoder, workers=1, validate=False, require_audio=False, require_reference=False,
         min_retention=0.0,

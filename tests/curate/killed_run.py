@@ -9,7 +9,7 @@ from lpm_model.progress import NoProgress
 
 
 def settings(autoencoder: str, executor: str) -> CurationConfig:
-    """Quick ones."""
+    """Return settings for a quick run."""
     workers = 1 if executor == "ray" else 2
     return CurationConfig(
         autoencoder=autoencoder, executor=executor, workers=workers, validate=False, max_clip_s=4.0, mesh_stride=6,

@@ -1,4 +1,4 @@
-"""Clips of real people from packages: who speaks, who listens, what is rejected."""
+"""Clips of real people from packages: who speaks, who listens, which clips are rejected."""
 
 import dataclasses
 from pathlib import Path

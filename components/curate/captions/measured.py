@@ -143,7 +143,7 @@ class MeasuredCaptioner:
 
 
 def _dominant_expression(clip: CaptionInput, spans: Sequence[tuple[int, int, Fields]]) -> str | None:
-    """Return the segments' expression with the most describable frames, so that clip and segments agree."""
+    """Return the segments' expression with the most describable frames, to keep clip and segments consistent."""
     free, frames = describable_frames(clip.states), dict[str, int]()
     for start, stop, stated in spans:
         for word in stated["expression"].value if "expression" in stated else ():
@@ -180,7 +180,7 @@ def measured_fields(clip: CaptionInput, face: str | None = None) -> Fields:
 
 
 def describable_frames(states: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the frames whose time-varying content may be captioned: only own speech if the span has listening."""
+    """Return the frames whose time-varying content may be captioned: only own speech if there is any listening."""
     return states == SPEAK if np.any(states == LISTEN) else np.ones(len(states), bool)
 
 

@@ -11,10 +11,10 @@ _SWING_RAD = 0.03
 _TURN_RAD = 0.25
 _TILT_RAD = 0.15
 _LIVELY_DEG, _CALM_DEG = 3.0, 0.8
-_HELD = 12
+_MIN_HELD_FRAMES = 12
 """Frames (half a second) that a turned head is held."""
 _BLINKS_PER_MIN = 30
-_MOST = 4
+_MAX_TERMS = 4
 
 
 def motion_terms(features: NDArray[np.float32], neutral: NDArray[np.float32], free: NDArray[np.bool_]) -> list[str]:
@@ -43,13 +43,13 @@ def motion_terms(features: NDArray[np.float32], neutral: NDArray[np.float32], fr
         ("tilts head left", roll < -_TILT_RAD),
         ("tilts head right", roll > _TILT_RAD),
     ):
-        first = _first_run(held & free, _HELD)
+        first = _first_run(held & free, _MIN_HELD_FRAMES)
         if first is not None:
             when[name] = first
-    blinks = _rises(free & (eyes < -0.45 * neutral[:, FEATURES.index("eyes")]))
+    blinks = _rising_edges(free & (eyes < -0.45 * neutral[:, FEATURES.index("eyes")]))
     if len(blinks) >= 2 and len(blinks) * 60 * VIDEO_FPS > _BLINKS_PER_MIN * int(free.sum()):
         when["blinks often"] = blinks[0]
-    terms = sorted(when, key=lambda name: (when[name], name))[:_MOST]
+    terms = sorted(when, key=lambda name: (when[name], name))[:_MAX_TERMS]
     return terms or [_energy(yaw[free], pitch[free])]
 
 
@@ -68,10 +68,10 @@ def _low_pass(track: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _swings(track: NDArray[np.float64], free: NDArray[np.bool_], *, detrended: bool = False) -> list[int]:
     """Return the first frames of the swings above the low-pass head pose."""
-    return _rises(free & ((track if detrended else track - _low_pass(track)) > _SWING_RAD))
+    return _rising_edges(free & ((track if detrended else track - _low_pass(track)) > _SWING_RAD))
 
 
-def _rises(flags: NDArray[np.bool_]) -> list[int]:
+def _rising_edges(flags: NDArray[np.bool_]) -> list[int]:
     return [int(at) for at in np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8)])) == 1)]
 
 

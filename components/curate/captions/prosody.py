@@ -81,13 +81,13 @@ def pitch_hz(
     region = strength[:, first : last + 1]
     # The first lag near the highest strength: its multiples are as strong, an octave lower.
     lag = first + np.argmax(region >= region.max(axis=1, keepdims=True) - 0.02, axis=1)
-    lag = np.array([_climb(row, start) for row, start in zip(strength, lag, strict=True)])
+    lag = np.array([_climb_to_peak(row, start) for row, start in zip(strength, lag, strict=True)])
     sure = (strength[np.arange(len(lag)), lag] >= _VOICED) & (both[:, 0] > 1e3)
     found[at[sure]] = AUDIO_RATE / lag[sure]
     return found
 
 
-def _climb(strength: NDArray[np.float64], lag: int) -> int:
+def _climb_to_peak(strength: NDArray[np.float64], lag: int) -> int:
     """Climb from a lag to the top of its peak."""
     while lag + 1 < len(strength) and strength[lag + 1] > strength[lag]:
         lag += 1

@@ -1,6 +1,6 @@
 """A captioner that calls any OpenAI-compatible endpoint.
 
-Video and audio are sent in separate requests, so that one modality cannot leak into the other. Invalid answers are
+Video and audio are sent in separate requests to keep one modality from leaking into the other. Invalid answers are
 logged and replaced by the measured captioner's.
 """
 
@@ -57,7 +57,7 @@ def build_captioner(config: CaptionConfig) -> Captioner:
 
 
 class VlmCaptioner:
-    """Captions by a vision-language model, restricted to the vocabulary; states stay as measured."""
+    """Captions by a vision-language model, restricted to the vocabulary; states are not changed."""
 
     def __init__(self, config: VlmConfig) -> None:
         self.name, self.version = config.model, config.version
@@ -79,7 +79,7 @@ class VlmCaptioner:
         return Caption(text=sentence(fields), fields=fields, segments=segments)
 
     def _fields(self, clip: CaptionInput, measured: Fields) -> Fields:
-        """Return the measured fields overridden by the model's; of a listener only the invariant fields."""
+        """Return the measured fields overridden by the model's; for a listener only the invariant fields."""
         if self._failures >= self._config.max_failures:
             return measured
         free = describable_frames(clip.states)
@@ -87,9 +87,9 @@ class VlmCaptioner:
         names = [name for name in VIDEO_FIELDS if not listening or name in vocabulary.INVARIANT]
         try:
             images = image_parts(clip.rgb if listening else clip.rgb[free], self._config.frames)
-            stated = self._ask(names, "video", images)
+            stated = self._request_fields(names, "video", images)
             if self._config.audio and not listening:
-                stated = {**self._ask(AUDIO_FIELDS, "audio", [audio_part(clip)]), **stated}
+                stated = {**self._request_fields(AUDIO_FIELDS, "audio", [audio_part(clip)]), **stated}
         except EndpointError as error:
             self._failures += 1
             log.warning("the caption model returned no usable answer (%s): using the measured caption", error)
@@ -101,7 +101,7 @@ class VlmCaptioner:
         self._failures = 0
         return {**measured, **stated}
 
-    def _ask(self, names: Sequence[str], modality: Modality, parts: list[dict[str, Any]]) -> Fields:
+    def _request_fields(self, names: Sequence[str], modality: Modality, parts: list[dict[str, Any]]) -> Fields:
         answer = post(self._config, request_body(self._config, names, modality, parts))
         version = self._config.version or str(answer.get("model") or "unknown")[:80]
         stated = read_answer(answer, names)

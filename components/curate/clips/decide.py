@@ -14,7 +14,7 @@ def reject_reasons(scores: Mapping[str, float | None], thresholds: Thresholds) -
     """Return the reasons to drop a clip, such as "sharpness_below_min", in the order of its scores.
 
     Args:
-        scores: value by column; a score of None, which its scorer could not tell, rejects nothing.
+        scores: value by column; None (not measurable) rejects nothing.
         thresholds: limits by column; a limit of None is switched off.
     """
     reasons = []

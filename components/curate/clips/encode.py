@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 class LatentEncoder(Protocol):
-    """What curation needs of an autoencoder."""
+    """The autoencoder interface that curation uses."""
 
     digest: str
-    """Identifies the weights."""
+    """Digest of the weights."""
 
     def encode(self, clip: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Return the latents float16 [C, 1+k, h, w] of an RGB clip uint8 [4k+1, H, W, 3]."""
@@ -42,7 +42,7 @@ class AutoencoderEncoder:
 
         torch = self._torch
         with torch.inference_mode(), native_autocast(torch.device("cpu")):
-            # The first product rounds pixels to its type anyway: rounded before, half as much is copied about.
+            # The first matmul casts pixels to its own dtype anyway; casting them earlier halves the bytes copied.
             pixels = torch.from_numpy(clip).float().div_(127.5).sub_(1.0).to(self._type)
             latents = self._model.encode(pixels.permute(3, 0, 1, 2)[None])[0]
         return np.asarray(latents.float().numpy(), np.float16)
@@ -50,5 +50,5 @@ class AutoencoderEncoder:
 
 @functools.cache
 def load_encoder(folder: str) -> LatentEncoder:
-    """Load the encoder of an autoencoder folder (empty = the shipped tiny one), once a process."""
+    """Load the encoder of an autoencoder folder (empty = the shipped tiny one), once per process."""
     return AutoencoderEncoder(folder)

@@ -1,4 +1,4 @@
-"""Everything that making the clips of one source reads."""
+"""The inputs for making the clips of one source."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from components.curate.video.roi_cache import RoiCache
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """One source, what is known about it, and the networks that its clips need."""
+    """One source, its analysis and labels, and the networks that its clips need."""
 
     raw: Path
     """Corpus folder."""

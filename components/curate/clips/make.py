@@ -22,21 +22,21 @@ from components.curate.video.image_similarity import thumbnail
 from components.runtime import part_timing
 
 _ROWS = "manifest rows"
-"""Part of the cost."""
+"""Name of the timed part."""
 _PREVIEW_FRAMES = 4
 """Frames of a clip in its preview."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceClips:
-    """What one source contributes to the dataset, besides the files in its store."""
+    """Rows, counts and embeddings of one source's clips; their files are in its store."""
 
     rows: list[dict[str, Any]]
     """Manifest rows, kept and dropped."""
     track_reasons: dict[str, int]
-    """People without a clip, by reason."""
+    """Number of people without a clip, by reason."""
     frame_reasons: dict[str, int]
-    """Person-frames that are in no clip, by reason."""
+    """Number of person-frames in no clip, by reason."""
     person_frames: int
     """Frames of all people together."""
     embeddings: NDArray[np.float32]
@@ -76,7 +76,7 @@ def _score(plan: Plan, rgb: NDArray[np.uint8], inputs: Inputs) -> Scores:
 
 
 def _decide(plan: Plan, scores: Scores, inputs: Inputs) -> list[str]:
-    """Return why a clip is dropped: the thresholds that it misses, else that no reference can be had."""
+    """Return the reasons to drop a clip: missed thresholds, otherwise a missing reference."""
     reasons = reject_reasons(scores, inputs.config.active_thresholds)
     if not reasons and inputs.config.require_reference and not plan.choices:
         return [NO_REFERENCE]
@@ -84,7 +84,7 @@ def _decide(plan: Plan, scores: Scores, inputs: Inputs) -> list[str]:
 
 
 def _caption(plan: Plan, rgb: NDArray[np.uint8], reasons: list[str], inputs: Inputs) -> Caption:
-    """Caption a clip; dropped clips get a measured caption, which costs little."""
+    """Caption a clip; dropped clips get a measured caption, which is cheap."""
     captioner = MeasuredCaptioner() if reasons else inputs.captioner
     with part_timing.part("captions"):
         return captioner.caption(caption_input(plan, rgb, inputs.analysis, inputs.labelled))

@@ -16,7 +16,7 @@ from components.runtime import part_timing
 from lpm_model.config import VIDEO_FPS
 
 _CACHED_REFERENCES = 128
-"""References whose latents are cached for the next clips."""
+"""Number of reference latents that are cached for the next clips."""
 
 
 def add_references(
@@ -31,11 +31,11 @@ def add_references(
     A clip whose candidates of a global reference all turn out to be copies is dropped after all.
 
     Args:
-        plans: the source's clips with their manifest rows, which take the references or the reason.
+        plans: the source's clips with their manifest rows, to which the references or the drop reason are added.
         candidates: candidates of all references by (track, frame).
         embeddings: identity embedding of each track, float32 [tracks, 128].
         inputs: the source.
-        store: has the encoded clips; takes the members.
+        store: holds the encoded clips; receives the members.
     """
     picker = ReferencePicker(inputs.config, embeddings, inputs.config.identity.limit(inputs.analysis.source.origin))
     latents = _ReferenceLatents(candidates, inputs.encoder)
@@ -71,7 +71,7 @@ class _ReferenceLatents:
 
 
 def _reference_row(plan: Plan, picked: Picked) -> dict[str, Any]:
-    """Return a reference as the manifest lists it."""
+    """Return the manifest entry of a reference."""
     return {
         "kind": picked.choice.kind,
         "shows": picked.choice.shows,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.curate.clips.references import Choice, choose_references, nearby, rank
+from components.curate.clips.references import Choice, choose_references, nearby_tracks, rank_frames
 from components.curate.clips.windows import cut_windows
 from components.curate.config import CurationConfig
 from components.curate.labels.pairing import SourceLabels
@@ -21,7 +21,7 @@ from lpm_model.config import SAMPLES_PER_FRAME
 
 @dataclass(kw_only=True, slots=True)
 class Plan:
-    """One clip: where it is cut, and its state while it is made."""
+    """One clip: its location in the source, and its state during processing."""
 
     clip_id: str
     """Unique name of the clip."""
@@ -38,7 +38,7 @@ class Plan:
     row: dict[str, Any] = field(default_factory=dict)
     """Manifest row, once the clip is cut."""
     accepted: bool = False
-    """Whether it passed every threshold, so that it gets references."""
+    """Whether it passed every threshold and therefore gets references."""
 
     @property
     def stop(self) -> int:
@@ -51,7 +51,7 @@ class Plan:
 
 
 def clip_key(source_id: str, track: int, start: int) -> str:
-    """Return the name of a clip; tar members may have no dot before their extension."""
+    """Return the name of a clip, without dots: the first dot of a tar member starts its extension."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', source_id)}-t{track:02d}-{start:06d}"
 
 
@@ -63,14 +63,14 @@ def plan_clips(
     track_reasons: dict[str, int] = {}
     frame_reasons = {"no_face": 0, "discarded_state": 0, "remainder": 0}
     rankings = [
-        rank(number, track, labels.states)
+        rank_frames(number, track, labels.states)
         for number, (track, labels) in enumerate(zip(analysis.tracks, labelled.labels, strict=True))
     ]
     for index, (track, labels) in enumerate(zip(analysis.tracks, labelled.labels, strict=True)):
         usable = track.seen & (labels.states != DISCARD)
         windows = cut_windows(usable, analysis.speech[track.start : track.stop], config)
         covered = np.zeros(len(usable), bool)
-        other_shots = [rankings[other] for other in nearby(analysis.tracks, index)]
+        other_shots = [rankings[other] for other in nearby_tracks(analysis.tracks, index)]
         for first, frames in windows:
             covered[first : first + frames] = True
             start = track.start + first
@@ -80,7 +80,7 @@ def plan_clips(
                     track=index,
                     start=start,
                     frames=frames,
-                    crop=crops.of(index, start, start + frames),
+                    crop=crops.for_span(index, start, start + frames),
                     choices=choose_references(rankings[index], other_shots, start, frames, config),
                 )
             )
@@ -107,7 +107,7 @@ def _no_clip_reason(
         span = slice(track.start, track.stop)
         audio = analysis.track[track.start * SAMPLES_PER_FRAME : track.stop * SAMPLES_PER_FRAME]
         if max_music_ratio is not None and music_ratio(audio, analysis.loudness[span]) > max_music_ratio:
-            return "music_ratio_above_max"  # music was taken for a voice
+            return "music_ratio_above_max"  # music was mistaken for speech
         return "sound_contradicts_mouth"
     return "too_short" if len(states) < min_frames else "no_usable_span"
 
@@ -120,16 +120,16 @@ class Crops:
         self._size = (analysis.header.width_px, analysis.header.height_px)
         self._default: dict[int, Crop] = {}
 
-    def of(self, index: int, start: int, stop: int) -> Crop:
+    def for_span(self, index: int, start: int, stop: int) -> Crop:
         """Return the person's default crop if the head stays inside it, otherwise one for this span."""
         track = self._analysis.tracks[index]
         if index not in self._default:
-            self._default[index] = self._planned(index, track.start, track.stop)
+            self._default[index] = self._plan_for_span(index, track.start, track.stop)
         if self._default[index].holds(rows_of(track, start, stop)[:, :4]).mean() >= 0.98:
             return self._default[index]
-        return self._planned(index, start, stop)
+        return self._plan_for_span(index, start, stop)
 
-    def _planned(self, index: int, start: int, stop: int) -> Crop:
+    def _plan_for_span(self, index: int, start: int, stop: int) -> Crop:
         boxes = rows_of(self._analysis.tracks[index], start, stop)[:, :4]
         return plan_crop(boxes, others_in(self._analysis.tracks, index, start, stop), self._size, self._config)
 

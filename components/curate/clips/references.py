@@ -28,15 +28,15 @@ EXPRESSIONS = {
 }
 """Expressions that landmarks can distinguish, each in its own slot."""
 NO_REFERENCE = "no_reference"
-"""Reason of a clip whose person is never seen clearly outside of it."""
+"""Drop reason: the person is never clearly visible outside the clip."""
 NEAR_COPY = "references_are_copies"
-"""Reason of a clip whose candidates of a global reference are all copies of its frames, or show somebody else."""
+"""Drop reason: all candidates of a global reference are copies of the clip's frames, or show somebody else."""
 REFERENCE_REASONS = (NO_REFERENCE, NEAR_COPY)
 """Reasons to drop a clip that passes all thresholds."""
 _MIN_SPACING_FRAMES = 6
 _SHARPNESS = FEATURES.index("sharpness")
 _MAX_NEARBY, _MIN_TRACK_FRAMES = 6, 24
-"""Most tracks in other shots that are searched for what the clip's own lacks, and their fewest frames."""
+"""Maximum number of tracks in other shots that are searched for missing kinds, and their minimum frames."""
 _TURN_RAD, _FRONT_RAD = 0.30, 0.15
 
 Image = NDArray[np.uint8]
@@ -86,7 +86,7 @@ class Picked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranking:
-    """The frames of a track that may show one thing, the best first."""
+    """The candidate frames of one track for one kind of reference, the best first."""
 
     shows: str
     """global, or a name of VIEWS or EXPRESSIONS."""
@@ -103,7 +103,7 @@ class Ranking:
         return VIEWS.get(self.shows) or EXPRESSIONS.get(self.shows) or "global"
 
 
-def rank(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
+def rank_frames(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
     """Rank the frames of a person's track for every kind of reference, once for all clips.
 
     Args:
@@ -115,14 +115,14 @@ def rank(number: int, track: Track, states: NDArray[np.uint8]) -> list[Ranking]:
         The rankings, the most valuable kinds of reference first.
     """
     found = []
-    for shows, allowed, cost, openness in _wanted(track, states, track.seen & (states != DISCARD)):
+    for shows, allowed, cost, openness in _candidate_frames(track, states, track.seen & (states != DISCARD)):
         order = np.flatnonzero(allowed)
         order = order[np.argsort(cost[order], kind="stable")]
         found.append(Ranking(shows=shows, track=number, frames=track.start + order, openness=openness[order]))
     return found
 
 
-def nearby(tracks: Sequence[Track], number: int) -> list[int]:
+def nearby_tracks(tracks: Sequence[Track], number: int) -> list[int]:
     """Return tracks in other shots that may show a track's person, the nearest in time first."""
     reference = tracks[number]
     frames_away = {
@@ -136,7 +136,7 @@ def nearby(tracks: Sequence[Track], number: int) -> list[int]:
 def choose_references(
     own: list[Ranking], other_shots: Sequence[list[Ranking]], start: int, frames: int, config: CurationConfig
 ) -> list[Choice]:
-    """Choose the candidates of one clip's references: from its own track, and what that lacks from other shots.
+    """Choose the candidates of one clip's references: from its own track, and missing kinds from other shots.
 
     Args:
         own: rankings of the clip's track.
@@ -155,10 +155,10 @@ def choose_references(
     for at, ranking in enumerate(own):
         if slots.full(ranking.kind):
             continue
-        best = _best(ranking, near, config.references.candidates)
+        best = _best_choice(ranking, near, config.references.candidates)
         if best is None:
             count = config.references.candidates if ranking.kind == "global" else 1
-            offered = [_best(rankings[at], near, count) for rankings in other_shots]
+            offered = [_best_choice(rankings[at], near, count) for rankings in other_shots]
             found.append([choice for choice in offered if choice is not None])
         else:
             found.append([best])
@@ -176,7 +176,7 @@ class _Slots:
         self._all = config.max_references
 
     def full(self, kind: str) -> bool:
-        """Return whether no more of a kind is wanted."""
+        """Return whether all slots of a kind are used."""
         return self._all == 0 or self._left[kind.partition("_")[0]] == 0
 
     def take(self, kind: str) -> None:
@@ -185,11 +185,11 @@ class _Slots:
         self._all -= 1
 
 
-Wanted = tuple[str, NDArray[np.bool_], NDArray[Any], NDArray[Any]]
+_CandidateFrames = tuple[str, NDArray[np.bool_], NDArray[Any], NDArray[Any]]
 
 
-def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) -> Iterator[Wanted]:
-    """Yield (what it shows, frames that do, cost by frame, openness by frame), the most valuable first."""
+def _candidate_frames(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) -> Iterator[_CandidateFrames]:
+    """Yield (view or expression, frames that show it, cost by frame, openness by frame), most valuable first."""
     yaw, eyes, pitch = (track.column(name) for name in ("yaw", "eyes", "pitch"))
     found = expression_strengths(track.values, neutral_face(track, states))
     shown = {name: np.nan_to_num(values) for name, values in found.items()}
@@ -218,7 +218,7 @@ def _wanted(track: Track, states: NDArray[np.uint8], free: NDArray[np.bool_]) ->
     yield "calm", awake & (states != SPEAK) & (moved < 0.5) & (frontal < 0.4), mouth, openness
 
 
-def _best(ranking: Ranking, near: range, count: int) -> Choice | None:
+def _best_choice(ranking: Ranking, near: range, count: int) -> Choice | None:
     """Return the first frames of a ranking that are far from a clip and a quarter of a second from each other."""
     chosen: list[int] = []
     for place, frame in enumerate(ranking.frames):

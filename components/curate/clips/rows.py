@@ -1,4 +1,4 @@
-"""What is derived from a clip: the inputs of scorers and captioners, its manifest row, its audio and shard metadata."""
+"""Values derived from a clip: the inputs of scorers and captioners, its manifest row, its audio and shard metadata."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def clip_view(
     copied: NDArray[np.bool_],
     config: CurationConfig,
 ) -> ClipView:
-    """Return a finished clip as scorers see it.
+    """Return the scorers' input for a finished clip.
 
     Args:
         plan: track and frames of the clip.
@@ -96,7 +96,7 @@ def clip_facts(
 
 
 def caption_input(plan: Plan, rgb: NDArray[np.uint8], analysis: Analysis, labelled: SourceLabels) -> CaptionInput:
-    """Return a clip as captioners see it."""
+    """Return the captioner's input for a clip."""
     track, span = analysis.tracks[plan.track], slice(plan.start, plan.stop)
     part, states = plan.within(track), labelled.labels[plan.track].states
     rows = track.values[part]
@@ -113,7 +113,7 @@ def caption_input(plan: Plan, rgb: NDArray[np.uint8], analysis: Analysis, labell
 
 
 def clip_tracks(plan: Plan, analysis: Analysis) -> dict[str, list[int]]:
-    """Return the tracks that pages plot, one byte a frame: speech 0..1, mouth gap 0..0.5 eye distances, -60..0 dB."""
+    """Return the tracks that pages plot, one byte per frame: speech 0..1, mouth gap 0..0.5 eye distances, -60..0 dB."""
     track = analysis.tracks[plan.track]
     gap = track.column("gap")[plan.within(track)]
     span = slice(plan.start, plan.stop)
@@ -140,14 +140,14 @@ def clip_audio(
     speak = gate_audio(mixture, states, LISTEN, SAMPLES_PER_FRAME)
     if partner is None or labelled.partner is None or config.listen_from == "own":
         return speak, gate_audio(mixture, states, SPEAK, SAMPLES_PER_FRAME)
-    theirs = labelled.partner[plan.start + 1 : plan.stop].copy()
-    theirs[theirs == DISCARD] = IDLE  # the audio stays whatever their mouth shows
+    partner_states = labelled.partner[plan.start + 1 : plan.stop].copy()
+    partner_states[partner_states == DISCARD] = IDLE  # discarded frames keep their audio
     partner_audio = np.zeros(stop - start, np.int16)
     a, b = start + labelled.offset_samples, stop + labelled.offset_samples
     low, high = max(a, 0), min(b, len(partner.track))
     if high > low:
         partner_audio[low - a : high - a] = partner.track[low:high]
-    return speak, gate_audio(partner_audio, theirs, LISTEN, SAMPLES_PER_FRAME)
+    return speak, gate_audio(partner_audio, partner_states, LISTEN, SAMPLES_PER_FRAME)
 
 
 def shard_json(plan: Plan, size_px: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files of one source's clips while they are made: hours of video would not fit into memory."""
+"""Working files of one source's clips: hours of video would not fit into memory."""
 
 import functools
 from collections.abc import Callable
@@ -60,6 +60,6 @@ class ClipStore:
 
 
 def read_members(folder: Path, clip_id: str) -> dict[str, Any]:
-    """Read what `ClipStore.add_members` wrote."""
+    """Read the shard members that `ClipStore.add_members` wrote."""
     with np.load(folder / f"{clip_id}.npz", allow_pickle=False) as data:
         return {**{name: data[name] for name in MEMBERS}, "json": read_json(folder / f"{clip_id}.json")}

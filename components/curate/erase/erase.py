@@ -34,7 +34,7 @@ _REWRITTEN = {"manifest.parquet", "dataset.json", "curation.json", "curation.htm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where to erase besides the dataset; None = leave it alone."""
+    """Where to erase besides the dataset; None = not touched."""
 
     raw: Path | None = None
     """Raw folder; the recordings are deleted."""
@@ -46,7 +46,7 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EraseReport:
-    """What was erased."""
+    """The result of an erasure."""
 
     clips: int
     """Clips of the manifest, kept and dropped."""
@@ -68,7 +68,7 @@ class EraseReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErasePreview:
-    """What an erasure would remove."""
+    """The items that an erasure would remove."""
 
     clips: int
     """Clips of the manifest, kept and dropped."""
@@ -112,14 +112,14 @@ def erase(dataset: Path, kind: TargetKind, name: str, places: Places) -> EraseRe
             datasets=(dataset_digest(dataset),),
             erased_on=today(),
         )
-        tombstone = _record(tombstone, places)
+        tombstone = _record_tombstone(tombstone, places)
         _swap_dataset(dataset, rows, removed_rows, target, tombstone)
         removed = {"clips": len(removed_rows), **removed}
     else:
         log.warning("%s was already erased on %s: erasing remaining copies only", kind, tombstone.erased_on)
         added = {line["sha256"] for line in raw_sources(places.raw) if _is_covered(line, tombstone)} - {""}
         sources = tuple(sorted({*tombstone.sources, *added}))
-        tombstone = _record(dataclasses.replace(tombstone, sources=sources), places)
+        tombstone = _record_tombstone(dataclasses.replace(tombstone, sources=sources), places)
     removed |= _erase_unfinished(dataset, tombstone)
     copies, folders = _erase_copies(places, tombstone)
     folders = [dataset, *folders]
@@ -136,7 +136,7 @@ def erase(dataset: Path, kind: TargetKind, name: str, places: Places) -> EraseRe
 
 
 def preview_erase(dataset: Path, kind: TargetKind, name: str, raw: Path | None) -> ErasePreview:
-    """Return what `erase` would remove, without changing anything.
+    """Return the items that `erase` would remove, without changing anything.
 
     Raises:
         ValueError: as `erase`.
@@ -196,7 +196,7 @@ def mlflow_runs_trained_on(digests: tuple[str, ...], tracking: str = "") -> Iter
 
 
 def _recover(dataset: Path) -> None:
-    """Finish or roll back what a crashed call left behind."""
+    """Finish or roll back an erasure that crashed."""
     work, old = _sibling(dataset, "erasing"), _sibling(dataset, "erased")
     if old.exists():
         if not dataset.exists():
@@ -229,7 +229,7 @@ def _previous_erasure(dataset: Path, rows: Rows, kind: TargetKind, name: str, ra
     return found[-1]
 
 
-def _record(tombstone: Tombstone, places: Places) -> Tombstone:
+def _record_tombstone(tombstone: Tombstone, places: Places) -> Tombstone:
     """Add the digests of cached analyses to a tombstone, and the tombstone to the file that ingest and curate read."""
     if places.cache is not None:
         cached = analysis_cache.erased_digests(_analysis_folder(places.cache), tombstone)
@@ -338,7 +338,7 @@ def _erase_copies(places: Places, tombstone: Tombstone) -> tuple[dict[str, int],
 
 
 def _erase_from_raw(raw: Path, tombstone: Tombstone) -> int:
-    """Delete the recordings of a raw folder, after rewriting sources.jsonl, so that it never lists a missing file."""
+    """Delete the recordings of a raw folder, after rewriting sources.jsonl, which must never list a missing file."""
     lines = raw_sources(raw)
     erased = [line for line in lines if _is_covered(line, tombstone)]
     erased_ids = {line["source_id"] for line in erased}

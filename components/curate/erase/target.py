@@ -21,7 +21,7 @@ _PREFIX = 8
 
 @dataclass(kw_only=True, slots=True)
 class Target:
-    """What to erase."""
+    """The recordings and names to erase."""
 
     sources: dict[str, str] = field(default_factory=dict)
     """SHA-256 by source id."""

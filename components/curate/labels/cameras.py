@@ -91,7 +91,7 @@ def _pair_strength(one: Recording, other: Recording, max_s: float) -> float:
 
 
 def _one_mouth(one: NDArray[np.float32] | None, other: NDArray[np.float32] | None, offset: int) -> bool:
-    """Return whether two mouths open and close together, so that both cameras show the same person."""
+    """Return whether two mouths open and close together, which means that both cameras show the same person."""
     if one is None or other is None:
         return False
     theirs = shift_frames(other, round(offset / SAMPLES_PER_FRAME), len(one), float("nan"))

@@ -28,10 +28,10 @@ def partner_speaks(track: int, analysis: Analysis, labelled: SourceLabels) -> ND
 
 
 @once_per_track
-def _whole_intervals(
+def _source_intervals(
     person: Track, track: int, analysis: Analysis, labelled: SourceLabels, config: IntervalConfig
 ) -> list[Interval]:
-    """Find the intervals of a whole source from one person's point of view; clips take their part of them."""
+    """Find the intervals of a whole source from one person's point of view; each clip uses its part of them."""
     speaks = np.zeros(analysis.frames, bool)
     speaks[person.start : person.stop] = labelled.labels[track].states == SPEAK
     return find_intervals(speaks, partner_speaks(track, analysis, labelled), config)
@@ -43,7 +43,7 @@ def offscreen_speech(
     """Return the frames with an off-screen voice that the person does not answer, bool [frames of the source].
 
     An unseen voice can be a partner behind the camera or a narrator. It counts as a partner if the person speaks within
-    `answer_s` before or after it. A person who only ever listens cannot be told from one who is narrated over.
+    `answer_s` before or after it. A person who only ever listens cannot be distinguished from one who is narrated over.
     """
     person = analysis.tracks[track]
     near = np.zeros(analysis.frames, bool)
@@ -57,7 +57,7 @@ def conversation_facts(
     track: int, start: int, stop: int, analysis: Analysis, labelled: SourceLabels, config: IntervalConfig
 ) -> dict[str, Any]:
     """Return the conversation columns for frames start..stop of one person; intervals count from the clip's start."""
-    found = _whole_intervals(analysis.tracks[track], track, analysis, labelled, config)
+    found = _source_intervals(analysis.tracks[track], track, analysis, labelled, config)
     inside = [
         dataclasses.replace(one, start=max(one.start, start) - start, stop=min(one.stop, stop) - start)
         for one in found

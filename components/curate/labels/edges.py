@@ -1,6 +1,6 @@
 """Refine the first and last frame of every run of speech once it is known who speaks when.
 
-Joint decoding of all people finds who speaks, but it charges for every switch, which cuts overlaps short, and a voice
+Joint decoding of all people finds who speaks, but it penalises every switch, which cuts overlaps short, and a voice
 activity detector releases late. Each edge is therefore moved to where the evidence of this one person changes: how far
 the mouth is open, how much it moves, and the voice where nobody else speaks. Lips move before the voice starts and
 close after it has ended (Chandrasekaran et al. 2009, "The natural statistics of audiovisual speech", PLoS
@@ -68,7 +68,7 @@ def refine_edges(
     refined = []
     for person, (mine, mouth) in enumerate(zip(speaks, mouths, strict=True)):
         others = np.logical_or.reduce([one for number, one in enumerate(voiced) if number != person])
-        # Another person's voice says nothing about this one, but silence does.
+        # Another person's voice is no evidence about this one, but silence is.
         audio = np.where(others, np.minimum(voice - _EDGE_BIAS, 0.0), voice - _EDGE_BIAS)
         starts, stops = audio + _delayed(mouth, lead), _delayed(audio, -_VOICE_LAG) + _delayed(mouth, -lag)
         refined.append(_move_edges(runs(mine), starts, stops, round(config.edge_reach_s * VIDEO_FPS)))
@@ -91,7 +91,7 @@ def _move_edges(
 
 
 def _change_point(evidence: NDArray[np.floating], low: int, high: int) -> int | None:
-    """Return the frame in low..high at which evidence turns positive for good, or None for an empty range."""
+    """Return the frame in low..high from which evidence stays positive, or None for an empty range."""
     if low >= high:
         return None
     sums = np.concatenate([[0.0], np.cumsum(evidence[low:high])])

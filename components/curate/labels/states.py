@@ -1,8 +1,8 @@
 """Label every person and frame as speak, listen, idle or discard, from mouth motion, speech and loudness.
 
 `decide_speaking` holds the rule for "speak"; `label_people` derives the other states. All people of a shot (and the
-partner in front of the other camera) are decoded together, so that the evidence for one person also counts against the
-others, and switching is more expensive than staying, so that pauses between words do not break a turn.
+partner in front of the other camera) are decoded together: evidence for one person also counts against the
+others, and a switching penalty keeps pauses between words from breaking a turn.
 """
 
 import itertools
@@ -30,7 +30,7 @@ _LOUDNESS_WEIGHT = 2.7
 _VOICE_WEIGHT = 2.3
 _VOICE_BIAS = 0.25
 """Log odds: the voice detector starts a little too early and releases a little too late."""
-_RESTLESS = 0.77
+_UNVOICED_MOTION = 0.77
 """Log odds of talking above which the mouth motion of a silent person contradicts the label."""
 _REST_SMOOTHING = 9
 _EDGE_WINDOW = 3
@@ -38,7 +38,7 @@ _EDGE_WINDOW = 3
 
 
 Hypothesis = tuple[frozenset[int], bool]
-"""Which visible people speak, and whether anybody speaks at all."""
+"""(indices of the visible people who speak, whether anybody speaks, on or off screen)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +146,7 @@ def label_people(
     loudness_side: NDArray[np.float32] | None = None,
     pair: tuple[int, int] | None = None,
 ) -> list[Labels]:
-    """Label everybody on one time line: speak as `decide_speaking` says, listen while anybody else speaks, else idle.
+    """Label all people on one timeline: speak by `decide_speaking`, listen while anybody else speaks, else idle.
 
     Args: as for `decide_speaking`.
 
@@ -164,7 +164,7 @@ def label_people(
         agrees = _states_by_hypothesis(person, speaking.hypotheses)[None, :] == states[:, None]
         confidence = np.where(agrees, speaking.posterior, 0).sum(axis=1)
         states = merge_short(extend_listening(states, round(config.listen_hold_s * VIDEO_FPS)), shortest)
-        states = _discard_restless(states, gap, config)
+        states = _discard_unvoiced_motion(states, gap, config)
         labels.append(Labels(states=states, confidence=confidence.astype(np.float32)))
     return labels
 
@@ -261,14 +261,16 @@ def extend_listening(states: NDArray[np.uint8], frames: int) -> NDArray[np.uint8
     return states
 
 
-def _discard_restless(states: NDArray[np.uint8], gap: NDArray[np.float32], config: StateConfig) -> NDArray[np.uint8]:
+def _discard_unvoiced_motion(
+    states: NDArray[np.uint8], gap: NDArray[np.float32], config: StateConfig
+) -> NDArray[np.uint8]:
     """Discard long spans in which a mouth moves as in talking although the person does not speak."""
     smooth, window = _REST_SMOOTHING, config.discard_window
     padded = np.pad(motion_evidence(gap, config, window), smooth // 2, mode="edge")
     restless = np.convolve(padded, np.ones(smooth) / smooth, mode="valid")
     reach = window // 2 + smooth // 2  # up to here the windows include the person's own speech
     near = np.convolve(np.pad(states == SPEAK, reach, mode="edge"), np.ones(2 * reach + 1), mode="valid") > 0.5
-    return _discard_long(states, (restless > _RESTLESS) & ~near, round(config.min_discard_s * VIDEO_FPS))
+    return _discard_long(states, (restless > _UNVOICED_MOTION) & ~near, round(config.min_discard_s * VIDEO_FPS))
 
 
 def discard_dubbed(labels: Labels, sync: NDArray[np.float32], config: StateConfig) -> Labels:
@@ -311,20 +313,20 @@ def _correlation(a: NDArray[np.float32], b: NDArray[np.float32], window: int) ->
 
 
 def gate_audio(
-    track: NDArray[np.int16], states: NDArray[np.uint8], closed: int, samples_per_frame: int
+    track: NDArray[np.int16], states: NDArray[np.uint8], muted: int, samples_per_frame: int
 ) -> NDArray[np.int16]:
     """Mute the frames of one state (and discarded ones) in an audio track, with 10 ms ramps.
 
     Args:
         track: int16 [T * samples_per_frame].
         states: uint8 [T].
-        closed: state to mute: SPEAK gives the listener-only track, LISTEN the speaker-only track; idle stays in both.
+        muted: state to mute: SPEAK gives the listener-only track, LISTEN the speaker-only track; idle stays in both.
         samples_per_frame: samples of one frame.
 
     Returns:
         The gated audio, int16 [T * samples_per_frame].
     """
-    openness = np.repeat((states != closed) & (states != DISCARD), samples_per_frame).astype(np.float32)
+    openness = np.repeat((states != muted) & (states != DISCARD), samples_per_frame).astype(np.float32)
     ramp = samples_per_frame * VIDEO_FPS // 100
     window = np.hanning(2 * ramp + 3)[1:-1]
     smooth = np.convolve(np.pad(openness, ramp, mode="edge"), window / window.sum(), mode="valid")

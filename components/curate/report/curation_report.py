@@ -23,7 +23,7 @@ Rows = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurationReport:
-    """What a run of curation did; written as curation.json."""
+    """The report of a curation run, written as curation.json."""
 
     dataset_digest: str
     """Digest of manifest and shards: the dataset's version."""

@@ -56,7 +56,7 @@ def check(stages: list[Stage], kept_s: float, source_s: float, bounds: tuple[flo
     """Fail a run that keeps nothing or an implausible fraction.
 
     Raises:
-        ValueError: with the whole funnel, so that the reader sees where clips were dropped.
+        ValueError: with the whole funnel, which shows where clips were dropped.
     """
     if kept_s <= 0:
         raise ValueError(f"no clip is left; the funnel shows where they were dropped:\n{as_text(stages)}")

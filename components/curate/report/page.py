@@ -98,7 +98,7 @@ def write_page(
 
 def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict[str, Any]:
     """Return the data of the sliders: the scores of the clips, and each threshold with its range."""
-    chosen, meanings = _evenly(rows, WHAT_IF_CLIPS), help_texts(Thresholds)
+    chosen, meanings = _even_sample(rows, WHAT_IF_CLIPS), help_texts(Thresholds)
     sliders = []
     for item in dataclasses.fields(Thresholds):
         side, _, score = item.name.partition("_")
@@ -132,7 +132,7 @@ def what_if(rows: Sequence[Row], thresholds: Mapping[str, float | None]) -> dict
     }
 
 
-def _evenly(rows: Sequence[Row], count: int) -> list[Row]:
+def _even_sample(rows: Sequence[Row], count: int) -> list[Row]:
     step = max(len(rows) / max(count, 1), 1.0)
     return [rows[int(index * step)] for index in range(min(len(rows), count))]
 
@@ -150,7 +150,7 @@ def _galleries(
             "name": reason or "kept",
             "meaning": meaning_of(reason),
             "total": len(by_reason[reason]),
-            "cards": [_card(row, previews, thresholds) for row in _evenly(by_reason[reason], count)],
+            "cards": [_card(row, previews, thresholds) for row in _even_sample(by_reason[reason], count)],
         }
         for reason in order
     ]
@@ -170,7 +170,7 @@ def meaning_of(reason: str) -> str:
     return f"{help_texts(Thresholds)[name]} curate.thresholds.{name}" if name else REASONS.get(reason, "")
 
 
-def _missed(row: Row, thresholds: Mapping[str, float | None]) -> list[dict[str, str]]:
+def _missed_thresholds(row: Row, thresholds: Mapping[str, float | None]) -> list[dict[str, str]]:
     """Return why a clip was dropped: score, comparison and limit, with an explanation."""
     lines = []
     for reason in row["reasons"]:
@@ -196,7 +196,7 @@ def _card(row: Row, previews: Path, thresholds: Mapping[str, float | None]) -> d
         "person": row["person_id"],
         "text": row["caption"],
         "kept": row["kept"],
-        "missed": _missed(row, thresholds),
+        "missed": _missed_thresholds(row, thresholds),
         "partner": f"talks with {partner}" if partner else "",
         "highlights": {name: f"{value:.3g}" for name, value in highlights.items()},
         "scores": {name: f"{row[name]:.4g}" for name in SCORES if row[name] is not None},

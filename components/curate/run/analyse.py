@@ -27,7 +27,7 @@ LOADING_NETWORKS = "loading networks"
 SILENT_DB = -60.0
 """Audio that never gets louder counts as silence (dB of full scale)."""
 _CUT_CHANGE = 15.0
-"""Change between two frames (0..255) from which tracked faces are dropped, as it is most likely a cut."""
+"""Change between two frames (0..255) above which a cut is assumed and tracked faces are dropped."""
 
 
 def analyse(raw: Path, source: Source, config: CurationConfig, roi_cache: RoiCacheWriter | None = None) -> Analysis:
@@ -118,7 +118,7 @@ class _FrameMeasurements:
         with part_timing.part("downscaling"):
             frame = reduced(number, decoded, None if new else self._last)
             self.luminance.append(float(frame.grey.mean()))
-            self.change.append(self._changed(frame))
+            self.change.append(self._mean_change(frame))
             self._last = frame.small, frame.grey
             if number % EVERY == 0:
                 self.hashes.append(frame_hash(frame.grey))
@@ -142,7 +142,7 @@ class _FrameMeasurements:
             self._found.append((number, self._found[-1][1]))
         self._new_since_faces = False
 
-    def _changed(self, frame: StreamedFrame) -> float:
+    def _mean_change(self, frame: StreamedFrame) -> float:
         """Return the mean absolute change from the previous frame; NaN for the first frame and for duplicates."""
         import cv2
 

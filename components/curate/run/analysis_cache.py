@@ -1,7 +1,7 @@
-"""Analyses cached across runs: a run with other thresholds, or with one more file, analyses no source twice.
+"""Analyses cached across runs: with other thresholds or additional files, only new sources are analysed.
 
-Each entry is a folder named by the digest of everything that its analysis depends on; no dataset holds any of it. Only
-the run itself reads and writes the cache, never its workers, who may not see it.
+Each entry is a folder named by the digest of everything that its analysis depends on; datasets contain no part of it.
+Only the main process reads and writes the cache: workers may run on machines without access to it.
 """
 
 import os
@@ -27,7 +27,7 @@ class AnalysisCache:
     """A folder of analyses."""
 
     folder: Path
-    """Where the entries are stored; need not exist."""
+    """Folder of the entries; need not exist."""
     max_bytes: float
     """Size of the folder after `evict`."""
 
@@ -76,7 +76,7 @@ class AnalysisCache:
 
 
 def open_cache(folder: Path | None, max_gb: float, tombstones: Iterable[Tombstone]) -> AnalysisCache | None:
-    """Open the analysis cache in a folder, without what users had erased; None without a folder."""
+    """Open the analysis cache in a folder and delete erased entries; None without a folder."""
     if folder is None:
         return None
     erase(folder, tombstones)
@@ -95,7 +95,7 @@ def erased_entries(folder: Path, tombstones: Iterable[Tombstone]) -> list[Path]:
 
 
 def erase(folder: Path, tombstones: Iterable[Tombstone]) -> int:
-    """Delete the entries of erased recordings and people; return how many there were."""
+    """Delete the entries of erased recordings and people; return their number."""
     with locked(folder):
         entries = erased_entries(folder, tombstones)
         for entry in entries:

@@ -43,7 +43,7 @@ def save_analysis(path: Path, analysis: Analysis) -> None:
 
 
 def load_analysis(path: Path) -> Analysis:
-    """Read what `save_analysis` wrote."""
+    """Read an analysis that `save_analysis` wrote."""
     with np.load(path, allow_pickle=False) as data:
         facts = json.loads(data["facts"].tobytes())
         tracks = [

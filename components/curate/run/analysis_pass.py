@@ -23,7 +23,7 @@ DESCRIPTION = "analysing sources"
 
 
 def analysis_pass(run: Run, executor: Executor, sources: list[Source], cache: AnalysisCache | None) -> Outcomes:
-    """Analyse the sources that neither this run nor, by the cache, another one has analysed."""
+    """Analyse the sources without a stored or cached result; return the outcome of every source by id."""
     jobs = _jobs(run, sources)
     task = analysis_task(run.config.limits)
     if cache is None:
@@ -38,7 +38,7 @@ def analysis_pass(run: Run, executor: Executor, sources: list[Source], cache: An
 
 
 def analysis_key(source: Source, config: CurationConfig) -> str:
-    """Return the digest of what an analysis depends on: recording, settings, scorers, code and packages."""
+    """Return the digest of everything that an analysis depends on: recording, settings, scorers, code and packages."""
     limits = dataclasses.asdict(config.limits)
     settings = (FEATURES, config.mesh_stride, config.shot_threshold, config.max_faces, config.require_audio)
     scorers = describe_scorers(config.scorers)
@@ -53,7 +53,7 @@ def analysis_code() -> dict[str, tuple[str, dict[str, str]]]:
 
 
 def analysis_task(limits: SourceLimits) -> Task:
-    """Return the pass with its budget; memory is bounded, as nobody has decoded the file before."""
+    """Return the pass with its budget; memory is limited because the file has never been decoded before."""
     return Task(analyse_source, worker_lost, Budget(limits.max_source_s, limits.max_rss_mb))
 
 
@@ -71,7 +71,7 @@ def _analyse(job: Job) -> Outcome:
 
 
 def _jobs(run: Run, sources: list[Source]) -> list[Job]:
-    """Return the jobs; the room for ROI caches is split among them by the sizes of their files."""
+    """Return one job per source; the disk space for ROI caches is divided in proportion to file size."""
     room_bytes = min(run.config.roi_cache_gb * 1e9, shutil.disk_usage(run.folder).free / 2)
     per_source_byte = room_bytes / max(sum(source.bytes for source in sources), 1)
     return [

@@ -1,4 +1,4 @@
-"""From the clips of all sources to one dataset: names of people, shards, previews and the manifest."""
+"""Assemble the clips of all sources into one dataset: people's names, shards, previews and the manifest."""
 
 import shutil
 from pathlib import Path
@@ -51,7 +51,7 @@ def _read_clips(run: Run, sources: list[Source]) -> tuple[Rows, dict[str, Path]]
 
 
 def _name_people(rows: Rows, hints: dict[str, str | None], folders: dict[str, Path], config: CurationConfig) -> None:
-    """Give one person one name across cuts and sources; rendered people are matched among themselves."""
+    """Assign one name per person across cuts and sources; rendered people are matched only with each other."""
     people: dict[tuple[str, int], Person] = {}
     by_limit: dict[float, list[Person]] = {}
     for row in rows:
@@ -82,6 +82,6 @@ def _write_shards(run: Run, rows: Rows, folders: dict[str, Path]) -> dict[str, s
 
 
 def _members(folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a clip's shard members, with the name that its person has in the whole dataset."""
+    """Return a clip's shard members, with the dataset-wide name of its person."""
     members = read_members(folder, row["clip_id"])
     return {**members, "json": {**members["json"], "person_id": row["person_id"]}}

@@ -43,7 +43,7 @@ ROWS_FILE = "rows.parquet"
 
 
 def clip_pass(run: Run, executor: Executor, sources: list[Source], links: SourceLinks, encoder_digest: str) -> Outcomes:
-    """Cut every analysed source into clips, using its partner's analysis."""
+    """Cut every analysed source into clips, using its partner's analysis; return the outcomes by source id."""
     jobs = [_job(run, source, links, encoder_digest) for source in sources]
     return map_sources(executor, partial_results.CLIPS, DESCRIPTION, clip_task(run.config.limits), jobs, run.progress)
 
@@ -60,7 +60,7 @@ def _job(run: Run, source: Source, links: SourceLinks, encoder_digest: str) -> J
 
 
 def clips_key(job: Job, partner_key: str, encoder_digest: str) -> str:
-    """Return the digest of what a source's clips depend on."""
+    """Return the digest of everything that a source's clips depend on."""
     settings = result_settings(job.config, ignore=("assembly",))
     own_key = analysis_key(job.source, job.config)
     return partial_results.key_of(own_key, partner_key, settings, encoder_digest, job.copied)
@@ -73,13 +73,13 @@ def clip_task(limits: SourceLimits) -> Task:
 
 def cut_source(job: Job) -> Outcome:
     """Run the pass over one source; the outcome holds the counts of the funnel."""
-    outcome = run_pass(job, partial_results.CLIPS, _cut)
+    outcome = run_pass(job, partial_results.CLIPS, _make_source_clips)
     roi_cache.discard(job.folder)
     return outcome
 
 
-def _cut(job: Job) -> Outcome:
-    """One source: read its analysis, align its audio, label its people, make its clips, write their rows."""
+def _make_source_clips(job: Job) -> Outcome:
+    """Read a source's analysis, align its audio, label its people, make its clips and write their rows."""
     partner: Analysis | None = None
     with part_timing.part("reading analysis"):
         analysis = load_analysis(job.folder / ANALYSIS_FILE)
@@ -109,7 +109,7 @@ def _cut(job: Job) -> Outcome:
         store,
     )
     with part_timing.part("writing rows"):
-        _write(job, analysis, clips)
+        _write_results(job, analysis, clips)
     return {
         "frames": analysis.frames,
         "people": len(analysis.tracks),
@@ -120,7 +120,7 @@ def _cut(job: Job) -> Outcome:
     }
 
 
-def _write(job: Job, analysis: Analysis, clips: SourceClips) -> None:
+def _write_results(job: Job, analysis: Analysis, clips: SourceClips) -> None:
     folder = job.folder / partial_results.CLIPS
     write_rows(folder / ROWS_FILE, clips.rows, COLUMNS)
     spans = np.array([(track.start, track.stop) for track in analysis.tracks], np.int64)
@@ -128,10 +128,10 @@ def _write(job: Job, analysis: Analysis, clips: SourceClips) -> None:
 
 
 def with_aligned_audio(analysis: Analysis, config: StateConfig) -> tuple[Analysis, Offset]:
-    """Return a source whose audio fits its frames, shifted if the config says so, and how late that audio is.
+    """Return the analysis with aligned audio, shifted if the config allows it, and the estimated offset.
 
     Raises:
-        SourceRejected: the audio is certainly early or late, and such sources are rejected.
+        SourceRejected: the audio is clearly early or late, and `states.av_offset` is "reject".
     """
     found = estimate_av_offset(analysis)
     certain = found.confidence >= config.min_av_offset_confidence and abs(found.frames) > config.max_av_offset_frames

@@ -26,7 +26,7 @@ class Task:
 
     function: Callable[[Any], Outcome]
     """Importable by name; takes a job, returns plain values."""
-    lost: Callable[[Any, str, str], Outcome]
+    on_worker_lost: Callable[[Any, str, str], Outcome]
     """Returns the outcome of a job whose worker process ended; takes job, reason and detail."""
     budget: Budget = Budget()
     """Time and memory of one job."""
@@ -80,7 +80,7 @@ class Executor:
             for worker in first_done(list(busy)):
                 number = busy.pop(worker)
                 outcome, ended = worker.result()
-                yield number, task.lost(jobs[number], *ended) if outcome is None else outcome
+                yield number, task.on_worker_lost(jobs[number], *ended) if outcome is None else outcome
 
     def _with_ray(self, task: Task, jobs: list[Any]) -> Iterator[tuple[int, Outcome]]:
         """Map with Ray Data, on the cluster at RAY_ADDRESS or else on one that is started here."""
@@ -94,7 +94,7 @@ class Executor:
             cpus = None if "RAY_ADDRESS" in os.environ else self._count
             try:
                 ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-            except Exception as error:  # Ray raises bare exceptions, and of many kinds
+            except Exception as error:  # Ray raises bare exceptions of many kinds
                 why = next(iter(str(error).splitlines()), type(error).__name__)
                 where = f"joined at {os.environ['RAY_ADDRESS']}" if cpus is None else "started here"
                 raise ValueError(
@@ -102,9 +102,9 @@ class Executor:
                     "command again to resume"
                 ) from error
             self._started_ray = True
-        # One block a job: each outcome streams back as soon as it exists, and at most `workers` jobs run.
+        # One block per job: each outcome streams back as soon as it exists, and at most `workers` jobs run.
         rows = ray.data.from_items([{"number": n} for n in range(len(jobs))], override_num_blocks=len(jobs))
-        # All workers start at once, up to the number of cores of the cluster, which may grow. With all of them there,
+        # All workers start at once, up to the number of cores of the cluster, which may grow. With all of them running,
         # no job queues behind another while a worker is free; a growing pool scales by the length of its queues.
         workers = min(self._count, len(jobs))
         initial = min(workers, max(int(ray.cluster_resources().get("CPU", 1)), 1))
@@ -116,7 +116,7 @@ class Executor:
 
 
 class _RayWorker:
-    """A Ray actor with one guarded process, so that a crash costs one file there as well and not the run."""
+    """A Ray actor that runs jobs in a guarded subprocess: a crash loses one file, not the run."""
 
     def __init__(self, task: Task, jobs: list[Any]) -> None:
         self._task, self._jobs = task, jobs
@@ -128,5 +128,5 @@ class _RayWorker:
         first_done([self._worker])
         outcome, ended = self._worker.result()
         if outcome is None:
-            outcome = self._task.lost(job, *ended)
+            outcome = self._task.on_worker_lost(job, *ended)
         return {"number": row["number"], "outcome": json.dumps(outcome)}

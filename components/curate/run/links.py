@@ -1,4 +1,4 @@
-"""What sources have to do with each other: which duplicate others, and which are two cameras of one conversation."""
+"""Links between sources: duplicates, and the two cameras of one conversation."""
 
 import logging
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def link_sources(run: Run, sources: list[Source]) -> SourceLinks:
 def find_partners(
     sources: list[Source], duplicates: set[str], files: dict[str, Path], config: StateConfig
 ) -> dict[str, Source]:
-    """Return the source of each one's conversation partner: as the owner names it, else by the audio of one folder.
+    """Return the partner's source by source id: from the owner's metadata, otherwise matched by audio in a folder.
 
     Args:
         sources: analysed sources.
@@ -52,7 +52,7 @@ def find_partners(
 
 
 def _partners_by_camera(sources: list[Source]) -> dict[str, Source]:
-    """Return the other side of each source whose conversation and camera the owner names."""
+    """Return the opposite camera's source for each source whose metadata names conversation and camera."""
     by_camera = {(source.conversation_id, source.camera): source for source in sources if source.conversation_id}
     partners: dict[str, Source] = {}
     for source in sources:
@@ -64,7 +64,7 @@ def _partners_by_camera(sources: list[Source]) -> dict[str, Source]:
 
 
 def _partners_by_audio(sources: list[Source], files: dict[str, Path], config: StateConfig) -> dict[str, Source]:
-    """Return the pairs of sources in one folder that recorded the same room."""
+    """Return the partner of each source that recorded the same room as another one in its folder."""
     folders: dict[str, list[Source]] = {}
     for source in sources:
         folders.setdefault(str(Path(source.file).parent), []).append(source)

@@ -1,4 +1,4 @@
-"""Partial results per source in the working folder, so that an interrupted run can resume."""
+"""Partial results per source in the working folder, from which an interrupted run resumes."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def key_of(*values: Any) -> str:
 
 
 def finished(folder: Path, stage: str, key: str) -> dict[str, Any] | None:
-    """Return the outcome of a stage that finished under this key; None where it has to run."""
+    """Return the outcome of a stage that finished under this key; None if it has to run."""
     marker = folder / f"{stage}.json"
     if not marker.exists():
         return None
@@ -34,12 +34,12 @@ def finished(folder: Path, stage: str, key: str) -> dict[str, Any] | None:
 
 
 def finish(folder: Path, stage: str, key: str, outcome: Mapping[str, Any]) -> None:
-    """Mark a stage as finished; written last, so that half-written work never counts as finished."""
+    """Mark a stage as finished; the marker is written last, after all other files."""
     write_json(folder / f"{stage}.json", {"key": key, "outcome": dict(outcome)})
 
 
 def empty_folder(folder: Path) -> Path:
-    """Create an empty folder for a stage's files, in place of one that is there."""
+    """Create an empty folder for a stage's files; an existing one is deleted."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -47,9 +47,9 @@ def empty_folder(folder: Path) -> Path:
 
 
 def retain_for_retry(dataset: Path, sources: Iterable[Source]) -> None:
-    """Move a finished dataset's partial results to where the next run resumes.
+    """Move a finished dataset's partial results to the folder from which the next run resumes.
 
-    The ROI caches are deleted: nobody knows when that run comes, and they may hold gigabytes.
+    The ROI caches are deleted: they may occupy gigabytes, and that run may never come.
     """
     resumed = empty_folder(working_folder(dataset))
     os.replace(dataset / "parts", resumed / "parts")

@@ -1,4 +1,4 @@
-"""Skip the sources that need no pass."""
+"""Select the sources to process: skip erased recordings, duplicates and redundant two-shots."""
 
 from components.curate.config import CurationConfig
 from components.curate.run.job import Outcomes, rejection
@@ -10,9 +10,9 @@ def skip_sources(sources: list[Source], config: CurationConfig, tombstones: Tomb
     """Return the outcomes of erased sources, exact duplicates, and two-shots of people who each have a camera.
 
     Args:
-        sources: all sources, in order of their ids: of duplicates the first one stays.
+        sources: all sources, in order of their ids: the first of several duplicates is used.
         config: whether two-shots are used anyway.
-        tombstones: what users had erased.
+        tombstones: erased recordings and people.
     """
     cameras = {(source.conversation_id, source.camera) for source in sources if source.conversation_id}
     skipped: Outcomes = {}
@@ -28,5 +28,5 @@ def skip_sources(sources: list[Source], config: CurationConfig, tombstones: Tomb
         first_file[source.sha256] = source.file
         singles = {(source.conversation_id, "a"), (source.conversation_id, "b")} <= cameras
         if source.camera == "two_shot" and singles and not config.use_two_shots:
-            skipped[source.source_id] = rejection(source, "two_shot_skipped", "both people have a camera of their own")
+            skipped[source.source_id] = rejection(source, "two_shot_skipped", "each person has their own camera")
     return skipped

@@ -1,4 +1,4 @@
-"""What both passes cost, as timing.json lists it."""
+"""The cost of both passes, written to timing.json."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def write_timing(folder: Path, outcomes: SourceOutcomes) -> None:
-    """Write timing.json, the only file of a dataset that differs between two equal runs."""
+    """Write timing.json, the only file of a dataset that differs between two identical runs."""
     timing = {
         partial_results.ANALYSIS: _pass_timing(outcomes.sources, outcomes.analysis),
         partial_results.CLIPS: _pass_timing(outcomes.sources, outcomes.clips),
@@ -24,9 +24,9 @@ def write_timing(folder: Path, outcomes: SourceOutcomes) -> None:
 
 
 def _pass_timing(sources: list[Source], outcomes: Outcomes) -> dict[str, Any]:
-    """Return worker seconds and bytes read, also of sources that an earlier run has finished.
+    """Return worker seconds and bytes read, including sources that an earlier run has finished.
 
-    The parts count accepted sources only: seconds of parts_of_s, spent on video_s of video.
+    `parts_s` covers accepted sources only: it breaks down `parts_of_s` seconds spent on `video_s` seconds of video.
     """
     done = [
         (source, outcomes[source.source_id]) for source in sources if "seconds" in outcomes.get(source.source_id, {})

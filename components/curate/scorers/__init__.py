@@ -56,7 +56,7 @@ def make_scorers(config: ScorerConfig) -> tuple[Scorer, ...]:
 
 
 def validate_optional(config: ScorerConfig) -> None:
-    """Instantiate the scorers of `scorers.extra` once, so that bad weights fail before any source is decoded.
+    """Instantiate the scorers of `scorers.extra` once, to report bad weights before any source is decoded.
 
     Raises:
         ValueError: missing or invalid weights.
@@ -77,13 +77,13 @@ def describe_scorers(config: ScorerConfig) -> tuple[dict[str, Any], ...]:
 
 
 def streaming_scorers(scorers: tuple[Scorer, ...]) -> dict[str, StreamingScorer]:
-    """Start a stream for one source from every scorer that has one, by scorer name."""
+    """Return a new streaming scorer for one source from every scorer that has one, by scorer name."""
     streams = {scorer.name: scorer.start_stream() for scorer in scorers}
     return {name: stream for name, stream in streams.items() if stream is not None}
 
 
 def score_clip(scorers: tuple[Scorer, ...], clip: ClipView) -> Scores:
-    """Return every score column of a clip, rounded so that the manifest does not depend on the last bit."""
+    """Return every score column of a clip, rounded to 6 decimals to keep the manifest reproducible."""
     values: Scores = dict.fromkeys(COLUMNS)
     for scorer in scorers:
         with part_timing.part(f"score: {scorer.name}"):

@@ -10,10 +10,10 @@ from lpm_model.encoders.mel import mel_filters
 
 _WINDOW = 2048
 _TUNE_HZ = (100.0, 3000.0)
-_HELD_FRAMES = 3
-"""A note is held for an eighth of a second; a voice glides."""
-_HELD = 0.75
-"""Cosine similarity of two spectra _HELD_FRAMES apart above which they are one held chord."""
+_SUSTAINED_FRAMES = 3
+"""Frames (an eighth of a second) over which a sustained tone keeps its spectrum, unlike a voice."""
+_MIN_SUSTAINED_SIMILARITY = 0.75
+"""Cosine similarity of two spectra _SUSTAINED_FRAMES apart above which they are one sustained tone."""
 _AUDIBLE_DB = -50.0
 _HIGHEST_VOICE_HZ, _MIN_VOICED = 600.0, 12
 _PACE_WINDOW, _PACE_RATE = 512, 100
@@ -21,7 +21,7 @@ _MIN_SPEECH_S = 0.8
 
 
 class Audio(Scorer):
-    """Speech ratio, noise level, music ratio (held tones), speech pace and pitch of the voices."""
+    """Speech ratio, noise level, music ratio (sustained tones), speech pace and pitch of the voices."""
 
     name, version = "audio", "2"
     columns = ("speech_ratio", "sound_db", "noise_db", "snr_db", "music_ratio", "speech_pace", "voice_hz")
@@ -55,14 +55,14 @@ class LabelQuality(Scorer):
 
 
 def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float:
-    """Return the fraction of frames in which tones are held, as in music, ringing or hum.
+    """Return the fraction of frames with sustained tones, as in music, ringing or hum.
 
     Args:
         track: int16 [frames * 1000].
         level_db: loudness of the frames [frames].
     """
     frames = len(level_db)
-    if frames <= _HELD_FRAMES:
+    if frames <= _SUSTAINED_FRAMES:
         return 0.0
     padded = np.pad(track.astype(np.float32) / 32768, (_WINDOW - SAMPLES_PER_FRAME) // 2 + 1)
     pieces = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::SAMPLES_PER_FRAME][:frames]
@@ -73,9 +73,9 @@ def music_ratio(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> floa
     smooth = np.apply_along_axis(np.convolve, 1, np.pad(fine, ((0, 0), (7, 7)), mode="edge"), kernel, mode="valid")
     fine = np.maximum(fine - smooth, 0.0)  # the peaks of the spectrum, without its slope
     fine /= np.linalg.norm(fine, axis=1, keepdims=True) + 1e-9
-    similarity = (fine[_HELD_FRAMES:] * fine[:-_HELD_FRAMES]).sum(axis=1)
-    loud = (level_db > _AUDIBLE_DB)[_HELD_FRAMES:] & (level_db > _AUDIBLE_DB)[:-_HELD_FRAMES]
-    return float(((similarity > _HELD) & loud).sum() / (frames - _HELD_FRAMES))
+    similarity = (fine[_SUSTAINED_FRAMES:] * fine[:-_SUSTAINED_FRAMES]).sum(axis=1)
+    loud = (level_db > _AUDIBLE_DB)[_SUSTAINED_FRAMES:] & (level_db > _AUDIBLE_DB)[:-_SUSTAINED_FRAMES]
+    return float(((similarity > _MIN_SUSTAINED_SIMILARITY) & loud).sum() / (frames - _SUSTAINED_FRAMES))
 
 
 def voice_hz(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float | None:
@@ -96,7 +96,7 @@ def voice_hz(track: NDArray[np.int16], level_db: NDArray[np.float32]) -> float |
 def speech_pace(track: NDArray[np.int16], speech: NDArray[np.bool_]) -> float | None:
     """Return the spectral change in 20 ms of speech relative to its variance: 0 for a constant, 1 for noise.
 
-    It grows with the speech rate and not with the pitch. None if there is too little speech.
+    It increases with the speech rate but not with the pitch. None if there is too little speech.
 
     Args:
         track: int16 [frames * 1000].

@@ -25,7 +25,7 @@ _SAMPLED, _SAMPLED_PX = 16, 160
 
 @dataclass(frozen=True, kw_only=True)
 class ClipView:
-    """One person's finished clip of T frames, as scorers see it."""
+    """The input of a scorer: one person's finished clip of T frames."""
 
     analysis: "Analysis"
     """Analysis of the whole source."""
@@ -139,7 +139,7 @@ class Scorer(ABC):
     weights_sha256: ClassVar[str | None] = None
     """Digest of packaged weights, None without weights."""
     columns: ClassVar[tuple[str, ...]]
-    """Columns that the scorer adds to the manifest."""
+    """Manifest columns that the scorer fills."""
 
     @classmethod
     def make(cls, config: ScorerConfig) -> Self:
@@ -152,7 +152,7 @@ class Scorer(ABC):
 
     @classmethod
     def weights_digest(cls, config: ScorerConfig) -> str | None:
-        """Return the digest of the weights the scorer would run with, without loading them."""
+        """Return the digest of the scorer's weights without loading them; None if it has none."""
         return cls.weights_sha256
 
     def start_stream(self) -> StreamingScorer | None:

@@ -16,7 +16,7 @@ _AGREE_PX = 0.8
 
 
 class Camera(Scorer):
-    """Pan speed and jitter of the camera by phase correlation of the two upper corners; None for a bare wall."""
+    """Pan speed and jitter of the camera by phase correlation of the two upper corners; None without texture."""
 
     name, version = "camera", "1"
     columns = ("camera_motion_ratio", "shake_ratio")

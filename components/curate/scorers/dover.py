@@ -27,7 +27,7 @@ _INPUTS = ("aes_view", "tech_view")
 
 
 class Dover(Scorer):
-    """Technical and aesthetic score without unit, and both fused to 0 (bad) .. 1 (good)."""
+    """Technical and aesthetic scores (unitless), and their fusion: 0 (bad) .. 1 (good)."""
 
     name, version, licence = "dover", "1", "MIT"
     columns = ("dover", "dover_technical", "dover_aesthetic")
@@ -40,7 +40,7 @@ class Dover(Scorer):
     @classmethod
     def make(cls, config: ScorerConfig) -> Self:
         try:
-            session = onnx_session(_network(config))
+            session = onnx_session(_weights_path(config))
         except Exception as error:  # onnxruntime's errors share no base class
             raise invalid_weights("dover", config.dover, f"is not an ONNX file ({error})") from error
         if {one.name for one in session.get_inputs()} != set(_INPUTS) or len(session.get_outputs()) != 2:
@@ -49,7 +49,7 @@ class Dover(Scorer):
 
     @classmethod
     def weights_digest(cls, config: ScorerConfig) -> str | None:
-        return file_digest(_network(config))
+        return file_digest(_weights_path(config))
 
     def score(self, clip: ClipView) -> Scores:
         views = {"aes_view": whole_view(clip.rgb), "tech_view": detail_view(clip.rgb, self._clips)}
@@ -61,7 +61,7 @@ class Dover(Scorer):
         return {"dover": float(1 / (1 + np.exp(-fused))), "dover_technical": technical, "dover_aesthetic": aesthetic}
 
 
-def _network(config: ScorerConfig) -> Path:
+def _weights_path(config: ScorerConfig) -> Path:
     return weights_file("dover", config.dover)
 
 

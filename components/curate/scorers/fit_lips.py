@@ -1,7 +1,7 @@
 """Fit the map from audio to mouth opening that the lip-sync scorer uses (lips.safetensors).
 
 Run `python -m components.curate.scorers.fit_lips --out lips.safetensors`, replace the file next to this module, and
-increase `Sync.version`. Nothing imports this module at run time, so that curation does not depend on the renderer.
+increase `Sync.version`. No other module imports this one: curation must not depend on the renderer.
 """
 
 import argparse

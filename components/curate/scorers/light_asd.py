@@ -43,11 +43,11 @@ class LightAsd(Scorer):
     def make(cls, config: ScorerConfig) -> Self:
         from components.curate.scorers.light_asd_net import load
 
-        return cls(load(_weights(config)))
+        return cls(load(_weights_path(config)))
 
     @classmethod
     def weights_digest(cls, config: ScorerConfig) -> str | None:
-        return file_digest(_weights(config))
+        return file_digest(_weights_path(config))
 
     def score(self, clip: ClipView) -> Scores:
         voiced = clip.analysis.speech[clip.span] > 0.5
@@ -58,7 +58,7 @@ class LightAsd(Scorer):
         return {"asd_speak_agreement": float(agrees.mean()), "asd_score": float(scores.mean())}
 
 
-def _weights(config: ScorerConfig) -> Path:
+def _weights_path(config: ScorerConfig) -> Path:
     return weights_file("light_asd", config.light_asd)
 
 

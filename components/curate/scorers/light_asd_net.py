@@ -1,6 +1,7 @@
-"""The Light-ASD network (Liao et al., CVPR 2023): does this face speak this audio? Module names match its weights.
+"""The Light-ASD network (Liao et al., CVPR 2023) scores whether a face speaks the given audio.
 
-Inputs are grey mouth crops of 112 x 112 at 25 fps and 13 cepstral coefficients at 100 per second.
+Inputs are grey mouth crops of 112 x 112 at 25 fps and 13 cepstral coefficients at 100 per second. Module names match
+the published weights.
 """
 
 from pathlib import Path

@@ -21,8 +21,8 @@ _LINE_PX = 7
 """Thickest line that is not part of a logo, including the dilation by two pixels."""
 _CORNER = 0.27
 """Smallest distance of a logo's centre from the frame's centre, horizontally and vertically."""
-_CLOSED, _ALONE, _MOVES, _STANDS_OUT = 0.8, 0.25, 3.0, 2.5
-"""Of an inset: visible fraction of its border, its margin over parallel lines, smallest standard deviation inside, and
+_MIN_BORDER, _MIN_BORDER_MARGIN, _MIN_SPREAD, _MIN_SPREAD_RATIO = 0.8, 0.25, 3.0, 2.5
+"""Minima for an inset: visible fraction of its border, margin over parallel lines, standard deviation inside, and
 the ratio of that to the noise of the whole frame."""
 _LOGO, _INSET = 0.0, 1.0
 
@@ -97,7 +97,7 @@ def temporal_spread(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the standard deviation over time of the channel that varies most: [n, H, W, 3] to float32 [H, W]."""
     count, wide = len(frames), frames.astype(np.int32)
     total = wide.sum(axis=0)
-    # The variance times n squared, in integers, so that there is no cancellation.
+    # n squared times the variance, in integers, which avoids cancellation.
     variance = count * np.einsum("nhwc,nhwc->hwc", wide, wide) - total * total
     return np.asarray(np.sqrt(_channel_max(variance)) / count, np.float32)
 
@@ -183,7 +183,7 @@ def _edges_around(edges: NDArray[np.bool_], x: int, y: int, wide: int, high: int
 
 
 def _margin_over_parallels(lines: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """Return by how much a line exceeds its parallels 4 pixels away: a border stands out, texture does not."""
+    """Return by how much a line exceeds its parallels 4 pixels away: large for a border, small for texture."""
     parallels = np.maximum(np.roll(lines, 4, axis=axis), np.roll(lines, -4, axis=axis))
     return lines - parallels
 
@@ -195,22 +195,22 @@ def insets(frames: NDArray[np.uint8], spread: NDArray[np.float32]) -> list[Box]:
         frames: frames of a window [n, H, W, 3].
         spread: standard deviation over time [H, W].
     """
-    upright, level = inset_edges(frames, 1), inset_edges(frames, 0)
+    vertical, horizontal = inset_edges(frames, 1), inset_edges(frames, 0)
     height, width = spread.shape
-    moves = max(_MOVES, _STANDS_OUT * float(np.median(spread)))
+    min_spread = max(_MIN_SPREAD, _MIN_SPREAD_RATIO * float(np.median(spread)))
     tall = slice(*(round(fraction * height) for fraction in _INSET_SIDE))
     wide = slice(*(round(fraction * width) for fraction in _INSET_SIDE))
-    best: tuple[float, Box] = (_CLOSED, (0.0, 0.0, 0.0, 0.0))
+    best: tuple[float, Box] = (_MIN_BORDER, (0.0, 0.0, 0.0, 0.0))
     for bottom in (False, True):
         for right in (False, True):
-            turn = (slice(None, None, -1 if bottom else 1), slice(None, None, -1 if right else 1))
-            side = np.cumsum(upright[turn], axis=0) / np.arange(1, height + 1)[:, None]
-            edge = np.cumsum(level[turn], axis=1) / np.arange(1, width + 1)[None, :]
-            alone = np.minimum(_margin_over_parallels(side, 1), _margin_over_parallels(edge, 0)) > _ALONE
-            closed = np.where(alone, np.minimum(side, edge), 0.0)[tall, wide]
-            y, x = np.unravel_index(int(closed.argmax()), closed.shape)
+            flip = (slice(None, None, -1 if bottom else 1), slice(None, None, -1 if right else 1))
+            side = np.cumsum(vertical[flip], axis=0) / np.arange(1, height + 1)[:, None]
+            edge = np.cumsum(horizontal[flip], axis=1) / np.arange(1, width + 1)[None, :]
+            margin = np.minimum(_margin_over_parallels(side, 1), _margin_over_parallels(edge, 0))
+            border = np.where(margin > _MIN_BORDER_MARGIN, np.minimum(side, edge), 0.0)[tall, wide]
+            y, x = np.unravel_index(int(border.argmax()), border.shape)
             y, x = int(y) + tall.start, int(x) + wide.start
-            if closed.max() > best[0] and np.percentile(spread[turn][:y, :x], 95) > moves:
+            if border.max() > best[0] and np.percentile(spread[flip][:y, :x], 95) > min_spread:
                 x0, y0 = (width - x if right else 0), (height - y if bottom else 0)
-                best = (float(closed.max()), (x0 / width, y0 / height, (x0 + x) / width, (y0 + y) / height))
+                best = (float(border.max()), (x0 / width, y0 / height, (x0 + x) / width, (y0 + y) / height))
     return [best[1]] if best[1][2] else []

@@ -18,7 +18,7 @@ _REACH = 18
 _TOLERANCE = 3
 _IN_SYNC = slice(_REACH - _TOLERANCE, _REACH + _TOLERANCE + 1)
 _MIN_SPEAKING = 24
-_TRUSTED = 0.6
+_MIN_CORRELATION = 0.6
 """Smallest correlation of the best shift for which the offset is reported."""
 
 
@@ -51,14 +51,14 @@ class Sync(Scorer):
 def offset_of(by_shift: NDArray[np.float64]) -> float | None:
     """Return the frames by which the audio is late, from agreements by shift [37]; None if it is uncertain.
 
-    A peak within the tolerance wins over a higher one elsewhere, because syllables repeat.
+    A peak within the tolerance is preferred to a higher one elsewhere, because syllables repeat.
     """
     near = by_shift[_IN_SYNC]
     peak = int(near.argmax())
-    if 0 < peak < len(near) - 1 and near[peak] >= _TRUSTED:
+    if 0 < peak < len(near) - 1 and near[peak] >= _MIN_CORRELATION:
         return float(peak - _TOLERANCE)
     best = int(by_shift.argmax())
-    return float(best - _REACH) if by_shift[best] >= _TRUSTED else None
+    return float(best - _REACH) if by_shift[best] >= _MIN_CORRELATION else None
 
 
 @once_per_track

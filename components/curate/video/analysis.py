@@ -17,9 +17,9 @@ class Analysis:
     source: Source
     """The line of sources.jsonl."""
     header: Probe
-    """The file's header."""
+    """Header of the file."""
     frames: int
-    """Frames at 24 fps."""
+    """Number of frames at 24 fps."""
     shots: list[tuple[int, int]]
     """First frame and frame after the last, per shot."""
     tracks: list[Track]
@@ -27,16 +27,16 @@ class Analysis:
     track: NDArray[np.int16]
     """Audio, int16 [frames * 1000] at 24 kHz."""
     speech: NDArray[np.float32]
-    """Probability of speech by frame."""
+    """Probability of speech per frame, float32 [frames]."""
     loudness: NDArray[np.float32]
-    """dB of full scale by frame."""
+    """Loudness per frame in dBFS, float32 [frames]."""
     luminance: NDArray[np.float32]
-    """Mean grey value 0..255 by frame."""
+    """Mean grey value per frame, 0..255, float32 [frames]."""
     change: NDArray[np.float32]
-    """Mean absolute change from the previous source frame, 0..255; NaN for a duplicate frame."""
+    """Mean absolute change from the previous source frame, 0..255, float32 [frames]; NaN for a duplicate frame."""
     transitions: list[tuple[int, int, str]]
     """First frame, frame after the last and kind (cut or dissolve) of each transition between shots."""
     hashes: NDArray[np.uint64]
-    """Perceptual hash of every duplicates.EVERY-th frame."""
+    """Perceptual hash of every duplicates.EVERY-th frame, uint64 [hashes]."""
     traces: dict[str, NDArray[np.float32]]
     """Measurements of the streaming scorers, by scorer: float32 [rows, columns]; column 0 is the frame."""

@@ -10,7 +10,7 @@ from components.curate.video.faces import POINTS, Track
 from components.curate.video.frame import FramePixels, halvings_to
 
 _FACE_HEIGHT_IN_CROP = 0.46
-"""Height of the face's centre in the crop: a little above the middle, so that shoulders are visible."""
+"""Height of the face's centre in the crop: a little above the middle, to include the shoulders."""
 MIN_FACE_HEIGHTS = 1.4
 """Smallest side of a crop in face heights."""
 
@@ -96,15 +96,15 @@ def plan_crop(
     side = min(config.crop_faces * face, float(min(size)))
     smallest = min(MIN_FACE_HEIGHTS * face, side)
     middle = float(np.median(seen[:, 0] + seen[:, 2])) / 2, float(np.median(seen[:, 1] + seen[:, 3])) / 2
-    crop = _place(middle, side, size, config.size_px)
+    crop = _square_around(middle, side, size, config.size_px)
     while side > smallest and any(crop.shows(box).mean() > 0.02 for box in others):
         side = max(side * 0.93, smallest)
-        crop = _place(middle, side, size, config.size_px)
+        crop = _square_around(middle, side, size, config.size_px)
     return crop
 
 
-def _place(middle: tuple[float, float], side: float, size: tuple[int, int], size_px: int) -> Crop:
-    """Put a square around the middle (x, y) of a face, inside a frame of a size (width, height).
+def _square_around(middle: tuple[float, float], side: float, size: tuple[int, int], size_px: int) -> Crop:
+    """Return the square around the middle (x, y) of a face, inside a frame of a size (width, height).
 
     Its corners are aligned to pixels of the subsampled colour planes at every halving on its way to `size_px`.
     """
@@ -127,7 +127,7 @@ def crop_around(row: NDArray[np.float32], faces: float, size: tuple[int, int], s
         size_px: side that the crop will be scaled to.
     """
     x0, y0, x1, y1 = map(float, row[:4])
-    return _place(((x0 + x1) / 2, (y0 + y1) / 2), min(faces * (y1 - y0), *map(float, size)), size, size_px)
+    return _square_around(((x0 + x1) / 2, (y0 + y1) / 2), min(faces * (y1 - y0), *map(float, size)), size, size_px)
 
 
 def others_in(tracks: list[Track], index: int, start: int, stop: int) -> list[NDArray[np.float32]]:

@@ -70,12 +70,12 @@ def video_frames(
         wanted: which frames to yield, bool [frames]; None = all.
 
     Raises:
-        SourceRejected: damaged data, decoding without end, or a video longer than its header and the limits allow.
+        SourceRejected: damaged data, endless decoding, or a video longer than its header and the limits allow.
     """
     limit = int(limits.max_duration_s * VIDEO_FPS) + VIDEO_FPS
     scalers = Scalers()
     number = 0
-    for until_s, raw in _with_end(_Request(path, limits, wanted)):
+    for until_s, raw in _frames_with_end(_Request(path, limits, wanted)):
         frame, new = scalers.decoded(raw, reduced), True
         while number / VIDEO_FPS < until_s - TIE_S:
             if wanted is not None and number >= len(wanted):
@@ -97,13 +97,13 @@ class _Request:
     wanted: NDArray[np.bool_] | None
 
 
-def _with_end(request: _Request) -> Iterator[tuple[float, Any]]:
-    """Yield (time in seconds from the first frame until which this one is shown, decoder's frame) in order."""
+def _frames_with_end(request: _Request) -> Iterator[tuple[float, Any]]:
+    """Yield (end of display in seconds from the first frame, decoder's frame) in order."""
     previous: tuple[float, Any] | None = None
-    for time_s, frame in _timed(request):
+    for time_s, frame in _timed_frames(request):
         if previous is not None:
             if request.wanted is None and time_s - previous[0] > request.limits.max_hold_s:
-                detail = f"one frame stands for {time_s - previous[0]:.0f} s, limit {request.limits.max_hold_s:g}"
+                detail = f"one frame is displayed for {time_s - previous[0]:.0f} s, limit {request.limits.max_hold_s:g}"
                 raise SourceRejected(request.path.name, "standing_picture", detail)
             yield (previous[0] + time_s) / 2, previous[1]
         previous = (time_s, frame)
@@ -111,7 +111,7 @@ def _with_end(request: _Request) -> Iterator[tuple[float, Any]]:
         yield previous[0] + 0.499 / VIDEO_FPS, previous[1]
 
 
-def _timed(request: _Request) -> Iterator[tuple[float, Any]]:
+def _timed_frames(request: _Request) -> Iterator[tuple[float, Any]]:
     """Yield (time in seconds from the first frame, decoder's frame) in order; too many damaged frames are an error."""
     import av
 
@@ -119,7 +119,7 @@ def _timed(request: _Request) -> Iterator[tuple[float, Any]]:
     zero: float | None = None
     last_s = -1.0
     timer = DecodeTimer(request.path.name, request.limits.max_stall_s, request.limits.max_slowness)
-    frames = _frames(request)
+    frames = _frames_with_fallback(request)
     try:
         while (found := timer.next(frames, last_s)) is not None:
             frame, skipped = found
@@ -142,8 +142,8 @@ def _timed(request: _Request) -> Iterator[tuple[float, Any]]:
         raise SourceRejected(request.path.name, "corrupt", f"{damaged} of {count} frames are damaged")
 
 
-def _frames(request: _Request) -> Iterator[tuple[Any, int]]:
-    """Yield what `packets.decoded_frames` yields; decode from the start without GOP skipping where that fails."""
+def _frames_with_fallback(request: _Request) -> Iterator[tuple[Any, int]]:
+    """Yield the frames of `packets.decoded_frames`; decode from the start without GOP skipping where that fails."""
     for skip_gops in (True, False):
         with open_media(request.path, request.limits.max_stall_s) as container:
             stream = container.streams.video[0]
@@ -179,13 +179,13 @@ def audio_track(path: Path, frames: int, limits: SourceLimits) -> NDArray[np.int
             while (frame := timer.next(packets, played_s)) is not None:
                 played_s += frame.samples / frame.sample_rate
                 at = round(((frame.time or 0.0) - zero_s) * AUDIO_RATE)
-                # The resampler holds some samples back, so only a clear jump is a gap in the recording.
+                # The resampler delays some samples, so only a clear jump is a gap in the recording.
                 if cursor is None or abs(at - cursor) > _GAP_SAMPLES:
                     cursor = at
                 for resampled in resampler.resample(frame):
-                    cursor = _place(track, cursor, resampled.to_ndarray().reshape(-1))
+                    cursor = _write_samples(track, cursor, resampled.to_ndarray().reshape(-1))
             for resampled in resampler.resample(None):
-                _place(track, cursor or 0, resampled.to_ndarray().reshape(-1))
+                _write_samples(track, cursor or 0, resampled.to_ndarray().reshape(-1))
         except SourceRejected:
             raise
         except (av.error.FFmpegError, ValueError) as error:
@@ -200,7 +200,7 @@ def _video_start_s(container: Any) -> float:
     return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
 
 
-def _place(track: NDArray[np.int16], at: int, samples: NDArray[np.int16]) -> int:
+def _write_samples(track: NDArray[np.int16], at: int, samples: NDArray[np.int16]) -> int:
     """Write samples at a position, clipped to the track; return the position after them."""
     start, end = max(at, 0), min(at + len(samples), len(track))
     if end > start:

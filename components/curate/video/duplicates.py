@@ -15,17 +15,17 @@ from components.curate.video.image_quality import inside_bars
 
 EVERY = 4
 """Frames between two perceptual hashes."""
-_BITS = 8
-"""Largest Hamming distance, of 64 bits, of similar frames; other people in one studio differ by more."""
+_MAX_HAMMING_BITS = 8
+"""Largest Hamming distance, of 64 bits, of similar frames; different people in one studio differ by more."""
 _MIN_INSIDE = 0.25
 """Smallest fraction of a side between black bars (portrait in landscape has 0.31); less is a dark frame."""
 _SAME_AUDIO, _SAME_MOVEMENT, _SAME_SILENT = 0.97, 0.5, 0.95
-"""Least correlation of loudness, of motion with it, and of motion alone in silent videos, of a duplicate.
+"""Minimum correlation of a duplicate: loudness, motion in addition to it, and motion alone in silent videos.
 
 Blinks alone correlate at some offset, so motion needs a high correlation only where there is no audio.
 """
-_MIN_FRAMES, _MIN_SHARE = 36, 0.5
-"""Least overlap of two shots: frames, and fraction of the shorter one."""
+_MIN_FRAMES, _MIN_OVERLAP_RATIO = 36, 0.5
+"""Minimum overlap of two shots: in frames, and as a fraction of the shorter one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +39,9 @@ class SourceFingerprint:
     hashes: NDArray[np.uint64]
     """Perceptual hash of every EVERY-th frame."""
     change: NDArray[np.float32]
-    """Mean absolute change from the previous frame, by frame."""
+    """Mean absolute change from the previous frame, float32 [frames]."""
     loudness: NDArray[np.float32]
-    """dB of full scale by frame."""
+    """Loudness per frame in dBFS, float32 [frames]."""
 
 
 def frame_hash(grey: NDArray[np.uint8]) -> int:
@@ -63,17 +63,17 @@ def frame_hash(grey: NDArray[np.uint8]) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def find_copies(prints: Sequence[SourceFingerprint]) -> dict[str, list[tuple[int, int]]]:
+def find_copies(fingerprints: Sequence[SourceFingerprint]) -> dict[str, list[tuple[int, int]]]:
     """Return the spans of frames (first, after the last) that duplicate an earlier source of the list, by source id."""
-    places = [(n, shot) for n, one in enumerate(prints) for shot in one.shots if shot[1] - shot[0] >= _MIN_FRAMES]
-    hashes = np.array([_majority_hash(prints[n].hashes, shot) for n, shot in places], np.uint64)
+    places = [(n, shot) for n, one in enumerate(fingerprints) for shot in one.shots if shot[1] - shot[0] >= _MIN_FRAMES]
+    hashes = np.array([_majority_hash(fingerprints[n].hashes, shot) for n, shot in places], np.uint64)
     copies: dict[str, list[tuple[int, int]]] = {}
     for later, (n, shot) in enumerate(places):
-        similar = np.flatnonzero(np.bitwise_count(hashes[:later] ^ hashes[later]) <= _BITS)
+        similar = np.flatnonzero(np.bitwise_count(hashes[:later] ^ hashes[later]) <= _MAX_HAMMING_BITS)
         for earlier in similar:
             m, other = places[earlier]
-            if m != n and (span := _overlay(prints[m], other, prints[n], shot)):
-                copies.setdefault(prints[n].source_id, []).append(span)
+            if m != n and (span := _duplicated_span(fingerprints[m], other, fingerprints[n], shot)):
+                copies.setdefault(fingerprints[n].source_id, []).append(span)
     return copies
 
 
@@ -92,7 +92,7 @@ def _majority_hash(hashes: NDArray[np.uint64], shot: tuple[int, int]) -> np.uint
     return np.uint64(int.from_bytes(np.packbits(bits.mean(axis=0) > 0.5).tobytes(), "big"))
 
 
-def _overlay(
+def _duplicated_span(
     first: SourceFingerprint, shot: tuple[int, int], second: SourceFingerprint, other: tuple[int, int]
 ) -> tuple[int, int] | None:
     """Return the frames of the second source's shot that duplicate the first one's; None where they do not match."""
@@ -101,7 +101,7 @@ def _overlay(
         a, b = getattr(first, name)[slice(*shot)], getattr(second, name)[slice(*other)]
         pairs.append([np.maximum(np.nan_to_num(x.astype(np.float64), nan=floor), floor) for x in (a, b)])
     pairs[0] = [np.log1p(values) for values in pairs[0]]
-    shortest = max(_MIN_FRAMES, round(_MIN_SHARE * min(shot[1] - shot[0], other[1] - other[0])))
+    shortest = max(_MIN_FRAMES, round(_MIN_OVERLAP_RATIO * min(shot[1] - shot[0], other[1] - other[0])))
     motion, audio = (_correlations(a, b, shortest) for a, b in pairs)
     silent = audio.max() < 0
     same = motion >= _SAME_SILENT if silent else (audio >= _SAME_AUDIO) & (motion >= _SAME_MOVEMENT)

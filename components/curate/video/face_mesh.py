@@ -1,4 +1,4 @@
-"""MediaPipe's networks, without the log lines of its native code on stderr, for which it has no setting."""
+"""MediaPipe's networks, with the log lines of its native code filtered from stderr (it has no setting for them)."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _LOG_LINE = re.compile(
     rb"[IW]\d{4} [\d:.]+ +\d+ \S+:\d+\] |INFO: Created TensorFlow|WARNING: All log messages before absl"
 )
-"""Beginnings of lines that report nothing wrong: info and warnings of absl's log and of TensorFlow Lite."""
+"""Beginnings of harmless lines: info and warnings of absl's log and of TensorFlow Lite."""
 
 _WARNED: list[bool] = []
 """Not empty once this process has found a face in an image that is not square, about which MediaPipe warns once."""
@@ -63,7 +63,7 @@ def reset(mesh: Any) -> None:
 
 
 def _warmed_up(network: Any) -> Any:
-    """Run a network once: its threads start, and log, with the first image."""
+    """Run a network once, because its threads start and write log lines with the first image; return it."""
     network.process(np.zeros((64, 64, 3), np.uint8))
     return network
 
@@ -75,15 +75,15 @@ def _solutions() -> Any:
     # The bindings call this method, which protobuf 5 removed, and print an error where it is missing.
     factory: Any = message_factory.MessageFactory
     factory.GetPrototype = lambda _, descriptor: message_factory.GetMessageClass(descriptor)
-    # Its microphone module keeps the error of a missing library for ever, and with its traceback all frames that import
-    # it, such as those that hold the audio of the first source. A separate thread has no such frames.
-    with ThreadPoolExecutor(1) as alone:
-        return alone.submit(importlib.import_module, "mediapipe").result().solutions
+    # Its microphone module retains the exception of a missing library, whose traceback keeps all importing stack frames
+    # alive, including the audio of the first source. A separate thread has no such frames.
+    with ThreadPoolExecutor(1) as importer:
+        return importer.submit(importlib.import_module, "mediapipe").result().solutions
 
 
 @contextlib.contextmanager
 def _filtered_stderr() -> Iterator[None]:
-    """Hold back what is written to stderr and write it afterwards, without log lines. Not thread-safe."""
+    """Buffer stderr and write it afterwards without log lines. Not thread-safe."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as captured:

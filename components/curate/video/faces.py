@@ -38,7 +38,7 @@ _POINT = np.dtype([("begin", "V3"), ("x", "<f4"), ("_", "V1"), ("y", "<f4"), ("_
 """Layout of a mesh point in its protobuf message: tags of one byte, and floats."""
 _MIN_OVERLAP = 0.25
 MAX_GAP = 12
-"""Frames (half a second) after which a lost face is another person."""
+"""Longest gap in a track in frames (half a second); a face that returns later starts a new track."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, weakref_slot=True)
@@ -58,7 +58,7 @@ class Track:
         return self.start + len(self.values)
 
     def column(self, name: str) -> NDArray[np.float32]:
-        """One feature over the track, float32 [frames]."""
+        """Return one feature over the track, float32 [frames]."""
         return self.values[:, FEATURES.index(name)]
 
     @property
@@ -187,7 +187,7 @@ def measure(points: NDArray[np.float32], frame: DecodedFrame) -> NDArray[np.floa
 
 
 @dataclass(kw_only=True, slots=True)
-class _Open:
+class _OpenTrack:
     """A track that is still growing."""
 
     frames: list[int] = dataclasses.field(default_factory=list)
@@ -195,11 +195,11 @@ class _Open:
 
 
 class Tracker:
-    """Joins the faces of successive frames into people, shot by shot."""
+    """Joins the faces of successive frames into tracks, one per person and shot."""
 
     def __init__(self, stride: int) -> None:
         self._stride = stride
-        self._open: list[_Open] = []
+        self._open: list[_OpenTrack] = []
         self.done: list[Track] = []
 
     def push(self, frame: int, faces: list[NDArray[np.float32]]) -> None:
@@ -222,18 +222,18 @@ class Tracker:
             # A second mesh on one face is an artefact of the network, not a person.
             twin = any(overlap(face, faces[k]) > 0.5 for k in used_faces)
             if j not in used_faces and not twin:
-                self._open.append(_Open(frames=[frame], rows=[face]))
+                self._open.append(_OpenTrack(frames=[frame], rows=[face]))
 
     def end_shot(self, shot: int, stop: int) -> None:
         """Close all tracks at a cut; `stop` is the frame after the shot's last."""
-        closed = [close(track.frames, track.rows, self._stride, shot, stop) for track in self._open]
+        closed = [close_track(track.frames, track.rows, self._stride, shot, stop) for track in self._open]
         closed.sort(key=lambda track: (track.start, float(np.nanmean(track.values[:, 0]))))
         self.done += [track for track in closed if np.any(track.seen)]
         self._open = []
 
 
-def close(frames: list[int], rows: list[NDArray[np.float32]], stride: int, shot: int, stop: int) -> Track:
-    """Return a track on every frame: measured rows are interpolated linearly, long gaps stay NaN."""
+def close_track(frames: list[int], rows: list[NDArray[np.float32]], stride: int, shot: int, stop: int) -> Track:
+    """Return the finished track with a row per frame: linearly interpolated, NaN in long gaps."""
     last = min(frames[-1] + stride, stop)  # the frames after the last measured one repeat it
     at = np.arange(frames[0], last)
     table = np.stack(rows)

@@ -54,7 +54,7 @@ def region_reads(x: int, y: int, width: int, height: int, size: tuple[int, int])
 
 
 def square_reads(x: int, y: int, side: int, size_px: int, size: tuple[int, int]) -> tuple[Rect, int]:
-    """Return the pixels that downscaling a square reads, and how many times they may already be halved."""
+    """Return the pixels that downscaling a square reads, and how many times they may be halved beforehand."""
     count = square_halvings(x, y, side, size_px)
     return ((x, y, x + side, y + side) if count else region_reads(x, y, side, side, size)), count
 
@@ -82,7 +82,7 @@ class Roi:
     top: int
     """Its first row in the source."""
     halvings: int
-    """0 = the source's own pixels."""
+    """How many times the planes were halved; 0 = full resolution."""
 
     def cut(self, rect: Rect, halvings: int) -> "Roi":
         """Return a part of it, halved `halvings` times in all; corners of `rect` are multiples of 2 << halvings."""
@@ -165,10 +165,10 @@ class DecodedFrame:
             return self._rotated(self._scalers.rgb(self._source))
         height, width = self.shape
         size = max(width, 1), max(height, 1)
-        return np.asarray(cv2.resize(self._full, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return np.asarray(cv2.resize(self._full_size_rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
     @functools.cached_property
-    def _full(self) -> NDArray[np.uint8]:
+    def _full_size_rgb(self) -> NDArray[np.uint8]:
         """The whole frame at the source's size: uint8 [H, W, 3]."""
         return self._rotated(self._scalers.rgb(self._frame)) if self._halvings else self.rgb
 
@@ -193,8 +193,8 @@ class DecodedFrame:
 
     def region(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """See `FramePixels`; no other pixels are converted."""
-        if "_full" in self.__dict__ or ("rgb" in self.__dict__ and not self._halvings) or self.whole is None:
-            return self._full[y : y + height, x : x + width]
+        if "_full_size_rgb" in self.__dict__ or ("rgb" in self.__dict__ and not self._halvings) or self.whole is None:
+            return self._full_size_rgb[y : y + height, x : x + width]
         return self.whole.rgb_region(x, y, width, height, self.size, self._scalers)
 
     def square(self, x: int, y: int, side: int, size_px: int) -> NDArray[np.uint8]:
@@ -211,7 +211,7 @@ class DecodedFrame:
             return np.asarray(cv2.resize(grey, (side_px, side_px), interpolation=method), np.uint8)
         roi = self.planes(halvings_to(min(width, height), side_px))
         x0, y0, x1, y1 = (place >> roi.halvings for place in (x, y, x + width, y + height))
-        luma = view(roi.frame.planes[0])[y0:y1, x0:x1]
+        luma = plane_view(roi.frame.planes[0])[y0:y1, x0:x1]
         if min(luma.shape) > side_px:
             luma = downscale(luma, side_px, side_px, cv2.INTER_LINEAR)
         luma = np.asarray(cv2.resize(luma, (side_px, side_px), interpolation=method), np.uint8)
@@ -234,7 +234,7 @@ class Scalers:
         rotation_quarters = round(frame.rotation / 90) % 4
         self._size = self._size or (frame.width, frame.height)
         if (frame.width, frame.height) != self._size:
-            frame = self._of(frame).reformat(frame, width=self._size[0], height=self._size[1], threads=1)
+            frame = self._scaler(frame).reformat(frame, width=self._size[0], height=self._size[1], threads=1)
         if rotation_quarters and frame.format.name in _PLANAR:
             frame, rotation_quarters = _rotate90(frame, rotation_quarters), 0
         return DecodedFrame(frame, self, reduction(*self._size) if reduced else 0, rotation_quarters)
@@ -248,11 +248,11 @@ class Scalers:
             exact = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
             given = {"width": size[0], "height": size[1], "interpolation": exact}
         image: NDArray[np.uint8] = (
-            self._of(frame, size).reformat(frame, format="rgb24", threads=1, **given).to_ndarray()
+            self._scaler(frame, size).reformat(frame, format="rgb24", threads=1, **given).to_ndarray()
         )
         return image
 
-    def _of(self, frame: Any, to: tuple[int, int] | None = None) -> Any:
+    def _scaler(self, frame: Any, to: tuple[int, int] | None = None) -> Any:
         import av
 
         sizes = (frame.width, frame.height, *(to or ()))
@@ -265,9 +265,9 @@ class Scalers:
 
 def _scaled(frame: Any, width: int, height: int, odd: int = cv2.INTER_AREA) -> Any:
     """Return a 4:2:0 frame at a smaller size (see `downscale`)."""
-    small = _alike(frame, max(width, 2), max(height, 2))
+    small = _blank_like(frame, max(width, 2), max(height, 2))
     for plane, target in zip(frame.planes, small.planes, strict=True):
-        view(target)[:] = downscale(view(plane), target.width, target.height, odd)
+        plane_view(target)[:] = downscale(plane_view(plane), target.width, target.height, odd)
     return small
 
 
@@ -290,28 +290,28 @@ def downscale(image: NDArray[np.uint8], width: int, height: int, odd: int = cv2.
 
 def _rotate90(frame: Any, rotation_quarters: int) -> Any:
     """Return a 4:2:0 frame rotated counter-clockwise by a number of quarter turns."""
-    upright = _alike(frame, *(frame.height, frame.width)[:: 1 if rotation_quarters % 2 else -1])
+    upright = _blank_like(frame, *(frame.height, frame.width)[:: 1 if rotation_quarters % 2 else -1])
     for plane, target in zip(frame.planes, upright.planes, strict=True):
-        view(target)[:] = cv2.rotate(view(plane), _ROTATIONS[rotation_quarters])
+        plane_view(target)[:] = cv2.rotate(plane_view(plane), _ROTATIONS[rotation_quarters])
     return upright
 
 
 def _cut(frame: Any, x: int, y: int, width: int, height: int) -> Any:
     """Return a region of a 4:2:0 frame; x and y are even."""
-    region = _alike(frame, width, height)
+    region = _blank_like(frame, width, height)
     for number, (plane, target) in enumerate(zip(frame.planes, region.planes, strict=True)):
         left, top = (x, y) if not number else (x // 2, y // 2)
-        view(target)[:] = view(plane)[top : top + target.height, left : left + target.width]
+        plane_view(target)[:] = plane_view(plane)[top : top + target.height, left : left + target.width]
     return region
 
 
-def _alike(frame: Any, width: int, height: int) -> Any:
-    """Return a new frame with another's pixel format and colours."""
+def _blank_like(frame: Any, width: int, height: int) -> Any:
+    """Return a blank frame with the pixel format and colour properties of another."""
     return blank_frame(width, height, frame.format.name, frame.colorspace, frame.color_range)
 
 
 def blank_frame(width: int, height: int, format: str, colorspace: int, color_range: int) -> Any:
-    """Return a new frame of a pixel format and of FFmpeg's numbers for colour space and colour range."""
+    """Return a blank frame; colour space and colour range are FFmpeg's numbers."""
     import av
 
     empty = av.VideoFrame(width, height, format)
@@ -319,6 +319,6 @@ def blank_frame(width: int, height: int, format: str, colorspace: int, color_ran
     return empty
 
 
-def view(plane: Any) -> NDArray[np.uint8]:
-    """Return a plane's own memory as uint8 [height, width]."""
+def plane_view(plane: Any) -> NDArray[np.uint8]:
+    """Return a view of a plane's memory, uint8 [height, width]."""
     return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]

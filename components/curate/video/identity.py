@@ -1,4 +1,4 @@
-"""Identities across cuts and sources: face embeddings of people, clustered so that one person has one name.
+"""Identities across cuts and sources: face embeddings of people, clustered to give each person one name.
 
 The embedding is dlib's face recognition network (public domain weights, packaged as face-recognition-models): 128
 numbers whose Euclidean distance separates people. Rendered people are closer together than real ones, so the threshold
@@ -30,8 +30,8 @@ SIZE = 128
 """Dimensions of an embedding."""
 
 ONE_FACE_DISTANCE = 0.06
-"""How much further than the config's `identity` distance a single face may be from its person's mean: of rendered
-people 94 % of their own faces pass and 3 % of other people's; of real people all and none."""
+"""How much further than the config's `identity` distance a single face may be from its person's mean: 94 % of a
+rendered person's own faces pass and 3 % of other people's; for real people all and none."""
 
 Key = tuple[str, int]
 """(source id, track)."""
@@ -44,9 +44,9 @@ class Person:
     key: Key
     """Source and track."""
     name: str
-    """Its name if it matches nobody else."""
+    """Name of the person if the track matches no other."""
     hint: str | None
-    """Who it is, if the owner names the person."""
+    """Name that the owner gives the person, if any."""
     span: tuple[int, int]
     """First frame and frame after the last."""
     embedding: NDArray[np.float32]
@@ -65,7 +65,7 @@ _FACE_HEIGHTS = 2.0
 FACE_PX = 256
 """Larger crops are downscaled to this side: the network sees 150 pixels, with a quarter less around the face."""
 FACE_EVERY = 6
-"""The ROI cache holds the whole face on every sixth frame, of which embedded frames are chosen if possible."""
+"""The ROI cache holds the whole face on every sixth frame; embedded frames are chosen among these if possible."""
 
 
 def check_identity(config: IdentityConfig) -> None:
@@ -87,8 +87,8 @@ def check_identity(config: IdentityConfig) -> None:
 
 
 @functools.cache
-def _network() -> Any:
-    """Load the network, once a process."""
+def _load_network() -> Any:
+    """Load the network, once per process."""
     import dlib
 
     return dlib.face_recognition_model_v1(str(_WEIGHTS.path()))
@@ -111,7 +111,7 @@ def frames_to_embed(track: Track, count: int) -> list[int]:
 
 
 def face_crop(row: NDArray[np.float32], size: tuple[int, int]) -> Crop:
-    """Return the crop, in a frame of a size (width, height), that `embed_in_frame` reads of a face with features."""
+    """Return the crop that `embed_in_frame` reads for a face with features, in a frame of size (width, height)."""
     return crop_around(row, _FACE_HEIGHTS, size, FACE_PX)
 
 
@@ -142,12 +142,12 @@ def embed(image: NDArray[np.uint8], row: NDArray[np.float32]) -> NDArray[np.floa
     points = [dlib.point(int(round(float(x))), int(round(float(y)))) for x, y in corners]
     height, width = image.shape[:2]
     face = dlib.full_object_detection(dlib.rectangle(0, 0, width, height), points)
-    found = _network().compute_face_descriptor(np.ascontiguousarray(image), face, 0, _PADDING)
+    found = _load_network().compute_face_descriptor(np.ascontiguousarray(image), face, 0, _PADDING)
     return np.array(found, np.float32)
 
 
 def frames_by_number(tracks: list[Track], wanted: set[int], count: int) -> dict[int, list[int]]:
-    """Return the tracks to embed on each frame of the source, by frame; `count` frames a track."""
+    """Return the tracks to embed on each frame of the source, by frame; `count` frames per track."""
     out: dict[int, list[int]] = {}
     if count:
         for index in sorted(wanted):
@@ -165,14 +165,14 @@ def mean_embeddings(faces: Mapping[int, list[NDArray[np.float32]]], tracks: int)
     return out
 
 
-def group(embeddings: NDArray[np.float32], apart: list[tuple[int, int]], threshold: float) -> list[int]:
+def cluster_people(embeddings: NDArray[np.float32], apart: list[tuple[int, int]], threshold: float) -> list[int]:
     """Cluster people; return the number of each one's identity, in order of the first members.
 
     Average linkage: two groups are one person when their members' mean distance is below the threshold. People who
     are in one frame together are never the same.
 
     Args:
-        embeddings: float32 [N, 128]; a row of NaN is a person of their own.
+        embeddings: float32 [N, 128]; a row of NaN is always a separate person.
         apart: pairs that cannot be one person.
         threshold: mean distance.
     """
@@ -190,7 +190,7 @@ def group(embeddings: NDArray[np.float32], apart: list[tuple[int, int]], thresho
     distance[unknown] = far
     distance[:, unknown] = far
     for a, b in apart:
-        distance[a, b] = distance[b, a] = far  # so far that no mean with it stays below the threshold
+        distance[a, b] = distance[b, a] = far  # large enough to keep every mean that includes it above the threshold
     np.fill_diagonal(distance, 0.0)
     labels = fcluster(linkage(squareform(distance, checks=False), "average"), threshold, "distance")
     order: dict[int, int] = {}
@@ -203,7 +203,7 @@ def name_people(people: list[Person], threshold: float) -> Mapping[Key, str]:
     apart = [
         (a, b) for a, one in enumerate(people) for b, other in enumerate(people[:a]) if _cannot_be_same(one, other)
     ]
-    numbers = group(np.array([person.embedding for person in people]).reshape(-1, SIZE), apart, threshold)
+    numbers = cluster_people(np.array([person.embedding for person in people]).reshape(-1, SIZE), apart, threshold)
     names: dict[int, str] = {}
     for person, number in zip(people, numbers, strict=True):
         if person.hint or number not in names:

@@ -1,4 +1,4 @@
-"""Similarity of images: is one a near-duplicate of the other?"""
+"""Image similarity, by which near-duplicates are detected."""
 
 import numpy as np
 from numpy.typing import NDArray

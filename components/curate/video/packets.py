@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from lpm_model.config import VIDEO_FPS
 
 _READ_AHEAD = 32
-"""Packets read ahead of the decoder: twice as many as a codec can move a frame from display order."""
+"""Packets read ahead of the decoder: twice the largest reordering distance of a codec."""
 TIE_S = 1e-6
 """A frame must be nearer to a tick of the 24 fps clock than the next one by this; at 30 fps every fifth frame ties."""
 _GOP_MARGIN_S = 2.0
 """No frame may be wanted this close to a keyframe if the packets before it are to be skipped: frames that are displayed
 before the keyframe may follow it in the file."""
 _MAX_HELD_BYTES = 32 << 20
-"""Most bytes of packets held back until the next keyframe."""
+"""Maximum bytes of packets that are buffered until the next keyframe."""
 _ROUNDING = 1e-7
 """Rounding error of a midpoint between two frames (ticks)."""
 
@@ -32,12 +32,12 @@ class GopSkipFailed(Exception):
 def decoded_frames(
     container: Any, stream: Any, wanted: NDArray[np.bool_] | None, skip_gops: bool = True
 ) -> Iterator[tuple[Any, int]]:
-    """Yield (decoded frame, packets skipped since the frame before) in order.
+    """Yield (decoded frame, packets skipped since the previous frame) in order.
 
-    A frame stands for the ticks of the clock (24 a second from the first frame) that are nearer to it than to its
-    neighbours. If none of them is wanted, the frame is skipped where the codec says that no other frame references it.
-    The nearest frame of no other tick changes by that: the midpoint of its two neighbours is between its own two. All
-    packets between two keyframes (a GOP) are skipped if nothing around them is wanted.
+    A frame covers the ticks of the clock (24 per second from the first frame) that are nearer to it than to its
+    neighbours. If none of them is wanted, the frame is skipped if the codec marks it as not referenced by others.
+    This does not change the nearest frame of any other tick: the midpoint of its two neighbours is between its own two.
+    All packets between two keyframes (a GOP) are skipped if nothing around them is wanted.
 
     Args:
         container: the opened file.
@@ -86,7 +86,7 @@ class _Clock:
         self._zero_s = frame.time if self._zero_s is None else self._zero_s
 
     def idle(self, span_s: tuple[float, float] | None) -> bool:
-        """Return whether certainly no wanted tick is in a span."""
+        """Return whether a span certainly contains no wanted tick."""
         if span_s is None or self._zero_s is None:
             return False
         low, high = ((edge_s - TIE_S - self._zero_s) * VIDEO_FPS for edge_s in span_s)
@@ -94,7 +94,7 @@ class _Clock:
         return first >= after if self._wanted is None else not self._wanted[first:after].any()
 
     def alone(self, packet: Any, reach_s: float) -> bool:
-        """Return whether certainly nothing is wanted within `reach_s` before and after a packet's frame."""
+        """Return whether certainly no tick is wanted within `reach_s` before and after a packet's frame."""
         if packet.pts is None or self._zero_s is None or self._ticks is None:
             return False
         at_s = float(packet.pts * packet.time_base) - self._zero_s
@@ -106,7 +106,7 @@ class _Clock:
 def _with_gop_skips(
     packets: Iterator[tuple[Any, tuple[float, float] | None]], clock: _Clock, skip_gops: bool
 ) -> Iterator[tuple[Any, bool, int]]:
-    """Yield (packet, whether its frame is not wanted, packets skipped before it); it is a keyframe if there are any."""
+    """Yield (packet, whether its frame is unwanted, packets skipped before it); skipping ends at a keyframe."""
     held: list[tuple[Any, bool]] = []
     held_bytes = dropped = 0
     for packet, span_s in packets:

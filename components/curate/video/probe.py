@@ -1,4 +1,4 @@
-"""Read a source file's header and reject what cannot or should not be decoded."""
+"""Read a source file's header and reject files that cannot or should not be decoded."""
 
 import contextlib
 import dataclasses

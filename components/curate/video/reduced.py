@@ -27,7 +27,7 @@ class StreamedFrame:
     grey: NDArray[np.uint8]
     """Grey values of `small`."""
     new: bool
-    """False for a duplicate of the frame before, as in sources below 24 fps."""
+    """False for a duplicate of the previous frame, as in sources below 24 fps."""
 
     @property
     def rgb(self) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ def reduced(number: int, decoded: "DecodedFrame", previous: Reduced | None = Non
     Args:
         number: frame at 24 fps.
         decoded: the frame.
-        previous: the small image of the frame before, where this one is a duplicate of it.
+        previous: the small image of the previous frame if this one duplicates it, otherwise None.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""The face regions (ROIs) of a source's frames, cached so that the clip pass need not decode the source again.
+"""The face regions (ROIs) of a source's frames, cached to save the clip pass from decoding the source again.
 
 Where clips will be cut is not known yet. So one region of each frame is cached: the hull of the crops that its faces
 would have if they were cut from this frame alone, with a margin, halved as often as the crops would be on their way to
@@ -29,10 +29,10 @@ from components.curate.video.frame import (
     blank_frame,
     downscale,
     halvings_to,
+    plane_view,
     region_reads,
     square_halvings,
     square_reads,
-    view,
 )
 from components.curate.video.identity import FACE_EVERY, FACE_PX, face_crop
 
@@ -44,7 +44,7 @@ MIN_CACHED_PX = 480
 _MARGIN = 0.25
 """Margin on each side of a region, as a fraction of the crops' hull."""
 _ZOOM = 0.8
-"""Faces grow and shrink: a region is halved as suits a crop of this fraction of the one that a clip would have now."""
+"""Faces change size: the resolution of a region suffices for crops down to this fraction of the current one."""
 _ROW = np.dtype(
     [("frame", "<i4"), ("rect", "<i4", 4), ("halvings", "<i4"), ("face", "?"), ("offset", "<i8")],
 )
@@ -85,7 +85,7 @@ class RoiCacheWriter:
         return self
 
     def __exit__(self, failed: object, *_: object) -> None:
-        with self._while_disk_lasts():
+        with self._stop_if_disk_is_full():
             if self._file is not None:
                 self._file.close()
                 if self._format is not None and not failed:
@@ -95,7 +95,7 @@ class RoiCacheWriter:
         discard(self._folder)
 
     def push(self, number: int, frame: DecodedFrame, faces: list[NDArray[np.float32]]) -> None:
-        """Write what the clip pass may need of a frame.
+        """Write the regions of a frame that the clip pass may need.
 
         Args:
             number: frame at 24 fps.
@@ -112,11 +112,11 @@ class RoiCacheWriter:
         if faces:
             self._last_seen = number
             if faces is not self._faces:
-                self._follow(faces, frame.size)
+                self._update_region(faces, frame.size)
         elif number - self._last_seen > MAX_GAP:
             self._region = None
         self._faces = faces
-        with self._while_disk_lasts():
+        with self._stop_if_disk_is_full():
             if self._region is not None:
                 self._write(number, frame, *self._region)
             for face in faces if number % FACE_EVERY == 0 else ():
@@ -125,19 +125,19 @@ class RoiCacheWriter:
                 self._write(number, frame, reads, halvings, face=True)
 
     @contextlib.contextmanager
-    def _while_disk_lasts(self) -> Iterator[None]:
+    def _stop_if_disk_is_full(self) -> Iterator[None]:
         """Give up the cache, not the source, when the disk is full: its frames can be decoded again."""
         try:
             yield
         except OSError as error:
             log.warning("%s: no ROI cache for the clip pass: %s", self._folder.name, error)
             if self._file is not None:
-                with contextlib.suppress(OSError):  # the buffered rest does not fit either
+                with contextlib.suppress(OSError):  # the buffered data does not fit either
                     self._file.close()
             self._file = None
             discard(self._folder)
 
-    def _follow(self, faces: list[NDArray[np.float32]], size: tuple[int, int]) -> None:
+    def _update_region(self, faces: list[NDArray[np.float32]], size: tuple[int, int]) -> None:
         """Choose another region where the faces leave the current one, or where another resolution is needed."""
         config = self._config
         boxes = np.stack(faces)[:, :4]
@@ -162,7 +162,7 @@ class RoiCacheWriter:
         self._region = _with_margin(hull, halvings, size), halvings
 
     def _write(self, number: int, frame: DecodedFrame, rect: Rect, halvings: int, face: bool = False) -> None:
-        """Write a region of a frame; of a duplicate frame only the index entry."""
+        """Write a region of a frame; for a duplicate frame only the index entry."""
         assert self._file is not None
         if frame is not self._frame:
             self._frame, self._written = frame, {}
@@ -170,7 +170,7 @@ class RoiCacheWriter:
         if region not in self._written:
             self._written[region] = self._offset
             for plane in frame.planes(halvings).cut(rect, halvings).frame.planes:
-                self._offset += self._file.write(np.ascontiguousarray(view(plane)).data)
+                self._offset += self._file.write(np.ascontiguousarray(plane_view(plane)).data)
         self._rows.append((number, rect, halvings, face, self._written[region]))
 
 
@@ -199,7 +199,7 @@ def _usable(rows: NDArray[Any], rect: Rect, halvings: int) -> NDArray[np.bool_]:
 
 
 class RoiCache:
-    """Reads what a `RoiCacheWriter` wrote of a source."""
+    """Reads the cached regions of a source that a `RoiCacheWriter` wrote."""
 
     def __init__(self, folder: Path, frames: int) -> None:
         """Open the cache of a source; it may be empty.
@@ -229,7 +229,7 @@ class RoiCache:
 
     def covers(self, crop: Crop, number: int, size_px: int) -> bool:
         """Return whether a crop of a frame can be cut to `size_px`."""
-        rows = self._of(number)
+        rows = self._rows_of(number)
         if not len(rows):
             return False
         return bool(_usable(rows, *square_reads(*crop.place, size_px, self._size)).any())
@@ -238,7 +238,7 @@ class RoiCache:
         """Return the cached regions of a frame."""
         return CachedFrame(self, number)
 
-    def _of(self, number: int) -> NDArray[Any]:
+    def _rows_of(self, number: int) -> NDArray[Any]:
         """Return the index rows of a frame."""
         return self._rows[slice(*self._first_row[number : number + 2])]
 
@@ -248,7 +248,7 @@ class RoiCache:
 
     def _read(self, number: int, rect: Rect, halvings: int) -> Roi:
         """Read the first region of a frame that contains a rectangle at sufficient resolution."""
-        rows = self._of(number)
+        rows = self._rows_of(number)
         fits = np.flatnonzero(_usable(rows, rect, halvings))
         if not len(fits):
             raise ValueError(f"frame {number} is not cached around {rect}: call covers() first")
@@ -256,7 +256,7 @@ class RoiCache:
         x0, y0, x1, y1 = (int(place) >> int(row["halvings"]) for place in row["rect"])
         format = self._format
         frame = blank_frame(x1 - x0, y1 - y0, format.format, format.colorspace, format.color_range)
-        targets = [view(plane) for plane in frame.planes]
+        targets = [plane_view(plane) for plane in frame.planes]
         sizes = [target.size for target in targets]
         # Read, not mapped: mapped pages of a long video would count as memory of this process.
         pixels = np.fromfile(self._pixels, np.uint8, sum(sizes), offset=int(row["offset"]))
@@ -288,5 +288,5 @@ class CachedFrame:
 
 def discard(folder: Path) -> None:
     """Delete a source's ROI cache, if there is one."""
-    for name in (_INDEX, _PIXELS):  # a file of pixels without its index is never read
+    for name in (_INDEX, _PIXELS):  # the pixel file is never read without its index
         (folder / name).unlink(missing_ok=True)

@@ -15,9 +15,9 @@ _CUT_CHANGE = 12.0
 studio, and above the 8 by which a keyframe can change a frame."""
 _SIDE_PX = 24
 _REACH = 5
-"""A dissolve is searched between the frames this many before and after the current one."""
+"""Frames before and after the current one between which a dissolve is searched."""
 _DISSOLVE_CHANGE = 5.0
-"""Least mean change of grey values over twice the reach in a dissolve."""
+"""Minimum mean change of grey values over twice the reach in a dissolve."""
 _DISSOLVE_BEND = 0.24
 """Largest deviation, as a fraction of that change, of the frames between from a linear blend of the two."""
 _DISSOLVE_FRAMES = 4

@@ -285,7 +285,7 @@ def test_invalid_caption_settings_are_rejected() -> None:
         ({"brow_outer": -0.02, "yaw": 0.5}, "neutral", "neutral"),
     ],
 )
-def test_expression_of_half_of_the_frames_is_named(changes: dict[str, float], word: str, emotion: str) -> None:
+def test_expression_in_half_of_the_frames_is_captioned(changes: dict[str, float], word: str, emotion: str) -> None:
     states = runs((IDLE, FRAMES))
     made = clip_input(states, audio=np.zeros(FRAMES * 1000, np.int16))
     for name, value in changes.items():

@@ -14,8 +14,8 @@ from components.curate.clips.references import (
     Choice,
     ReferencePicker,
     choose_references,
-    nearby,
-    rank,
+    nearby_tracks,
+    rank_frames,
 )
 from components.curate.clips.store import ClipStore
 from components.curate.config import CurationConfig, IdentityConfig, StateConfig
@@ -51,8 +51,8 @@ def choose(tracks: list[Track], config: CurationConfig = CONFIG, *, states: np.n
     all_states = [np.full(len(track.values), IDLE, np.uint8) for track in tracks]
     if states is not None:
         all_states[0] = states
-    rankings = [rank(i, track, states) for i, (track, states) in enumerate(zip(tracks, all_states, strict=True))]
-    return choose_references(rankings[0], [rankings[i] for i in nearby(tracks, 0)], 100, 97, config)
+    rankings = [rank_frames(i, track, states) for i, (track, states) in enumerate(zip(tracks, all_states, strict=True))]
+    return choose_references(rankings[0], [rankings[i] for i in nearby_tracks(tracks, 0)], 100, 97, config)
 
 
 def noise(seed: int) -> np.ndarray:

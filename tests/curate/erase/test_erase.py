@@ -145,11 +145,11 @@ def test_erase_removes_clips_with_the_persons_voice(dataset: Path, tmp_path: Pat
     shutil.copytree(dataset, tmp_path / "dataset")
     rows = read_rows(dataset / "manifest.parquet")
     source = rows[0]["source_id"]
-    heard = {row["clip_id"] for row in rows if source in (row["source_id"], row["listen_from"])}
-    assert {row["source_id"] for row in rows if row["clip_id"] in heard} != {source}
+    affected = {row["clip_id"] for row in rows if source in (row["source_id"], row["listen_from"])}
+    assert {row["source_id"] for row in rows if row["clip_id"] in affected} != {source}
     erase(tmp_path / "dataset", "source", source, Places())
     left = {row["clip_id"] for row in read_rows(tmp_path / "dataset" / "manifest.parquet")}
-    assert left.isdisjoint(heard)
+    assert left.isdisjoint(affected)
 
 
 def test_erase_rejects_another_datasets_raw_folder(copy: Path, sides: list[Path], tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ def row(of: dict[str, Any], person: str) -> dict[str, Any]:
     return {"source_id": of["source_id"], "source_sha256": of["sha256"], "file": of["file"], "person_id": person}
 
 
-FILM, LEFT, RIGHT = line("film_jwp.MP4", "a", "Barack"), line("conv/left.mp4", "b", "Ada"), line("conv/right.mp4", "c")
-ROWS = [row(FILM, "film.p0"), row(FILM, "film.p0"), row(FILM, "film.p1"), row(LEFT, "Ada"), row(RIGHT, "right.p0")]
+CLIP, LEFT, RIGHT = line("film_jwp.MP4", "a", "Barack"), line("conv/left.mp4", "b", "Ada"), line("conv/right.mp4", "c")
+ROWS = [row(CLIP, "film.p0"), row(CLIP, "film.p0"), row(CLIP, "film.p1"), row(LEFT, "Ada"), row(RIGHT, "right.p0")]
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """A raw folder in which ingest rejected a copy of one recording, and a file with a name similar to another's."""
-    lines = [FILM, LEFT, RIGHT]
+    lines = [CLIP, LEFT, RIGHT]
     (tmp_path / "sources.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     refused = [
         {"file": "conv/twin.mp4", "reason": "same content as X", "same_as": LEFT["source_id"]},
@@ -43,10 +43,10 @@ def raw(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["film_jwp.mp4", "film_jwp.MP4", "film_jwp"])
 def test_original_file_name_resolves(raw: Path, name: str) -> None:
     target = resolve(ROWS, "source", name, raw)
-    assert target.sources == {FILM["source_id"]: "a" * 64}
-    assert target.notes == [f"{name} is {FILM['file']}"]
+    assert target.sources == {CLIP["source_id"]: "a" * 64}
+    assert target.notes == [f"{name} is {CLIP['file']}"]
     assert resolve(ROWS, "source", name, None).sources == target.sources
-    for stored in (FILM["source_id"], FILM["file"], Path(FILM["file"]).name):
+    for stored in (CLIP["source_id"], CLIP["file"], Path(CLIP["file"]).name):
         assert (resolve(ROWS, "source", stored, raw).sources, resolve(ROWS, "source", stored, raw).notes) == (
             target.sources,
             [],
@@ -63,7 +63,7 @@ def test_file_name_includes_its_folder(raw: Path) -> None:
 def test_ambiguous_name_is_rejected(raw: Path) -> None:
     later = line("film_jwp.mp4", "d")
     rows = [*ROWS, row(later, "later.p0")]
-    with pytest.raises(ValueError, match=f"is ambiguous: give {FILM['source_id']} or {later['source_id']}"):
+    with pytest.raises(ValueError, match=f"is ambiguous: give {CLIP['source_id']} or {later['source_id']}"):
         resolve(rows, "source", "film_jwp.mp4", raw)
     assert list(resolve(rows, "source", later["source_id"], raw).sources) == [later["source_id"]]
 
@@ -95,9 +95,9 @@ def test_path_of_a_file_with_the_same_bytes_resolves(
 def test_person_hint_erases_the_whole_recording_and_notes_other_people(raw: Path) -> None:
     for name in ("Barack", " BARACK"):
         target = resolve(ROWS, "identity", name, raw)
-        assert list(target.sources) == [FILM["source_id"]]
+        assert list(target.sources) == [CLIP["source_id"]]
         assert target.notes == [
-            f"{Path(FILM['file']).name} has the person_hint Barack and is erased as a whole, including "
+            f"{Path(CLIP['file']).name} has the person_hint Barack and is erased as a whole, including "
             "3 clips of film.p0, film.p1"
         ]
     with pytest.raises(ValueError, match="person_hints cannot be searched without the raw folder"):

@@ -7,7 +7,7 @@ from components.curate.config import IntervalConfig, StateConfig
 from components.curate.labels.intervals import find_intervals, runs
 from components.curate.labels.offset import UNKNOWN, find_av_offset, mel_bands, shift_audio
 from components.curate.labels.states import gate_audio, label_people
-from components.curate.video.identity import Person, apply_hints, group, name_people
+from components.curate.video.identity import Person, apply_hints, cluster_people, name_people
 from components.dataset.states import LISTEN, SPEAK
 
 CONFIG = IntervalConfig()
@@ -81,18 +81,18 @@ def talk() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("frames", [-12, -1, 0, 5, 12])
 def test_find_av_offset_follows_shifted_audio(talk: tuple[np.ndarray, np.ndarray], frames: int) -> None:
-    gap, sound = talk
-    late = shift_audio(sound, -frames)
+    gap, audio = talk
+    late = shift_audio(audio, -frames)
     found = find_av_offset([(0, gap)], mel_bands(late))
     assert found.frames == frames
     assert found.confidence > 0.2
-    np.testing.assert_array_equal(shift_audio(late, frames)[24_000:-24_000], sound[24_000:-24_000])
+    np.testing.assert_array_equal(shift_audio(late, frames)[24_000:-24_000], audio[24_000:-24_000])
 
 
 def test_find_av_offset_is_unknown_for_still_mouth_or_silence(talk: tuple[np.ndarray, np.ndarray]) -> None:
-    gap, sound = talk
-    assert find_av_offset([(0, np.full(480, 0.02, np.float32))], mel_bands(sound)) == UNKNOWN
-    assert find_av_offset([(0, gap)], mel_bands(np.zeros_like(sound))) == UNKNOWN
+    gap, audio = talk
+    assert find_av_offset([(0, np.full(480, 0.02, np.float32))], mel_bands(audio)) == UNKNOWN
+    assert find_av_offset([(0, gap)], mel_bands(np.zeros_like(audio))) == UNKNOWN
 
 
 def test_labels_are_equivariant_to_person_order_and_time_shift() -> None:
@@ -102,12 +102,12 @@ def test_labels_are_equivariant_to_person_order_and_time_shift() -> None:
         (0.02 + 0.1 * np.abs(np.sin(at * 1.1)) * ((at >= a) & (at < b)) + 0.001 * chance.random(200)).astype(np.float32)
         for a, b in ((20, 70), (80, 130), (140, 180))
     ]
-    heard = np.where(np.any([gap > 0.03 for gap in gaps], axis=0), 0.97, 0.03).astype(np.float32)
-    ahead = label_people(heard, gaps, StateConfig())
-    turned = label_people(heard, gaps[::-1], StateConfig())
+    probability = np.where(np.any([gap > 0.03 for gap in gaps], axis=0), 0.97, 0.03).astype(np.float32)
+    ahead = label_people(probability, gaps, StateConfig())
+    turned = label_people(probability, gaps[::-1], StateConfig())
     for one, other in zip(ahead, turned[::-1], strict=True):
         np.testing.assert_array_equal(one.states, other.states)
-    rolled = label_people(np.roll(heard, 7), [np.roll(gap, 7) for gap in gaps], StateConfig())
+    rolled = label_people(np.roll(probability, 7), [np.roll(gap, 7) for gap in gaps], StateConfig())
     for one, other in zip(ahead, rolled, strict=True):
         assert (np.roll(one.states, 7)[20:] == other.states[20:]).mean() > 0.99
 
@@ -115,21 +115,21 @@ def test_labels_are_equivariant_to_person_order_and_time_shift() -> None:
 def test_gated_tracks_sum_to_the_source() -> None:
     chance = np.random.default_rng(1)
     states = np.array([SPEAK] * 12 + [LISTEN] * 12 + [SPEAK] * 12, np.uint8)
-    sound = chance.integers(-9000, 9000, 36_000).astype(np.int16)
-    both = gate_audio(sound, states, LISTEN, 1000).astype(int) + gate_audio(sound, states, SPEAK, 1000)
-    assert np.abs(both - sound).max() <= 1  # the ramps are complementary
+    audio = chance.integers(-9000, 9000, 36_000).astype(np.int16)
+    both = gate_audio(audio, states, LISTEN, 1000).astype(int) + gate_audio(audio, states, SPEAK, 1000)
+    assert np.abs(both - audio).max() <= 1  # the ramps are complementary
 
 
-def test_group_respects_distance_and_cannot_link() -> None:
+def test_cluster_people_respects_distance_and_cannot_link() -> None:
     chance = np.random.default_rng(2)
     faces = np.repeat(chance.normal(size=(4, 128)) / 16, 3, axis=0) + chance.normal(size=(12, 128)) / 400
-    assert group(faces.astype(np.float32), [], 0.28) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    parted = group(faces.astype(np.float32), [(0, 1)], 0.28)
+    assert cluster_people(faces.astype(np.float32), [], 0.28) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    parted = cluster_people(faces.astype(np.float32), [(0, 1)], 0.28)
     assert parted[0] != parted[1]
     faces[5] = np.nan
-    lone = group(faces.astype(np.float32), [], 0.28)
+    lone = cluster_people(faces.astype(np.float32), [], 0.28)
     assert lone.count(lone[5]) == 1
-    assert group(np.zeros((0, 128), np.float32), [], 0.28) == []
+    assert cluster_people(np.zeros((0, 128), np.float32), [], 0.28) == []
 
 
 def test_name_people_uses_the_hint_and_separates_co_visible_people() -> None:

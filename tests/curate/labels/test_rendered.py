@@ -24,24 +24,24 @@ from components.performer.media import write_mp4
 
 @pytest.fixture(scope="module")
 def analyses(sides: list[Path], config: CurationConfig) -> list[Analysis]:
-    def look(file: Path) -> Analysis:
+    def analyse_file(file: Path) -> Analysis:
         facts = {"sha256": "", "bytes": 0, "origin": "performer", "licence": "", "consent_ref": ""}
         return analyse(file.parent, Source(source_id=file.stem, file=file.name, **facts), config)
 
-    return [look(file) for file in sides]
+    return [analyse_file(file) for file in sides]
 
 
-def truth_of(analysis: Analysis, conversation: Path) -> dict[str, np.ndarray]:
-    with np.load(conversation / "truth" / f"{analysis.source.source_id}.npz") as data:
+def ground_truth_of(analysis: Analysis, conversation: Path) -> dict[str, np.ndarray]:
+    with np.load(conversation / "ground_truth" / f"{analysis.source.source_id}.npz") as data:
         return {name: data[name] for name in ("state", "jaw_open", "speak_pcm", "listen_pcm")}
 
 
 def accuracy(analysis: Analysis, partner: Analysis | None, conversation: Path, config: CurationConfig) -> float:
-    truth = truth_of(analysis, conversation)["state"]
+    expected = ground_truth_of(analysis, conversation)["state"]
     states = np.full(analysis.frames, DISCARD, np.uint8)
     for track, labels in zip(analysis.tracks, label_source(analysis, partner, config.states).labels, strict=True):
         states[track.start : track.stop] = labels.states
-    return float((states[: len(truth)] == truth[: len(states)]).mean())
+    return float((states[: len(expected)] == expected[: len(states)]).mean())
 
 
 def test_label_source_accuracy_with_two_cameras(
@@ -62,7 +62,7 @@ def test_label_source_accuracy_with_one_camera(
 def test_measured_mouth_gap_has_no_lag(analyses: list[Analysis], conversation: Path) -> None:
     for analysis in analyses:
         (track,) = analysis.tracks
-        jaw = truth_of(analysis, conversation)["jaw_open"][track.start : track.stop]
+        jaw = ground_truth_of(analysis, conversation)["jaw_open"][track.start : track.stop]
         gap = track.column("gap")
         by_lag = {lag: np.corrcoef(gap[12:-12], np.roll(jaw, lag)[12:-12])[0, 1] for lag in range(-3, 4)}
         assert by_lag[0] > 0.8
@@ -71,7 +71,7 @@ def test_measured_mouth_gap_has_no_lag(analyses: list[Analysis], conversation: P
 
 def test_decoded_audio_starts_with_the_video(analyses: list[Analysis], conversation: Path) -> None:
     for analysis in analyses:
-        own = truth_of(analysis, conversation)["speak_pcm"].astype(float)
+        own = ground_truth_of(analysis, conversation)["speak_pcm"].astype(float)
         size = min(len(own), len(analysis.track))
         both = np.fft.irfft(np.fft.rfft(analysis.track[:size].astype(float)) * np.conj(np.fft.rfft(own[:size])), size)
         assert int(both.argmax()) in (0, 1, size - 1)
@@ -163,14 +163,14 @@ def test_video_frames_yields_every_frame_once(sides: list[Path], config: Curatio
 def test_find_copies_ignores_black_bars(
     analyses: list[Analysis], sides: list[Path], config: CurationConfig, tmp_path: Path
 ) -> None:
-    pictures = np.stack([picture.rgb for _, picture, _ in video_frames(sides[0], config.limits)])
-    framed = np.pad(pictures, ((0, 0), (0, 0), (20, 30), (0, 0)))
+    images = np.stack([frame.rgb for _, frame, _ in video_frames(sides[0], config.limits)])
+    framed = np.pad(images, ((0, 0), (0, 0), (20, 30), (0, 0)))
     write_mp4(tmp_path / "framed.mp4", framed, analyses[0].track, 24)
     found = analyse(tmp_path, dataclasses.replace(analyses[0].source, source_id="framed", file="framed.mp4"), config)
-    prints = []
+    fingerprints = []
     for number, one in enumerate([*analyses, found]):
         save_analysis(tmp_path / f"{number}.npz", one)
-        prints.append(load_fingerprint(tmp_path / f"{number}.npz"))
-    copies = find_copies(prints)
+        fingerprints.append(load_fingerprint(tmp_path / f"{number}.npz"))
+    copies = find_copies(fingerprints)
     assert list(copies) == ["framed"]
     assert frames_in(copies["framed"], found.frames).mean() > 0.95

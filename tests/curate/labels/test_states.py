@@ -37,7 +37,7 @@ STILL = np.full(FRAMES, 0.02, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("sound", "mouth", "expected"),
+    ("audio", "mouth", "expected"),
     [
         ("speech", "moves", SPEAK),
         ("speech", "still", LISTEN),
@@ -45,10 +45,10 @@ STILL = np.full(FRAMES, 0.02, np.float32)
         ("none", "moves", DISCARD),
     ],
 )
-def test_voice_and_mouth_decide_the_state(sound: str, mouth: str, expected: int) -> None:
-    heard = speech(0, FRAMES) if sound == "speech" else speech(0, 0)
+def test_voice_and_mouth_decide_the_state(audio: str, mouth: str, expected: int) -> None:
+    probability = speech(0, FRAMES) if audio == "speech" else speech(0, 0)
     gap = talking() if mouth == "moves" else STILL
-    (labels,) = label_people(heard, [gap], CONFIG)
+    (labels,) = label_people(probability, [gap], CONFIG)
     assert (labels.states == expected).mean() > 0.95
     assert labels.confidence.mean() > 0.8
 
@@ -71,10 +71,10 @@ def test_discard_dubbed_drops_speech_out_of_sync() -> None:
 
 def test_label_people_separates_two_people_taking_turns() -> None:
     first, second = label_people(speech(0, FRAMES), [talking(0, 72), talking(72, FRAMES)], CONFIG)
-    truth = np.where(np.arange(FRAMES) < 72, SPEAK, LISTEN)
+    expected = np.where(np.arange(FRAMES) < 72, SPEAK, LISTEN)
     away_from_turn = np.abs(np.arange(FRAMES) - 72) > 6
-    assert (first.states == truth)[away_from_turn].all()
-    assert (second.states == np.where(truth == SPEAK, LISTEN, SPEAK))[away_from_turn].all()
+    assert (first.states == expected)[away_from_turn].all()
+    assert (second.states == np.where(expected == SPEAK, LISTEN, SPEAK))[away_from_turn].all()
 
 
 def test_a_talking_mouth_outranks_a_restless_one() -> None:
@@ -101,12 +101,12 @@ def test_undetected_face_listens_while_another_person_speaks() -> None:
 
 
 def test_only_short_pauses_are_labelled_as_speech() -> None:
-    heard = speech(0, FRAMES)
-    heard[70:73] = 0.4
-    (bridged,) = label_people(heard, [talking()], CONFIG)
+    probability = speech(0, FRAMES)
+    probability[70:73] = 0.4
+    (bridged,) = label_people(probability, [talking()], CONFIG)
     assert (bridged.states == SPEAK).all()
-    heard[60:90] = 0.02
-    (split,) = label_people(heard, [np.where(heard > 0.5, talking(), STILL)], CONFIG)
+    probability[60:90] = 0.02
+    (split,) = label_people(probability, [np.where(probability > 0.5, talking(), STILL)], CONFIG)
     assert (split.states[65:85] == IDLE).all()
 
 

@@ -24,7 +24,7 @@ REASONS = {
     "truncated_moov.mp4": "corrupt", "two_videos.mkv": "no_face", "two_hours_two_frames.mkv": "standing_picture",
     "two_pixels.mkv": "too_small", "variable_rate.mkv": "no_face", "zeros.mp4": "corrupt",
 }  # fmt: skip
-"""Reason of each file in curation without ingest's checks; grey walls rightly have no face."""
+"""Reason of each file in curation without ingest's checks; grey walls have no face."""
 
 HANDLED = {"header_50000.mp4", "rotated.mp4"}
 """Files that are used: a header with a wrong size, and a video with rotation metadata."""

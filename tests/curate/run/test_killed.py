@@ -43,10 +43,10 @@ def raw(sides: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(raw: Path, autoencoder: Path) -> Path:
+def uninterrupted(raw: Path, autoencoder: Path) -> Path:
     """Dataset of an uninterrupted run."""
-    curate(raw, raw.parent / "whole", settings(str(autoencoder), "inline"), NoProgress())
-    return raw.parent / "whole"
+    curate(raw, raw.parent / "uninterrupted", settings(str(autoencoder), "inline"), NoProgress())
+    return raw.parent / "uninterrupted"
 
 
 def killed_at(raw: Path, dataset: Path, autoencoder: Path, executor: str, parts: int) -> dict[Path, float]:
@@ -75,7 +75,7 @@ def killed_at(raw: Path, dataset: Path, autoencoder: Path, executor: str, parts:
     ],
 )
 def test_killed_run_resumes(
-    raw: Path, whole: Path, autoencoder: Path, tmp_path: Path, parts: int, executor: str
+    raw: Path, uninterrupted: Path, autoencoder: Path, tmp_path: Path, parts: int, executor: str
 ) -> None:
     done = killed_at(raw, tmp_path / "dataset", autoencoder, executor, parts)
     assert len(done) >= parts
@@ -83,5 +83,5 @@ def test_killed_run_resumes(
     timing = read_json(tmp_path / "dataset" / "timing.json")
     assert len(done) <= timing["analysis"]["reused"] + timing["clips"]["reused"] < 8
     for name in ("manifest.parquet", "curation.json", "dataset.json"):
-        assert file_digest(tmp_path / "dataset" / name) == file_digest(whole / name)
-    assert dataset_digest(tmp_path / "dataset") == dataset_digest(whole)
+        assert file_digest(tmp_path / "dataset" / name) == file_digest(uninterrupted / name)
+    assert dataset_digest(tmp_path / "dataset") == dataset_digest(uninterrupted)

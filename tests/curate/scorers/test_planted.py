@@ -11,7 +11,7 @@ from tests.benchmarks.defects import RIGHT, judge, plant
 
 @pytest.fixture(scope="module")
 def clips(conversation: Path, sides: list[Path]) -> list[Material]:
-    return [clip for file in sides for clip in halves(file, conversation / "truth" / f"{file.stem}.npz")]
+    return [clip for file in sides for clip in halves(file, conversation / "ground_truth" / f"{file.stem}.npz")]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from components.curate.scorers import COLUMNS, SCORERS, describe_scorers, make_s
 from components.curate.scorers.audio import music_ratio
 from components.curate.scorers.camera import Camera
 from components.curate.scorers.overlay import inset_edges, insets, logos, temporal_spread
-from components.curate.scorers.speech_quality import SpeechQuality, opinions
+from components.curate.scorers.speech_quality import SpeechQuality, mean_opinion_scores
 from components.curate.scorers.sync import correlations, offset_of
 from components.curate.video.decode import audio_track, video_frames
 from components.curate.video.duplicates import EVERY, SourceFingerprint, _majority_hash, find_copies, frame_hash
@@ -38,7 +38,7 @@ def test_thresholds_name_existing_unique_columns() -> None:
     assert {name[4:] for name in Thresholds.__slots__} <= set(COLUMNS)
 
 
-def test_scorers_off_skips_a_scorer_and_rejects_unknown_names() -> None:
+def test_disabled_scorer_is_skipped_and_unknown_names_are_rejected() -> None:
     names = {scorer.name for scorer in make_scorers(ScorerConfig(disabled=("text", "sync")))}
     assert "text" not in names
     assert "audio" in names
@@ -110,7 +110,7 @@ def test_temporal_spread_and_inset_edges_match_numpy(count: int) -> None:
         assert np.array_equal(inset_edges(film, axis), steep)
 
 
-def test_music_ratio_counts_held_tones_but_not_glides_or_noise() -> None:
+def test_music_ratio_counts_sustained_tones_but_not_glides_or_noise() -> None:
     at = np.arange(3 * AUDIO_RATE) / AUDIO_RATE
     chord = sum(np.sin(2 * np.pi * hz * k * at) / k for hz in (220, 277, 330) for k in range(1, 5))
     sweep = 200 + 60 * np.sin(2 * np.pi * 1.5 * at)
@@ -138,7 +138,8 @@ def test_speech_quality_drops_with_noise(sides: list[Path]) -> None:
     clean = audio_track(sides[0], 200, SourceLimits()).astype(np.float64)
     noise = np.random.default_rng(0).normal(0, clean.std(), len(clean))
     scores = [
-        opinions(scorer.session, np.clip(clean + gain * noise, -32768, 32767).astype(np.int16)) for gain in (0, 0.1, 1)
+        mean_opinion_scores(scorer.session, np.clip(clean + gain * noise, -32768, 32767).astype(np.int16))
+        for gain in (0, 0.1, 1)
     ]
     for name in ("speech_mos", "speech_background_mos"):
         good, worse, worst = (one[name] for one in scores)
@@ -152,9 +153,9 @@ def test_camera_scorer_ignores_the_subject() -> None:
     for number in range(40):
         offset = 12 + 4 * (-1) ** (number // 2)
         for stream, at in ((still, 12), (shaken, offset)):
-            picture = np.repeat(big[at : at + 288, at : at + 288, None], 3, axis=2).copy()
-            picture[150:260, 90 + number : 190 + number] = 20  # somebody walks through the lower half
-            stream.push(reduced(number, as_frame(picture)))
+            image = np.repeat(big[at : at + 288, at : at + 288, None], 3, axis=2).copy()
+            image[150:260, 90 + number : 190 + number] = 20  # somebody walks through the lower half
+            stream.push(reduced(number, as_frame(image)))
     assert np.nanmax(np.abs(still.trace()[1:, 1:])) < 0.2
     assert np.nanmedian(np.abs(shaken.trace()[1:, 1])) > 1.0
 
@@ -182,31 +183,31 @@ def test_find_copies_locates_a_copy_and_ignores_another_take() -> None:
     assert find_copies([first, copy, other]) == {"b": [(0, 120)]}
 
 
-def barred(picture: np.ndarray, above: int, below: int, left: int, right: int) -> np.ndarray:
-    """An RGB picture with black lines around it."""
-    return np.pad(picture, ((above, below), (left, right), (0, 0)))
+def with_black_bars(image: np.ndarray, above: int, below: int, left: int, right: int) -> np.ndarray:
+    """An RGB image with black bars around it."""
+    return np.pad(image, ((above, below), (left, right), (0, 0)))
 
 
 def test_duplicate_hash_ignores_black_bars(sides: list[Path]) -> None:
-    """Films of one person each: with bars, the usual picture of each is nearly its own, and none of the others'."""
-    films = [[], []]
-    for film, file in zip(films, sides, strict=True):
-        for number, picture, _ in video_frames(file, SourceLimits()):
+    """With black bars, the majority hash of a video stays near its own and far from those of other people's videos."""
+    videos = [[], []]
+    for images, file in zip(videos, sides, strict=True):
+        for number, frame, _ in video_frames(file, SourceLimits()):
             if number % 24 == 0:
-                film.append(picture.rgb)
-    films += [[picture[:, ::-1] for picture in film] for film in films]
+                images.append(frame.rgb)
+    videos += [[image[:, ::-1] for image in images] for images in videos]
 
-    def usual(film: list[np.ndarray]) -> np.uint64:
-        hashes = [frame_hash(reduced(0, as_frame(picture)).grey) for picture in film]
+    def majority(images: list[np.ndarray]) -> np.uint64:
+        hashes = [frame_hash(reduced(0, as_frame(image)).grey) for image in images]
         return _majority_hash(np.array(hashes, np.uint64), (0, EVERY * len(hashes)))
 
-    plain = [usual(film) for film in films]
+    plain = [majority(images) for images in videos]
     rng = np.random.default_rng(0)
-    for number, film in enumerate(films):
+    for number, images in enumerate(videos):
         for upright in (False, True, False, True):
             first, second = (int(lines) for lines in rng.integers(4, 100 if upright else 40, 2))
             bars = (0, 0, first, second) if upright else (first, second, 0, 0)
-            found = usual([barred(picture, *bars) for picture in film])
+            found = majority([with_black_bars(image, *bars) for image in images])
             distances = [int(np.bitwise_count(found ^ one)) for one in plain]
             assert distances[number] <= 6, (bars, distances)
             assert min(distances[:number] + distances[number + 1 :]) > 8, (bars, distances)

@@ -172,7 +172,7 @@ def test_full_disk_discards_only_the_cache(
 def test_dataset_is_equal_with_and_without_roi_cache(
     sides: list[Path], config: CurationConfig, tmp_path: Path, enlarged: bool
 ) -> None:
-    """Those of the film as it is are too small to be cache."""
+    """Frames of the original video are too small to be cached."""
     video = sides[0]
     if enlarged:
         small = [frame.rgb for number, frame, _ in video_frames(video, config.limits) if number < 150]
