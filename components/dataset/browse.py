@@ -88,7 +88,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urllib.parse.urlsplit(self.path).path
-        if not self._allowed():
+        if not self._host_allowed():
             return
         if path in ("", "/"):
             self.send_response(HTTPStatus.FOUND)
@@ -97,21 +97,21 @@ class _Handler(SimpleHTTPRequestHandler):
             self.end_headers()
         elif path.startswith("/clips/") and path.endswith(".mp4"):
             self._send_clip(path.removeprefix("/clips/").removesuffix(".mp4"))
-        elif self._inside():
+        elif self._may_serve():
             super().do_GET()
 
     def do_HEAD(self) -> None:
-        if self._allowed() and self._inside():
+        if self._host_allowed() and self._may_serve():
             super().do_HEAD()
 
-    def _allowed(self) -> bool:
+    def _host_allowed(self) -> bool:
         host = self.headers.get("Host", "").rpartition(":")[0]
         if host in ("127.0.0.1", "localhost"):
             return True
         self.send_error(HTTPStatus.FORBIDDEN, "only 127.0.0.1 and localhost are allowed")
         return False
 
-    def _inside(self) -> bool:
+    def _may_serve(self) -> bool:
         """Return whether the path names a file of the folder that may be served."""
         root, path = Path(self.directory).resolve(), Path(self.translate_path(self.path)).resolve()
         if path.is_file() and path.is_relative_to(root) and path.suffix in _TYPES:

@@ -69,7 +69,7 @@ def preview(dataset: Path, page: Path, settings: BaseTraining, batches: int, pro
         environment.get_template("preview.html").render(
             dataset=dataset.name,
             digest=about["digest"],
-            clips=sum(len(bucket.places) for bucket in source.buckets),
+            clips=sum(len(bucket.clip_indices) for bucket in source.buckets),
             batches=found,
             colours=COLOURS,
         )
@@ -92,7 +92,7 @@ def _rows(
             clip = clips.find(window.key)
             rows.append(
                 {
-                    "title": f"{window.key}, from latent frame {window.start}" + _place(window),
+                    "title": f"{window.key}, from latent frame {window.start}" + _window_title(window),
                     "video": _video(frames, _mixed_audio(source, clip, window)),
                     "voices": [
                         {"name": name, "audio": _wav(voice), "noisy": window.noisy[role]}
@@ -100,14 +100,14 @@ def _rows(
                     ],
                     "caption": clip.caption,
                     "references": [_png(image) for image in images],
-                    "weights": _png(_heat(weights[row, 0, 0])),
+                    "weights": _png(_heat_map(weights[row, 0, 0])),
                     "states": _runs(clip, window),
                 }
             )
     return rows
 
 
-def _place(window: Window) -> str:
+def _window_title(window: Window) -> str:
     return "" if window.corner is None else f", crop at row {window.corner[0]}, column {window.corner[1]}"
 
 
@@ -156,7 +156,7 @@ def _wav(voice: Tensor) -> str:
     return base64.b64encode(target.getvalue()).decode()
 
 
-def _heat(weight: Tensor) -> NDArray[np.uint8]:
+def _heat_map(weight: Tensor) -> NDArray[np.uint8]:
     """Return a heat map of loss weights as RGB, bright where an error counts most."""
     level = (255 * weight / weight.max()).byte().numpy()
     heat: NDArray[np.uint8] = cv2.applyColorMap(level, cv2.COLORMAP_INFERNO)[:, :, ::-1]

@@ -19,7 +19,7 @@ TOMBSTONES = "tombstones.json"
 """Name of the file in a dataset folder."""
 
 Match = Literal["bytes", "name"]
-"""What identified a recording as erased."""
+"""How a recording was identified as erased."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Tombstone:
     """One erasure."""
 
     request: str
-    """Digest of the user's request, so that an interrupted erasure can be recognised."""
+    """Digest of the user's request, by which an interrupted erasure is recognised."""
     sources: tuple[str, ...]
     """SHA-256 of the recordings."""
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class Tombstone:
     """Date (UTC)."""
 
     def covers(self, sha256: str, *names: str | None) -> Match | None:
-        """Return whether a recording matches by its bytes or by its or its people's names; None if it does not."""
+        """Return how a recording matches: by its bytes, or by its or its people's names; None if it does not."""
         if sha256 in self.sources:
             return "bytes"
         return "name" if any(not self._digests(name).isdisjoint(self.names) for name in names if name) else None
@@ -84,7 +84,7 @@ class Tombstones:
                 self.all += [one for one in _read(file) if one not in self.all]
 
     def find_match(self, sha256: str, *names: str | None) -> Match | None:
-        """Return whether any tombstone matches a recording, and by what (see `Tombstone.covers`)."""
+        """Return how any tombstone matches a recording (see `Tombstone.covers`); None if none does."""
         return next((match for one in self.all if (match := one.covers(sha256, *names))), None)
 
     def write(self, file: Path) -> None:

@@ -60,8 +60,8 @@ def validate(rows: Sequence[Mapping[str, Any]], folder: Path, clip_frames: tuple
     failed = []
     for name, frame, expectations in (
         ("manifest", _manifest_frame(rows), _manifest_expectations(clip_frames, score_columns(rows[0]))),
-        ("shards", _frame(list(clip_facts(folder, rows)), _CLIP_COLUMNS), _clip_expectations()),
-        ("files", _frame(list(file_facts(folder)), _FILE_COLUMNS), _file_expectations()),
+        ("shards", _data_frame(list(clip_facts(folder, rows)), _CLIP_COLUMNS), _clip_expectations()),
+        ("files", _data_frame(list(file_facts(folder)), _FILE_COLUMNS), _file_expectations()),
     ):
         failed += [f"{name}: {what}" for what in _check(context, name, frame, expectations)]
     _make_static(docs)
@@ -81,7 +81,7 @@ def _check(context: Any, name: str, frame: Any, expectations: list[Any]) -> list
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name=name, validation_definitions=[definition], actions=[docs_action])
     )
-    result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=_run())
+    result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=_fixed_run())
     return [
         _describe(item.expectation_config.type, item.expectation_config.kwargs)
         for run in result.run_results.values()
@@ -105,7 +105,7 @@ EQUAL_COLUMNS = (
     ("speak_samples", "expected_samples"),
     ("listen_samples", "expected_samples"),
 )
-"""Pairs of columns of the table of clips that must be equal: what a shard holds, and what the manifest promises."""
+"""Pairs of columns of the clip table that must be equal: value in the shard, value in the manifest."""
 _CLIP_COLUMNS = (
     "clip_id",
     *dict.fromkeys(name for pair in EQUAL_COLUMNS for name in pair),
@@ -119,9 +119,9 @@ _ALL_MEMBERS = " ".join(sorted(("json", *(f"{name}.npy" for name in MEMBERS))))
 
 
 def clip_facts(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield one row per clip of the shards or of the manifest, with what the shard holds and what it should hold.
+    """Yield one row per clip of the shards or of the manifest, with actual and expected values.
 
-    What cannot be measured is None; lengths are -1 for arrays of another type or number of axes.
+    Values that cannot be measured are None; lengths are -1 for arrays of another type or number of axes.
     """
     kept = {row["clip_id"]: row for row in rows if row["kept"]}
     found: set[str] = set()
@@ -175,7 +175,7 @@ def file_facts(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _frame(values: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
+def _data_frame(values: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
     import pandas as pd
 
     return pd.DataFrame(values, columns=list(columns))
@@ -225,8 +225,8 @@ def _file_expectations() -> list[Any]:
     ]
 
 
-def _run() -> Any:
-    """Return a fixed name and time, so that the same manifest gives the same pages."""
+def _fixed_run() -> Any:
+    """Return a run with fixed name and time: the same manifest gives the same pages."""
     import datetime
 
     from great_expectations.core.run_identifier import RunIdentifier

@@ -55,10 +55,10 @@ def test_preview_shows_the_training_batches(settings: BaseTraining, tmp_path: Pa
     for number, window in enumerate(windows):
         for role in range(2):
             with wave.open(io.BytesIO(sounds[2 * number + role])) as file:
-                heard = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+                played = np.frombuffer(file.readframes(file.getnframes()), "<i2")
             voice = source.voices(by_key[window.key], window.noisy[role])[role]
             span = voice[window.start * 4000 : (window.start + 3) * 4000]
-            assert np.abs(heard - span.numpy() * 32767).max() <= 1
+            assert np.abs(played - span.numpy() * 32767).max() <= 1
     assert len(found(page, "image/png")) == 10 * (3 + 1)
     with av.open(io.BytesIO(found(page, "video/mp4")[-1])) as container:
         assert sum(1 for _ in container.decode(video=0)) == 12
