@@ -17,14 +17,14 @@ WINDOW_LATENTS = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """Ground truth and its reconstruction; lists run over the cases, the long conversation is last."""
+    """Ground truth and its reconstruction; every list has one entry per case, the long conversation last."""
 
     cases: list[Case]
     """Scored cases, then the long conversation."""
     probes: ProbeSet
-    """Fitted on other people."""
+    """Probes fitted on other people."""
     reconstructed: list[Array]
-    """Ground truth through the autoencoder, uint8 [T, H, W, 3]."""
+    """Ground truth encoded and decoded by the autoencoder, uint8 [T, H, W, 3]."""
     ground_truth_measurements: list[Measurement]
     """Measurements of the ground truth."""
     reconstructed_measurements: list[Measurement]

@@ -1,4 +1,4 @@
-"""Configuration of the evaluate step and what it reports."""
+"""Configuration and report of the evaluate step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from lpm_model.config import FRAMES_PER_LATENT, VIDEO_FPS, setting
 
 HELD_OUT_IDENTITIES = 100_000
-"""First identity seed of the benchmark's people; training corpora draw from below."""
+"""First identity seed of the benchmark's people; training corpora use smaller seeds."""
 PROBE_IDENTITIES = 200_000
 """First identity seed of the people on whom the probes are fitted; they are never scored."""
 
@@ -38,7 +38,7 @@ class BenchConfig:
 
     @property
     def frames(self) -> int:
-        """Scored frames per case: whole seconds, hence whole latent frames."""
+        """Scored frames per case: a whole number of seconds and of latent frames."""
         return self.seconds * VIDEO_FPS
 
     @property
@@ -77,11 +77,11 @@ class EvaluateReport:
     per_case: list[dict[str, Any]]
     """Raw values of every case."""
     probes: dict[str, Any]
-    """How well each probe reads held-out ground truth."""
+    """Accuracy of each probe on held-out ground truth."""
     quality: dict[str, float | None]
     """Image quality figures."""
     drift: dict[str, Any]
-    """Change over the long rollout, with the same figures of the ground truth."""
+    """Change over the long rollout, and the same figures for the ground truth."""
     speed: dict[str, Any]
     """Time per second of video, Online and Base."""
     bench: dict[str, Any]

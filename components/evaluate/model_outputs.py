@@ -28,7 +28,7 @@ class Generated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelOutputs:
-    """Generated videos and their measurements; lists run over the cases, the long conversation is last."""
+    """Generated videos and their measurements; every list has one entry per case, the long conversation last."""
 
     videos: list[Generated]
     """One per case."""

@@ -21,7 +21,7 @@ from components.evaluate.report.notes import notes
 from serving.drift import cosine_distance, laplacian_energy, mean_lab
 
 SUBSAMPLE = 6
-"""Every so many frames SSIM, sharpness and colour are measured."""
+"""Interval in frames at which SSIM, sharpness and colour are measured."""
 
 
 def score(
@@ -38,7 +38,7 @@ def score(
         baseline: ground truth, its reconstruction, and their measurements.
         outputs: generated videos and their measurements.
         bench: the benchmark set.
-        config: of the step.
+        config: settings of the step.
         chunk_frames: frames that the Online LPM generates per step.
         base_speed: speed of the Base LPM; None if it was not run.
     """
@@ -132,7 +132,7 @@ def _drift(baseline: Baseline, outputs: ModelOutputs, chunk_frames: int) -> dict
 
 
 def _identity_check(embedded: list[list[Array]], groups: list[str]) -> dict[str, Any]:
-    """Check the identity embedding on ground truth: the second half of each clip against centres of the first."""
+    """Check the identity embedding on ground truth: the second half of each clip against the centres of the first."""
     halves = [(e[: len(e) // 2], e[len(e) // 2 :]) for e in embedded[2]]
     first, second = [a for a, _ in halves], [b for _, b in halves]
     return {
@@ -163,7 +163,7 @@ def _quality(baseline: Baseline, outputs: ModelOutputs, count: int) -> dict[str,
 
 
 def _stability(baseline: Baseline, generated: DriftReport, ground_truth: DriftReport) -> float | None:
-    """Place drift between its anchors: 1 is the change of the ground truth, 0 the distance to another person."""
+    """Score drift between its anchors: 1 is the change of the ground truth, 0 the distance to another person."""
     last = edges(baseline.reconstructed_measurements[-1].embeddings)[1]
     colour = edges(mean_lab(baseline.reconstructed[-1]))[1].mean(0)
     others = range(len(baseline.cases) - 1)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Measures named parts; `seconds` goes into the report."""
+    """Measures named parts; `seconds` is written to the report."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -35,7 +35,7 @@ def draw_face(person, jaw, smile=0.0, brow=0.0, pitch=0.0):
 
 
 def make_ground_truth(seed, frames=FRAMES, begin=None):
-    """Signals of one side: it speaks, listens, and nods after the other's pauses; seeds begin at different points."""
+    """Signals of one side: it speaks, listens, and nods after the partner's pauses; seeds begin at different points."""
     rng = np.random.default_rng(seed)
     time = np.arange(frames)
     turn = int(rng.integers(frames // 3, frames // 2))

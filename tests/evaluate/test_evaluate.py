@@ -25,7 +25,7 @@ from lpm_model.progress import NoProgress
 CONFIG = EvaluateConfig(base_cases=0)
 
 
-class Puppet:
+class PlaybackModel:
     """An Online LPM that plays back a given video for every case."""
 
     chunk_samples, lookahead_samples, size_px = 4000, 0, 64
@@ -64,7 +64,7 @@ def baseline(drawn_bench):
 @pytest.fixture(scope="module")
 def run(drawn_bench, baseline):
     def scored(make_video):
-        outputs = run_online(Puppet(baseline.cases, make_video), baseline, 0, Stopwatch(), NoProgress())
+        outputs = run_online(PlaybackModel(baseline.cases, make_video), baseline, 0, Stopwatch(), NoProgress())
         return score(baseline, outputs, drawn_bench, CONFIG, 4, None)
 
     return scored
@@ -184,7 +184,7 @@ def test_evaluate_writes_a_self_contained_report(drawn_bench, model_folders, tmp
 
 def test_generate_online_returns_all_frames_in_order(drawn_bench):
     case = drawn_bench.cases[0]
-    generated = generate_online(Puppet([case], lambda c: c.frames), case, 0)
+    generated = generate_online(PlaybackModel([case], lambda c: c.frames), case, 0)
     assert np.array_equal(generated.video, case.frames)
     assert len(generated.step_seconds) == len(case.frames) // 4 - 1
 

@@ -51,7 +51,7 @@ class Case:
     """One side of one conversation."""
 
     name: str
-    """Unique name, safe in paths."""
+    """Unique name, safe in file paths."""
     group: str
     """Conversation."""
     person: int
@@ -67,12 +67,12 @@ class Case:
     ground_truth: GroundTruth
     """Tracks of the same T frames."""
     text: str
-    """What the person says."""
+    """Text that the person speaks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeClip:
-    """One of the people on whom the probes are fitted."""
+    """A clip of one of the people on whom the probes are fitted."""
 
     frames: Array
     """uint8 [4k + 1, H, W, 3]."""

@@ -21,9 +21,9 @@ LEAD_FRAMES = VIDEO_FPS
 REFERENCE_FRAME = 6
 """Index of the reference."""
 MIN_SPEAKING_FRACTION = 0.22
-"""A conversation is selected if both sides speak in at least this fraction of the span ..."""
+"""A conversation is selected if both sides speak in at least this fraction of the span."""
 MIN_QUIET_FRACTION = 0.35
-"""... and are silent in at least this fraction."""
+"""Both sides are also silent in at least this fraction of the span."""
 MAX_TRIES = 12
 """Candidates per selected conversation."""
 PROBE_SEED = 49
@@ -31,7 +31,7 @@ PROBE_SEED = 49
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shot:
+class RenderJob:
     """One person and one motion to render."""
 
     person: int
@@ -65,10 +65,10 @@ def render_bench(config: BenchConfig, digest: str, progress: Progress) -> Bench:
     scripts = _cases(config)
     talk = _talk(config)
     probes = _probe_tracks(config)
-    shots = [Shot(person=s.person, tracks=s.animation.tracks, size_px=config.size_px) for s in [*scripts, talk]] + [
-        Shot(person=PROBE_IDENTITIES + i, tracks=tracks, size_px=config.size_px) for i, tracks in enumerate(probes)
+    jobs = [RenderJob(person=s.person, tracks=s.animation.tracks, size_px=config.size_px) for s in [*scripts, talk]] + [
+        RenderJob(person=PROBE_IDENTITIES + i, tracks=tracks, size_px=config.size_px) for i, tracks in enumerate(probes)
     ]
-    videos = list(progress.track(_render(shots), "render benchmark people", len(shots)))
+    videos = list(progress.track(_render(jobs), "render benchmark people", len(jobs)))
     cases = [_case(s, v, config.frames) for s, v in zip(scripts, videos, strict=False)]
     clips = [
         ProbeClip(frames=video, signals=_signals(tracks))
@@ -185,12 +185,12 @@ def _case(script: Script, video: Array, frames: int) -> Case:
     )
 
 
-def _render(shots: list[Shot]) -> Any:
-    """Render on all cores; yields the videos in order."""
-    workers = min(os.cpu_count() or 1, len(shots), 8)
+def _render(jobs: list[RenderJob]) -> Any:
+    """Render on all cores; yield the videos in order."""
+    workers = min(os.cpu_count() or 1, len(jobs), 8)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(_render_one, shots, chunksize=1)
+        yield from pool.map(_render_one, jobs, chunksize=1)
 
 
 def _one_thread() -> None:
@@ -199,8 +199,8 @@ def _one_thread() -> None:
         os.environ[name] = "1"
 
 
-def _render_one(shot: Shot) -> Array:
+def _render_one(job: RenderJob) -> Array:
     from components.performer.identity import Identity
     from components.performer.renderer import Renderer
 
-    return Renderer(shot.size_px).render(Identity.from_seed(shot.person), shot.tracks)
+    return Renderer(job.size_px).render(Identity.from_seed(job.person), job.tracks)

@@ -1,4 +1,4 @@
-"""Arithmetic that all metrics share: correlations, lags, anchors, bootstrap. Pure functions on arrays.
+"""Arithmetic shared by all metrics: correlations, lags, anchors, bootstrap. Pure functions on arrays.
 
 A metric is a square matrix: entry (i, j) scores the generated video of case i against the ground truth of case j. Its
 diagonal is the value, the rest is the shuffled condition (anchor 0); the reconstructed ground truth gives anchor 1.
@@ -11,7 +11,7 @@ import numpy as np
 from components.evaluate.cases.cases import Array
 
 MIN_FRAMES = 12
-"""Fewest frames (half a second) on which a correlation is taken."""
+"""Minimum number of frames (half a second) for a correlation."""
 MIN_ANCHOR_GAP = 0.05
 """Anchors closer than this cannot separate a good video from a bad one: the metric has no score."""
 
@@ -37,7 +37,7 @@ class Anchored:
 
 
 def pearson(a: Array, b: Array) -> float:
-    """Pearson correlation of two signals; 0 where one is constant, NaN where they are shorter than MIN_FRAMES."""
+    """Return the Pearson correlation of two signals; 0 if one is constant, NaN if they are shorter than MIN_FRAMES."""
     if a.size < MIN_FRAMES:
         return float("nan")
     x, y = a - a.mean(), b - b.mean()
@@ -76,7 +76,7 @@ def smooth(signal: Array, sigma_frames: float) -> Array:
 
 
 def normalise(value: float, ground_truth: float, shuffled: float) -> float | None:
-    """Place a value between its anchors: 1 at `ground_truth`, 0 at `shuffled`; None if the anchors nearly coincide."""
+    """Scale a value to its anchors: 1 at `ground_truth`, 0 at `shuffled`; None if the anchors nearly coincide."""
     if not np.isfinite([value, ground_truth, shuffled]).all() or abs(ground_truth - shuffled) < MIN_ANCHOR_GAP:
         return None
     return (value - shuffled) / (ground_truth - shuffled)
@@ -126,13 +126,13 @@ def anchored(generated: Array, ground_truth: Array, groups: list[str], *, draws:
 
 
 def nanmean(values: Array) -> float:
-    """Mean of the finite entries; NaN if there are none."""
+    """Return the mean of the finite entries; NaN if there are none."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     return float(finite.mean()) if finite.size else float("nan")
 
 
 def mean_score(parts: list[Anchored]) -> float | None:
-    """Mean score of the metrics that have one; None if none has."""
+    """Return the mean score of the metrics that have one; None if none has."""
     scores = [p.score for p in parts if p.score is not None]
     return float(np.mean(scores)) if scores else None

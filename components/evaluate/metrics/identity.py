@@ -1,4 +1,4 @@
-"""Identity: is every generated frame closer to its own person than to anybody else?
+"""Identity: whether every generated frame is closer to its own person than to anybody else.
 
 The embedding is fitted on ground-truth renders of other people (PCA, then linear discriminant analysis), so it is an
 in-domain probe, not a published face embedding.

@@ -1,4 +1,4 @@
-"""Listening: do nods, smiles and head movement follow the partner's audio, as the ground truth's reactions do?"""
+"""Listening: whether nods, smiles and head movement follow the partner's audio as the ground truth's do."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ NOD_BAND_FRAMES = (1.0, 8.0)
 ENERGY_FRAMES = 5.0
 """Sigma (frames) of the nod energy: a nod counts within about a quarter of a second of the ground truth's."""
 REACTION_S = (0.2, 0.8)
-"""A reaction falls into this window after the partner's pause begins."""
+"""Window after the start of the partner's pause in which a reaction is expected (s)."""
 PAUSE_S = 0.2
-"""Shortest silence after speech that counts as a pause."""
+"""Shortest silence after speech that counts as a pause (s)."""
 SPEECH_LEVEL = 300.0
 """RMS (of 32768) over which a frame of a clean voice counts as speech."""
 

@@ -87,8 +87,8 @@ def check_probes(
 
     Args:
         cases: the benchmark's cases.
-        ground_truth: measurements of their true frames.
-        reconstructed: measurements of their true frames through the autoencoder.
+        ground_truth: measurements of their ground-truth frames.
+        reconstructed: measurements of the same frames through the autoencoder.
     """
     report: dict[str, Any] = {}
     for name in SIGNALS:

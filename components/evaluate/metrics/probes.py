@@ -23,16 +23,16 @@ MIN_PROBE_CORRELATION = 0.9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """Which pixels of a clip a probe reads, and how."""
+    """The pixels of a clip that a probe reads, and their preprocessing."""
 
     region: Region
     """Rectangle of the frame."""
     registered: bool
-    """Remove the head's motion first; a probe of the head's own motion must not."""
+    """Whether the head's motion is removed first; False for probes of that motion."""
     located: bool
-    """Locate the region on this person first."""
+    """Whether the region is first located on this person."""
     relative_to_brightness: bool
-    """Divide changes by the region's brightness, which normalises skin tones."""
+    """Whether changes are divided by the region's brightness, which normalises skin tones."""
 
 
 VIEWS = {

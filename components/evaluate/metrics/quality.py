@@ -6,7 +6,7 @@ from components.evaluate.cases.cases import Array
 
 
 def psnr_db(video: Array, ground_truth: Array) -> float:
-    """Peak signal-to-noise ratio (dB) of two uint8 videos [T, H, W, 3] over all pixels; 100 if they are equal."""
+    """Return the peak signal-to-noise ratio (dB) of two uint8 videos [T, H, W, 3]; 100 if they are equal."""
     errors = [
         np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2) for a, b in zip(video, ground_truth, strict=True)
     ]
@@ -15,7 +15,7 @@ def psnr_db(video: Array, ground_truth: Array) -> float:
 
 
 def ssim(video: Array, ground_truth: Array) -> float:
-    """Structural similarity (Wang 2004: luma, Gaussian window of sigma 1.5) of two uint8 videos [T, H, W, 3]."""
+    """Return the SSIM (Wang 2004: luma, Gaussian window of sigma 1.5) of two uint8 videos [T, H, W, 3]."""
     import cv2
 
     def blur(image: Array) -> Array:
@@ -34,7 +34,7 @@ def ssim(video: Array, ground_truth: Array) -> float:
 
 
 def frechet(a: Array, b: Array) -> float:
-    """Frechet distance of two sets of features [N, D]: ||mu1 - mu2||^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2))."""
+    """Return the Frechet distance of two sets of features [N, D]: ||mu1 - mu2||^2 + Tr(S1 + S2 - 2 (S1 S2)^(1/2))."""
     mean = float(((a.mean(0) - b.mean(0)) ** 2).sum())
     first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # Tr((S1 S2)^1/2) is the sum of the square roots of the eigenvalues of S1^1/2 S2 S1^1/2, which is symmetric.

@@ -9,7 +9,7 @@ from lpm_model.config import VIDEO_FPS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedReport:
-    """Time that generation took."""
+    """Generation speed."""
 
     seconds_per_video_second: float
     """Mean over everything generated; below 1 is faster than real time."""

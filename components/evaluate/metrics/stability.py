@@ -23,7 +23,7 @@ EDGE_FRACTION = 0.15
 WINDOW_S = 2.0
 """Length of a window of the freeze rate and of the drift over time (s)."""
 FREEZE_WINDOW = round(WINDOW_S * VIDEO_FPS)
-"""The same in frames."""
+"""WINDOW_S in frames."""
 COLLAPSE_PEAK = 0.6
 """Autocorrelation peak above which recurring returns to the first frames count as a collapse onto the sink."""
 
@@ -75,7 +75,7 @@ def freeze_rate(change: Array) -> float:
 
 
 def sink_peak(similarity: Array, min_lag: int = 24) -> float:
-    """Highest autocorrelation of the similarity to the first frames [T] at lags of `min_lag` to T / 3 frames."""
+    """Return the highest autocorrelation of the similarity to the first frames [T], at lags `min_lag` to T / 3."""
     centred = similarity - similarity.mean()
     power = float((centred * centred).mean())
     if power < 1e-10:

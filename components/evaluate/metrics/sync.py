@@ -1,4 +1,4 @@
-"""Lip sync: does the mouth open when the ground truth's mouth opens, and rest while the character listens?"""
+"""Lip sync: whether the mouth opens with the ground truth's mouth, and rests while the character listens."""
 
 from dataclasses import dataclass
 

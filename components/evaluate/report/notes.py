@@ -6,7 +6,7 @@ from components.evaluate.metrics.probes import MIN_PROBE_CORRELATION
 from components.evaluate.metrics.stability import COLLAPSE_PEAK, DriftReport
 
 SCORED_SIGNALS = ("jaw_open", "smile", "pitch")
-"""Signals that scores depend on; a weak probe of another signal limits nothing."""
+"""Signals that scores depend on; a weak probe of any other signal affects no score."""
 
 
 def notes(

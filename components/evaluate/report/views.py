@@ -1,4 +1,4 @@
-"""What the report page shows of one case: three videos and curves of ground truth against generated signals."""
+"""One case on the report page: three videos and curves of ground truth against generated signals."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def case_view(
     measured: Measurement,
     step_seconds: list[float],
 ) -> CaseView:
-    """Collect what the page shows of one case.
+    """Collect the data that the page shows for one case.
 
     Args:
         case: the case.
