@@ -57,7 +57,7 @@ def find_videos(root: Path, config: IngestConfig, skips: SkipLog) -> list[Path]:
             else:
                 skips.ignored += file.suffix.lower() != ".yaml"
         if len(found) > config.max_files:
-            raise ValueError(f"{root} holds more than {config.max_files} videos: raise max_files if that is meant")
+            raise ValueError(f"{root} holds more than {config.max_files} videos: raise max_files if this is intended")
     return found
 
 
@@ -96,7 +96,7 @@ def accept(file: Path, root: Path, media: Path, origin: Origin, config: IngestCo
 
 
 def stop_prober() -> None:
-    """End the process that opens files."""
+    """Stop the process that opens files."""
     _prober().stop()
 
 
@@ -137,7 +137,7 @@ def _consent(file: Path, root: Path, config: IngestConfig) -> Sidecar:
 
 
 def _probe(file: Path) -> float:
-    """Return the duration (s) of a video whose first frame decodes; a decoder's crash or hang costs only this file."""
+    """Return the duration (s) of a video whose first frame decodes; a decoder crash or hang rejects only this file."""
     worker = _prober()
     worker.begin(open_video, file, Budget(_PROBE_S, _PROBE_MB))
     first_done([worker])
@@ -151,5 +151,5 @@ def _probe(file: Path) -> float:
 
 @functools.cache
 def _prober() -> Worker:
-    """Return the process that opens untrusted files; it lives as long as this one."""
+    """Return the process that opens untrusted files; it runs until this process exits."""
     return Worker()

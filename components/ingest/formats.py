@@ -19,7 +19,7 @@ _AUDIO = {
 
 
 def rejection_reason(file: str, extensions: Sequence[str]) -> str | None:
-    """Return why a video or audio file is rejected by its extension; None if it is accepted, or neither of both.
+    """Return why a video or audio file is rejected by its extension; None for accepted videos and other files.
 
     Args:
         file: name or path.

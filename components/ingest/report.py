@@ -1,4 +1,4 @@
-"""What ingest reports: accepted recordings, rejected files with the reason, ignored files."""
+"""The report of ingest: accepted recordings, rejected files with the reason, ignored files."""
 
 import logging
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Rejection:
     reason: str
     """Reason and remedy."""
     same_as: str = ""
-    """source_id of the accepted recording with the same content; empty = the reason is another one."""
+    """source_id of the accepted recording with the same content; empty = rejected for another reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -79,7 +79,7 @@ def select_objects(
         config: file types and limits.
 
     Returns:
-        Objects to download with their target path, rejected objects as (key, reason), the number of ignored objects.
+        Objects to download with their target path; rejected objects as (key, reason); number of ignored objects.
     """
     wanted: list[tuple[Any, PurePosixPath]] = []
     rejected: list[tuple[str, str]] = []
@@ -104,7 +104,9 @@ def select_objects(
             wanted.append((entry, PurePosixPath(name)))
             videos += suffix != ".yaml"
         if videos > config.max_files:
-            raise ValueError(f"more than {config.max_files} videos below {prefix!r}: raise max_files if that is meant")
+            raise ValueError(
+                f"more than {config.max_files} videos below {prefix!r}: raise max_files if this is intended"
+            )
     return wanted, rejected, ignored
 
 

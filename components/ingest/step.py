@@ -36,10 +36,10 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: Progress) -> 
         skips = SkipLog()
         origin, root = _fetch(source, work, config, progress, skips)
         folders: list[tuple[Origin, Path]] = [(origin, root)]
-        folders += [("folder", _folder(name)) for name in config.extra_folders]
+        folders += [("folder", _existing_folder(name)) for name in config.extra_folders]
         sources, duration_s = _accept_all(folders, work, config, progress, skips)
         if not sources:
-            raise ValueError(f"no file in {source} is accepted: {_reasons(skips, config)}")
+            raise ValueError(f"no file in {source} is accepted: {_explain_no_files(skips, config)}")
         report = _write(work, source, origin, sources, duration_s, skips)
         for temporary in ("download", "performer"):
             shutil.rmtree(work / temporary, ignore_errors=True)
@@ -47,7 +47,7 @@ def ingest(source: str, raw: Path, config: IngestConfig, progress: Progress) -> 
 
 
 def _fetch(source: str, work: Path, config: IngestConfig, progress: Progress, skips: SkipLog) -> tuple[Origin, Path]:
-    """Render, download or locate the source; returns its kind and its folder."""
+    """Render, download or locate the source; return its kind and its folder."""
     if source == "performer":
         return "performer", _render(work / "performer", config, progress)
     if source.startswith("s3://"):
@@ -58,11 +58,11 @@ def _fetch(source: str, work: Path, config: IngestConfig, progress: Progress, sk
         return "s3", work / "download"
     if "://" in source:
         raise ValueError(f"source {source!r} is an address: give performer, a folder or s3://bucket/prefix")
-    return "folder", _folder(source)
+    return "folder", _existing_folder(source)
 
 
-def _folder(name: str) -> Path:
-    """Return a source folder that exists."""
+def _existing_folder(name: str) -> Path:
+    """Return the path of a source folder; raise an error if it does not exist."""
     folder = Path(name).expanduser()
     if folder.is_file():
         raise ValueError(f"source {name} is a file: give the folder that holds the videos, such as {folder.parent}")
@@ -72,7 +72,7 @@ def _folder(name: str) -> Path:
 
 
 def _render(uncached: Path, config: IngestConfig, progress: Progress) -> Path:
-    """Render the synthetic corpus, or find it in the cache; without a cache it goes to `uncached`."""
+    """Return the folder of the synthetic corpus, rendered or cached; without a cache it is `uncached`."""
     from components.performer.compose import render_corpus
 
     text = json.dumps(asdict(replace(config.performer, workers=1)), sort_keys=True)
@@ -91,7 +91,7 @@ def _render(uncached: Path, config: IngestConfig, progress: Progress) -> Path:
 def _accept_all(
     folders: list[tuple[Origin, Path]], work: Path, config: IngestConfig, progress: Progress, skips: SkipLog
 ) -> tuple[list[Source], float]:
-    """Accept every usable file; returns the recordings, ordered by id, and their total duration (s)."""
+    """Accept every usable file; return the recordings, ordered by id, and their total duration (s)."""
     media = work / "media"
     media.mkdir(exist_ok=True)
     accepted: dict[str, Source] = {}
@@ -135,7 +135,7 @@ def _write(
     return report
 
 
-def _reasons(skips: SkipLog, config: IngestConfig) -> str:
+def _explain_no_files(skips: SkipLog, config: IngestConfig) -> str:
     """Explain why nothing was accepted."""
     reasons = "; ".join(f"{one.file}: {one.reason}" for one in skips.rejected[:3])
     ignored = f"; files of other types: {skips.ignored}" if skips.ignored else ""
