@@ -7,7 +7,7 @@ Causal rules, most visible first (delays are counted from the audio that causes 
   brows    rise 0.3 s after the partner stresses a word, by loudness or pitch
   tilt     the head tilts slowly to one side while the partner keeps speaking
   blink    soon after either person's phrase ends, and every 2 to 6 s
-Randomness is small (sway, blink times, glances), so that the rest can be learned from audio.
+Little is random (sway, blink times, glances): the rest can be learned from audio.
 """
 
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def animate(
     """
     own, other = measure_cues(own_pcm, frames), measure_cues(partner_pcm, frames)
     speaking = _speaking(own_phones, frames)
-    hush = 1.0 - smooth(speaking, 0.15)
+    listening_weight = 1.0 - smooth(speaking, 0.15)
     shapes = mouth_curves(own_phones, own_pcm, frames)
     rotation = np.zeros((frames, 3), np.float32)
     translation = np.zeros((frames, 3), np.float32)
@@ -98,12 +98,12 @@ def animate(
     backchannels = _backchannels(own, other)
     beats = _nods(own, other, backchannels, speaking, habits)
     nod = _add_nods(rotation, beats, frames)
-    smile = _smile_reaction(other, float(habits.uniform(0.85, 1.15))) * hush
+    smile = _smile_reaction(other, float(habits.uniform(0.85, 1.15))) * listening_weight
     for side in "LR":
         shapes[:, ARKIT_INDEX[f"mouthSmile_{side}"]] += smile
         shapes[:, ARKIT_INDEX[f"cheekSquint_{side}"]] += 0.6 * smile
-    _raise_brows(shapes, own, other, speaking, hush)
-    _move_head(rotation, translation, own, other, speaking, hush, np.random.default_rng([seed, 2]))
+    _raise_brows(shapes, own, other, speaking, listening_weight)
+    _move_head(rotation, translation, own, other, speaking, listening_weight, np.random.default_rng([seed, 2]))
     _add_emotion(shapes, emotion)
     _add_blinks(shapes, own.phrases + other.phrases, np.random.default_rng([seed, 3]))
     return Animation(
@@ -134,7 +134,7 @@ def _speaking(phones: Sequence[Phone], frames: int) -> NDArray[np.float32]:
 
 
 def _states(speaking: NDArray[np.float32], other: VoiceCues) -> NDArray[np.uint8]:
-    """Return the state of every frame, uint8 [T]: speaking wins, listening extends 0.6 s beyond a partner's phrase."""
+    """Return the states, uint8 [T]: speaking has priority, listening extends 0.6 s beyond a partner's phrase."""
     linger = round(0.6 * VIDEO_FPS)
     listening = other.speech.copy()
     for shift in range(1, linger + 1):
@@ -143,7 +143,7 @@ def _states(speaking: NDArray[np.float32], other: VoiceCues) -> NDArray[np.uint8
 
 
 def _backchannels(own: VoiceCues, other: VoiceCues) -> tuple[tuple[int, int], ...]:
-    """Find own short phrases with partner speech within a second before and after."""
+    """Return the frame spans of own short phrases with partner speech within a second before and after."""
     found = []
     for phrase in own.phrases:
         start, end = phrase.start_sample // SAMPLES_PER_FRAME, phrase.end_sample // SAMPLES_PER_FRAME + 1
@@ -161,7 +161,7 @@ def _nods(
     speaking: NDArray[np.float32],
     habits: np.random.Generator,
 ) -> list[tuple[int, int, float]]:
-    """Plan nods as (first frame, beats, depth in radians)."""
+    """Return the nods as (first frame, beats, depth in radians)."""
     habit = float(habits.uniform(0.37, 0.43))
     frames = len(speaking)
     nods = []
@@ -197,8 +197,8 @@ def _smile_reaction(other: VoiceCues, gain: float) -> NDArray[np.float32]:
     return (gain * np.clip(delay(smooth(warmth, 0.5), 0.25), 0.0, 0.9)).astype(np.float32)
 
 
-def _accent(voice: VoiceCues) -> NDArray[np.float32]:
-    """Return the stress of every frame: louder than the last second, or higher than usual."""
+def _stress(voice: VoiceCues) -> NDArray[np.float32]:
+    """Return the stress of every frame, float32 [T]: louder than the last second, or higher than usual."""
     louder = np.clip((voice.level - smooth(voice.level, 1.0)) / _USUAL_LEVEL, 0.0, 1.0)
     return np.asarray(1.1 * louder + 0.12 * np.clip(voice.pitch - 1.0, 0.0, 5.0), np.float32)
 
@@ -208,10 +208,10 @@ def _raise_brows(
     own: VoiceCues,
     other: VoiceCues,
     speaking: NDArray[np.float32],
-    hush: NDArray[np.float32],
+    listening_weight: NDArray[np.float32],
 ) -> None:
-    spoken = smooth(_accent(own), 0.12) * speaking
-    reaction = delay(smooth(_accent(other), 0.2), 0.3) * hush
+    spoken = smooth(_stress(own), 0.12) * speaking
+    reaction = delay(smooth(_stress(other), 0.2), 0.3) * listening_weight
     lift = np.clip(spoken + reaction, 0.0, 0.8)
     for name, weight in (("browInnerUp", 0.8), ("browOuterUp_L", 1.0), ("browOuterUp_R", 1.0)):
         shapes[:, ARKIT_INDEX[name]] += (weight * lift).astype(np.float32)
@@ -223,30 +223,28 @@ def _move_head(
     own: VoiceCues,
     other: VoiceCues,
     speaking: NDArray[np.float32],
-    hush: NDArray[np.float32],
-    chance: np.random.Generator,
+    listening_weight: NDArray[np.float32],
+    rng: np.random.Generator,
 ) -> None:
     """Add sway, breathing, beats of own speech and the listener's tilt."""
     frames = len(speaking)
     level = own.level / _USUAL_LEVEL
     stress = smooth(level, 0.08) - smooth(level, 0.5)
     lively = 1.0 + 0.6 * smooth(speaking, 0.4)
-    attention = smooth(other.speech.astype(np.float32), 1.0) * smooth(hush, 0.3)
-    rotation[:, 0] += 0.04 * stress + 0.006 * lively * _wander(frames, chance) + 0.02 * attention
-    rotation[:, 1] += 0.008 * smooth(own.pitch, 0.3) + 0.012 * lively * _wander(frames, chance)
-    rotation[:, 2] += 0.006 * lively * _wander(frames, chance) + 0.045 * attention
-    breath = np.sin(2 * np.pi * (np.arange(frames) / VIDEO_FPS * chance.uniform(0.22, 0.3) + chance.uniform()))
-    translation[:, 0] += 0.003 * _wander(frames, chance)
+    attention = smooth(other.speech.astype(np.float32), 1.0) * smooth(listening_weight, 0.3)
+    rotation[:, 0] += 0.04 * stress + 0.006 * lively * _smooth_noise(frames, rng) + 0.02 * attention
+    rotation[:, 1] += 0.008 * smooth(own.pitch, 0.3) + 0.012 * lively * _smooth_noise(frames, rng)
+    rotation[:, 2] += 0.006 * lively * _smooth_noise(frames, rng) + 0.045 * attention
+    breath = np.sin(2 * np.pi * (np.arange(frames) / VIDEO_FPS * rng.uniform(0.22, 0.3) + rng.uniform()))
+    translation[:, 0] += 0.003 * _smooth_noise(frames, rng)
     translation[:, 1] += (0.003 * breath).astype(np.float32)
     translation[:, 2] += 0.015 * attention
 
 
-def _wander(frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
-    """Slow smooth noise of about unit amplitude, float32 [T]."""
+def _smooth_noise(frames: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return slow smooth noise of about unit amplitude, float32 [T]."""
     time = np.arange(frames) / VIDEO_FPS
-    waves = [
-        np.sin(2 * np.pi * (rate * chance.uniform(0.8, 1.2) * time + chance.uniform())) for rate in (0.1, 0.23, 0.41)
-    ]
+    waves = [np.sin(2 * np.pi * (rate * rng.uniform(0.8, 1.2) * time + rng.uniform())) for rate in (0.1, 0.23, 0.41)]
     return np.asarray(0.8 * waves[0] + 0.5 * waves[1] + 0.3 * waves[2], np.float32)
 
 
@@ -266,12 +264,12 @@ def _add_emotion(shapes: NDArray[np.float32], emotion: str | Sequence[str]) -> N
             shapes[:, ARKIT_INDEX[shape]] += weight * strength
 
 
-def _add_blinks(shapes: NDArray[np.float32], phrases: Sequence[Phrase], chance: np.random.Generator) -> None:
+def _add_blinks(shapes: NDArray[np.float32], phrases: Sequence[Phrase], rng: np.random.Generator) -> None:
     """Add blinks every 2 to 6 s, shifted to the ends of phrases where one is near."""
     frames = len(shapes)
     ends = sorted(round(p.end_sample / SAMPLES_PER_FRAME) for p in phrases)
     curve = np.asarray([0.45, 1.0, 1.0, 0.6, 0.2], np.float32)
-    at = float(chance.uniform(0.5, 3.0)) * VIDEO_FPS
+    at = float(rng.uniform(0.5, 3.0)) * VIDEO_FPS
     while at < frames:
         near = [end + 3 for end in ends if 0 <= end + 3 - at <= 1.2 * VIDEO_FPS]
         first = near[0] if near else int(at)
@@ -279,22 +277,22 @@ def _add_blinks(shapes: NDArray[np.float32], phrases: Sequence[Phrase], chance: 
         for side in "LR":
             lid = shapes[first : first + length, ARKIT_INDEX[f"eyeBlink_{side}"]]
             np.maximum(lid, curve[:length], out=lid)
-        at = first + float(chance.uniform(2.0, 6.0)) * VIDEO_FPS
+        at = first + float(rng.uniform(2.0, 6.0)) * VIDEO_FPS
 
 
-def _gaze_track(own: VoiceCues, frames: int, chance: np.random.Generator) -> NDArray[np.float32]:
-    """Look at the camera with small saccades, and aside briefly when a long own phrase begins; float32 [T, 2]."""
+def _gaze_track(own: VoiceCues, frames: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the gaze, float32 [T, 2]: at the camera with saccades, briefly aside when a long own phrase begins."""
     gaze = np.zeros((frames, 2), np.float32)
     at = 0
     while at < frames:
-        length = int(chance.uniform(0.6, 2.2) * VIDEO_FPS)
-        gaze[at : at + length] = chance.normal(0.0, 0.02, 2)
+        length = int(rng.uniform(0.6, 2.2) * VIDEO_FPS)
+        gaze[at : at + length] = rng.normal(0.0, 0.02, 2)
         at += length
     for phrase in own.phrases:
-        side, lift = float(chance.choice((-1.0, 1.0))), float(chance.uniform(-0.12, -0.02))
+        side, lift = float(rng.choice((-1.0, 1.0))), float(rng.uniform(-0.12, -0.02))
         first = phrase.start_sample // SAMPLES_PER_FRAME
         if phrase.end_sample - phrase.start_sample > 1.5 * VIDEO_FPS * SAMPLES_PER_FRAME:
-            gaze[first : first + int(chance.uniform(0.4, 0.9) * VIDEO_FPS)] += (0.22 * side, lift)
+            gaze[first : first + int(rng.uniform(0.4, 0.9) * VIDEO_FPS)] += (0.22 * side, lift)
     kernel = np.asarray([0.2, 0.6, 0.2])
     for axis in range(2):
         gaze[:, axis] = np.convolve(np.pad(gaze[:, axis], 1, mode="edge"), kernel, mode="valid")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from components.performer.behaviour import Animation, animate
 from components.performer.config import PerformerConfig
-from components.performer.dialogue import Line, script
+from components.performer.dialogue import Line, write_script
 from components.performer.media import write_mp4
 from components.performer.phones import Phone
 from components.performer.voices import VOICES, speak
@@ -59,14 +59,14 @@ class Recording:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """What one person says in a conversation."""
+    """The speech of one person in a conversation."""
 
     pcm: NDArray[np.int16]
     """[samples] own speech alone, on the conversation's time base."""
     phones: tuple[Phone, ...]
     """Its phones on the same time base."""
     text: str
-    """Everything said."""
+    """Text of all lines."""
     emotions: tuple[str, ...]
     """Emotion of each frame."""
 
@@ -141,7 +141,7 @@ def conversation(config: PerformerConfig, index: int) -> tuple[dict[str, Side], 
     def length(side: str, text: str) -> int:
         return len(speak(text, voices[side]).pcm)
 
-    lines = script(seed, frames / VIDEO_FPS, config.bank, length)
+    lines = write_script(seed, frames / VIDEO_FPS, config.bank, length)
     sides = {side: _place_lines(lines, side, voices[side], frames) for side in _SIDES}
     people = dict(zip(_SIDES, identity_seeds(config, index), strict=True))
     animations = {
@@ -203,19 +203,19 @@ def _voices(config: PerformerConfig, index: int) -> tuple[str, str]:
     """Choose two different voices that fit the two people."""
     from components.performer.identity import Identity
 
-    chance = np.random.default_rng([config.seed, index, 11])
+    rng = np.random.default_rng([config.seed, index, 11])
     offered = config.voices or VOICES
     chosen: list[str] = []
     for seed in identity_seeds(config, index):
         base = _base_voice(Identity.from_seed(seed))
         free = [voice for voice in offered if voice not in chosen]
         fitting = [voice for voice in free if voice.startswith(base)] or free
-        chosen.append(str(chance.choice(fitting)))
+        chosen.append(str(rng.choice(fitting)))
     return chosen[0], chosen[1]
 
 
 def _base_voice(person: "Identity") -> str:
-    """Return the packaged voice that a viewer expects from a face."""
+    """Return the packaged voice that suits a face."""
     heavy = person.trait("brow_ridge") + person.trait("neck_width") + person.trait("jaw_width")
     return "joe" if person.beard != "none" or heavy > 0 else "hibari"
 
@@ -251,10 +251,10 @@ def _place_lines(lines: list[Line], side: str, voice: str, frames: int) -> Side:
     )
 
 
-def _write_ground_truth(path: Path, performance: Animation, own: Side, other: Side, identity_seed: int) -> None:
+def _write_ground_truth(path: Path, animation: Animation, own: Side, other: Side, identity_seed: int) -> None:
     from components.performer.tracks import ARKIT_INDEX
 
-    tracks = performance.tracks
+    tracks = animation.tracks
     partial = path.with_name(f".{path.stem}.partial.npz")
     np.savez_compressed(
         partial,
@@ -263,9 +263,9 @@ def _write_ground_truth(path: Path, performance: Animation, own: Side, other: Si
         rotation=tracks.rotation,
         translation=tracks.translation,
         gaze=tracks.gaze,
-        state=performance.state,
-        nod=performance.nod,
-        smile=performance.smile,
+        state=animation.state,
+        nod=animation.nod,
+        smile=animation.smile,
         speak_pcm=own.pcm,
         listen_pcm=other.pcm,
         identity_seed=np.int64(identity_seed),

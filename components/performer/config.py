@@ -37,7 +37,7 @@ class PerformerConfig:
         if len(self.voices) == 1:
             raise ValueError(f"voices is {self.voices}: give at least two, or none for the packaged ones")
         if not 0 <= self.seed < 50:
-            raise ValueError(f"seed is {self.seed}: give 0 to 49, so that people for training and for tests differ")
+            raise ValueError(f"seed is {self.seed}: give 0 to 49, to keep people for training and for tests apart")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}: give at least 1")
         if not 0 <= self.crf <= 51:

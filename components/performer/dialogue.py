@@ -30,7 +30,7 @@ class Line:
     side: Literal["a", "b"]
     """Who speaks."""
     text: str
-    """What is said."""
+    """Spoken text."""
     start_sample: int
     """First sample on the conversation's time base (24 kHz)."""
     length_samples: int
@@ -76,7 +76,7 @@ def estimated_length(side: str, text: str) -> int:
     return int(AUDIO_RATE * (0.35 + 0.062 * len(text))) if side else 0
 
 
-def script(
+def write_script(
     seed: int, seconds: float, bank: Bank = "train", length: Callable[[str, str], int] = estimated_length
 ) -> list[Line]:
     """Write a conversation with pauses, overlaps, interruptions and backchannels.
@@ -97,61 +97,61 @@ class _Writer:
     """State while a script is written: the lines so far and the unused sentences."""
 
     def __init__(
-        self, chance: np.random.Generator, total_samples: int, bank: Bank, length: Callable[[str, str], int]
+        self, rng: np.random.Generator, total_samples: int, bank: Bank, length: Callable[[str, str], int]
     ) -> None:
-        self.chance = chance
+        self.rng = rng
         self.end = total_samples - round(_TAIL_S * AUDIO_RATE)
         self.length = length
-        self.unused = {feeling: list(chance.permutation(texts)) for feeling, texts in sentences(bank).items()}
+        self.unused = {feeling: list(rng.permutation(texts)) for feeling, texts in sentences(bank).items()}
         self.bank = sentences(bank)
         self.lines: list[Line] = []
 
     def write(self) -> list[Line]:
-        side: Literal["a", "b"] = "a" if self.chance.random() < 0.5 else "b"
-        time = self.seconds(0.4, 1.2)
+        side: Literal["a", "b"] = "a" if self.rng.random() < 0.5 else "b"
+        time = self.random_samples(0.4, 1.2)
         after_question = False
         while True:
-            feeling = str(self.chance.choice(list(_FEELINGS), p=list(_FEELINGS.values())))
-            last = self.turn(side, time, feeling, after_question)
+            feeling = str(self.rng.choice(list(_FEELINGS), p=list(_FEELINGS.values())))
+            last = self.add_turn(side, time, feeling, after_question)
             if last is None:
                 break
-            time = self.hand_over(last)
+            time = self.next_start(last)
             after_question = last.text.endswith("?")
             side = "b" if side == "a" else "a"
         return sorted((line for line in self.lines if line.end_sample <= self.end), key=lambda line: line.start_sample)
 
-    def turn(self, side: Literal["a", "b"], time: int, feeling: str, after_question: bool) -> Line | None:
-        """Add one to three sentences of one person; None if the next one does not fit."""
+    def add_turn(self, side: Literal["a", "b"], time: int, feeling: str, after_question: bool) -> Line | None:
+        """Add one to three sentences of one person; return the last, or None if one does not fit."""
         last = None
-        for index in range(int(self.chance.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))):
+        for index in range(int(self.rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))):
             mood = "answer" if after_question and index == 0 else feeling
-            line = self.line(side, self.draw(mood), time, mood)
+            line = self.make_line(side, self.draw_sentence(mood), time, mood)
             if line.end_sample > self.end:
                 return None
-            if last is not None and self.chance.random() < 0.35:
-                self.backchannel(side, last)
+            if last is not None and self.rng.random() < 0.35:
+                self.add_backchannel(side, last)
             self.lines.append(line)
             last = line
-            time = line.end_sample + self.seconds(0.3, 0.75)
+            time = line.end_sample + self.random_samples(0.3, 0.75)
         return last
 
-    def line(self, side: Literal["a", "b"], text: str, time: int, mood: str) -> Line:
-        gain = _LOUDNESS.get(mood, 1.0) * float(self.chance.uniform(0.8, 1.2))
+    def make_line(self, side: Literal["a", "b"], text: str, time: int, mood: str) -> Line:
+        gain = _LOUDNESS.get(mood, 1.0) * float(self.rng.uniform(0.8, 1.2))
         emotion = "neutral" if mood in ("question", "answer") else mood
         samples = self.length(side, text)
         return Line(
             side=side, text=text, start_sample=time, length_samples=samples, emotion=emotion, gain=gain, kind="sentence"
         )
 
-    def backchannel(self, side: Literal["a", "b"], previous: Line) -> None:
+    def add_backchannel(self, side: Literal["a", "b"], previous: Line) -> None:
         """Add a backchannel of the listener shortly after the end of a sentence."""
         listener: Literal["a", "b"] = "b" if side == "a" else "a"
-        text = str(self.chance.choice(backchannels()))
+        text = str(self.rng.choice(backchannels()))
         self.lines.append(
             Line(
                 side=listener,
                 text=text,
-                start_sample=previous.end_sample + self.seconds(0.3, 0.5),
+                start_sample=previous.end_sample + self.random_samples(0.3, 0.5),
                 length_samples=self.length(listener, text),
                 emotion="neutral",
                 gain=0.8,
@@ -159,16 +159,16 @@ class _Writer:
             )
         )
 
-    def hand_over(self, last: Line) -> int:
+    def next_start(self, last: Line) -> int:
         """Return the sample at which the partner begins: mostly after a gap, sometimes before the end."""
-        kind = self.chance.choice(["gap", "long", "overlap", "interruption"], p=[0.68, 0.1, 0.12, 0.1])
+        kind = self.rng.choice(["gap", "long", "overlap", "interruption"], p=[0.68, 0.1, 0.12, 0.1])
         if kind == "gap":
-            return last.end_sample + self.seconds(0.25, 1.0)
+            return last.end_sample + self.random_samples(0.25, 1.0)
         if kind == "long":
-            return last.end_sample + self.seconds(1.2, 2.2)
+            return last.end_sample + self.random_samples(1.2, 2.2)
         if kind == "overlap" or last.length_samples < 2 * AUDIO_RATE:
-            return last.end_sample - self.seconds(0.1, 0.3)
-        begin = last.end_sample - self.seconds(0.6, 1.0)
+            return last.end_sample - self.random_samples(0.1, 0.3)
+        begin = last.end_sample - self.random_samples(0.6, 1.0)
         cut = begin + round(_CUT_AFTER_S * AUDIO_RATE) - last.start_sample
         self.lines[self.lines.index(last)] = Line(
             side=last.side,
@@ -181,11 +181,12 @@ class _Writer:
         )
         return begin
 
-    def draw(self, feeling: str) -> str:
+    def draw_sentence(self, feeling: str) -> str:
+        """Return a random sentence; none is repeated before all of its emotion are used."""
         if not self.unused[feeling]:
-            self.unused[feeling] = list(self.chance.permutation(self.bank[feeling]))
+            self.unused[feeling] = list(self.rng.permutation(self.bank[feeling]))
         return str(self.unused[feeling].pop())
 
-    def seconds(self, low: float, high: float) -> int:
-        """Return a random duration in samples."""
-        return round(float(self.chance.uniform(low, high)) * AUDIO_RATE)
+    def random_samples(self, low: float, high: float) -> int:
+        """Return a random duration between `low` and `high` seconds, in samples."""
+        return round(float(self.rng.uniform(low, high)) * AUDIO_RATE)

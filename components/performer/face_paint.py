@@ -53,7 +53,7 @@ def _hill(x: FloatArray, y: FloatArray, centre: tuple[float, float], radius: tup
 
 
 def _inside(values: FloatArray, limit: float | FloatArray, soft: float) -> FloatArray:
-    """1 well below the limit, 0 well above, smooth over +-soft."""
+    """Return 1 well below the limit, 0 well above, smooth over +-soft."""
     t = np.clip((np.asarray(limit) - values) / (2 * soft) + 0.5, 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
 
@@ -90,7 +90,7 @@ def _brows(identity: Identity, x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _roots(identity: Identity, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return where hair grows, so that no skin is visible between locks."""
+    """Return where hair grows, which hides the skin between locks."""
     if identity.hair_style == "bald":
         return np.zeros_like(x)
     line = 0.345 + 0.03 * identity.hairline - 1.1 * np.maximum(0, np.abs(x) - 0.16) ** 1.5

@@ -84,7 +84,7 @@ def make_hair(identity: Identity, skull: FloatArray) -> list[Mesh]:
     points = CENTRE + directions * (radius + thickness)[..., None]
     tone = 1 + 0.16 * locks[None] * np.minimum(1, 2 * rows) * np.ones_like(polar)
     if style.drop:
-        points, tone = _hang(style, points, angle, locks, tone, rng)
+        points, tone = _add_hanging_rows(style, points, angle, locks, tone, rng)
     total = len(points)
     below = np.clip((-0.15 - points[..., 1]) / 0.5, 0, 1)
     shell = make_mesh(
@@ -188,7 +188,7 @@ def _bumps(rng: np.random.Generator, polar: FloatArray, azimuth: FloatArray) -> 
     return np.asarray(waves / 2.2)
 
 
-def _hang(
+def _add_hanging_rows(
     style: _Style,
     points: FloatArray,
     angle: FloatArray,

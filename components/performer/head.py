@@ -98,7 +98,7 @@ def lid_rims(skin: IntArray, vertices: NDArray[np.float64], eyes: NDArray[np.flo
 
 
 def tongue_shape() -> tuple[NDArray[np.float64], IntArray]:
-    """A flattened dome inside the lower teeth, canonical, with its triangles."""
+    """Return a flattened dome inside the lower teeth: canonical vertices [N, 3] and triangles [M, 3]."""
     rows, columns = 6, 12
     polar, azimuth = np.meshgrid(
         np.linspace(0.05, 1.75, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij"
@@ -111,7 +111,7 @@ def tongue_shape() -> tuple[NDArray[np.float64], IntArray]:
 
 
 def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
-    """Triangles of a grid of vertices (row-major); rows go down, columns to the image's right in front."""
+    """Return the triangles [M, 3] of a row-major grid; rows go down, columns to the image's right in front."""
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns if closed else columns - 1), indexing="ij")
     right = (column + 1) % columns
     a, b = row * columns + column, row * columns + right
@@ -123,7 +123,7 @@ def grid_triangles(rows: int, columns: int, *, closed: bool) -> IntArray:
 def follow_nearby(
     points: NDArray[np.float64], anchors: NDArray[np.float64], deltas: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the offsets of points that follow nearby anchors (inverse-distance weights)."""
+    """Return the offsets of points [N, 3] that follow nearby anchors (inverse-distance weights)."""
     distance = np.linalg.norm(points[:, None] - anchors[None], axis=-1)
     weights = 1.0 / (distance**2 + 5e-4)
     weights /= weights.sum(1, keepdims=True)

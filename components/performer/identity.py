@@ -131,7 +131,7 @@ class Identity:
         rng = np.random.default_rng([0x4C504D, seed])
         vary = partial(_vary, rng)
         feminine = bool(rng.random() < 0.5)
-        shape = np.clip(rng.normal(0, 1, len(SHAPE_NAMES)) + _leaning(feminine), -2.2, 2.2)
+        shape = np.clip(rng.normal(0, 1, len(SHAPE_NAMES)) + _mean_shape_of_group(feminine), -2.2, 2.2)
         tone = float(rng.uniform(0, len(_SKINS) - 1))
         skin = vary(_between(_SKINS, tone), 0.03)
         # Fair and red hair occurs with fair skin; grey hair with any.
@@ -234,7 +234,7 @@ def _between(colours: tuple[Colour, ...], position: float) -> Colour:
     return (mixed[0], mixed[1], mixed[2])
 
 
-def _leaning(feminine: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _mean_shape_of_group(feminine: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the mean shape of a group; variation within a group is larger than the difference between groups."""
     amounts = {
         "jaw_width": -0.7, "chin_length": -0.4, "brow_ridge": -0.8, "nose_width": -0.4, "nose_length": -0.3,

@@ -31,8 +31,8 @@ class Phone(NamedTuple):
 def to_phones(symbols: Sequence[Symbol]) -> tuple[Phone, ...]:
     """Return the timed phones of an utterance, in order and without overlap; pauses are gaps between them.
 
-    A stress mark's time goes to the vowel after it. Other fillers of up to 100 ms are split between the phones on both
-    sides; longer ones and the ends of the utterance stay empty.
+    The time of a stress mark is added to the next vowel. Other fillers of up to 100 ms are split between the phones on
+    both sides; longer ones and the ends of the utterance stay empty.
     """
     phones: list[Phone] = []
     filler_start = None

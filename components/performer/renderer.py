@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float32]
 
 CAMERA_DISTANCE: Final = 4.4
 """Head heights between the camera and the middle of the head."""
-HEAD_SHARE: Final = 0.62
+HEAD_FRACTION: Final = 0.62
 """Fraction of the image's height from chin to crown."""
 CENTRE_HEIGHT: Final = 0.47
 """Vertical position of the middle of the head, as a fraction of the image's height from the top."""
@@ -57,12 +57,12 @@ class Renderer:
         self.size_px = size_px
         self.rig: HeadRig = load_rig(head)
         samples = size_px * raster.SUPERSAMPLING
-        focal = HEAD_SHARE * samples * CAMERA_DISTANCE
+        focal = HEAD_FRACTION * samples * CAMERA_DISTANCE
         self._camera = np.array([CAMERA_DISTANCE, focal, samples / 2, CENTRE_HEIGHT * samples, 0.0], np.float32)
         self._curve = display_curve()
         self._depth = np.zeros((samples, samples), np.float32)
         self._image = np.zeros((samples, samples, 3), np.float32)
-        self._stage = lru_cache(maxsize=4)(self._set_stage)
+        self._stage = lru_cache(maxsize=4)(self._prepare_scene)
 
     def render(self, identity: Identity, tracks: Tracks) -> NDArray[np.uint8]:
         """Render one person.
@@ -88,15 +88,15 @@ class Renderer:
         for start in range(0, len(tracks), batch):
             yield self.render(identity, tracks.window(start, min(start + batch, len(tracks))))
 
-    def _set_stage(self, identity: Identity) -> "_Stage":
+    def _prepare_scene(self, identity: Identity) -> "_SceneBuffers":
         scene = build_scene(self.rig, identity, len(self._depth))
         depth, image = np.zeros_like(self._depth), scene.wall.copy()
-        still = _Piece(scene.still, two_sided=True)
+        still = _MeshBuffers(scene.still, two_sided=True)
         still.pose(_STILL, _ORIGIN, self._camera, scene.light)
         still.fill(depth, image)
-        return _Stage(scene, depth, image)
+        return _SceneBuffers(scene, depth, image)
 
-    def _draw(self, stage: "_Stage", tracks: Tracks, frame: int) -> None:
+    def _draw(self, stage: "_SceneBuffers", tracks: Tracks, frame: int) -> None:
         scene, head = stage.scene, stage.head
         rotation, moved = rotation_matrix(tracks.rotation[frame]), tracks.translation[frame]
         weights = _with_lids(tracks.blendshapes[frame], tracks.gaze[frame])
@@ -135,8 +135,8 @@ class Renderer:
         )
 
 
-class _Piece:
-    """A mesh with the buffers that posing it fills."""
+class _MeshBuffers:
+    """A mesh with the buffers of its posed vertices."""
 
     def __init__(self, mesh: Mesh, *, two_sided: bool) -> None:
         self.mesh = mesh
@@ -166,16 +166,16 @@ class _Piece:
         )  # fmt: skip
 
 
-class _Stage:
-    """A scene with its buffers; everything static is drawn already."""
+class _SceneBuffers:
+    """A scene with its buffers, in which everything static is already drawn."""
 
     def __init__(self, scene: Scene, depth: FloatArray, image: FloatArray) -> None:
         self.scene = scene
         self.depth = depth
         self.image = image
-        self.head = _Piece(scene.head, two_sided=False)
-        self.eyes = _Piece(scene.eyes, two_sided=False)
-        self.worn = _Piece(scene.worn, two_sided=True) if scene.worn is not None else None
+        self.head = _MeshBuffers(scene.head, two_sided=False)
+        self.eyes = _MeshBuffers(scene.eyes, two_sided=False)
+        self.worn = _MeshBuffers(scene.worn, two_sided=True) if scene.worn is not None else None
 
 
 def rotation_matrix(angles: FloatArray) -> FloatArray:

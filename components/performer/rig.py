@@ -157,14 +157,14 @@ class _Glb:
 
 
 def _to_canonical_axes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotate from the file's axes: up is -z, front is +y."""
+    """Return vectors [..., 3] rotated from the file's axes (up is -z, front is +y)."""
     return np.stack([values[..., 0], -values[..., 2], values[..., 1]], axis=-1)
 
 
 def _weld(
     vertices: NDArray[np.float64], triangles: IntArray, deltas: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64]]:
-    """Merge vertices that texture seams split, so that normals are smooth across seams."""
+    """Merge vertices that texture seams split, which makes normals smooth across seams."""
     _, first, inverse = np.unique(np.round(vertices, 5), axis=0, return_index=True, return_inverse=True)
     return vertices[first], inverse.reshape(-1)[triangles].astype(np.int32), deltas[:, first]
 
@@ -180,7 +180,7 @@ def _facecap_parts(vertices: NDArray[np.float64], triangles: IntArray) -> NDArra
 
 
 def _close_lips(vertices: NDArray[np.float64], triangles: IntArray, part: NDArray[np.uint8]) -> None:
-    """Overlap the lips slightly at rest, in place, so that no teeth are visible between them."""
+    """Overlap the lips slightly at rest, in place, to hide the teeth between them."""
     loops = boundary_loops(triangles[part[triangles[:, 0]] == SKIN_PART])
     mouth = next(loop for loop in loops if abs(vertices[loop, 0].mean()) < 0.5 and vertices[loop, 1].max() < -3)
     x = vertices[mouth, 0]

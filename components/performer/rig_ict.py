@@ -73,7 +73,7 @@ def load_ict(path: str) -> HeadRig:
             if source in names:
                 shapes[number] += delta(source, keep)
     modes = [name for name in names if name.startswith("identity")]
-    # Slightly smaller and further back than in the file, so that closed lids cover them on every face.
+    # Slightly smaller and further back than in the file, which lets closed lids cover them on every face.
     eyes = np.stack([(rest[part].min(0) + rest[part].max(0)) / 2 for part in _EYES]) - np.array([0, 0, 0.003])
     everywhere = [np.arange(part.start, part.stop, dtype=np.int32) for part in _EYES]
     mode_eyes = np.array([[delta(name, part).mean(0) for part in everywhere] for name in modes])

@@ -28,7 +28,7 @@ class Scene:
     """One person, ready for rendering."""
 
     head: Mesh
-    """Everything that blendshapes move: skin, mouth, teeth, tongue, neck."""
+    """The mesh that blendshapes move: skin, mouth, teeth, tongue, neck."""
     delta_starts: IntArray
     """[53] first row of each shape in the two arrays below."""
     delta_vertices: IntArray
@@ -92,7 +92,7 @@ def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
         texels=texture_coordinates(canonical),
         texture=paint_face(identity),
         eyes=_eyeballs(rig, identity, eyes),
-        eye=_eye_look(identity),
+        eye=_eye_appearance(identity),
         worn=join(worn) if worn else None,
         still=join(shoulders(identity)),
         light=_light(identity),
@@ -101,7 +101,7 @@ def build_scene(rig: HeadRig, identity: Identity, samples: int) -> Scene:
 
 
 def _shaped(rig: HeadRig, identity: Identity) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return this person's rest positions, and offsets that follow the deformation (so that eyelids still meet)."""
+    """Return this person's rest positions, and offsets that follow the deformation (eyelids must still meet)."""
     base = rig.vertices + _own_modes(rig, identity, rig.identity_modes)
     identity = _softened(rig, identity)
     rest = deform(identity, base)
@@ -123,7 +123,7 @@ def _own_modes(rig: HeadRig, identity: Identity, modes: FloatArray) -> NDArray[n
 
 
 def _softened(rig: HeadRig, identity: Identity) -> Identity:
-    """Halve the general deformation for heads with identity modes of their own."""
+    """Halve the general deformation for heads that have identity modes."""
     fraction = 0.5 if len(rig.identity_modes) else 1.0
     return replace(identity, shape=tuple(value * fraction for value in identity.shape))
 
@@ -136,7 +136,7 @@ def _eye_centres(rig: HeadRig, identity: Identity) -> NDArray[np.float64]:
 def _with_neck(
     rig: HeadRig, identity: Identity, rest: NDArray[np.float64], deltas: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], IntArray, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Appends the rings of the neck to the head."""
+    """Append the rings of the neck to the head."""
     loop = rig.neck_loop
     if not len(loop):
         return rest, rig.triangles, rig.follow.astype(np.float64), np.ones(len(rest)), deltas
@@ -167,7 +167,7 @@ def _with_neck(
 
 
 def _neck_texels(rig: HeadRig, count: int) -> NDArray[np.float64]:
-    """The neck continues the texture at the jaw's edge and leaves it downwards."""
+    """Return the neck's texture positions, which continue the texture below the jaw's edge."""
     loop = rig.vertices[rig.neck_loop].astype(np.float64)
     rings = count // max(1, len(loop))
     points = np.repeat(loop[None], rings, 0)
@@ -177,7 +177,7 @@ def _neck_texels(rig: HeadRig, count: int) -> NDArray[np.float64]:
 
 
 def _occlusion(rig: HeadRig, rest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Soft shadow in hollows (eye sockets, nostrils, next to the nose) and inside the mouth."""
+    """Return the ambient occlusion [N]: soft shadow in hollows (eye sockets, nostrils, by the nose) and the mouth."""
     result = np.ones(len(rest))
     skin = np.flatnonzero(rig.part == SKIN_PART)
     chosen = np.flatnonzero((rig.part[rig.triangles] == SKIN_PART).all(1))
@@ -227,7 +227,7 @@ def _sparse(deltas: NDArray[np.float64]) -> tuple[IntArray, IntArray, FloatArray
 
 
 def _eyeballs(rig: HeadRig, identity: Identity, centres: NDArray[np.float64]) -> Mesh:
-    """The front of both eyeballs, sized by how the deformation stretches their surroundings."""
+    """Build the front of both eyeballs, sized by how the deformation stretches their surroundings."""
     rows, columns = 9, 20
     polar, azimuth = np.meshgrid(
         np.linspace(0.02, 1.5, rows), np.linspace(0, 2 * np.pi, columns, endpoint=False), indexing="ij"
@@ -246,7 +246,7 @@ def _eyeballs(rig: HeadRig, identity: Identity, centres: NDArray[np.float64]) ->
     return join(meshes)
 
 
-def _eye_look(identity: Identity) -> FloatArray:
+def _eye_appearance(identity: Identity) -> FloatArray:
     key = _direction(identity.light_yaw * 0.6, identity.light_pitch * 0.7)
     return np.array(
         [[0, 0, 1], linear(identity.iris), (0.66, 0.64, 0.62), (0.47, 0.19, 0.1), _unit(key + [0, 0, 1.0])],
@@ -278,7 +278,7 @@ def _light(identity: Identity) -> FloatArray:
 
 
 def _wall(identity: Identity, samples: int) -> FloatArray:
-    """A soft gradient with one broad patch of light: a wall out of focus."""
+    """Return a wall out of focus, [S, S, 3] linear light: a soft gradient with one broad patch of light."""
     down, across = np.mgrid[0:samples, 0:samples] / samples - 0.5
     rng = np.random.default_rng([identity.seed, 3])
     slope = across * math.cos(identity.wall_tilt) + down * math.sin(identity.wall_tilt)

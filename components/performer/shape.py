@@ -35,13 +35,13 @@ def _bump(points: FloatArray, centre: tuple[float, float, float], radius: float,
 
 
 def _step(values: FloatArray, low: float, high: float) -> FloatArray:
-    """0 below low, 1 above high, smooth between."""
+    """Return 0 below low, 1 above high, smooth between."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
 
 
 def deform(identity: Identity, points: FloatArray) -> FloatArray:
-    """Map canonical points [..., 3] to this person."""
+    """Return canonical points [..., 3] deformed to this person."""
     out = points.astype(np.float64).copy()
     _features(identity, points, out)
     _proportions(identity, points, out)
@@ -49,7 +49,7 @@ def deform(identity: Identity, points: FloatArray) -> FloatArray:
 
 
 def _features(identity: Identity, points: FloatArray, out: FloatArray) -> None:
-    """Eyes, nose, lips, cheeks and ears."""
+    """Deform eyes, nose, lips, cheeks and ears, in place."""
 
     def get(name: str) -> float:
         return amount(identity, name)
@@ -86,7 +86,7 @@ def _features(identity: Identity, points: FloatArray, out: FloatArray) -> None:
 
 
 def _proportions(identity: Identity, points: FloatArray, out: FloatArray) -> None:
-    """Skull, jaw, chin and forehead: wide fields that carry the features along."""
+    """Deform skull, jaw, chin and forehead, in place, by wide fields that move the features along."""
 
     def get(name: str) -> float:
         return amount(identity, name)

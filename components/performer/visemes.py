@@ -1,7 +1,7 @@
 """Converts phones to mouth shapes: ARKit curves with coarticulation.
 
 Every phone pulls the mouth towards its shape with a dominance that is flat during the phone and decays to both sides
-(Cohen and Massaro's model), so that a strong phone such as W is prepared early and a weak one such as T takes the shape
+(Cohen and Massaro's model): a strong phone such as W is prepared early and a weak one such as T takes the shape
 of its neighbours. Lip closures (P, B, M) and lip-to-teeth contacts (F, V) are then imposed, because blending must
 never leave them half open.
 """
@@ -71,7 +71,7 @@ _SPREAD_AFTER_S: Final = 0.050
 _REST: Final = 0.06
 _RATE: Final = float(AUDIO_RATE)
 _FULL_LEVEL: Final = 0.1  # RMS of a vowel at ordinary loudness; the voices speak at that level
-_CLOSURE_HALF_S: Final = 0.024  # a closure is held at least 48 ms, so that one frame always falls into it
+_CLOSURE_HALF_S: Final = 0.024  # a closure lasts at least 48 ms, which always covers one frame
 _CLOSURE_RAMP_S: Final = 0.055
 
 
@@ -101,8 +101,8 @@ def mouth_curves(phones: Sequence[Phone], pcm: NDArray[np.int16], frames: int) -
     instant = np.arange(frames, dtype=np.float64) * float(SAMPLES_PER_FRAME / _RATE)
     shapes = _blend(phones, instant)
     shapes[:, 0] *= _jaw_gain(pcm, frames)
-    shut = _contact(phones, instant, _LIPS_SHUT)
-    bite = _contact(phones, instant, _LIP_TEETH) * (1.0 - shut)
+    shut = _lip_contact(phones, instant, _LIPS_SHUT)
+    bite = _lip_contact(phones, instant, _LIP_TEETH) * (1.0 - shut)
     shapes *= (1.0 - shut)[:, None]
     shapes[:, 0] = np.minimum(shapes[:, 0], 1.0 - 0.88 * bite)
     shapes[:, 4] *= 1.0 - bite
@@ -138,7 +138,7 @@ def _jaw_gain(pcm: NDArray[np.int16], frames: int) -> NDArray[np.float64]:
     return np.asarray(0.5 + 0.65 * np.clip(smooth / _FULL_LEVEL, 0.0, 1.15))
 
 
-def _contact(phones: Sequence[Phone], instant: NDArray[np.float64], symbols: frozenset[str]) -> NDArray[np.float64]:
+def _lip_contact(phones: Sequence[Phone], instant: NDArray[np.float64], symbols: frozenset[str]) -> NDArray[np.float64]:
     """Return how complete a lip contact is, 0 to 1, [T]."""
     contact = np.zeros(len(instant))
     for phone in phones:

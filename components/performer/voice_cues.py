@@ -1,4 +1,4 @@
-"""Cues that a listener takes from a voice: phrases, loudness and relative pitch, per video frame.
+"""Cues of a voice to which a listener reacts: phrases, loudness and relative pitch, per video frame.
 
 The pitch tracker here is coarse (6 kHz, 60 ms windows, semitones relative to the speaker) and drives the rendered
 motion; curation measures pitch in Hz with its own tracker (`components/curate/captions/prosody.py`).
@@ -55,7 +55,7 @@ def measure_cues(pcm: NDArray[np.int16], frames: int) -> VoiceCues:
 
 
 def smooth(values: NDArray[np.floating], seconds: float) -> NDArray[np.float32]:
-    """Smooth a curve [T] with a causal one-pole low-pass, so that a reaction never precedes its cause."""
+    """Smooth a curve [T] with a causal one-pole low-pass: a reaction never precedes its cause."""
     decay = float(np.exp(-1.0 / (seconds * VIDEO_FPS)))
     out = np.empty(len(values), np.float32)
     state = 0.0
@@ -87,7 +87,7 @@ def _phrases(pcm: NDArray[np.int16]) -> tuple[Phrase, ...]:
 
 
 def _relative_pitch(pcm: NDArray[np.int16], frames: int, level: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Track pitch by autocorrelation; returns semitones relative to the median, float32 [frames]."""
+    """Track pitch by autocorrelation; return semitones relative to the median, float32 [frames]."""
     decimated = np.pad(pcm, (0, -len(pcm) % 4)).reshape(-1, 4).mean(axis=1) / 32768.0
     half, size = 180, 1024
     padded = np.pad(decimated, (half, half + frames * SAMPLES_PER_FRAME // 4))

@@ -1,4 +1,4 @@
-"""Behaviour: the mouth follows the own voice, reactions follow the partner's."""
+"""Behaviour: the mouth follows the voice of the person, reactions follow the partner's."""
 
 import numpy as np
 import pytest
@@ -54,11 +54,11 @@ def test_animate_is_deterministic() -> None:
 
 
 def test_jaw_follows_own_voice() -> None:
-    acted = animate(*MONOLOGUE, SILENCE, "neutral", 1, FRAMES)
+    animation = animate(*MONOLOGUE, SILENCE, "neutral", 1, FRAMES)
     own = measure_cues(MONOLOGUE[0], FRAMES)
-    assert np.corrcoef(acted.tracks.blendshapes[:, JAW], own.level)[0, 1] > 0.6
-    assert set(acted.state[own.speech]) == {SPEAK}
-    assert acted.tracks.blendshapes[acted.state == SPEAK, JAW].max() > 0.3
+    assert np.corrcoef(animation.tracks.blendshapes[:, JAW], own.level)[0, 1] > 0.6
+    assert set(animation.state[own.speech]) == {SPEAK}
+    assert animation.tracks.blendshapes[animation.state == SPEAK, JAW].max() > 0.3
 
 
 @pytest.mark.parametrize("voice", ["hibari", "joe"])
@@ -85,22 +85,22 @@ def test_rounded_vowels_pucker_before_they_are_audible() -> None:
 
 
 def test_mouth_rests_while_listening() -> None:
-    acted = animate(SILENCE, (), MONOLOGUE[0], "neutral", 1, FRAMES)
-    assert not (acted.state == SPEAK).any()
-    assert (acted.state == LISTEN).mean() > 0.5
-    assert acted.tracks.blendshapes[:, JAW].max() == 0.0
-    assert acted.tracks.blendshapes[:, ARKIT_INDEX["mouthPucker"]].max() == 0.0
+    animation = animate(SILENCE, (), MONOLOGUE[0], "neutral", 1, FRAMES)
+    assert not (animation.state == SPEAK).any()
+    assert (animation.state == LISTEN).mean() > 0.5
+    assert animation.tracks.blendshapes[:, JAW].max() == 0.0
+    assert animation.tracks.blendshapes[:, ARKIT_INDEX["mouthPucker"]].max() == 0.0
 
 
 def test_nods_follow_the_ends_of_partner_phrases() -> None:
-    acted = animate(SILENCE, (), MONOLOGUE[0], "neutral", 1, FRAMES)
+    animation = animate(SILENCE, (), MONOLOGUE[0], "neutral", 1, FRAMES)
     ends = phrase_ends_s(MONOLOGUE[0])
-    nods = starts(acted.nod) / 24
+    nods = starts(animation.nod) / 24
     assert len(nods) == len(ends) >= 3
     for nod, end in zip(nods, ends, strict=True):
         assert 0.3 <= nod - end <= 0.5
         first = round(nod * 24)
-        assert acted.tracks.rotation[first : first + 12, 0].max() - acted.tracks.rotation[first - 1, 0] > 0.1
+        assert animation.tracks.rotation[first : first + 12, 0].max() - animation.tracks.rotation[first - 1, 0] > 0.1
 
 
 def test_nods_depend_on_the_partner_audio() -> None:
@@ -115,19 +115,19 @@ def test_nods_depend_on_the_partner_audio() -> None:
 
 
 def test_smile_follows_partner_loudness_with_delay() -> None:
-    acted = animate(SILENCE, (), MONOLOGUE[0], "neutral", 1, FRAMES)
+    animation = animate(SILENCE, (), MONOLOGUE[0], "neutral", 1, FRAMES)
     level = measure_cues(MONOLOGUE[0], FRAMES).level
-    lags = {lag: np.corrcoef(level[: FRAMES - lag], acted.smile[lag:])[0, 1] for lag in range(0, 30)}
+    lags = {lag: np.corrcoef(level[: FRAMES - lag], animation.smile[lag:])[0, 1] for lag in range(0, 30)}
     assert 0.2 <= max(lags, key=lambda lag: lags[lag]) / 24 <= 0.8
-    assert acted.smile.max() > 0.2
+    assert animation.smile.max() > 0.2
     quiet = animate(SILENCE, (), SILENCE, "neutral", 1, FRAMES)
     assert quiet.smile.max() == 0.0
     assert not quiet.nod.any()
 
 
 def test_blinks_occur_every_few_seconds() -> None:
-    acted = animate(*MONOLOGUE, SILENCE, "neutral", 2, FRAMES)
-    blinks = starts(acted.tracks.blendshapes[:, ARKIT_INDEX["eyeBlink_L"]] > 0.4)
+    animation = animate(*MONOLOGUE, SILENCE, "neutral", 2, FRAMES)
+    blinks = starts(animation.tracks.blendshapes[:, ARKIT_INDEX["eyeBlink_L"]] > 0.4)
     assert 2 <= len(blinks) <= 7
     assert np.diff(blinks).min() >= 1.5 * 24
 
@@ -138,9 +138,9 @@ def test_short_answer_counts_as_backchannel() -> None:
     )
     answer_s = phrase_ends_s(other)[0] + 0.4
     pcm, phones = on_timeline((answer_s, "Yeah."))
-    acted = animate(pcm, phones, other, "neutral", 1, FRAMES)
-    assert len(acted.backchannels) == 1
-    assert 0.0 <= acted.backchannels[0][0] / 24 - answer_s <= 0.3
+    animation = animate(pcm, phones, other, "neutral", 1, FRAMES)
+    assert len(animation.backchannels) == 1
+    assert 0.0 <= animation.backchannels[0][0] / 24 - answer_s <= 0.3
 
 
 def test_emotions_change_the_face() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.performer.behaviour import EMOTIONS
-from components.performer.dialogue import backchannels, script, sentences
+from components.performer.dialogue import backchannels, sentences, write_script
 
 
 def texts(bank: str) -> list[str]:
@@ -23,13 +23,13 @@ def test_banks_are_large_and_disjoint() -> None:
 
 
 def test_script_is_deterministic_in_its_seed() -> None:
-    assert script(4, 60) == script(4, 60)
-    assert script(4, 60) != script(5, 60)
+    assert write_script(4, 60) == write_script(4, 60)
+    assert write_script(4, 60) != write_script(5, 60)
 
 
 def test_lines_fit_and_lines_of_one_side_do_not_overlap() -> None:
     for seed in range(30):
-        lines = script(seed, 25)
+        lines = write_script(seed, 25)
         assert {line.side for line in lines} == {"a", "b"}
         assert max(line.end_sample for line in lines) <= (25 - 0.3) * 24_000
         assert [line.start_sample for line in lines] == sorted(line.start_sample for line in lines)
@@ -42,7 +42,7 @@ def test_lines_fit_and_lines_of_one_side_do_not_overlap() -> None:
 def test_scripts_contain_pauses_overlaps_interruptions_and_backchannels() -> None:
     gaps, kinds, cut = [], [], 0
     for seed in range(40):
-        lines = script(seed, 40)
+        lines = write_script(seed, 40)
         kinds += [line.kind for line in lines]
         spoken = [line for line in lines if line.kind == "sentence"]
         gaps += [
@@ -51,7 +51,8 @@ def test_scripts_contain_pauses_overlaps_interruptions_and_backchannels() -> Non
             if a.side != b.side
         ]
         full = {
-            line.text: line.length_samples for line in script(seed, 40, length=lambda side, text: 10**4 * len(text))
+            line.text: line.length_samples
+            for line in write_script(seed, 40, length=lambda side, text: 10**4 * len(text))
         }
         assert full
         cut += sum(line.length_samples < int(24_000 * (0.35 + 0.062 * len(line.text))) for line in lines)
@@ -63,4 +64,4 @@ def test_scripts_contain_pauses_overlaps_interruptions_and_backchannels() -> Non
 
 def test_heldout_scripts_use_only_the_heldout_bank() -> None:
     allowed = set(texts("heldout")) | set(backchannels())
-    assert {line.text for seed in range(10) for line in script(seed, 30, "heldout")} <= allowed
+    assert {line.text for seed in range(10) for line in write_script(seed, 30, "heldout")} <= allowed
