@@ -48,10 +48,12 @@ class AutoencoderTraining:
     weight_decay: float = setting(0.01, help="Weight decay of both optimizers.")
     clip_norm: float = setting(1.0, help="Gradient norm limit.")
     warmup_steps: int = setting(100, help="Optimizer steps of linear warm-up, before a cosine schedule.")
-    ema_decay: float = setting(0.998, help="Decay of the moving average of the weights (EMA), which is what is saved.")
+    ema_decay: float = setting(
+        0.998, help="Decay of the moving average of the weights (EMA), which the autoencoder folder receives."
+    )
     latent_noise: tuple[float, float] = setting(
         (0.1, 0.1),
-        help="Bounds of the noise on normalised latents, so that the decoder tolerates errors of a generator.",
+        help="Bounds of the noise on normalised latents, which makes the decoder tolerate errors of a generator.",
     )
     init_from: str = setting("", help="Folder of an autoencoder to initialise from; empty = random weights.")
     decoder_only: bool = setting(False, help="Freeze the encoder, and with it all latents.")
@@ -119,12 +121,12 @@ class CropBatches(IterableDataset[Tensor]):
 
 
 def reconstruction_loss(video: Tensor, reconstruction: Tensor, settings: AutoencoderTraining) -> Tensor:
-    """Absolute plus squared error, weighted by motion, plus the error of differences in x, y and t.
+    """Return the absolute plus squared error, weighted by motion, plus the error of differences in x, y and t.
 
     Args:
         video: [B, 3, T, H, W] in [-1, 1].
         reconstruction: [B, 3, T, H, W].
-        settings: weights.
+        settings: loss weights.
     """
     error = reconstruction - video
     motion = (video - video.mean(dim=2, keepdim=True)).abs().mean(dim=1, keepdim=True)
@@ -159,7 +161,7 @@ class AutoencoderModule(lightning.LightningModule):
         return loss.detach()
 
     def configure_optimizers(self) -> Any:
-        """Muon for the kernels between features, AdamW for the outer layers (pixels, latents), norms and biases."""
+        """Build Muon for kernels between features, AdamW for the outer layers (pixels, latents), norms and biases."""
         settings = self.settings
         outer = {self.model.fold, self.model.unfold, self.model.to_latent, self.model.from_latent}
         trainable = [m for m in self.model.modules() if isinstance(m, nn.Conv2d) and m.weight.requires_grad]
@@ -187,7 +189,7 @@ def train_autoencoder(
         videos: folder with the MP4s.
         folder: output: model.safetensors (bfloat16), config.json, provenance.json.
         config: shape of the model.
-        settings: of the training.
+        settings: settings of the training.
         progress: shows the steps.
         size_px: side of the videos to use.
 

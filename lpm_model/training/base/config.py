@@ -135,14 +135,16 @@ class BaseTraining:
     schedule: Literal["cosine", "constant"] = setting("cosine", help="Learning rates after the warm-up.")
     weight_decay: float = setting(0.0, help="Weight decay of both optimizers.")
     clip_norm: float = setting(1.0, help="Gradient norm limit.")
-    ema_decay: float = setting(0.995, help="Decay of the moving average of the weights (EMA), which is what is saved.")
+    ema_decay: float = setting(
+        0.995, help="Decay of the moving average of the weights (EMA), which the model folder receives."
+    )
     activation_checkpointing: bool = setting(
         False, help="Store only the input of each block and recompute its activations in the backward pass."
     )
     compile: bool = setting(False, help="Compile each block with torch.compile.")
     precision: Precision = setting(
         "auto",
-        help="Of the matmuls: auto is bf16 where the device supports it natively, else fp32; weights, gradients and "
+        help="Type of matmuls: auto is bf16 where the device supports it natively, else fp32; weights, gradients and "
         "moments are fp32.",
     )
     noise_aug_prob: float = setting(

@@ -1,8 +1,9 @@
 """Preference tuning (DPO) of Base LPM on pairs of its own samples.
 
-A pair needs Pareto dominance (paper section 3.4): the chosen sample is better than the rejected one in some score and
-worse in none; conditions without such a pair are skipped. The loss is direct preference optimisation for diffusion
-(https://arxiv.org/abs/2311.12908) on velocities, plus flow matching on ground-truth clips against colour shift.
+A pair needs Pareto dominance (paper section 3.4): the chosen sample is better than the rejected one in at least one
+score and worse in none; conditions without such a pair are skipped. The loss is direct preference optimisation for
+diffusion (https://arxiv.org/abs/2311.12908) on velocities, plus flow matching on ground-truth clips against colour
+shift.
 
 S samples of a condition, F latent frames of a window.
 """
@@ -101,7 +102,7 @@ def preference_loss(errors: Tensor, reference: Tensor, beta: float) -> Tensor:
 
 
 @torch.no_grad()
-def collect(
+def collect_pairs(
     dit: DiffusionTransformer, batches: ClipBatches, settings: Preference, progress: Progress | None
 ) -> list[Pairs]:
     """Sample every condition and collect its dominant pair.
@@ -134,7 +135,7 @@ def collect(
 
 
 def pair_batches(pairs: list[Pairs], batches: ClipBatches, steps: range) -> Iterator[Pairs]:
-    """Yield one pair per step, in an order that depends on the step alone, with new noise."""
+    """Yield one pair per step, chosen by the step alone, with new noise."""
     for step in steps:
         epoch, place = divmod(step, len(pairs))
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(epoch))
@@ -154,7 +155,7 @@ class PreferenceLoss:
 
         Args:
             dit: the trained model.
-            pairs: of one step.
+            pairs: preference pairs of one step.
             sigma: [B, F] noise levels, 0 for the image.
         """
         generator, conditions = pairs.truth.generator, pairs.truth.conditions

@@ -29,7 +29,7 @@ from lpm_model.precision import native_dtype
 from lpm_model.progress import Progress
 from lpm_model.sampler import BaseModel
 from lpm_model.training.base.config import BaseTraining
-from lpm_model.training.base.preference import Pairs, PreferenceLoss, collect, pair_batches
+from lpm_model.training.base.preference import Pairs, PreferenceLoss, collect_pairs, pair_batches
 from lpm_model.training.base.validation import HeldOutWindows, SaveVideo, Validator
 from lpm_model.training.engine.checkpoints import ShardedCheckpoint
 from lpm_model.training.engine.data import Batch, ClipBatches, RandomCrops, WindowSampling, prefetched, read_dataset
@@ -117,7 +117,7 @@ class BaseModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch | Pairs, index: int) -> Tensor:
         loss = self.preference_loss(batch) if isinstance(batch, Pairs) else self.loss(batch)
-        # Sharded gradients are means over all processes; those that share tokens hold partial sums.
+        # Sharded gradients are means over all processes; processes of a sequence group hold partial sums.
         accumulate, parts = self.settings.accumulate // self.mesh.data_parallel, self.mesh.scale.sequence_parallel
         self.manual_backward(loss * parts / accumulate)
         batches = self.start // self.mesh.data_parallel + index + 1  # of this process, before a resume too
@@ -151,7 +151,7 @@ class BaseModule(lightning.LightningModule):
 def clip_batches(
     clips: Clips, base: BaseModel, settings: BaseTraining, start: int, mesh: Mesh = SINGLE_PROCESS
 ) -> ClipBatches:
-    """Return this process's remaining batches of a training."""
+    """Return the remaining batches of this process."""
     return ClipBatches(
         clips, base, latents=settings.clip_latents, batch=settings.batch,
         steps=range(start + mesh.data_rank, settings.steps * settings.accumulate, mesh.data_parallel),
@@ -173,9 +173,9 @@ def clip_batches(
 def preference_batches(
     clips: Clips, base: BaseModel, settings: BaseTraining, start: int, progress: Progress | None
 ) -> ReIterable:
-    """Sample preference pairs from the initial model and return the remaining batches of them."""
+    """Sample preference pairs from the initial model and return their remaining batches."""
     singles = clip_batches(clips, base, replace(settings, batch=1, crop_steps=0), start)
-    pairs = collect(base.dit, singles, settings.preference, progress)
+    pairs = collect_pairs(base.dit, singles, settings.preference, progress)
     steps = range(start, settings.steps * settings.accumulate)
     return ReIterable(lambda: pair_batches(pairs, singles, steps))
 
@@ -210,10 +210,10 @@ def train_base(
     Args:
         dataset: folder that curate wrote.
         folder: output; `checkpoint/` inside it is deleted at the end.
-        settings: model and training.
+        settings: settings of model and training.
         progress: shows the steps.
         logger: Lightning logger(s).
-        save_video: stores the videos of a validation.
+        save_video: called with each validation video.
 
     Returns:
         Metrics: the last loss (mean over 50 steps), steps, clips, and those of the validation.

@@ -1,7 +1,7 @@
 """Validation of Base LPM on held-out people: loss, audio-conditioning ablation, sample videos.
 
-The conditioning gap of a voice is the rise of the loss when that voice is exchanged for another clip's, with the same
-noise on the same windows: the person's own audio where the person speaks, the partner's where the person listens.
+The conditioning gap of a voice is the rise of the loss when that voice is replaced with that of another clip, for the
+same noise on the same windows: the person's own audio where the person speaks, the partner's where the person listens.
 
 N windows, F latent frames of each.
 """
@@ -36,7 +36,7 @@ from lpm_model.training.engine.shard_reader import Clips, read_clips
 
 log = logging.getLogger(__name__)
 MIN_STATE_FRACTION = 0.5
-"""Minimum fraction of a window's frames in the state whose voice is exchanged."""
+"""Minimum fraction of a window's frames in the state of the replaced voice."""
 BOOTSTRAP_SAMPLES = 4000
 WINDOWS_PER_BATCH = 4
 """Windows in one forward pass."""
@@ -46,7 +46,7 @@ SaveVideo = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], None]
 
 @dataclass(frozen=True, slots=True)
 class ConditioningGap:
-    """The rise of the loss when a voice is exchanged."""
+    """The rise of the loss when a voice is replaced with another clip's."""
 
     loss: float
     """Mean loss with the correct voice."""
@@ -55,7 +55,7 @@ class ConditioningGap:
     low: float
     """Lower end of the 90 % bootstrap interval of the mean rise."""
     high: float
-    """Its upper end."""
+    """Upper end of the interval."""
     windows: int
     clips: int
 
@@ -80,11 +80,11 @@ class HeldOutWindows:
 
     Args:
         clips: held-out clips.
-        model: its encoders make the conditions, its decoder the videos.
-        settings: of the training.
+        model: provides the encoders of the conditions and the decoder of the videos.
+        settings: settings of the training.
 
     Raises:
-        ValueError: there are no two clips to exchange a voice between.
+        ValueError: fewer than two clips, so that no voice can be replaced.
     """
 
     def __init__(self, clips: Clips, model: CharacterModel, settings: BaseTraining) -> None:
@@ -100,7 +100,7 @@ class HeldOutWindows:
             )
 
     def _choose(self, voice: str) -> list[tuple[int, int]]:
-        """Clip index and start of windows in which the person speaks or listens; empty with fewer than two clips."""
+        """Return clip and start of windows in which the person speaks or listens; empty for fewer than two clips."""
         latents, sampling = self.settings.clip_latents, WindowSampling(states=(voice,))
         found = [
             (place, start)
@@ -117,7 +117,7 @@ class HeldOutWindows:
         return chosen
 
     def exchange_partner(self, chosen: Sequence[tuple[int, int]], index: int) -> tuple[int, int]:
-        """Return the next window of another person, else of another clip."""
+        """Return the next window of another person or, failing that, of another clip."""
         facts, place = self.source.facts, chosen[index][0]
         following = [*chosen[index + 1 :], *chosen[:index]]
         person = next((window for window in following if facts[window[0]].group != facts[place].group), None)
@@ -136,7 +136,7 @@ class HeldOutWindows:
         )
 
     def _groups(self, chosen: Sequence[tuple[int, int]]) -> list[list[int]]:
-        """Indices of the windows of each forward pass."""
+        """Return the indices of the windows of each forward pass."""
         by_grid: dict[tuple[int, int], list[int]] = {}
         for number, (place, _) in enumerate(chosen):
             by_grid.setdefault(self.source.facts[place].grid, []).append(number)

@@ -41,7 +41,7 @@ class RolloutComparison:
         return 1 - self.sync + sum(ratios) + self.colour**2
 
     def metrics(self) -> dict[str, float]:
-        """Return its parts by name."""
+        """Return the fields by name."""
         return asdict(self)
 
     def collapse(self, bounds: CollapseMonitorSettings) -> str:
@@ -91,7 +91,7 @@ class HeldOutRollout:
 
     @torch.no_grad()
     def measure(self, role: Role) -> RolloutComparison:
-        """Compare the generation with this role (the refiner runs after the student) with the ground truth."""
+        """Roll out this role (the refiner after the student) and compare the result with the ground truth."""
         online, batch = self.roles.online, self.batch
         batch.generator.set_state(self.noise)
         end = 1 + (batch.latents.shape[2] - 1) // online.chunk_latents * online.chunk_latents
@@ -109,8 +109,8 @@ class CollapseMonitor(nn.Module):
     Args:
         ema: the weights to validate and retain.
         settings: bounds.
-        measure: compares the network, with the EMA weights in it, with the ground truth.
-        mean: of a tensor over all ranks, so that they decide alike.
+        measure: compares rollouts of the network, which holds the EMA weights, with the ground truth.
+        mean: averages a tensor over all ranks, so that all decide alike.
     """
 
     best: Tensor

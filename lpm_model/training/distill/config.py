@@ -9,12 +9,12 @@ from lpm_model.training.engine.config import Scale
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OdeStage:
-    """Stage 1: ODE regression, from intermediate states of the teacher's trajectories straight to their end."""
+    """Stage 1: ODE regression from intermediate states of the teacher's trajectories to their endpoints."""
 
     steps: int = setting(40, help="Optimizer steps, each on a whole rollout; 0 skips the stage.")
     objective: Literal["regression", "consistency"] = setting(
         "regression",
-        help="Regress to the teacher's end from its states at the student's noise levels (arXiv 2412.07772), or "
+        help="Regress to the teacher's endpoint from its states at the student's noise levels (arXiv 2412.07772), or "
         "predict from each state what the EMA predicts from the next one (arXiv 2303.01469, 2602.02214), which stores "
         "every state.",
     )

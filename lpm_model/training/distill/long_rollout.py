@@ -1,7 +1,7 @@
 """Streaming long tuning: a rollout that continues from step to step over one cache (LongLive, arXiv 2509.22622).
 
-Each step extends the rollout by one clip, with the audio of another clip than the step before. At a random chunk
-boundary the conditions may change: the speaking turn, both voices once more, or the text.
+Each step extends the rollout by one clip, with audio from a new clip. At a random chunk boundary the conditions may
+change: the speaking turn, both voices, or the text.
 
 B rows, n latent frames of a step, P latent frames of audio context, H of audio history.
 """
@@ -31,7 +31,7 @@ from lpm_model.training.engine.data import Batch
 
 Kind = Literal["turn", "clip", "text"]
 KINDS: tuple[Kind, ...] = ("turn", "clip", "text")
-"""What can change: own audio and partner's audio are exchanged; both become another clip's; the text."""
+"""Changes: swap own and partner's audio; replace both with another clip's; replace the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class StreamingSampler:
         self.new = (settings.clip_latents - 1) // self.online.chunk_latents * self.online.chunk_latents
         self.steps_per_rollout = -(-settings.long.latents // self.new)
         self.context = self.online.config.context_latents
-        # For the next chunk, the latent frame before it, and a window that is encoded again.
+        # Covers the next chunk, the latent frame before it, and a re-encoded window.
         self.history = max(self.context + 1, self.online.audio_history_latents)
         self.rollout: RolloutState | None = None
 
     def draw(self, shared: torch.Generator) -> Switch | None:
-        """Draw what changes in a step, and where; None for no change."""
+        """Draw the change of conditions in a step; None for no change."""
         draw, boundary, kind = torch.rand(3, generator=shared).tolist()
         if draw >= self.settings.long.switch_prob:
             return None
@@ -100,7 +100,7 @@ class StreamingSampler:
         return Sample(clip, own, first=1 + switch.at if switch is not None and text_changes else 1)
 
     def _start(self, batch: Batch) -> RolloutState:
-        """Start a rollout from a batch's image; the audio history is the first frame of its context, repeated."""
+        """Start a rollout from a batch's image; the audio history repeats the first frame of its context."""
         image, given = batch.latents[:, :, :1], batch.conditions
 
         def before(voice: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class StreamingSampler:
         return torch.cat([clean for _, clean in chunks], dim=2)
 
     def _recompute_window(self, cache: KVCache, conditions: Conditions, begin: int, generator: torch.Generator) -> None:
-        """If the model recomputes on a prompt change, encode the window again under the new text, as serving does."""
+        """If the model recomputes on a prompt change, re-encode the window under the new text, as serving does."""
         if self.online.online.on_prompt_change != "recompute":
             return
         rows = range(cache.written.shape[0])

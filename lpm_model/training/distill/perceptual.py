@@ -1,4 +1,4 @@
-"""A perceptual distance of latents in the feature space of the autoencoder's decoder, without another network.
+"""A perceptual distance of latents in the feature space of the autoencoder's decoder; needs no other network.
 
 It replaces LPIPS of decoded frames. Source: https://arxiv.org/abs/2411.04873 (latent perceptual loss); features are
 normalised by the target's standard deviation in each channel, and all depths have equal weight.

@@ -25,7 +25,7 @@ class ModelRoles:
 
     Args:
         online: the model whose backbone and refiner hold the teacher's weights.
-        lora: of the adapters; rank 0 gives each role its own weights.
+        lora: settings of the adapters; rank 0 gives each role its own weights.
     """
 
     def __init__(self, online: OnlineModel, lora: Lora) -> None:

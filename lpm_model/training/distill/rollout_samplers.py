@@ -57,7 +57,7 @@ class RolloutSpans:
     """Boundaries within a rollout, in latent frames."""
 
     first: int
-    """Start of the clip that is matched, the last part of the rollout."""
+    """Start of the matched clip, which is the last part of the rollout."""
     gradient_start: int
     """Start of the chunks with gradients."""
     end: int
@@ -96,15 +96,15 @@ def _refine(
     roles: ModelRoles, cache: KVCache, coarse: Iterator[tuple[slice, Tensor]], conditions: Conditions, noise: Noise,
     spans: RolloutSpans, *, train: bool,
 ) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
-    """Refine a student's rollout chunk by chunk, so that neither rollout is in memory as a whole.
+    """Yield the chunks of a student's rollout, refined one by one, so that memory does not grow with its length.
 
     Args:
         roles: student and refiner.
-        cache: of the refiner.
+        cache: cache of the refiner.
         coarse: the student's rollout.
-        conditions: of the rollout.
-        noise: of the refiner.
-        spans: of the rollout.
+        conditions: conditions of the rollout.
+        noise: noise source of the refiner.
+        spans: boundaries of the rollout.
         train: with gradients from `spans.gradient_start`.
     """
     online = roles.online

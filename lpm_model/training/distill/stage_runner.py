@@ -1,4 +1,4 @@
-"""Runs one distillation stage after the other: checkpoints, batches, teacher trajectories, metrics."""
+"""Runs the distillation stages: checkpoints, batches, teacher trajectories, metrics."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class StageCheckpoint(CheckpointFile):
 
 @dataclass(frozen=True, slots=True)
 class StageRunner:
-    """What the stages of a distillation share, and how to run one."""
+    """Shared inputs of the distillation stages, and methods that run them."""
 
     roles: ModelRoles
     clips: Clips
@@ -81,8 +81,8 @@ class StageRunner:
         Args:
             key: of the stage in settings and metrics, one of DMD_STAGES.
             sampler: generates the clips that are matched.
-            batches: from which the sampler starts.
-            checkpoint_steps: batches between checkpoints; None takes those of the settings.
+            batches: batches that start the sampler's clips.
+            checkpoint_steps: batches between checkpoints; None = `settings.checkpoint_steps`.
         """
         stage: DmdStage = getattr(self.settings, key)
         module = DmdModule(
@@ -133,12 +133,12 @@ class StageRunner:
     def _fit(
         self, key: str, module: StageModule, batches: StepBatches, steps: int, checkpoint_steps: int
     ) -> dict[str, float]:
-        """Run the remaining steps of a stage, and load the weights that it retains into the networks.
+        """Run the remaining steps of a stage, and load its retained weights into the networks.
 
         Args:
             key: of the stage.
             module: resumes from its `start`.
-            batches: of some steps.
+            batches: returns the batches of some steps.
             steps: batches of the stage on each process.
             checkpoint_steps: batches between checkpoints.
 

@@ -32,15 +32,15 @@ LEVEL_BOUNDS = (0.02, 0.98)
 
 
 class StageModule(lightning.LightningModule):
-    """What all stages share: the trained weights, their EMA, the collapse monitor, and steps across all ranks.
+    """Base of all stages: the trained weights, their EMA, the collapse monitor, and steps across all ranks.
 
     Args:
         roles: the networks; only their trained weights are part of the module's state.
-        settings: of the distillation.
-        name: in logs, and in the seed of what all ranks draw alike.
-        role: whose weights are trained and retained.
-        decay: of their EMA.
-        held_out: what the collapse monitor validates on; None for no monitor.
+        settings: settings of the distillation.
+        name: name in logs and in the seed of draws that all ranks share.
+        role: role whose weights are trained and retained.
+        decay: decay of the EMA.
+        held_out: validation of the collapse monitor; None for no monitor.
         start: batches done before a resumed run.
         mesh: processes.
     """
@@ -63,7 +63,7 @@ class StageModule(lightning.LightningModule):
             )
 
     def configure_model(self) -> None:
-        """Every process has the full weights: nothing to shard."""
+        """Do nothing: every process has the full weights."""
 
     def on_train_start(self) -> None:
         if self.monitor is not None and not self.start:
@@ -79,7 +79,7 @@ class StageModule(lightning.LightningModule):
         optimizer.zero_grad()
 
     def after_student_step(self, done: int, steps: int) -> None:
-        """Update the EMA after a step of the retained role, and validate if it is time to."""
+        """Update the EMA after a step of the retained role, and validate every `every_steps` steps."""
         self.ema.update()
         every = self.settings.collapse_monitor.every_steps
         if self.monitor is not None and (done % every == 0 or done == steps):
@@ -105,7 +105,7 @@ def _average_gradients(weights: Sequence[nn.Parameter], mesh: Mesh) -> None:
 
 
 class OdeModule(StageModule):
-    """Stage 1: from a state of the teacher's trajectory straight to its end (paper 4.2; arXiv 2412.07772).
+    """Stage 1: regression from a state of the teacher's trajectory to its endpoint (paper 4.2; arXiv 2412.07772).
 
     The history is the student's own, so that it learns to recover from its errors (arXiv 2506.08009).
     """
@@ -160,7 +160,7 @@ class OdeModule(StageModule):
         )  # fmt: skip
 
     def target(self, cache: Any, batch: Trajectories, number: int, span: slice, given: Conditions) -> Tensor:
-        """Return the teacher's end or, for consistency, the EMA's prediction from the next state on the same path."""
+        """Return the teacher's endpoint or, for consistency, the EMA's prediction from the next state of the path."""
         if self.settings.ode.objective == "regression" or number + 1 == len(batch.sigmas):
             return batch.clean[:, :, span]
         with torch.no_grad(), self.ema.swap():
@@ -209,7 +209,7 @@ class DmdModule(StageModule):
         return flow.interpolate(clip, noise, sigma[:, None, :, None, None]), sigma, noise
 
     def shared(self, batches: int) -> torch.Generator:
-        """Return the generator of what all ranks draw alike in a batch."""
+        """Return the generator of the draws that all ranks share in a batch."""
         return step_generator(self.settings.seed, batches, f"{self.name} shared")
 
     def critic_loss(self, batch: Batch | Trajectories, shared: torch.Generator) -> Tensor:

@@ -33,7 +33,7 @@ from lpm_model.training.engine.shard_reader import Clips, ShardClips, read_clips
 
 log = logging.getLogger(__name__)
 VALIDATION_SEED_OFFSET = 9
-"""Added to the seed for the clips of the collapse monitor."""
+"""Offset of the seed for the clips of the collapse monitor."""
 
 
 def distill_online(
@@ -52,10 +52,10 @@ def distill_online(
         base: the teacher's folder.
         dataset: folder that curate wrote; its clips start and condition the rollouts.
         folder: output; trajectories and checkpoints inside it are deleted at the end.
-        settings: of all stages.
+        settings: settings of all stages.
         progress: shows the steps.
         logger: Lightning logger(s).
-        trajectories: folder that stores the teacher's trajectories, to be shared with other distillations.
+        trajectories: folder for the teacher's trajectories, which other distillations can reuse.
 
     Returns:
         Metrics of each stage: its last loss, its best step, and the validation distance of that step.
@@ -70,13 +70,13 @@ def distill_online(
 
 
 def _run_stages(runner: StageRunner) -> dict[str, float]:
-    """Run the five stages in order, each on the weights that the one before has retained, and return their metrics."""
+    """Run the five stages in order, each on the weights retained by the previous one, and return their metrics."""
     settings, roles, length, metrics = runner.settings, runner.roles, runner.settings.clip_latents, dict[str, float]()
     if not any(getattr(settings, key).steps for key in ("ode", *DMD_STAGES)):
         log.warning("all stages have 0 steps: Online LPM gets the weights of its Base, which is not causal")
     if settings.ode.steps or settings.off_policy.steps:
         runner.sample_trajectories()
-    if settings.ode.steps:  # 1: regression to the ends of the teacher's trajectories
+    if settings.ode.steps:  # 1: regression to the endpoints of the teacher's trajectories
         metrics |= runner.ode_regression()
     if settings.off_policy.steps:  # 2: distribution matching on the teacher's clips
         metrics |= runner.match_distribution("off_policy", OffPolicySampler(roles, settings), runner.trajectory_batches)
@@ -110,7 +110,7 @@ def _distill(
     load_weights(online.backbone, read_weights(base / "model.safetensors"), base / "model.safetensors")
     for part in (*online.networks.values(), online.autoencoder):
         assert isinstance(part, nn.Module)
-        part.to(mesh.device)  # the encoders stay where batches are made
+        part.to(mesh.device)  # the encoders stay on the device that makes batches
     clips, held_out = _split(read_clips(dataset), settings)
     roles = ModelRoles(online, settings.lora)
     parent = model_digest(base)
@@ -138,7 +138,7 @@ def _distill(
 
 
 def _split(clips: ShardClips, settings: Distillation) -> tuple[Clips, Clips]:
-    """Training clips and held-out clips; all clips twice if nobody can be held out."""
+    """Return training clips and held-out clips; both are all clips if nobody can be held out."""
     fraction, length = settings.collapse_monitor.held_out_fraction, settings.clip_latents
     if not settings.collapse_monitor.every_steps or not fraction:
         return clips, clips
@@ -153,7 +153,7 @@ def _split(clips: ShardClips, settings: Distillation) -> tuple[Clips, Clips]:
 
 
 def _validation(clips: Clips, roles: ModelRoles, settings: Distillation) -> HeldOutRollout | None:
-    """What the collapse monitor validates on; None without a monitor."""
+    """Return the validation of the collapse monitor; None without a monitor."""
     if not settings.collapse_monitor.every_steps:
         return None
     source = ClipBatches(

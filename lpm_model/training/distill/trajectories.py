@@ -73,7 +73,7 @@ def sample_teacher(teacher: DiffusionTransformer, batch: Batch, settings: Distil
 
 
 def shards_key(settings: Distillation, teacher_digest: str, dataset_digest: str) -> str:
-    """Hash everything that the shards depend on, in 16 digits; distillations with the same key can share them."""
+    """Return a 16-digit hash of everything that the shards depend on; distillations with the same key share them."""
     split = settings.collapse_monitor.held_out_fraction if settings.collapse_monitor.every_steps else 0.0
     decides = (
         teacher_digest, dataset_digest, stored_sigmas(settings), settings.teacher_steps, settings.guidance,
@@ -105,7 +105,7 @@ class TrajectoryShards:
         os.replace(partial, self.path(number))
 
     def rows(self, numbers: Sequence[int], generator: torch.Generator) -> Trajectories:
-        """Read some trajectories; number n is row n mod batch of shard n div batch, and no other row is read."""
+        """Read only the given trajectories; number n is row n mod batch of shard n div batch."""
         read: list[dict[str, Tensor]] = []
         sigmas: tuple[float, ...] = ()
         for shard, row in (divmod(number, self.settings.batch) for number in numbers):
@@ -118,7 +118,7 @@ class TrajectoryShards:
             like = next((row[name] for row in read if name in row), None)
             if like is None:
                 return None
-            # A row without a caption has no text; next to rows with captions it reads as an empty text.
+            # A row without a caption has no text; in a batch with captions it gets an empty text.
             join_processes = torch.cat([row[name] if name in row else torch.zeros_like(like) for row in read])
             return join_processes.float() if join_processes.is_floating_point() else join_processes
 

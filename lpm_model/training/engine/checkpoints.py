@@ -1,6 +1,6 @@
 """Checkpoints that a killed training resumes from: one safetensors file, or one shard for each of several processes.
 
-A checkpoint holds weights, averages, optimizer moments, the step and the last losses.
+A checkpoint holds weights, EMA, optimizer moments, the step and the last losses.
 """
 
 import json
@@ -47,7 +47,7 @@ class CheckpointFile:
         return int(self._run_metadata()["step"])
 
     def losses(self) -> list[float]:
-        """Return the last losses before the checkpoint, so that a resumed run reports what an unbroken one does."""
+        """Return the last losses before the checkpoint, which the final mean of a resumed run includes."""
         return list(self._run_metadata().get("losses", []))
 
     def _run_metadata(self) -> dict[str, Any]:
@@ -79,7 +79,9 @@ class CheckpointFile:
         if {name.removeprefix("module.") for name in names if name.startswith("module.")} != set(own):
             raise ValueError(f"{self.path} is the checkpoint of another model: delete its folder and start again")
         for name in names:
-            with safe_open(self.path, "pt") as file:  # reopened: what was read stays in memory until it is closed
+            with safe_open(
+                self.path, "pt"
+            ) as file:  # reopened for each tensor: tensors stay in memory until the file is closed
                 value = file.get_tensor(name)
                 part, rest = name.split(".", 1)
                 if part == "module":
@@ -94,9 +96,9 @@ class CheckpointFile:
 
 
 class ShardedCheckpoint(CheckpointFile):
-    """One file from one process, a folder of shards from several; any number of processes reads either.
+    """One file from one process, a folder of shards from several; any number of processes can resume from either.
 
-    The shards of a step are in a folder of their own; `run.json`, replaced atomically, names the complete one.
+    Each checkpoint has its own folder of shards; `run.json`, replaced atomically, names the newest complete one.
     """
 
     def __init__(self, folder: Path, mesh: Mesh) -> None:
@@ -156,7 +158,7 @@ class ShardedCheckpoint(CheckpointFile):
     def _empty_tensors(
         self, reader: HuggingFaceStorageReader, module: nn.Module, optimizers: Sequence[Optimizer]
     ) -> dict[str, Tensor]:
-        """An empty tensor for each saved one, sharded as this run shards the weight that it belongs to."""
+        """Return an empty tensor for each saved one, sharded like its weight in this run."""
         weights = {f"module.{name}": value for name, value in module.state_dict().items()}
         for number, optimizer in enumerate(optimizers):
             of = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -174,7 +176,7 @@ class ShardedCheckpoint(CheckpointFile):
 
 
 def load_checkpoint_tensors(tensors: Mapping[str, Tensor], module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-    """Load what `checkpoint_tensors` named into a module and its new optimizers."""
+    """Load the tensors of `checkpoint_tensors` into a module and its new optimizers."""
     weights: dict[str, Tensor] = {}
     moments: dict[int, dict[int, dict[str, Tensor]]] = {}
     for name, value in tensors.items():

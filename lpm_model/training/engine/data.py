@@ -23,7 +23,7 @@ from lpm_model.character import CharacterModel, reference_positions
 from lpm_model.config import FRAMES_PER_LATENT, SAMPLES_PER_LATENT, STATES
 from lpm_model.dit import Conditions
 from lpm_model.training.engine.noise_augmentation import add_noise
-from lpm_model.training.engine.shard_reader import CACHE_BYTES, Clip, ClipFacts, Clips, LruCache, facts_of
+from lpm_model.training.engine.shard_reader import CACHE_BYTES, Clip, ClipFacts, Clips, LruCache, all_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,13 @@ def crop_to_motion(
 ) -> tuple[Tensor, Conditions, list[tuple[int, int]]]:
     """Crop a square from every clip and its references, more likely where the clip moves fast: mostly the mouth.
 
-    Positions are relative in the model (RoPE), so what it learns on crops holds for full frames, at a fraction of the
+    Positions in the model are relative (RoPE), so training on crops transfers to full frames, at a fraction of the
     tokens.
 
     Args:
         latents: [B, channels, F, h, w].
-        conditions: their references [B, R, channels, h, w] are cropped alike.
-        side: of the square in latent cells, even; clamped to the grid.
+        conditions: conditions, whose references [B, R, channels, h, w] are cropped at the same place.
+        side: side of the square in latent cells, even; clamped to the grid.
         generator: draws the positions.
 
     Returns:
@@ -118,18 +118,18 @@ def crop_to_motion(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomCrops:
-    """Training on random latent crops instead of full frames in some of the steps (see `crop_to_motion`)."""
+    """Schedule of training on random latent crops instead of full frames (see `crop_to_motion`)."""
 
     steps: int
     """Only steps before this one train on crops."""
     full_frame_every: int
-    """Every n-th of these steps trains on full frames nevertheless."""
+    """Every n-th of these steps trains on full frames."""
     batch: int
     """Clips in a batch of crops."""
     size: int
     """Side of a crop in latent cells, even."""
 
-    def at(self, step: int) -> bool:
+    def is_crop_step(self, step: int) -> bool:
         """Return whether a step trains on crops."""
         return step < self.steps and (step + 1) % self.full_frame_every != 0
 
@@ -157,9 +157,9 @@ class WindowSampling:
         """Return the sampling weight of each window of a clip.
 
         Args:
-            facts: of the clip.
+            facts: facts of the clip.
             latents: latent frames of a window.
-            motion: [k] see `motion_of`; only needed if `expressive` is above 0.
+            motion: [k] see `latent_motion`; only needed if `expressive` is above 0.
 
         Returns:
             [windows] fraction of frames in the chosen states, times motion to the power of `expressive`.
@@ -174,7 +174,7 @@ class WindowSampling:
         return torch.from_numpy(fraction).float()
 
 
-def motion_of(clip: Clip) -> NDArray[np.float32]:
+def latent_motion(clip: Clip) -> NDArray[np.float32]:
     """Return the mean squared change between neighbouring latent frames of a clip, [k]."""
     speed: NDArray[np.float32] = np.square(np.diff(clip.latents.astype(np.float32), axis=1)).mean(axis=(0, 2, 3))
     return speed
@@ -192,7 +192,7 @@ class Bucket:
     """Clips in a batch of full frames."""
     crop_batch: int
     """Clips in a batch of crops."""
-    places: tuple[int, ...]
+    clip_indices: tuple[int, ...]
     """Indices of its clips in the dataset."""
     weights: Tensor
     """[clips] sampling weight of each."""
@@ -206,16 +206,16 @@ class ClipBatches(IterableDataset[Batch]):
 
     Args:
         clips: the dataset.
-        model: its encoders make the conditions.
+        model: provides the encoders of the conditions.
         latents: latent frames of a window.
         batch: maximum number of clips in a batch.
         steps: steps to iterate over; the remaining ones in a resumed run.
-        seed: of all random draws.
+        seed: seed of all random draws.
         crops: steps that train on random crops; None for none.
         sampling: how windows are sampled.
         shorter: other window lengths, for clips that are too short.
         tokens: maximum number of video tokens in a batch; 0 for no limit.
-        batches_per_step: batches of one optimizer step, which several processes may divide: all of one shape.
+        batches_per_step: batches of one optimizer step, all of one shape; several processes may divide them.
         cache_bytes: limit of the audio features that stay in memory.
     """
 
@@ -238,15 +238,15 @@ class ClipBatches(IterableDataset[Batch]):
         self.sampling, self.crops = sampling or WindowSampling(), crops
         self.clips, self.model, self.batch, self.steps, self.seed = clips, model, batch, steps, seed
         self.tokens, self.batches_per_step = tokens, batches_per_step
-        self.facts = facts_of(clips)
-        self.motion = [motion_of(clip) for clip in clips] if self.sampling.expressive else None
+        self.facts = all_facts(clips)
+        self.motion = [latent_motion(clip) for clip in clips] if self.sampling.expressive else None
         self.buckets = self._fill(sorted({latents, *shorter}, reverse=True))
         weights = [float(bucket.weights.sum()) / bucket.batch for bucket in self.buckets]
         self.bucket_weights = torch.tensor(weights)
         self.features: LruCache[tuple[str, bool], Tensor] = LruCache(cache_bytes, lambda value: value.nbytes)
 
     def _fill(self, lengths: Sequence[int]) -> list[Bucket]:
-        """All non-empty buckets, longest windows first."""
+        """Return all non-empty buckets, longest windows first."""
         found: dict[tuple[int, tuple[int, int]], list[tuple[int, Tensor]]] = {}
         long_enough = False
         for place, facts in enumerate(self.facts):
@@ -276,14 +276,14 @@ class ClipBatches(IterableDataset[Batch]):
                     crop_batch=self._clips_in_batch(
                         self.crops.batch if self.crops else 1, latents * side[0] * side[1] // 4
                     ),
-                    places=places,
+                    clip_indices=places,
                     weights=torch.stack(weights),
                 )  # fmt: skip
             )
         return buckets
 
     def _clips_in_batch(self, batch: int, tokens: int) -> int:
-        """Number of clips, of `tokens` video tokens each, that fit in a batch."""
+        """Return the number of clips, of `tokens` video tokens each, that fit in a batch."""
         if not self.tokens:
             return batch
         if tokens > self.tokens:
@@ -305,10 +305,12 @@ class ClipBatches(IterableDataset[Batch]):
     def make(self, step: int) -> Batch:
         """Return the batch of one step."""
         bucket, generator = self.bucket(step), step_generator(self.seed, step, "data")
-        crops = self.crops if self.crops is not None and self.crops.at(step // self.batches_per_step) else None
+        crops = (
+            self.crops if self.crops is not None and self.crops.is_crop_step(step // self.batches_per_step) else None
+        )
         batch = bucket.batch if crops is None else bucket.crop_batch
         picked = torch.multinomial(bucket.weights, batch, True, generator=generator).tolist()
-        places = [bucket.places[i] for i in picked]
+        places = [bucket.clip_indices[i] for i in picked]
         rows = [self.clips[place] for place in places]
         starts = [self._start(self._weights(place, bucket.latents), generator) for place in places]
         cut = [clip.latents[:, start : start + bucket.latents] for clip, start in zip(rows, starts, strict=True)]
@@ -333,7 +335,7 @@ class ClipBatches(IterableDataset[Batch]):
         return step_generator(self.seed, step, "noise")
 
     def bucket(self, step: int) -> Bucket:
-        """Return the bucket of a step; small batches come more often, so that all windows stay equally likely."""
+        """Return the bucket of a step; small batches are drawn more often, to keep all windows equally likely."""
         if len(self.buckets) == 1:
             return self.buckets[0]
         generator = step_generator(self.seed, step // self.batches_per_step, "bucket")
@@ -384,7 +386,7 @@ class ClipBatches(IterableDataset[Batch]):
         )
 
     def _kinds(self, rows: Sequence[Clip], generator: torch.Generator) -> list[str]:
-        """Kinds of references of a batch: the global one, and sometimes others that all its clips have."""
+        """Return the kinds of references of a batch: the global one, and at random others that all its clips have."""
         first = rows[0].kinds[0]
         if self.sampling.references == 1 or torch.rand(1, generator=generator) >= self.sampling.reference_prob:
             return [first]

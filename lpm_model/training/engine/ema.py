@@ -34,7 +34,7 @@ class EMA(nn.Module):
 
     @torch.no_grad()
     def load(self, values: list[Tensor]) -> None:
-        """Replace the average by these values."""
+        """Set the average to these values."""
         for own, new in zip(self.values, values, strict=True):
             own.copy_(new)
 
@@ -46,7 +46,7 @@ class EMA(nn.Module):
 
     @contextmanager
     def swap(self) -> Iterator[None]:
-        """Run the network with the average in place of its weights; no autograd graph may cross the ends."""
+        """Swap the average into the network inside the context; autograd graphs must not cross its boundaries."""
         self._exchange()
         try:
             yield

@@ -75,7 +75,7 @@ def under_torchrun() -> bool:
 
 
 def is_main_process() -> bool:
-    """Return whether this process is the one that writes and logs."""
+    """Return whether this process writes and logs."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -101,7 +101,7 @@ def join_processes(scale: Scale) -> Iterator[Mesh]:
     distributed.init_process_group()
     mesh.barrier()
     yield mesh
-    # After an error the process just exits: leaving would wait for others that are still in a collective.
+    # After an error, exit without leaving the group, which would wait for processes inside a collective.
     mesh.barrier()
     distributed.destroy_process_group()
 

@@ -18,7 +18,7 @@ from lpm_model.training.engine.launch import SINGLE_PROCESS, Mesh
 
 log = logging.getLogger(__name__)
 LOSS_WINDOW = 50
-"""Number of last losses that the reported loss is the mean of."""
+"""The reported loss is the mean of this many last losses."""
 
 
 class SaveCheckpoints(Callback):
@@ -91,20 +91,20 @@ def run(
     """Fit a module, which optimizes manually, for the remaining batches of a run.
 
     Args:
-        module: knows its own `start`, the step that the run resumes from.
-        batches: exactly the remaining batches, those of this process if several share them.
-        steps: batches of the whole run, by all processes.
+        module: its `start` is the step that the run resumes from.
+        batches: exactly the remaining batches of this process.
+        steps: batches of the whole run over all processes.
         checkpoint: where the run resumes from and saves to.
         checkpoint_steps: batches between checkpoints.
-        description: of the progress bar.
+        description: label of the progress bar.
         progress: shows the bar; None is silent.
         logger: Lightning logger(s).
         callbacks: further Lightning callbacks.
         mesh: processes; with several the module shards itself in `configure_model`.
-        precision: of the matmuls.
+        precision: data type of the matmuls.
 
     Returns:
-        The losses, those before the checkpoint included.
+        The losses, including those before the checkpoint.
     """
     warnings.filterwarnings("ignore", module="lightning.*")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -119,7 +119,7 @@ def run(
         callbacks=[history, SaveCheckpoints(checkpoint, checkpoint_steps, history, mesh.data_parallel), *callbacks],
     )  # fmt: skip
     if left > 0:
-        # Lightning needs the same type of batches in every process, although only one shows a bar.
+        # Lightning needs the same type of iterable in every process, although only one shows a bar.
         if progress is not None or mesh.is_distributed:
             batches = _TrackedBatches(batches, progress, description, left, steps // mesh.data_parallel)
         try:

@@ -14,7 +14,7 @@ from torch.optim import _muon
 from lpm_model.precision import native_dtype
 
 
-def orthogonalised(stack: Tensor, group: Mapping[str, Any]) -> Tensor:
+def orthogonalise(stack: Tensor, group: Mapping[str, Any]) -> Tensor:
     """Orthogonalise matrices of one shape by the Newton-Schulz iteration of torch.optim.Muon.
 
     Args:
@@ -36,20 +36,20 @@ def orthogonalised(stack: Tensor, group: Mapping[str, Any]) -> Tensor:
 
 
 class StackedMuon(torch.optim.Muon):
-    """Muon that batches matrices of one shape: small ones, one at a time, cost a fifth of a training step."""
+    """Muon that batches matrices of one shape; one at a time, small ones would take a fifth of a training step."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, equal to that of torch.optim.Muon if the native type of the device is bfloat16."""
+        """Take one step, equal to that of torch.optim.Muon if the native type of the device is bfloat16."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             for shape in dict.fromkeys(weight.shape for weight in weights):
-                self._move([weight for weight in weights if weight.shape == shape], group)
+                self._update([weight for weight in weights if weight.shape == shape], group)
         return loss
 
-    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         """Update some matrices of one shape."""
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
@@ -62,7 +62,7 @@ class StackedMuon(torch.optim.Muon):
         rate = _muon._adjust_lr(float(group["lr"]), group["adjust_lr_fn"], weights[0].shape)
         if group["weight_decay"]:
             torch._foreach_mul_(weights, 1 - float(group["lr"]) * group["weight_decay"])
-        directions = orthogonalised(torch.stack(momenta), group).to(weights[0].dtype)
+        directions = orthogonalise(torch.stack(momenta), group).to(weights[0].dtype)
         torch._foreach_add_(weights, list(directions.unbind()), alpha=-rate)
 
 
@@ -78,7 +78,7 @@ class KernelMuon(StackedMuon):
         super().__init__(matrices, rate, weight_decay=weight_decay)
 
     def step(self, closure: Any = None) -> Any:
-        """One step with the gradients of the kernels."""
+        """Take one step with the gradients of the kernels."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for kernel, matrix in zip(self.kernels, self.param_groups[0]["params"], strict=True):
@@ -93,7 +93,7 @@ class ShardedMuon(StackedMuon):
     Each process orthogonalises its own and returns the rows, so that every matrix is computed once.
     """
 
-    def _move(self, weights: list[Any], group: dict[str, Any]) -> None:
+    def _update(self, weights: list[Any], group: dict[str, Any]) -> None:
         """Update this process's rows of some matrices of one shape."""
         rate = _muon._adjust_lr(float(group["lr"]), group["adjust_lr_fn"], weights[0].shape)
         for weight, direction in zip(weights, self._directions(weights, group), strict=True):
@@ -101,7 +101,7 @@ class ShardedMuon(StackedMuon):
             rows.mul_(1 - float(group["lr"]) * group["weight_decay"]).add_(direction, alpha=-rate)
 
     def _directions(self, weights: Sequence[DTensor], group: dict[str, Any]) -> Tensor:
-        """This process's rows of each orthogonalised momentum, [matrices, own rows, columns]."""
+        """Return this process's rows of each orthogonalised momentum, [matrices, own rows, columns]."""
         updates = []
         for weight in weights:
             gradient = weight.grad.to_local()  # type: ignore[union-attr]
@@ -115,6 +115,6 @@ class ShardedMuon(StackedMuon):
         sharded = DTensor.from_local(torch.stack(updates), over, [Shard(1)], shape=torch.Size(shape), stride=stride)
         full = sharded.redistribute(placements=[Shard(0)]).to_local()
         if len(full):
-            full.copy_(orthogonalised(full, group))
+            full.copy_(orthogonalise(full, group))
         back = DTensor.from_local(full, over, [Shard(0)], shape=torch.Size(shape), stride=stride)
         return back.redistribute(placements=[Shard(1)]).to_local()

@@ -31,7 +31,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class ClipFacts:
-    """What the index stores about a clip, without its arrays."""
+    """Index entry of a clip, without its arrays."""
 
     key: str
     latents: int
@@ -64,7 +64,7 @@ class Clip:
 
     @property
     def facts(self) -> ClipFacts:
-        """Return what an index stores about the clip."""
+        """Return the index entry of the clip."""
         _, latents, rows, columns = self.latents.shape
         return ClipFacts(self.key, latents, (rows, columns), self.states, self.key)
 
@@ -84,13 +84,13 @@ class Clips(Protocol):
     def __iter__(self) -> Iterator[Clip]: ...
 
 
-def facts_of(clips: Clips) -> Sequence[ClipFacts]:
+def all_facts(clips: Clips) -> Sequence[ClipFacts]:
     """Return the facts of every clip, from the index if there is one."""
     return clips.facts if isinstance(clips, ShardClips) else [clip.facts for clip in clips]
 
 
 class LruCache(Generic[K, V]):
-    """The least-recently-used cache: evicts until the rest fits in `max_bytes`; a larger value is cached alone."""
+    """A least-recently-used cache of at most `max_bytes`; a value larger than that is cached alone."""
 
     def __init__(self, max_bytes: int, size: Callable[[V], int]) -> None:
         self.max_bytes, self.size = max_bytes, size
@@ -191,7 +191,7 @@ def read_clips(dataset: Path, cache_bytes: int = CACHE_BYTES) -> ShardClips:
 
 
 def _check_end(shard: Path) -> None:
-    """Raise if the two empty blocks at the end are missing: truncation between two clips shows in nothing else."""
+    """Raise if the two empty blocks at the end are missing, the only sign of truncation between two clips."""
     with shard.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - 1024))

@@ -1,6 +1,6 @@
 """FSDP2: weights, gradients, averages and moments of a training, sharded by rows over all processes.
 
-W processes. A weight is a DTensor with some of its rows on each; those of a block are gathered when it runs.
+W processes. A weight is a DTensor with some of its rows on each process; those of a block are gathered when it runs.
 """
 
 from dataclasses import replace

@@ -12,15 +12,15 @@ from lpm_model.describe import Workload, forward_flops
 from lpm_model.precision import native_dtype
 from lpm_model.training.engine.config import Scale
 
-ONE = Scale()
+ONE_PROCESS = Scale()
 """One process."""
 TRAIN_TO_FORWARD_FLOPS = 3
-"""FLOPs of a forward and backward pass over those of the forward pass, without activation checkpointing."""
+"""Ratio of the FLOPs of forward and backward pass to those of the forward pass alone."""
 LOG_INTERVAL_BATCHES = 10
 
 
 def peak_flops(device: torch.device, size: int = 2048, kind: torch.dtype | None = None) -> float:
-    """Measure the rate of a large matmul on a device in FLOP/s, best of ten; dtype None is the device's native type."""
+    """Measure the rate of a large matmul on a device in FLOP/s, best of ten; `kind` None is the native type."""
     a, b = (torch.randn(size, size, device=device, dtype=kind or native_dtype(device)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
@@ -43,7 +43,7 @@ class Throughput(Callback):
     The values are those of all processes, extrapolated from the batches of the main one.
     """
 
-    def __init__(self, config: ModelConfig, scale: Scale = ONE) -> None:
+    def __init__(self, config: ModelConfig, scale: Scale = ONE_PROCESS) -> None:
         self.config, self.scale = config, scale
         self.peak = 0.0
         self.mfu: list[float] = []
