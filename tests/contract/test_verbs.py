@@ -46,11 +46,11 @@ def test_pipeline_tasks_are_the_verbs(compiled: Path) -> None:
     assert set(pipeline_outline(compiled)) == set(VERBS)
 
 
-def test_pipeline_edges_are_dvcs(compiled: Path) -> None:
+def test_pipeline_edges_equal_dvc_edges(compiled: Path) -> None:
     assert pipeline_edges(compiled) == dvc_edges()
 
 
-def test_pipeline_edges_are_the_tables() -> None:
+def test_pipeline_edges_equal_the_step_table() -> None:
     producers = {step.folder: step.verb for step in STEPS.values()}
     table = {(producers[folder], step.verb) for step in STEPS.values() for folder in step.inputs.values()}
     assert table == dvc_edges()

@@ -1,4 +1,4 @@
-"""Characters of a dataset: who is taken, who is not, and that the server finds them."""
+"""Characters of a dataset: which people are selected, and that the server finds them."""
 
 import logging
 from pathlib import Path
@@ -24,7 +24,7 @@ ROW: dict[str, Any] = {
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model folder as far as characters need one."""
+    """Write the part of a model folder that characters need."""
     folder = tmp_path / "model"
     autoencoder = make_autoencoder(tmp_path / "autoencoder")
     make_dataset(tmp_path / "dataset", autoencoder)

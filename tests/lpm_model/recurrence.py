@@ -166,7 +166,7 @@ class Progress:
         return max(self.online.online.sink_latents, len(self.outputs) - self.online.online.window_latents)
 
     def recompute(self, conditions: Callable[[int, int], Conditions], draw: Draw) -> None:
-        """Write the window again, chunk by chunk as it was generated, the first perhaps partly evicted."""
+        """Re-encode the window chunk by chunk, as it was generated; its first chunk may be partly evicted."""
         chunk, begin = self.online.chunk_latents, self.first()
         while begin < len(self.outputs):
             end = next(e for e in range(begin + 1, len(self.outputs) + 1) if (e - 1) % chunk == 0)

@@ -20,13 +20,13 @@ from tests.lpm_model.tiny import conditions, online_config, online_model, person
 TOKENS, HEADS, WIDTH = 2, 1, 4
 
 
-def make(sink: int, window: int, batch: int = 1, layers: int = 1) -> KVCache:
+def empty_cache(sink: int, window: int, batch: int = 1, layers: int = 1) -> KVCache:
     online = OnlineConfig(sink_latents=sink, window_latents=window)
     return KVCache.empty(layers, batch, TOKENS, HEADS, WIDTH, online, torch.zeros(1))
 
 
-def put(cache: KVCache, chunk: int) -> None:
-    """Write a chunk whose keys carry their latent's number, and 1000 x row; values are the negatives."""
+def write_chunk(cache: KVCache, chunk: int) -> None:
+    """Write a chunk whose keys are latent index + 1000 x row, and whose values are the negatives."""
     latents = cache.written[:, None] + torch.arange(chunk)
     marks = (latents + 1000 * torch.arange(latents.shape[0])[:, None]).float()
     keys = marks.repeat_interleave(TOKENS, 1)[..., None, None].expand(-1, -1, HEADS, WIDTH)
@@ -45,19 +45,19 @@ def expected(written: int, sink: int, window: int) -> dict[int, int]:
 
 
 def plan_of(cache: KVCache) -> CachedAttention:
-    """The pass of a chunk of one latent frame whose tokens are a row."""
+    """Return the attention plan of a chunk of one latent frame with one row of tokens."""
     return CachedAttention.plan(cache, (1, 1, TOKENS), (cache.keys.shape[-1] - 4, 2, 2), rotate)
 
 
-def past(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
-    """What attention reads, [B, keys, N, D], under a rotation by nothing."""
+def cached_keys(cache: KVCache) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the keys and values that attention reads, [B, keys, N, D] each, without rotation."""
     plan = replace(plan_of(cache), rotate=lambda keys, rotation: keys)
     found, values = plan.cached_keys(0, torch.float32, naive=True)
     return found.permute(0, 3, 1, 2), values.transpose(1, 2)
 
 
-def refer(cache: KVCache, positions: list[list[int]], value: float = 0.0) -> None:
-    """Give a cache references at these positions, one list a row."""
+def add_references(cache: KVCache, positions: list[list[int]], value: float = 0.0) -> None:
+    """Add references at these positions to a cache, one list per row."""
     shape = (cache.keys.shape[0], len(positions), len(positions[0]) * TOKENS, HEADS, WIDTH)
     cache.reference_keys = cache.reference_values = torch.full(shape, value)
     cache.reference_positions = torch.tensor(positions)
@@ -65,7 +65,7 @@ def refer(cache: KVCache, positions: list[list[int]], value: float = 0.0) -> Non
 
 def contents(cache: KVCache, row: int, chunk: int) -> dict[int, int]:
     layout = cache.layout(chunk)
-    keys, values = past(cache)
+    keys, values = cached_keys(cache)
     assert torch.equal(keys, -values)
     marks = keys[row, :, 0, 0].unflatten(0, (layout.slots, TOKENS)).long() - 1000 * row
     assert bool((marks == marks[:, :1]).all())
@@ -77,10 +77,10 @@ def contents(cache: KVCache, row: int, chunk: int) -> dict[int, int]:
 @given(st.integers(1, 4), st.integers(6, 9), st.sampled_from([1, 3, 6]), st.integers(0, 8))
 @settings(max_examples=60, deadline=None)
 def test_ring_cache_evicts_oldest_latent(sink: int, window: int, chunk: int, writes: int) -> None:
-    cache = make(sink, window)
-    put(cache, 1)
+    cache = empty_cache(sink, window)
+    write_chunk(cache, 1)
     for _ in range(writes):
-        put(cache, chunk)
+        write_chunk(cache, chunk)
     written = 1 + writes * chunk
     assert contents(cache, 0, chunk) == expected(written, sink, window)
     start = min(written, sink + window)
@@ -90,11 +90,11 @@ def test_ring_cache_evicts_oldest_latent(sink: int, window: int, chunk: int, wri
 @given(st.lists(st.integers(0, 14), min_size=2, max_size=4))
 @settings(max_examples=30, deadline=None)
 def test_layout_positions_are_per_row(counts: list[int]) -> None:
-    cache = make(2, 4, batch=len(counts))
-    single = [make(2, 4, batch=len(counts)) for _ in counts]
+    cache = empty_cache(2, 4, batch=len(counts))
+    single = [empty_cache(2, 4, batch=len(counts)) for _ in counts]
     for row, count in enumerate(counts):
         for _ in range(1 + count):
-            put(single[row], 1)
+            write_chunk(single[row], 1)
         cache.replace_rows(torch.arange(len(counts)) == row, single[row])
     for row, count in enumerate(counts):
         assert contents(cache, row, 1) == expected(1 + count, 2, 4)
@@ -102,13 +102,13 @@ def test_layout_positions_are_per_row(counts: list[int]) -> None:
 
 
 def test_key_mask_covers_references_slots_and_chunk() -> None:
-    cache, ahead = make(2, 4, batch=2), make(2, 4, batch=2)
-    refer(cache, [[-1], [-1]])
-    put(cache, 1)
+    cache, ahead = empty_cache(2, 4, batch=2), empty_cache(2, 4, batch=2)
+    add_references(cache, [[-1], [-1]])
+    write_chunk(cache, 1)
     assert key_mask(cache, cache.layout(1), 1) is None
     for _ in range(3):
-        put(ahead, 1)
-    refer(ahead, [[-1], [-3]])
+        write_chunk(ahead, 1)
+    add_references(ahead, [[-1], [-3]])
     cache.replace_rows(torch.tensor([False, True]), ahead)
     mask = key_mask(cache, cache.layout(1), 1)
     assert mask is not None
@@ -119,11 +119,11 @@ def test_key_mask_covers_references_slots_and_chunk() -> None:
 
 
 def test_key_mask_excludes_absent_references() -> None:
-    cache, other = make(1, 4, batch=2), make(1, 4, batch=2)
-    refer(cache, [[-1], [-1]], 1.0)
-    refer(other, [[-1, -2], [-1, -6]], 2.0)
-    put(cache, 1)
-    put(other, 1)
+    cache, other = empty_cache(1, 4, batch=2), empty_cache(1, 4, batch=2)
+    add_references(cache, [[-1], [-1]], 1.0)
+    add_references(other, [[-1, -2], [-1, -6]], 2.0)
+    write_chunk(cache, 1)
+    write_chunk(other, 1)
     cache.replace_rows(torch.tensor([True, False]), other)
     assert cache.reference_positions.tolist() == [[-1, -2], [-1, ABSENT]]
     mask = key_mask(cache, cache.layout(1), 1)
@@ -138,10 +138,10 @@ def test_key_mask_excludes_absent_references() -> None:
 @given(st.integers(1, 40))
 @settings(max_examples=20, deadline=None)
 def test_positions_and_memory_are_bounded(writes: int) -> None:
-    cache = make(2, 5)
+    cache = empty_cache(2, 5)
     before = cache.nbytes
     for _ in range(writes):
-        put(cache, 1)
+        write_chunk(cache, 1)
     assert cache.nbytes == before == 2 * 7 * TOKENS * HEADS * WIDTH * 4
     layout = cache.layout(3)
     assert int(layout.chunk_positions.max()) <= 2 + 5 + 2
@@ -149,10 +149,10 @@ def test_positions_and_memory_are_bounded(writes: int) -> None:
 
 
 def test_replace_rows_keeps_other_rows_bit_equal() -> None:
-    own, other = make(2, 4, batch=3, layers=2), make(2, 4, batch=3, layers=2)
+    own, other = empty_cache(2, 4, batch=3, layers=2), empty_cache(2, 4, batch=3, layers=2)
     for _ in range(9):
-        put(own, 1)
-    put(other, 1)
+        write_chunk(own, 1)
+    write_chunk(other, 1)
     before = copy.deepcopy(own)
     own.replace_rows(torch.tensor([False, True, False]), other)
     assert own.written.tolist() == [9, 1, 9]
@@ -163,11 +163,11 @@ def test_replace_rows_keeps_other_rows_bit_equal() -> None:
 
 
 def test_references_are_never_evicted() -> None:
-    cache = make(1, 6)
-    refer(cache, [[-1, -2]], 7.0)
+    cache = empty_cache(1, 6)
+    add_references(cache, [[-1, -2]], 7.0)
     for _ in range(30):
-        put(cache, 1)
-    keys, _ = past(cache)
+        write_chunk(cache, 1)
+    keys, _ = cached_keys(cache)
     assert torch.equal(keys[:, : 2 * TOKENS], torch.full((1, 2 * TOKENS, HEADS, WIDTH), 7.0))
 
 
@@ -177,15 +177,15 @@ def test_config_rejects_window_smaller_than_chunk() -> None:
 
 
 def test_prepared_keys_are_invalidated_when_the_cache_advances() -> None:
-    cache, other = make(1, 6), make(1, 6)
-    put(cache, 1)
-    first, _ = past(cache)
-    put(cache, 1)
-    second, _ = past(cache)
+    cache, other = empty_cache(1, 6), empty_cache(1, 6)
+    write_chunk(cache, 1)
+    first, _ = cached_keys(cache)
+    write_chunk(cache, 1)
+    second, _ = cached_keys(cache)
     assert (first.shape[1], second.shape[1]) == (TOKENS, 2 * TOKENS)
-    put(other, 1)
+    write_chunk(other, 1)
     cache.replace_rows(torch.tensor([True]), other)
-    assert torch.equal(past(cache)[0], first)
+    assert torch.equal(cached_keys(cache)[0], first)
 
 
 @pytest.mark.parametrize("max_scores", [0, 1 << 20], ids=["fused", "naive"])
@@ -211,7 +211,7 @@ def test_static_buffers_equal_newly_allocated_ones(max_scores: int, plan: list[s
                     cache.replace_rows(torch.tensor([False, True]), before)
             level = 1 - level if act == "level" else level
             new = torch.randn(3, 2, TOKENS, HEADS, 8, generator=draw)
-            seen = [see(cache.level(level), new) for cache in (static, fresh)]
+            seen = [attend_chunk(cache.level(level), new) for cache in (static, fresh)]
             assert torch.allclose(*seen, atol=1e-5)
             if act == "write":
                 for cache in (static, fresh):
@@ -222,8 +222,8 @@ def test_static_buffers_equal_newly_allocated_ones(max_scores: int, plan: list[s
         assert buffers.naive == bool(max_scores)
 
 
-def see(cache: KVCache, own: torch.Tensor) -> torch.Tensor:
-    """Attention of a chunk of one latent frame; own [3, B, tokens, N, D] are its queries, keys and values."""
+def attend_chunk(cache: KVCache, own: torch.Tensor) -> torch.Tensor:
+    """Attend from a chunk of one latent frame; own [3, B, tokens, N, D] are its queries, keys and values."""
     plan = plan_of(cache)
     return plan.attend(0, rotate(own[0], plan.rotation), rotate(own[1], plan.rotation), own[2])
 
@@ -231,11 +231,11 @@ def see(cache: KVCache, own: torch.Tensor) -> torch.Tensor:
 @given(st.integers(0, 12), st.integers(1, 3), st.integers(2, 4))
 @settings(max_examples=40, deadline=None)
 def test_replace_window_restores_slots_and_positions(writes: int, sink: int, window: int) -> None:
-    cache = make(sink, window, batch=2)
+    cache = empty_cache(sink, window, batch=2)
     cache.latents = torch.zeros(2, window, 1, 1, 1)
     for number in range(1 + writes):
         cache.store_latents(torch.full((2, 1, 1, 1, 1), float(number)))
-        put(cache, 1)
+        write_chunk(cache, 1)
     before = copy.deepcopy(cache)
     fresh, latents, first = cache.window_of(1)
     kept = list(range(max(sink, 1 + writes - window), 1 + writes))

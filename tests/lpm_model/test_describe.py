@@ -1,4 +1,4 @@
-"""What a model costs: the formula against a counter, sizes against what is known of them."""
+"""Cost of a model: the FLOP formula against torch's counter, sizes against published ones."""
 
 import json
 from dataclasses import replace
@@ -64,7 +64,7 @@ def test_17b_profile_has_the_papers_parameter_count() -> None:
     assert cost.total_parameters == pytest.approx(17.43e9, rel=0.005)
 
 
-def test_floor_is_the_longer_of_compute_and_memory_time() -> None:
+def test_min_time_is_the_longer_of_compute_and_memory_time() -> None:
     cost = describe(ModelConfig(), chunk_workload(OnlineConfig(), 128))
     assert tokens_per_latent(128) == 64
     assert cost.min_time_s(1e-6, 1e9) == pytest.approx(cost.total_flops / 1e6)

@@ -1,4 +1,4 @@
-"""The transformer: token order, independence of rows, what each condition may touch."""
+"""The transformer: token order, independence of rows, the reach of each condition."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def test_initial_output_is_zero() -> None:
 
 
 def test_clean_prediction_gives_velocities() -> None:
-    """The same weights either way: v = (x - clean) / sigma, so that one Euler step to 0 ends at the prediction."""
+    """v = (x - clean) / sigma for the same weights: one Euler step to 0 ends at the prediction."""
     clean = transformer(MODEL)
     direct = DiffusionTransformer(replace(MODEL, predicts="velocity"))
     direct.load_state_dict(clean.state_dict())
@@ -121,7 +121,7 @@ def test_timestep_is_per_latent_frame() -> None:
 
 
 def test_reference_order_does_not_matter() -> None:
-    """Their order does not count, their positions do."""
+    """The output depends on their positions, not on their order."""
     dit, given = transformer(), conditions(3, 2)
     assert given.references is not None
     assert given.reference_positions is not None

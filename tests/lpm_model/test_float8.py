@@ -1,4 +1,4 @@
-"""Products in 8 bits: near the exact ones, by token and output alike, and shared where weights are shared."""
+"""FP8 matmuls: close to exact ones, scaled per token and per output, with shared weights still shared."""
 
 import pytest
 import torch
@@ -10,15 +10,15 @@ from lpm_model.lora import adapted_layers, clone_with_adapter
 
 LORA = Lora(rank=4, alpha=4.0)
 ROUNDING = 2.0**-4
-"""Largest relative error of a value with three bits behind its first."""
+"""Largest relative rounding error with three mantissa bits."""
 
 
-def drawn(*shape: int, spread: float = 1.0) -> torch.Tensor:
+def random_tensor(*shape: int, spread: float = 1.0) -> torch.Tensor:
     return spread * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def pair() -> tuple[DiffusionTransformer, DiffusionTransformer]:
-    """A backbone and a refiner on its weights."""
+def backbone_and_refiner() -> tuple[DiffusionTransformer, DiffusionTransformer]:
+    """Return a backbone, and a refiner that shares its weights."""
     torch.manual_seed(0)
     backbone = DiffusionTransformer(ModelConfig(width=64, heads=1, ffn_width=128, layers=2)).bfloat16()
     for weight in backbone.parameters():
@@ -31,13 +31,13 @@ def pair() -> tuple[DiffusionTransformer, DiffusionTransformer]:
 
 
 @torch.no_grad()
-def seen(model: DiffusionTransformer) -> torch.Tensor:
-    latents = drawn(1, 16, 2, 8, 8).bfloat16()
+def output_of(model: DiffusionTransformer) -> torch.Tensor:
+    latents = random_tensor(1, 16, 2, 8, 8).bfloat16()
     return model(latents, torch.full((1, 2), 0.5), Conditions())
 
 
 def test_quantize_error_is_within_rounding_for_any_row_scale() -> None:
-    x = drawn(5, 32) * torch.tensor([1e-4, 0.1, 1.0, 30.0, 1e4])[:, None]
+    x = random_tensor(5, 32) * torch.tensor([1e-4, 0.1, 1.0, 30.0, 1e4])[:, None]
     values, scale = quantize(x)
     assert values.dtype == FLOAT8
     largest = x.abs().amax(dim=1, keepdim=True)
@@ -49,7 +49,7 @@ def test_float8_linear_multiplies_the_quantized_values() -> None:
     layer = torch.nn.Linear(32, 48).bfloat16()
     blocks = torch.nn.Module()
     blocks.blocks = torch.nn.ModuleList([layer])
-    x = drawn(2, 3, 32).bfloat16()
+    x = random_tensor(2, 3, 32).bfloat16()
     (weight, weight_scale), (values, scale) = quantize(layer.weight.detach()), quantize(x.flatten(0, 1))
     to_float8([blocks])
     small = blocks.blocks[0]
@@ -59,11 +59,11 @@ def test_float8_linear_multiplies_the_quantized_values() -> None:
 
 
 def test_to_float8_stays_close_and_keeps_shared_weights() -> None:
-    backbone, refiner = pair()
-    before = seen(backbone), seen(refiner)
+    backbone, refiner = backbone_and_refiner()
+    before = output_of(backbone), output_of(refiner)
     to_float8([backbone, refiner])
     for model, wanted in zip((backbone, refiner), before, strict=True):
-        error = (seen(model) - wanted).norm() / wanted.norm()
+        error = (output_of(model) - wanted).norm() / wanted.norm()
         assert 0 < error < 0.05
     own, shared = dict(refiner.named_parameters()), dict(backbone.named_parameters())
     assert all(own[name] is weight for name, weight in shared.items())
@@ -72,6 +72,6 @@ def test_to_float8_stays_close_and_keeps_shared_weights() -> None:
 
 
 def test_to_float8_rejects_other_types_and_sizes() -> None:
-    backbone, _ = pair()
+    backbone, _ = backbone_and_refiner()
     with pytest.raises(ValueError, match="run without float8"):
         to_float8([backbone.float()])

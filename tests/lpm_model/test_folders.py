@@ -133,8 +133,8 @@ def test_model_rejects_wrong_audio_width(online: OnlineModel) -> None:
         BaseModel(type(MODEL)(audio_width=100), online.autoencoder, SIZE_PX)
 
 
-class Straight(torch.nn.Module):
-    """A model that knows the answer: its velocity leads from any noise to `clean`; text moves the target."""
+class StubModel(torch.nn.Module):
+    """A stub model whose velocity leads from any noise to `clean`; text moves the target."""
 
     def __init__(self, clean: torch.Tensor) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Straight(torch.nn.Module):
 
 def test_sample_window_keeps_known_latents_and_reaches_prediction() -> None:
     clean = normal(1, 16, 5, 4, 4, seed=4)
-    dit = Straight(clean)
+    dit = StubModel(clean)
     known = normal(1, 16, 2, 4, 4, seed=6)
     generator = torch.Generator().manual_seed(0)
     made, states = sample_window(
@@ -164,7 +164,7 @@ def test_sample_window_keeps_known_latents_and_reaches_prediction() -> None:
 
 
 def test_guidance_extrapolates_beyond_positive_pass() -> None:
-    dit, given, sigma = Straight(torch.zeros(1, 16, 1, 4, 4)), conditions(1), torch.ones(1, 1)
+    dit, given, sigma = StubModel(torch.zeros(1, 16, 1, 4, 4)), conditions(1), torch.ones(1, 1)
     noisy = normal(1, 16, 1, 4, 4)
     made = [guided_velocity(dit, noisy, sigma, given, scale) for scale in (0.0, 1.0, 3.0)]  # type: ignore[arg-type]
     assert torch.allclose(made[0], noisy)

@@ -123,7 +123,7 @@ def test_streaming_equals_recurrence_without_history_noise(latents_of: list[Tens
 
 
 def test_cached_chunk_equals_one_masked_pass(online: OnlineModel) -> None:
-    """Image and references attend to each other, the chunk to all: that needs no cache."""
+    """Image and references attend to each other, and the chunk to all, in one pass without a cache."""
     who, given = person(), conditions(1)
     noisy = normal(1, 16, 1, 4, 4, seed=8)
     got = online.denoise(online.prefill(who), noisy, 0, given.without("references"))
@@ -149,7 +149,7 @@ def test_recurrence_equals_bidirectional_pass(online: OnlineModel) -> None:
 
 
 def test_append_does_not_depend_on_earlier_forward(online: OnlineModel) -> None:
-    """Writing a chunk must not change what the same pass still reads, even when the ring is full."""
+    """Writing a chunk must not change keys that the same pass still reads, even when the ring is full."""
     given = conditions(1).without("references")
     quiet = online_model(online_config(history_sigma=0.0))
     caches = [quiet.prefill(person()) for _ in range(2)]
@@ -179,8 +179,8 @@ def test_audio_beyond_lookahead_does_not_change_earlier_frames(online: OnlineMod
     )
 
 
-def crowd(kinds: Sequence[Sequence[int]]) -> list[Character]:
-    """People with references at these positions."""
+def characters_at(kinds: Sequence[Sequence[int]]) -> list[Character]:
+    """Return characters with references at these positions."""
     people = []
     for row, positions in enumerate(kinds):
         someone = person(row)
@@ -200,9 +200,9 @@ def crowd(kinds: Sequence[Sequence[int]]) -> list[Character]:
 def test_batched_row_equals_single_row(
     latents_of: list[Tensor], kinds: list[list[int]], starts: list[int], texts: list[str], settled: str, refiner: float
 ) -> None:
-    """Independently of the other rows and their positions; rows restart, each at its own time."""
+    """Rows are independent of the others and of their positions, and restart at different times."""
     online = online_model(online_config(on_prompt_change=settled, refiner_sigma=refiner))
-    people, rows, count = crowd(kinds), len(kinds), 8
+    people, rows, count = characters_at(kinds), len(kinds), 8
     audio = voice(4000 * count + online.lookahead_samples, 1, batch=rows)
     state = online.init_state(people, seed=3)
     latents_of.clear()
@@ -254,7 +254,7 @@ def test_reset_restarts_only_masked_rows(online: OnlineModel) -> None:
 @pytest.mark.parametrize("brought", [[-1, -2, -6], [-3]])
 def test_reset_accepts_more_or_fewer_references(brought: list[int], latents_of: list[Tensor]) -> None:
     online = online_model(online_config(refiner_sigma=0.3, reference_refresh_latents=3))
-    stays, new = crowd([[-1, -2], brought])
+    stays, new = characters_at([[-1, -2], brought])
     audio, state = voice(4000 * 10, 1, batch=2), online.init_state(stays, batch=2, seed=[5, 6])
     parts = chunks(online, audio)
     for number, part in enumerate(parts):
@@ -279,7 +279,7 @@ def test_reset_accepts_more_or_fewer_references(brought: list[int], latents_of: 
 def test_loaded_state_resumes_to_the_same_bits(changes: dict[str, Any], stop: int, tmp_path: Path) -> None:
     online = online_model(online_config(**changes))
     audio = voice(online.chunk_samples * 8, 1, batch=2)
-    parts, state = chunks(online, audio), online.init_state(crowd([[-1], [-1, -2]]), seed=4)
+    parts, state = chunks(online, audio), online.init_state(characters_at([[-1], [-1, -2]]), seed=4)
     frames = []
     for number, part in enumerate(parts):
         if number == stop:
@@ -332,13 +332,15 @@ def test_reset_requires_flushed_pipeline() -> None:
 def test_pipelined_frames_are_the_same_but_later(refiner: float, changes: dict[str, Any]) -> None:
     speak, listen = voice(4000 * 9, 1, batch=2), voice(4000 * 9, 2, batch=2)
     models = [online_model(online_config(refiner_sigma=refiner, pipelined=p, **changes)) for p in (False, True)]
-    one, two = (stream(m, m.init_state(crowd([[-1], [-1, -2]])), speak, listen, ["", "she nods"]) for m in models)
+    one, two = (
+        stream(m, m.init_state(characters_at([[-1], [-1, -2]])), speak, listen, ["", "she nods"]) for m in models
+    )
     assert torch.equal(one, two)
     assert models[1].online.pipeline_chunks == (2 if refiner else 1)
 
 
 def test_recompute_windows_equals_history_under_the_new_text() -> None:
-    """As long as nothing was evicted: the same latents, appended under the new text from the start."""
+    """Equals the same latents appended under the new text from the start, if nothing was evicted."""
     online = online_model(
         online_config(on_prompt_change="recompute", history_sigma=0.0, sink_latents=1, window_latents=6)
     )

@@ -1,4 +1,4 @@
-"""Our transformer with imported weights against diffusers' WanTransformer3DModel, and the way there and back."""
+"""Our transformer with imported weights against diffusers' WanTransformer3DModel, and the round trip."""
 
 import json
 from dataclasses import replace
@@ -48,8 +48,8 @@ def ours(folder: Path) -> DiffusionTransformer:
     return dit.eval().requires_grad_(False)
 
 
-def both(model: Any, dit: DiffusionTransformer, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """What the two say to the same noisy latents, level and text."""
+def outputs_of_both(model: Any, dit: DiffusionTransformer, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return the outputs of both models for the same noisy latents, level and text."""
     *_, text_width, frames, rows, columns, tokens = shape
     latents, text = normal(2, 16, frames, rows, columns, seed=3), normal(2, tokens, text_width, seed=4)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_imported_weights_compute_like_diffusers(shape: tuple[int, ...], tmp_pat
     model = wan(shape)
     model.save_pretrained(tmp_path / "wan")
     assert import_wan(tmp_path / "wan", tmp_path / "ours") == []
-    got, expected = both(model, ours(tmp_path / "ours"), shape)
+    got, expected = outputs_of_both(model, ours(tmp_path / "ours"), shape)
     assert float((got - expected).norm() / expected.norm()) < 1e-5
     assert float(expected.std()) > 0.1, "a constant output would agree with anything"
 
@@ -110,7 +110,7 @@ def test_import_drops_clip_branch_and_mask_channels(tmp_path: Path) -> None:
     kept = {n: t for n, t in model.state_dict().items() if n in bare.state_dict()}
     kept["patch_embedding.weight"] = kept["patch_embedding.weight"][:, :16]
     bare.load_state_dict(kept)
-    got, expected = both(bare, ours(tmp_path / "ours"), shape)
+    got, expected = outputs_of_both(bare, ours(tmp_path / "ours"), shape)
     assert float((got - expected).norm() / expected.norm()) < 1e-5
 
 
@@ -152,7 +152,7 @@ def test_init_weights_from_imported_folder(tmp_path: Path) -> None:
     fresh = init_weights_from(voiced, tmp_path / "ours")
     assert fresh
     assert all("audio" in name or name.split(".")[0].removeprefix("null_") in ("speak", "listen") for name in fresh)
-    got, expected = both(model, voiced.eval(), shape)
+    got, expected = outputs_of_both(model, voiced.eval(), shape)
     assert torch.allclose(got, expected, atol=1e-4)
 
 

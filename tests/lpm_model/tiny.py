@@ -28,12 +28,12 @@ MODEL = ModelConfig(
 
 
 def online_config(**changes: Any) -> OnlineConfig:
-    """A cache that wraps soon."""
+    """Return a config whose cache wraps after a few chunks."""
     return OnlineConfig(**{"sink_latents": 2, "window_latents": 3, **changes})
 
 
 def randomised(model: nn.Module, seed: int = 0, scale: float = 0.15) -> Any:
-    """Every parameter moved off its starting value, so that nothing is zero by accident."""
+    """Return the model with all parameters perturbed, so that none is zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -91,7 +91,7 @@ def write_autoencoder(folder: Path) -> Path:
 
 
 def clip_members(seed: int, latents: int = 9) -> dict[str, Any]:
-    """What a shard holds for one clip."""
+    """Return the members of one clip in a shard."""
     rng = np.random.default_rng(seed)
     samples = 4000 * (latents - 1)
     return {
@@ -108,7 +108,7 @@ def clip_members(seed: int, latents: int = 9) -> dict[str, Any]:
 
 
 def write_dataset(folder: Path, encoder: Path, clips: int = 4, shards: int = 2) -> Path:
-    """A dataset folder as curate leaves it, as far as training reads it."""
+    """Write the part of a dataset folder that training reads."""
     (folder / "shards").mkdir(parents=True)
     names = [f"train-{number:06d}.tar" for number in range(shards)]
     for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""The lpm command: help that helps, errors on one line."""
+"""The lpm command: complete help, errors on one line."""
 
 import socket
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipelines.cli import cli, main
 from pipelines.data import _counted
 
 
-def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
     captured = capsys.readouterr()
@@ -19,7 +19,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -34,7 +34,7 @@ def all_commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple
 
 @pytest.mark.parametrize("command", all_commands(cli), ids=" ".join)
 def test_every_command_and_option_has_a_help_text(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = outcome(capsys, *command, "--help")
+    code, out, _ = run_command(capsys, *command, "--help")
     assert code == 0
     assert f"Usage: lpm {' '.join(command)}" in out
     options = [p for p in cli.commands[command[0]].params if isinstance(p, click.Option)]
@@ -66,7 +66,7 @@ def test_every_command_and_option_has_a_help_text(command: tuple[str, ...], caps
     ],
 )
 def test_user_errors_are_one_line(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = outcome(capsys, *arguments)
+    code, _, err = run_command(capsys, *arguments)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
@@ -79,14 +79,14 @@ def test_a_taken_port_is_named_with_its_option(
     monkeypatch.setattr("components.dataset.browse.Clips", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, _, err = outcome(capsys, "data", "browse", str(tmp_path), "--serve", "--port", port)
+        code, _, err = run_command(capsys, "data", "browse", str(tmp_path), "--serve", "--port", port)
     assert code == 2
     assert f"127.0.0.1:{port} is not available" in err
     assert "choose another port with --port" in err
 
 
 def test_data_erase_help_and_item_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = outcome(capsys, "data", "erase", "--help")
+    _, out, _ = run_command(capsys, "data", "erase", "--help")
     assert "person_hint" in out
     assert [_counted(1, "json"), _counted(3, "json")] == ["1 clip description", "3 clip descriptions"]
     assert [_counted(1, "recordings"), _counted(0, "recordings")] == ["1 recording", "0 recordings"]
@@ -99,13 +99,13 @@ def test_debug_prints_the_traceback() -> None:
 
 
 def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = outcome(capsys, "curat")
+    code, _, err = run_command(capsys, "curat")
     assert code == 2
     assert "curat" in err
 
 
 def test_mapping_settings_accept_keys_of_any_name(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = outcome(
+    code, out, _ = run_command(
         capsys, "config", "deploy.promotion.tolerances.workers=0.5", "curate.thresholds.max_yaw_deg=30"
     )
     assert code == 0
@@ -113,10 +113,10 @@ def test_mapping_settings_accept_keys_of_any_name(capsys: pytest.CaptureFixture[
 
 
 def test_config_prints_the_composed_values(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = outcome(capsys, "config", "data.source=here")
+    code, out, _ = run_command(capsys, "config", "data.source=here")
     assert code == 0
     assert "source: here" in out
-    _, every, _ = outcome(capsys, "config", "--all", "data.source=here")
+    _, every, _ = run_command(capsys, "config", "--all", "data.source=here")
     assert "source: here" in every
     assert "    # Number of GPUs.\n    gpus: 0\n" in every
     assert "gpu_resource: nvidia.com/gpu" in every
@@ -124,9 +124,9 @@ def test_config_prints_the_composed_values(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_curate_names_the_command_that_prints_every_profiles_thresholds(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = outcome(capsys, "curate", "--help")
+    _, out, _ = run_command(capsys, "curate", "--help")
     assert "lpm data thresholds" in out
-    code, table, _ = outcome(capsys, "data", "thresholds")
+    code, table, _ = run_command(capsys, "data", "thresholds")
     assert code == 0
     lines = [[cell.strip() for cell in line.split("│")] for line in table.splitlines()]
     rows = {cells[1]: cells[2:5] for cells in lines if len(cells) == 7 and cells[1]}
@@ -136,6 +136,6 @@ def test_curate_names_the_command_that_prints_every_profiles_thresholds(capsys: 
 
 
 def test_compile_writes_the_pipeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, _, _ = outcome(capsys, "compile", "--out", "a/lpm.yaml")
+    code, _, _ = run_command(capsys, "compile", "--out", "a/lpm.yaml")
     assert code == 0
     assert (tmp_path / "a" / "lpm.yaml").stat().st_size > 5000

@@ -1,4 +1,4 @@
-"""DVC runs the stages through the same commands, and a stage again exactly when its code, settings or inputs change."""
+"""DVC runs the same commands as stages, and reruns a stage exactly when its code, settings or inputs change."""
 
 import os
 import re

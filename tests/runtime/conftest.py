@@ -1,4 +1,4 @@
-"""A step of two files that runs in milliseconds: for the plumbing around steps."""
+"""A step that runs in milliseconds, to test the runner with."""
 
 import sys
 import types
@@ -51,7 +51,7 @@ def calls() -> Calls:
 
 @pytest.fixture
 def step(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> Step:
-    """A `curate` that adds up numbers."""
+    """Replace `curate` with a step that adds up numbers."""
     for name, attributes in (
         ("components.count", {}),
         ("components.count.config", {"CountConfig": CountConfig}),

@@ -1,4 +1,4 @@
-"""What enters the key of a step: code without comments, package versions, and the settings that affect the result."""
+"""The cache key of a step: code without comments, package versions, and settings that affect the result."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipelines.config import load_config
 
 
 def digest_of(root: Path, helper: str) -> str:
-    """Return the code digest of a two-file step in a project of its own."""
+    """Return the code digest of a two-file step in its own project."""
     package = root / "components" / "verb"
     package.mkdir(parents=True, exist_ok=True)
     (root / "components" / "__init__.py").touch()
@@ -97,7 +97,7 @@ def test_curation_key_holds_the_packages_that_measure() -> None:
         "evaluate.cache=elsewhere",
     ],
 )
-def test_settings_without_effect_are_left_out_of_the_key(override: str) -> None:
+def test_settings_without_effect_are_excluded_from_the_key(override: str) -> None:
     base = ["train.accumulate=2"]
     verb = override.partition(".")[0]
     before, after = (getattr(load_config([*base, *more]), verb) for more in ([], [override]))

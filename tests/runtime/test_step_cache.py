@@ -30,7 +30,7 @@ class RetryableReport:
 
 
 @pytest.fixture
-def go(step: Step, raw: Path, tmp_path: Path):
+def run_count(step: Step, raw: Path, tmp_path: Path):
     def run(config: CountConfig = DEFAULT, name: str = "out", cached: bool = True) -> StepRecord:
         cache = tmp_path / "cache" if cached else None
         return run_step(step, {"raw": raw}, tmp_path / name, config, NoProgress(), cache=cache)
@@ -38,8 +38,8 @@ def go(step: Step, raw: Path, tmp_path: Path):
     return run
 
 
-def test_identical_call_is_reused(go, calls: Calls, tmp_path: Path) -> None:
-    first, second = go(), go(name="again")
+def test_identical_call_is_reused(run_count, calls: Calls, tmp_path: Path) -> None:
+    first, second = run_count(), run_count(name="again")
     assert (first.cached, second.cached, calls.count) == (False, True, 1)
     assert second.output == first.output
     assert second.report == {"total": 14}
@@ -47,66 +47,68 @@ def test_identical_call_is_reused(go, calls: Calls, tmp_path: Path) -> None:
     assert second.worked_seconds == first.worked_seconds
 
 
-def test_config_input_and_code_each_count(go, calls: Calls, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go()
-    assert not go(CountConfig(factor=3)).cached
+def test_change_of_config_input_or_code_reruns_the_step(
+    run_count, calls: Calls, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_count()
+    assert not run_count(CountConfig(factor=3)).cached
     (raw / "c.txt").write_text("5")
-    assert not go().cached
+    assert not run_count().cached
     monkeypatch.setattr(runner, "code_digest", lambda module: "another")
-    assert not go().cached
-    assert go().cached
+    assert not run_count().cached
+    assert run_count().cached
     assert calls.count == 4
 
 
 def test_package_versions_enter_the_key_and_the_lineage(
-    go, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_count, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version in ("2.1.0", "2.1.0", "2.2.0"):
         monkeypatch.setattr(runner, "package_versions", lambda module, version=version: {"numpy": version})
-        record = go()
+        record = run_count()
         assert record.packages == read_links(tmp_path / "out")[0].packages == {"numpy": version}
     assert len(list((tmp_path / "cache" / "steps" / "count").glob("*/step.json"))) == 2
-    assert go().cached
+    assert run_count().cached
 
 
-def test_settings_without_effect_do_not_change_the_key(go, calls: Calls) -> None:
-    go()
-    assert go(CountConfig(workers=8)).cached
+def test_settings_without_effect_do_not_change_the_key(run_count, calls: Calls) -> None:
+    run_count()
+    assert run_count(CountConfig(workers=8)).cached
     assert calls.count == 1
 
 
-def test_damaged_result_is_not_reused(go, calls: Calls, tmp_path: Path) -> None:
-    go()
+def test_damaged_result_is_not_reused(run_count, calls: Calls, tmp_path: Path) -> None:
+    run_count()
     (cached,) = (tmp_path / "cache" / "steps" / "count").glob("*/dataset/total.txt")
     cached.write_text("15")
-    assert not go().cached
+    assert not run_count().cached
     assert (tmp_path / "out" / "total.txt").read_text() == "14"
     assert calls.count == 2
 
 
-def test_deleting_a_run_does_not_affect_the_cache(go, tmp_path: Path) -> None:
-    go()
+def test_deleting_a_run_does_not_affect_the_cache(run_count, tmp_path: Path) -> None:
+    run_count()
     for path in (tmp_path / "out").iterdir():
         path.unlink()
-    assert go().cached
+    assert run_count().cached
     assert (tmp_path / "out" / "total.txt").read_text() == "14"
 
 
-def test_step_runs_every_time_without_a_cache(go, calls: Calls) -> None:
-    assert not go(cached=False).cached
-    assert not go(cached=False).cached
+def test_step_runs_every_time_without_a_cache(run_count, calls: Calls) -> None:
+    assert not run_count(cached=False).cached
+    assert not run_count(cached=False).cached
     assert calls.count == 2
 
 
-def test_oldest_results_are_evicted(go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_results_are_evicted(run_count, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "MAX_ENTRIES", 2)
     for factor in range(2, 6):
-        go(CountConfig(factor=factor))
+        run_count(CountConfig(factor=factor))
     assert len(list((tmp_path / "cache" / "steps" / "count").glob("*/step.json"))) == 2
-    assert go(CountConfig(factor=5)).cached
+    assert run_count(CountConfig(factor=5)).cached
 
 
-def test_result_with_retryable_parts_is_not_reused(go, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_with_retryable_parts_is_not_reused(run_count, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step reports a transient failure first, and none the second time."""
     module = sys.modules["components.count.step"]
     plain, left = module.count, [1, 0]
@@ -116,16 +118,16 @@ def test_result_with_retryable_parts_is_not_reused(go, monkeypatch: pytest.Monke
         return RetryableReport(num_retryable=left.pop(0))
 
     monkeypatch.setattr(module, "count", count)
-    assert [go().cached for _ in range(3)] == [False, False, True]
+    assert [run_count().cached for _ in range(3)] == [False, False, True]
 
 
-def test_unfinished_results_are_deleted_after_a_week(go, tmp_path: Path) -> None:
+def test_unfinished_results_are_deleted_after_a_week(run_count, tmp_path: Path) -> None:
     steps = tmp_path / "cache" / "steps" / "count"
     for name, age_s in (("left", 8 * 24 * 3600), ("busy", 8 * 24 * 3600), ("fresh", 3600)):
         (steps / name / ".dataset.partial").mkdir(parents=True)
         os.utime(steps / name, (time.time() - age_s,) * 2)
     with locked(steps / "busy"):
-        go()
+        run_count()
     assert {path.name for path in steps.iterdir() if path.is_dir()} >= {"busy", "fresh"}
     assert not (steps / "left").exists()
 
@@ -153,8 +155,8 @@ def test_missing_input_is_reported(step: Step, tmp_path: Path) -> None:
         run_step(step, {"raw": tmp_path / "nothing"}, tmp_path / "out", CountConfig(), NoProgress())
 
 
-def test_lineage_records_digests_of_inputs_and_output(go, raw: Path, tmp_path: Path) -> None:
-    record = go()
+def test_lineage_records_digests_of_inputs_and_output(run_count, raw: Path, tmp_path: Path) -> None:
+    record = run_count()
     (link,) = read_links(tmp_path / "out")
     assert link.step == "count"
     assert link.inputs == {"raw": input_digest(raw)}
@@ -165,8 +167,8 @@ def test_lineage_records_digests_of_inputs_and_output(go, raw: Path, tmp_path: P
         resolve_lineage(str(raw))
 
 
-def test_wall_time_and_peak_memory_are_measured(go) -> None:
-    record = go()
+def test_wall_time_and_peak_memory_are_measured(run_count) -> None:
+    record = run_count()
     assert record.peak_rss_mb > 10
     assert 0 < record.seconds < 60
 

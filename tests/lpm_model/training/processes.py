@@ -1,4 +1,4 @@
-"""Functions that the processes of a test run; in a module, since they start in other interpreters."""
+"""Functions that the processes of a test run; in a module, because spawned processes import them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from lpm_model.training.engine.shard_reader import read_clips
 from lpm_model.training.engine.sharding import full_weights
 from tests.lpm_model import tiny
 
-# Branches are absent often, so that processes differ in what they use; 47 rows are no even shares.
+# Branches are absent often, so that processes differ in what they use; 47 rows do not divide evenly.
 SETTINGS = BaseTraining(
     model=replace(tiny.MODEL, ffn_width=47), steps=4, accumulate=2, batch=2, clip_latents=4, crop_steps=0,
     checkpoint_steps=2, warmup_steps=1, condition_dropout=0.5, learning_rate=1e-2, precision="fp32",
@@ -44,11 +44,13 @@ class Recorder(Callback):
     def on_before_optimizer_step(self, trainer: Any, pl_module: lightning.LightningModule, optimizer: Any) -> None:
         if not self.gradients:
             self.gradients = {
-                name: whole(weight.grad) for name, weight in pl_module.dit.named_parameters() if weight.grad is not None
+                name: full_tensor(weight.grad)
+                for name, weight in pl_module.dit.named_parameters()
+                if weight.grad is not None
             }
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
@@ -60,7 +62,7 @@ def fit(
     batches: int = 0,
     kind: type[BaseModule] = BaseModule,
 ) -> dict[str, Tensor]:
-    """Train as `train_base` does, from weights of which none is zero.
+    """Train as `train_base` does, from nonzero weights.
 
     Args:
         place: folder with dataset/ and autoencoder/.
@@ -117,7 +119,7 @@ def measure(place: Path) -> None:
                 place, replace(SETTINGS, scale=SEQUENCE, activation_checkpointing=True), place / "sequence", shared
             ),
             "lora": fit(place, replace(ADAPTED, scale=DATA), place / "lora", joint),
-            "resumed": fit(place, replace(SETTINGS, scale=DATA), place / "alone", joint),
+            "resumed": fit(place, replace(SETTINGS, scale=DATA), place / "one_process", joint),
         }
         if joint.is_main:
             for name, found in cases.items():

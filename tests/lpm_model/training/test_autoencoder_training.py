@@ -73,7 +73,7 @@ def test_training_improves_psnr_and_killed_run_resumes_bit_equal(
 
 
 def test_decoder_only_training_leaves_latents_unchanged(videos: Path, tmp_path: Path) -> None:
-    """More noise on the latents, which stay what they are: a dataset that was encoded before still fits."""
+    """The encoder is frozen: datasets encoded with it stay valid."""
     train_autoencoder(videos, tmp_path / "first", SHAPE, replace(SETTINGS, steps=20), size_px=48)
     again = replace(SETTINGS, steps=20, init_from=str(tmp_path / "first"), decoder_only=True, latent_noise=(0.0, 0.6))
     train_autoencoder(videos, tmp_path / "second", SHAPE, again, size_px=48)
@@ -142,7 +142,7 @@ def test_held_out_psnr_accepts_videos_of_any_length(frames: int) -> None:
 
 @pytest.mark.parametrize("shape", [(8, 12), (12, 8), (8, 8)])
 def test_stacked_muon_equals_muon(shape: tuple[int, int]) -> None:
-    """Beside torch's Muon, with matrices of another shape among them and one without a gradient."""
+    """Compare with torch's Muon on matrices of two shapes, one of them without a gradient."""
     torch.manual_seed(0)
     alone = [torch.nn.Parameter(torch.randn(size)) for size in (shape, (4, 6), shape, shape)]
     together = [torch.nn.Parameter(weight.detach().clone()) for weight in alone]

@@ -114,7 +114,7 @@ def test_batch_depends_only_on_seed_and_step(dataset: Path, base: BaseModel) -> 
 
 
 def test_window_audio_is_aligned_with_its_latents(base: BaseModel) -> None:
-    """Latents count upwards, and so does the loudness of the audio: both have to be cut at the same place."""
+    """Latents and loudness of the audio both count upwards, so both must be cut at the same time."""
     count = 8
     latents = np.broadcast_to(np.arange(count, dtype=np.float16)[None, :, None, None], (16, count, 4, 4))
     steps = np.repeat(np.arange(1, count), 4000)
@@ -212,7 +212,7 @@ def test_training_overfits_one_clip(base: BaseModel) -> None:
 def test_only_the_transformer_gets_gradients(dataset: Path, base: BaseModel) -> None:
     module = BaseModule(base, replace(SETTINGS, condition_dropout=0.0), 0)
     module.loss(batches(read_clips(dataset), base).make(0)).backward()
-    # The head starts at zero and lets nothing through at the first step but its own gradient.
+    # The head starts at zero, so in the first step only the head has a gradient.
     assert float(base.dit.head.weight.grad.abs().sum()) > 0
     assert all(p.grad is None for p in base.autoencoder.parameters())
     assert all(p.grad is None for p in module.ema.parameters())

@@ -19,7 +19,7 @@ from lpm_model.training.base import train as base_training
 from lpm_model.training.base.config import BaseTraining, Preference
 from lpm_model.training.base.preference import Pairs, dominant_pair, preference_loss, score_samples
 from lpm_model.training.base.train import BaseModule, freeze_all_but, train_base
-from lpm_model.training.engine.data import Batch, ClipBatches, WindowSampling, motion_of
+from lpm_model.training.engine.data import Batch, ClipBatches, WindowSampling, latent_motion
 from lpm_model.training.engine.shard_reader import Clip, read_clips
 from pipelines.config import groups, load_config
 from tests.killed import Killed, kill_after
@@ -41,7 +41,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory, encoder: Path, dataset: Path) -> Path:
-    """A model that the stages are initialised from."""
+    """Train the model from which the stages are initialised."""
     folder = tmp_path_factory.mktemp("first")
     train_base(dataset, folder, BaseTraining(**SMALL, autoencoder=str(encoder)))
     return folder
@@ -98,10 +98,10 @@ def test_window_weight_is_fraction_of_frames_in_states() -> None:
 
 def test_expressive_exponent_favours_motion() -> None:
     latents = np.zeros((16, 6, 4, 4), np.float16)
-    latents[:, 4:] = 2.0  # all that moves, moves between latents 3 and 4
+    latents[:, 4:] = 2.0  # all motion is between latents 3 and 4
     clip = a_clip([1] * 5, latents)
     for exponent, expected in ((1.0, 2.0), (2.0, 4.0)):
-        weights = WindowSampling(expressive=exponent).weights(clip.facts, 3, motion_of(clip))
+        weights = WindowSampling(expressive=exponent).weights(clip.facts, 3, latent_motion(clip))
         assert weights.tolist() == [0.0, 0.0, expected, expected]
 
 
@@ -141,7 +141,7 @@ def test_invalid_training_settings_name_the_choices() -> None:
 def test_gradient_accumulation_equals_one_batch(
     encoder: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every batch twice, at half its weight, gives the same step as once."""
+    """Accumulating each batch twice at half weight gives the same step as once."""
     plain = ClipBatches.make
     settings = BaseTraining(**SMALL, autoencoder=str(encoder), condition_dropout=0.0)
     train_base(dataset, tmp_path / "once", settings)
@@ -190,7 +190,7 @@ def test_compiled_blocks_preserve_gradients() -> None:
     ("scores", "pair"),
     [
         ([[1.0, 1.0], [0.0, 0.0]], (0, 1)),
-        ([[1.0, 0.0], [0.0, 1.0]], None),  # each is better in something
+        ([[1.0, 0.0], [0.0, 1.0]], None),  # each is better in one score
         ([[1.0, 1.0], [1.0, 1.0]], None),
         ([[0.0, 2.0], [2.0, 2.0], [2.0, 0.0], [0.5, 1.0]], (1, 3)),
         ([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0]], (2, 0)),

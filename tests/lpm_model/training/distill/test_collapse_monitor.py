@@ -67,18 +67,22 @@ def test_fast_cells_have_more_weight() -> None:
     assert compare_rollout(still_wall, truth).motion > 0.99
 
 
-def told(distance: float, *, within: bool = True) -> RolloutComparison:
-    """Of a distance, by its motion; beyond the bounds it is more."""
+def comparison_at(distance: float, *, within: bool = True) -> RolloutComparison:
+    """Return a comparison with this distance, due to its motion; out of bounds if not `within`."""
     return RolloutComparison(sync=1, motion=math.exp(distance**0.5 if within else distance + 10), variance=1, colour=0)
 
 
 @pytest.mark.parametrize(
     ("seen", "best_step", "collapsed"),
     [
-        ([told(0.5), told(0.2), told(0.3)], 1, False),
-        ([told(0.2), told(0.3), told(0.4, within=False)], 0, True),
-        ([told(0.1, within=False), told(0.9), told(0.2, within=False)], 1, True),
-        ([told(0.3, within=False), told(0.1, within=False), told(0.2, within=False)], 1, False),
+        ([comparison_at(0.5), comparison_at(0.2), comparison_at(0.3)], 1, False),
+        ([comparison_at(0.2), comparison_at(0.3), comparison_at(0.4, within=False)], 0, True),
+        ([comparison_at(0.1, within=False), comparison_at(0.9), comparison_at(0.2, within=False)], 1, True),
+        (
+            [comparison_at(0.3, within=False), comparison_at(0.1, within=False), comparison_at(0.2, within=False)],
+            1,
+            False,
+        ),
     ],
 )
 def test_monitor_retains_best_step_and_detects_collapse(

@@ -1,4 +1,4 @@
-"""The whole distillation: stages, resuming to the same bytes, LoRA, several processes."""
+"""The online_folder distillation: stages, resuming to the same bytes, LoRA, several processes."""
 
 import json
 from dataclasses import replace
@@ -17,20 +17,20 @@ from lpm_model.training.engine.config import Scale
 from lpm_model.training.engine.launch import launch
 from tests.killed import Killed, kill_after
 from tests.lpm_model.training.distill.conftest import ALL_STAGES, UNMONITORED
-from tests.lpm_model.training.distill.ranks import distill_and_note
+from tests.lpm_model.training.distill.ranks import distill_and_record
 
 FILES = ("model.safetensors", "refiner.safetensors", "config.json", "provenance.json")
 STAGES = ("ode", "off_policy", "on_policy", "refiner", "long")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, base: Path, dataset: Path) -> Path:
+def online_folder(tmp_path_factory: pytest.TempPathFactory, base: Path, dataset: Path) -> Path:
     folder = tmp_path_factory.mktemp("online")
     distill_online(base, dataset, folder, UNMONITORED)
     return folder
 
 
-def same(folder: Path, other: Path) -> bool:
+def same_files(folder: Path, other: Path) -> bool:
     return all((folder / name).read_bytes() == (other / name).read_bytes() for name in FILES)
 
 
@@ -39,47 +39,53 @@ def same(folder: Path, other: Path) -> bool:
     [(OdeModule, 2), (DmdModule, 1), (DmdModule, 3), (DmdModule, 9)],
 )
 def test_killed_distillation_resumes_bit_equal(
-    stage: type, steps: int, whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: type,
+    steps: int,
+    online_folder: Path,
+    base: Path,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         kill_after(patch, stage, steps)
         with pytest.raises(Killed):
             distill_online(base, dataset, tmp_path, UNMONITORED)
     distill_online(base, dataset, tmp_path, UNMONITORED)
-    assert same(tmp_path, whole)
+    assert same_files(tmp_path, online_folder)
 
 
 def test_killed_distillation_retains_the_same_best_steps(
     base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distill_online(base, dataset, tmp_path / "whole", ALL_STAGES)
+    distill_online(base, dataset, tmp_path / "online_folder", ALL_STAGES)
     with monkeypatch.context() as patch:
         kill_after(patch, DmdModule, 5)
         with pytest.raises(Killed):
             distill_online(base, dataset, tmp_path / "killed", ALL_STAGES)
     distill_online(base, dataset, tmp_path / "killed", ALL_STAGES)
-    assert same(tmp_path / "killed", tmp_path / "whole")
-    metrics = json.loads((tmp_path / "whole" / "provenance.json").read_text())["metrics"]
-    # Each stage begins with what the one before has kept, and keeps what is no worse.
+    assert same_files(tmp_path / "killed", tmp_path / "online_folder")
+    metrics = json.loads((tmp_path / "online_folder" / "provenance.json").read_text())["metrics"]
+    # Each stage starts from the best weights of the previous one and retains weights that are no worse.
     chain = [metrics[f"{key}_validation_distance"] for key in STAGES if key != "refiner"]
     assert chain == sorted(chain, reverse=True)
     assert all(0 <= metrics[f"{key}_best_step"] <= getattr(ALL_STAGES, key).steps for key in STAGES)
 
 
-def test_online_folder_is_complete(whole: Path, base: Path) -> None:
-    model = load_online(whole)
+def test_online_folder_is_complete(online_folder: Path, base: Path) -> None:
+    model = load_online(online_folder)
     assert model.online == UNMONITORED.online
-    metrics = json.loads((whole / "provenance.json").read_text())["metrics"]
+    metrics = json.loads((online_folder / "provenance.json").read_text())["metrics"]
     assert all(metrics[f"{key}_loss"] > 0 for key in STAGES)
-    assert not list(whole.glob("checkpoint-*"))
-    assert not (whole / "trajectories").exists()
-    assert (whole / "autoencoder" / "model.safetensors").read_bytes() == (
+    assert not list(online_folder.glob("checkpoint-*"))
+    assert not (online_folder / "trajectories").exists()
+    assert (online_folder / "autoencoder" / "model.safetensors").read_bytes() == (
         base / "autoencoder" / "model.safetensors"
     ).read_bytes()
 
 
 def test_distillations_share_stored_trajectories(
-    whole: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    online_folder: Path, base: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "trajectories"
     ode_alone = replace(UNMONITORED, off_policy=OffPolicyStage(), on_policy=OnPolicyStage(), refiner=OnPolicyStage())
@@ -87,7 +93,7 @@ def test_distillations_share_stored_trajectories(
     with monkeypatch.context() as patch:
         patch.setattr("lpm_model.training.distill.stage_runner.sample_teacher", None)
         distill_online(base, dataset, tmp_path / "other", UNMONITORED, trajectories=kept)
-        assert same(tmp_path / "other", whole)
+        assert same_files(tmp_path / "other", online_folder)
         with pytest.raises(TypeError):
             distill_online(base, dataset, tmp_path / "more", replace(UNMONITORED, teacher_steps=5), trajectories=kept)
 
@@ -103,7 +109,7 @@ def test_each_stage_changes_only_its_role(key: str, base: Path, dataset: Path, t
         for stem in ("model", "refiner")
         for path in [tmp_path / f"{stem}.safetensors"]
     }
-    # A stage before the refiner's moves what the refiner starts from.
+    # Stages before `refiner` also change the initial weights of the refiner.
     assert moved == {"model": key != "refiner", "refiner": key != "long"}
 
 
@@ -128,7 +134,7 @@ def test_lora_distillation_saves_merged_model_and_refiner_delta(base: Path, data
     for name in changed:
         update = (after[name].float() - before[name].float()).double()
         large = torch.linalg.svdvals(update)[:3]
-        assert large[2] < 0.3 * large[0]  # rank 2, but for the rounding of what is saved
+        assert large[2] < 0.3 * large[0]  # rank 2, up to rounding of the saved weights
     refiner = read_weights(tmp_path / "refiner.safetensors")
     assert all(".adapters.refiner." in name for name in refiner)
     model = load_online(tmp_path)
@@ -156,14 +162,14 @@ def test_invalid_distillation_settings_are_rejected() -> None:
         OnlineConfig(backbone_sigmas=())
 
 
-def test_online_model_is_rejected_as_teacher(whole: Path, dataset: Path, tmp_path: Path) -> None:
+def test_online_model_is_rejected_as_teacher(online_folder: Path, dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is an Online LPM, which is causal"):
-        distill_online(whole, dataset, tmp_path, UNMONITORED)
+        distill_online(online_folder, dataset, tmp_path, UNMONITORED)
 
 
 def test_two_process_distillation_keeps_ranks_in_sync(base: Path, dataset: Path, tmp_path: Path) -> None:
     settings = replace(ALL_STAGES, scale=Scale(processes=2))
-    metrics = launch(distill_and_note, settings.scale, base, dataset, tmp_path, settings)
+    metrics = launch(distill_and_record, settings.scale, base, dataset, tmp_path, settings)
     assert all(f"{key}_loss" in metrics for key in STAGES)
     notes = [json.loads((tmp_path / f"notes-{rank}.json").read_text()) for rank in range(2)]
     batches = settings.ode.steps + sum(2 * getattr(settings, key).steps for key in STAGES[1:])

@@ -50,7 +50,7 @@ def test_consistency_stores_every_state(make_roles: MakeRoles, make_batch: MakeB
     roles = make_roles(settings)
     made = written(roles, tmp_path, [make_batch(roles)], settings).rows([0, 1], torch.Generator())
     assert made.sigmas == tuple(flow.schedule(settings.teacher_steps, SHIFT)[:-1].tolist())
-    # The states lie on one path: a step of Euler's from the last one ends at the teacher's end.
+    # The states are on one path: an Euler step from the last one ends at the teacher's clip.
     last, before = made.states[:, -1, :, 1:], made.states[:, -2, :, 1:]
     assert (made.clean[:, :, 1:] - last).abs().mean() < (made.clean[:, :, 1:] - before).abs().mean()
 
@@ -86,7 +86,7 @@ def test_only_requested_rows_are_read(make_roles: MakeRoles, make_batch: MakeBat
     roles = make_roles()
     shards = written(roles, tmp_path, [make_batch(roles, step=step) for step in range(2)])
     shards.path(1).unlink()
-    assert shards.rows([0, 1], torch.Generator()).clean.shape[0] == 2  # nothing of the other shard is opened
+    assert shards.rows([0, 1], torch.Generator()).clean.shape[0] == 2  # the other shard is not opened
     assert shards.missing(range(2)) == [1]
 
 
@@ -110,4 +110,4 @@ def test_interrupted_sampling_reuses_shards(
         distill_online(base, dataset, tmp_path, settings)
     assert len(list((tmp_path / "trajectories").glob("*.safetensors"))) == 1
     distill_online(base, dataset, tmp_path, settings)
-    assert len(made) == 3  # the first of two was there
+    assert len(made) == 3  # one of two shards existed

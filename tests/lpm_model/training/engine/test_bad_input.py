@@ -19,7 +19,7 @@ SETTINGS = BaseTraining(model=tiny.MODEL, steps=1, batch=1, clip_latents=4, crop
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An autoencoder, a dataset and a model that fit each other."""
+    """Write an autoencoder, a dataset and a model that match."""
     place = tmp_path_factory.mktemp("inputs")
     encoder = tiny.write_autoencoder(place / "autoencoder")
     tiny.write_dataset(place / "dataset", encoder)
@@ -31,8 +31,8 @@ def settings(place: Path, **changes: object) -> BaseTraining:
     return replace(SETTINGS, autoencoder=str(place / "autoencoder"), **changes)
 
 
-def cut_off(folder: Path, copy: Path) -> Path:
-    """A copy of a model folder whose weights end in the middle."""
+def truncated_copy(folder: Path, copy: Path) -> Path:
+    """Copy a model folder and truncate its weights."""
     weights = shutil.copytree(folder, copy) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     return copy
@@ -56,12 +56,12 @@ def test_missing_shard_error_names_shard_and_remedy(place: Path, tmp_path: Path)
 
 
 def test_truncated_weights_error_names_file_and_remedy(place: Path, tmp_path: Path) -> None:
-    base = cut_off(place / "base", tmp_path / "base")
+    base = truncated_copy(place / "base", tmp_path / "base")
     with pytest.raises(ValueError, match=r"base/model\.safetensors is damaged .*: copy it or run the step"):
         load_base(base)
     with pytest.raises(ValueError, match=r"base/model\.safetensors cannot be read .*: copy the whole folder again"):
         train_base(place / "dataset", tmp_path / "next", settings(place, init_from=str(base)))
-    encoder = cut_off(place / "autoencoder", tmp_path / "autoencoder")
+    encoder = truncated_copy(place / "autoencoder", tmp_path / "autoencoder")
     with pytest.raises(ValueError, match=r"autoencoder/model\.safetensors is damaged"):
         train_base(place / "dataset", tmp_path / "next", replace(SETTINGS, autoencoder=str(encoder)))
 

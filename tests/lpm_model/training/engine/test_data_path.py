@@ -114,7 +114,7 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
 
 def test_reading_a_large_dataset_stays_within_cache_limit(tmp_path: Path) -> None:
-    """80 MB of clips of 1 MB each are read twice within a cache of 4 MB and the buffers of one read."""
+    """Reading 80 MB of 1 MB clips twice needs no more than the 4 MB cache and the buffers of one read."""
     ones = {"latents": np.ones((16, 20, 32, 32), np.float16), "references": np.ones((1, 16, 32, 32), np.float16),
             "speak": np.ones(76000, np.int16), "listen": np.ones(76000, np.int16),
             "json": {"caption": "", "reference_kinds": ["global"]}}  # fmt: skip
@@ -147,8 +147,8 @@ def test_batch_tokens_limit_batches_without_changing_window_probability(mixed: P
     drawn = Counter[str]()
     for step in steps:
         bucket = batches.bucket(step)
-        drawn.update({read: bucket.batch for read in (batches.facts[place].key for place in bucket.places)})
-    weights = {batches.facts[b.places[0]].key: float(b.weights.sum()) for b in batches.buckets}
+        drawn.update({read: bucket.batch for read in (batches.facts[place].key for place in bucket.clip_indices)})
+    weights = {batches.facts[b.clip_indices[0]].key: float(b.weights.sum()) for b in batches.buckets}
     for key, weight in weights.items():
         assert drawn[key] / drawn.total() == pytest.approx(weight / sum(weights.values()), abs=0.06)
     cut = ClipBatches(

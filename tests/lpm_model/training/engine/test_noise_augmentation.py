@@ -16,18 +16,18 @@ from tests.lpm_model import tiny
 SILENCE = torch.zeros(2 * AUDIO_RATE)
 
 
-def level_db(sound: torch.Tensor) -> float:
-    return float(10 * sound[sound != 0].square().mean().log10())
+def level_db(audio: torch.Tensor) -> float:
+    return float(10 * audio[audio != 0].square().mean().log10())
 
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_noise_level_is_within_bounds(seed: int) -> None:
-    sound = add_noise(SILENCE, torch.Generator().manual_seed(seed))
-    assert sound.shape == SILENCE.shape
-    assert float(sound.abs().max()) <= 1
-    assert MIN_LEVEL_DB - 6 < level_db(sound) < MAX_LEVEL_DB + 6  # a part of a brown noise is not as loud as the whole
-    assert torch.equal(sound, add_noise(SILENCE, torch.Generator().manual_seed(seed)))
+    audio = add_noise(SILENCE, torch.Generator().manual_seed(seed))
+    assert audio.shape == SILENCE.shape
+    assert float(audio.abs().max()) <= 1
+    assert MIN_LEVEL_DB - 6 < level_db(audio) < MAX_LEVEL_DB + 6  # a span of brown noise varies in level
+    assert torch.equal(audio, add_noise(SILENCE, torch.Generator().manual_seed(seed)))
 
 
 def test_chord_is_tonal_and_noise_is_broadband() -> None:
@@ -54,4 +54,4 @@ def test_noise_augmentation_frequency_matches_probability(tmp_path: Path) -> Non
     plain = speak(0.0)
     for chance in (0.3, 1.0):
         changed = float((speak(chance) != plain).flatten(1).any(1).float().mean())
-        assert 0.6 * chance < changed < chance + 0.1  # the sound does not last the whole clip
+        assert 0.6 * chance < changed < chance + 0.1  # noise covers only part of the clip

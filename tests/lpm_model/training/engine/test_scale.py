@@ -37,14 +37,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(place: Path) -> Found:
-    """Train in one process; its checkpoint of half way is for the tests of resuming."""
-    fit(place, SETTINGS, place / "alone", batches=HALF)
+def one_process(place: Path) -> Found:
+    """Train in one process, and once more up to a halfway checkpoint for the tests of resuming."""
+    fit(place, SETTINGS, place / "one_process", batches=HALF)
     return fit(place, SETTINGS, place / "whole")
 
 
 @pytest.fixture(scope="module")
-def several(place: Path, alone: Found) -> dict[str, Found]:
+def two_processes(place: Path, one_process: Found) -> dict[str, Found]:
     """Train in two processes; in the last run one fails, which stops the other and reaches the caller as its error."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
@@ -58,8 +58,8 @@ def part(found: Found, name: str) -> Found:
     return {key: value for key, value in found.items() if key.startswith(f"{name}.")}
 
 
-def distance(found: Found, wanted: Found) -> float:
-    """Largest difference, over the largest value of its tensor."""
+def max_relative_difference(found: Found, wanted: Found) -> float:
+    """Return the largest difference relative to the largest value of its tensor."""
     assert found.keys() == wanted.keys()
     assert found
     return max(
@@ -68,8 +68,8 @@ def distance(found: Found, wanted: Found) -> float:
     )
 
 
-def strayed(found: Found, wanted: Found, name: str) -> float:
-    """How far apart two trainings have come, over how far they have come."""
+def relative_deviation(found: Found, wanted: Found, name: str) -> float:
+    """Return the distance between two trained models relative to the length of the training path."""
     ours, theirs = part(found, name), part(wanted, name)
     assert ours.keys() == theirs.keys()
     apart = sum(float((value - theirs[key]).square().sum()) for key, value in ours.items())
@@ -77,25 +77,29 @@ def strayed(found: Found, wanted: Found, name: str) -> float:
 
 
 @pytest.mark.parametrize("case", ["data", "sequence"])
-def test_two_process_losses_and_gradients_equal_one_process(case: str, alone: Found, several: dict[str, Found]) -> None:
-    found = several[case]
-    losses = alone["losses"].unflatten(0, (-1, 2)).mean(1) if case == "data" else alone["losses"]
+def test_two_process_losses_and_gradients_equal_one_process(
+    case: str, one_process: Found, two_processes: dict[str, Found]
+) -> None:
+    found = two_processes[case]
+    losses = one_process["losses"].unflatten(0, (-1, 2)).mean(1) if case == "data" else one_process["losses"]
     assert torch.allclose(found["losses"], losses[: len(found["losses"])], atol=1e-4)
-    assert distance(part(found, "gradient"), part(alone, "gradient")) < 1e-4
+    assert max_relative_difference(part(found, "gradient"), part(one_process, "gradient")) < 1e-4
 
 
-def test_two_process_optimizer_steps_equal_one_process(alone: Found, several: dict[str, Found]) -> None:
+def test_two_process_optimizer_steps_equal_one_process(one_process: Found, two_processes: dict[str, Found]) -> None:
     for name in ("weight", "ema"):
-        assert strayed(several["sequence"], alone, name) < 2e-2
+        assert relative_deviation(two_processes["sequence"], one_process, name) < 2e-2
 
 
-def test_two_processes_resume_from_checkpoint_of_one(alone: Found, several: dict[str, Found]) -> None:
+def test_two_processes_resume_from_checkpoint_of_one(one_process: Found, two_processes: dict[str, Found]) -> None:
     for name in ("weight", "ema"):
-        assert strayed(several["resumed"], alone, name) < 2e-2
-    assert len(several["resumed"]["losses"]) == HALF + HALF // 2
+        assert relative_deviation(two_processes["resumed"], one_process, name) < 2e-2
+    assert len(two_processes["resumed"]["losses"]) == HALF + HALF // 2
 
 
-def test_one_process_resumes_from_checkpoint_of_two(place: Path, alone: Found, several: dict[str, Found]) -> None:
+def test_one_process_resumes_from_checkpoint_of_two(
+    place: Path, one_process: Found, two_processes: dict[str, Found]
+) -> None:
     state = shutil.copytree(place / "data", place / "data-again")
     shards = read_json(state / "run.json")["shards"]
     files = sorted(path.name for path in (state / shards).iterdir())
@@ -104,13 +108,13 @@ def test_one_process_resumes_from_checkpoint_of_two(place: Path, alone: Found, s
     resumed = fit(place, SETTINGS, state)
     assert len(resumed["losses"]) == HALF // 2 + HALF
     for name in ("weight", "ema"):
-        assert strayed(resumed, alone, name) < 2e-2
+        assert relative_deviation(resumed, one_process, name) < 2e-2
 
 
-def test_sharded_lora_training_equals_one_process(place: Path, several: dict[str, Found]) -> None:
+def test_sharded_lora_training_equals_one_process(place: Path, two_processes: dict[str, Found]) -> None:
     single = fit(place, ADAPTED, place / "lora-alone")
-    assert distance(part(several["lora"], "gradient"), part(single, "gradient")) < 1e-4
-    assert strayed(several["lora"], single, "weight") < 2e-2
+    assert max_relative_difference(part(two_processes["lora"], "gradient"), part(single, "gradient")) < 1e-4
+    assert relative_deviation(two_processes["lora"], single, "weight") < 2e-2
     assert all(".adapters." in name for name in part(single, "gradient"))
 
 
