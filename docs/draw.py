@@ -1,7 +1,7 @@
-"""Draws the pictures of docs/ from the code: `python -m docs.draw` writes them, a test compares them.
+"""Generate the diagrams of docs/ from the code: `python -m docs.draw` writes them, a test compares them.
 
-Steps, stages, rooms and the order of curation come from the tables, config classes, folders and functions that define
-them; every other name on a drawing is looked up, so that a renamed one fails here.
+Steps, stages, packages and the order of curation are read from the tables, config classes, folders and functions that
+define them; every other name in a diagram is looked up, so that a renamed one raises an error here.
 """
 
 import argparse
@@ -21,7 +21,7 @@ IMPORTS = {
     "serving": ("lpm_model",),
     "lpm_model": (),
 }
-"""Arrows between packages, as drawn."""
+"""Import arrows between packages, as drawn."""
 STEP_TEXTS = {
     "ingest": "videos with licence and consent: rendered, a folder, s3://",
     "curate": "cut, filter, label, caption, encode into clips",
@@ -35,8 +35,8 @@ STEPS_NOTE = (
     "MLflow records runs and models."
 )
 LAYERS = ("components.dataset", "components.runtime", "components.performer")
-"""Shared rooms of components: each may import those before it."""
-ROOM_TEXTS = {
+"""Shared folders of components: each may import those before it."""
+PACKAGE_TEXTS = {
     "components.dataset": "the contract between steps: sources, manifest, states, shards, validation, tombstones",
     "components.runtime": "runner, cache keys, lineage, tracking, Kubeflow task, torchrun entry",
     "components.performer": "renders conversations with ground truth",
@@ -57,7 +57,7 @@ CURATION_TEXTS = {
     "write_report": "page and JSON",
 }
 Rows = Sequence[tuple[str, str, str]]
-"""What a pass does: name, text, and the file or folder that does it."""
+"""Steps of a pass: name, text, and the file or folder that implements it."""
 ANALYSIS_ROWS: Rows = (
     ("probe, decode", "limits of time, memory and size; 24 fps", "components/curate/video/decode.py"),
     ("shots, faces, face mesh", "cuts, tracks, landmarks, identity", "components/curate/video/shots.py"),
@@ -98,9 +98,9 @@ PUMP = (
     ("screen", (850, 60, 200), "page or client.py", "video and voice on one clock", "green"),
     ("wire", (160, 156, 200), "serving.transports.connection:Connection", "typed messages both ways", "blue"),
     ("session", (160, 244, 200), "serving.session:Session.handle", "audio into buffers, credits out", "blue"),
-    ("pace", (400, 156, 210), "serving.pacing:Pace.release", "a chunk when the playhead asks", "blue"),
+    ("pace", (400, 156, 210), "serving.pacing:Pace.release", "a chunk when the playhead needs one", "blue"),
     ("chunk", (400, 244, 210), "serving.duplex:Duplex.next_chunk", "voice, user audio, state, epoch", "blue"),
-    ("cut", (650, 244, 190), "interrupted meanwhile?", "then silence: no stale voice", "amber"),
+    ("cut", (650, 244, 190), "interrupted meanwhile?", "then muted: no stale voice", "amber"),
     ("outbox", (850, 156, 200), "serving.transports.outbox:Outbox.send_media", "to the attached connection", "blue"),
     ("step", (400, 348, 210), "serving.engine:EngineSession.step", "Online LPM: audio to frames", "violet"),
     ("drift", (650, 348, 190), "serving.drift:DriftMeter.add", "metrics of drift and motion", "violet"),
@@ -118,7 +118,7 @@ def name_of(path: str) -> str:
     """Look up `module:attribute.attribute` and return its last two names.
 
     Raises:
-        AttributeError: there is no such name.
+        AttributeError: the name does not exist.
     """
     module, _, attributes = path.partition(":")
     found = importlib.import_module(module)
@@ -128,23 +128,23 @@ def name_of(path: str) -> str:
 
 
 def must_exist(path: str) -> None:
-    """Check a path of the tree.
+    """Check that a path exists in the repository.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: it does not exist.
     """
     if not (ROOT / path).exists():
-        raise ValueError(f"a drawing names {path}, which does not exist: correct docs/draw.py")
+        raise ValueError(f"a diagram names {path}, which does not exist: correct docs/draw.py")
 
 
-def rooms_of(package: str) -> list[str]:
-    """Return the dotted names of the folders directly below a package that hold Python sources."""
+def subpackages_of(package: str) -> list[str]:
+    """Return the dotted names of the subpackages directly below a package."""
     folder = ROOT.joinpath(*package.split("."))
     return sorted(f"{package}.{path.parent.name}" for path in folder.glob("*/__init__.py"))
 
 
 def curation_calls() -> list[str]:
-    """Return what the curation step calls in order, of the functions that the drawing explains."""
+    """Return the functions that the curation step calls, in order, as far as the diagram shows them."""
     tree = ast.parse((ROOT / "components" / "curate" / "step.py").read_text())
     step = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "curate")
     calls = (node for node in ast.walk(step) if isinstance(node, ast.Call))
@@ -160,7 +160,7 @@ def stages() -> list[str]:
 
 
 def architecture() -> Drawing:
-    """The six steps with the folders between them, and the packages with their rooms."""
+    """Draw the six steps with the folders between them, and the packages with their subpackages."""
     drawing = Drawing(1100, 806, "Architecture of LPM: six steps, four packages")
     drawing.text(30, 32, "Six steps and the folders between them", size_px=16, bold=True)
     _steps(drawing)
@@ -207,16 +207,16 @@ def _packages(drawing: Drawing) -> None:
     drawing.text(left + 150, 414, "the lpm command, profiles (Hydra), Kubeflow pipelines: composition only", size_px=12)
     for index, verb in enumerate(STEPS):
         drawing.box(left + 150 + index * 147, 464, 139, 30, verb, fill="blue")
-    shared = sorted(set(rooms_of("components")) - {f"components.{verb}" for verb in STEPS}, key=LAYERS.index)
-    _rooms(drawing, shared, left + 150, 518, 56, 874, fill="violet")
+    shared = sorted(set(subpackages_of("components")) - {f"components.{verb}" for verb in STEPS}, key=LAYERS.index)
+    _draw_subpackages(drawing, shared, left + 150, 518, 56, 874, fill="violet")
     for x in (left + 290, left + 580, left + 870):
         drawing.arrow((x, 494), (x, 518))
     drawing.text(left + 12, 496, "steps", size_px=12, colour=MUTED)
-    drawing.text(left + 12, 544, "shared rooms", size_px=12, colour=MUTED)
+    drawing.text(left + 12, 544, "shared folders", size_px=12, colour=MUTED)
     drawing.text(left + 12, 560, "(imports go left)", size_px=12, colour=MUTED)
-    _rooms(drawing, rooms_of("serving"), left + 150, 612, 60, 440, fill="green")
+    _draw_subpackages(drawing, subpackages_of("serving"), left + 150, 612, 60, 440, fill="green")
     drawing.text(left + 606, 645, "protocol, session, duplex, service, engine, client, page", size_px=12)
-    _rooms(drawing, rooms_of("lpm_model"), left + 150, 708, 68, 590, fill="plain")
+    _draw_subpackages(drawing, subpackages_of("lpm_model"), left + 150, 708, 68, 590, fill="plain")
     drawing.text(left + 756, 738, "transformer, KV cache, flow, rollout,", size_px=12)
     drawing.text(left + 756, 755, "online state: no platform imports", size_px=12)
     order = list(tops)
@@ -225,16 +225,18 @@ def _packages(drawing: Drawing) -> None:
         drawing.arrow((x, tops[upper] + heights[upper]), (x, tops[lower]))
 
 
-def _rooms(drawing: Drawing, rooms: list[str], x: float, y: float, height: float, width: float, *, fill: str) -> None:
-    """Draw rooms next to each other, each with its text."""
-    each = (width - 8 * (len(rooms) - 1)) / len(rooms)
-    for index, room in enumerate(rooms):
-        name = room.rpartition(".")[2]
-        drawing.box(x + index * (each + 8), y, each, height, name, ROOM_TEXTS[room], fill=fill, size_px=10.5)
+def _draw_subpackages(
+    drawing: Drawing, packages: list[str], x: float, y: float, height: float, width: float, *, fill: str
+) -> None:
+    """Draw subpackages next to each other, each with its text."""
+    each = (width - 8 * (len(packages) - 1)) / len(packages)
+    for index, package in enumerate(packages):
+        name = package.rpartition(".")[2]
+        drawing.box(x + index * (each + 8), y, each, height, name, PACKAGE_TEXTS[package], fill=fill, size_px=10.5)
 
 
 def curate_passes() -> Drawing:
-    """The order of curation, and what its two passes over a source do."""
+    """Draw the order of curation and the contents of its two passes over a source."""
     drawing = Drawing(1100, 600, "The two passes of curation")
     drawing.text(30, 32, "Curation of a corpus: components/curate/step.py, in order", size_px=16, bold=True)
     calls = curation_calls()
@@ -259,7 +261,7 @@ def curate_passes() -> Drawing:
 
 
 def _pass(drawing: Drawing, x: float, title: str, rows: Rows) -> Box:
-    """Draw one pass: its rows from top to bottom."""
+    """Draw one pass, its rows from top to bottom, and return its frame."""
     frame = drawing.rectangle(x, 180, 480, 260, fill="grey")
     drawing.text(x + 16, 206, title, size_px=14, bold=True)
     for index, (name, text, path) in enumerate(rows):
@@ -273,7 +275,7 @@ def _pass(drawing: Drawing, x: float, title: str, rows: Rows) -> Box:
 
 
 def distillation() -> Drawing:
-    """From Base to Online LPM: the stages, what each trains, on which latents and toward what."""
+    """Draw the distillation stages from Base to Online LPM: what each trains, on which latents, with which loss."""
     names = stages()
     drawing = Drawing(1100, 466, "The stages of distillation")
     title = "From Base LPM to Online LPM: distill.STAGE.steps sets the length of a stage, 0 skips it"
@@ -301,7 +303,7 @@ def distillation() -> Drawing:
 
 
 def serving_pump() -> Drawing:
-    """One chunk of a live conversation, from the microphone to the screen."""
+    """Draw the path of one chunk of a live conversation, from the microphone to the screen."""
     drawing = Drawing(1100, 566, "The serving pump: one chunk from microphone to screen")
     drawing.text(30, 32, "One chunk of a live conversation: who does what, on which thread", size_px=16, bold=True)
     for lane, y, height in (
@@ -331,21 +333,21 @@ def serving_pump() -> Drawing:
     return drawing
 
 
-DRAWINGS: dict[str, Callable[[], Drawing]] = {
+DIAGRAMS: dict[str, Callable[[], Drawing]] = {
     "architecture.svg": architecture,
     "curate-passes.svg": curate_passes,
     "distillation-stages.svg": distillation,
     "serving-pump.svg": serving_pump,
 }
-"""File below docs/ -> what draws it."""
+"""File name in docs/ -> function that draws it."""
 
 
 def main() -> None:
-    """Write all drawings."""
+    """Write all diagrams."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder that receives the files")
+    parser.add_argument("--out", type=Path, default=DOCS, help="output folder")
     folder: Path = parser.parse_args().out
-    for name, draw in DRAWINGS.items():
+    for name, draw in DIAGRAMS.items():
         (folder / name).write_text(draw().svg())
 
 

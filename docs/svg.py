@@ -1,4 +1,4 @@
-"""Boxes, arrows and wrapped text as SVG, laid out by hand on a grid of pixels. No dependency."""
+"""Boxes, arrows and wrapped text as SVG, positioned by hand in pixels, without dependencies."""
 
 from dataclasses import dataclass, field
 from html import escape
@@ -31,7 +31,7 @@ def text_width(text: str, size_px: float, *, bold: bool = False) -> float:
 
 
 def wrap(text: str, width_px: float, size_px: float) -> list[str]:
-    """Break a text into lines that fit a width; newlines in the text are kept."""
+    """Break a text into lines that fit a width; newlines in the text are preserved."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
@@ -95,15 +95,15 @@ class Drawing:
         self, x: float, y: float, width: float, height: float, title: str, body: str = "", *, fill: str = "plain",
         size_px: float = 12, dashed: bool = False,
     ) -> Box:  # fmt: skip
-        """Draw a rectangle with a bold title and a wrapped body.
+        """Draw a rectangle with a bold title and a wrapped body, and return it.
 
         Raises:
             ValueError: the text does not fit.
         """
         self.rectangle(x, y, width, height, fill=fill, dashed=dashed)
-        room = width - 20
-        rows = [(line, True, size_px + 1) for line in wrap(title, room / 1.1, size_px + 1)] if title else []
-        rows += [(line, False, size_px) for line in wrap(body, room, size_px)] if body else []
+        text_width_px = width - 20
+        rows = [(line, True, size_px + 1) for line in wrap(title, text_width_px / 1.1, size_px + 1)] if title else []
+        rows += [(line, False, size_px) for line in wrap(body, text_width_px, size_px)] if body else []
         step = size_px * 1.36
         if len(rows) * step + 10 > height or any(text_width(t, s, bold=b) > width - 8 for t, b, s in rows):
             raise ValueError(f"box {title!r} of {width} x {height} px is too small: {len(rows)} lines")
@@ -119,7 +119,7 @@ class Drawing:
     def rectangle(
         self, x: float, y: float, width: float, height: float, *, fill: str = "plain", dashed: bool = False
     ) -> Box:
-        """Draw a rectangle without text."""
+        """Draw a rectangle without text and return it."""
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self.parts.append(
             f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="7" fill="{FILLS[fill]}" '
@@ -129,7 +129,7 @@ class Drawing:
 
     def arrow(self, *points: tuple[float, float], label: str = "", at: tuple[float, float] | None = None,
               dashed: bool = False) -> None:  # fmt: skip
-        """Draw a polyline with a head at its end; the label stands at `at`, or above the middle of the line."""
+        """Draw a polyline with an arrow head at its end; the label is at `at`, or above the middle of the line."""
         path = " ".join(f"{'M' if i == 0 else 'L'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
         dash = ' stroke-dasharray="5 4"' if dashed else ""
         self.parts.append(

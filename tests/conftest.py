@@ -1,4 +1,4 @@
-"""What many rooms' tests need."""
+"""Fixtures and hooks shared by the tests of several packages."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Which tests the fast lane leaves to `make test`."""
+"""Heavy tests, which `make test-fast` skips and `make test` runs."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ HEAVY_TESTS = (
     "tests/lpm_model/test_online.py::test_streaming_equals_recurrence_for_any_config",
     "tests/pipelines/test_cli.py::test_compile_writes_the_pipeline",
 )
-"""Single tests of that kind in other files; where such a test is written, `@pytest.mark.heavy` does the same."""
+"""Single heavy tests in other files; the marker `@pytest.mark.heavy` on a test has the same effect."""
 HEAVY_FIXTURES = frozenset({"empty_database"})
 """Fixtures that take seconds: a test that requests one is heavy."""
 

@@ -1,4 +1,4 @@
-"""The rule for commit messages, as the commit-msg hook checks it: `python -m tests.contract.commit_message FILE`."""
+"""Check a commit message, as the commit-msg hook does: `python -m tests.contract.commit_message FILE`."""
 
 import re
 import sys
@@ -23,16 +23,16 @@ AREAS = (
     "tests",
     "house",
 )
-"""What a commit is about: a room of the code, or `house` for what concerns all of them."""
+"""What a commit changes: a package or folder, or `house` for repository-wide changes."""
 SUBJECT = re.compile(rf"(?:{'|'.join(AREAS)}): \S.{{0,90}}")
-FREE = ("Merge ", "Revert ", "fixup! ", "squash! ")
+EXEMPT = ("Merge ", "Revert ", "fixup! ", "squash! ")
 
 
-def complaint(message: str) -> str:
-    """Return what is wrong with a commit message, or an empty string."""
+def error_in_message(message: str) -> str:
+    """Return the error in a commit message, or an empty string."""
     lines = [line for line in message.splitlines() if not line.startswith("#")]
     subject = lines[0] if lines else ""
-    if subject.startswith(FREE) or (SUBJECT.fullmatch(subject) and (len(lines) < 2 or not lines[1])):
+    if subject.startswith(EXEMPT) or (SUBJECT.fullmatch(subject) and (len(lines) < 2 or not lines[1])):
         return ""
     return (
         f"commit message {subject!r}: write `AREA: what changes`, at most 90 characters after the colon, then an empty "
@@ -41,4 +41,4 @@ def complaint(message: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(complaint(Path(sys.argv[1]).read_text()) or 0)
+    sys.exit(error_in_message(Path(sys.argv[1]).read_text()) or 0)

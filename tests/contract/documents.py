@@ -1,4 +1,4 @@
-"""What the READMEs and the pages of docs/ name: paths, links and shell commands."""
+"""Extract and check the paths, links and shell commands in READMEs and docs/."""
 
 import re
 import shlex
@@ -13,32 +13,32 @@ CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SHELLS = {"bash", "sh", "console", "shell"}
 SOURCES = {".py", ".md", ".ts", ".css", ".toml", ".tpl", ".sh", ".Dockerfile", ".svg"}
-"""Suffixes of files that live in the tree: such a name is never an output."""
+"""Suffixes of source files: such a name is never an output."""
 DATA = {".yaml", ".yml", ".json", ".jsonl", ".html", ".txt", ".parquet"}
-"""Suffixes of files that live in the tree or are written by its code."""
+"""Suffixes of files that are in the repository or written by its code."""
 OUTPUTS = {"runs", "workspace", "build", ".venv", ".work"}
-"""Folders that commands write; git ignores them."""
+"""Folders that commands write to; git ignores them."""
 FOREIGN = {"convert_to_onnx"}
-"""Stems of files in repositories of others."""
+"""Stems of files in other repositories."""
 BLOCK = re.compile(r"\n(?=[|*-] |\d+\. |\n)")
-"""Where a paragraph, a row of a table or an item of a list ends."""
+"""Boundary between paragraphs, table rows and list items."""
 WORD = re.compile(r"[\w.*,{}-]+(?:/[\w.*,{}-]+)*/?")
 
 
 def documents() -> list[Path]:
-    """Return every Markdown file but the change log, which may name what is gone."""
+    """Return every Markdown file except the change log, which may name removed files."""
     return [path for path in project_files() if path.suffix == ".md" and path.name != "CHANGELOG.md"]
 
 
 def shell_lines(text: str) -> list[list[str]]:
-    """Return every command of the shell blocks of a page, split into words, without comments."""
+    """Return the commands in a page's shell blocks, each split into words, without comments."""
     blocks = [block for language, block in FENCE.findall(text) if language in SHELLS]
     lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if line and (words := shlex.split(line, comments=True))]
 
 
 def named_paths(text: str) -> Iterator[str]:
-    """Yield the words of code spans and code blocks that look like a path, braces expanded, each once."""
+    """Yield the distinct words in code spans and code blocks that look like a path, with braces expanded."""
     prose = FENCE.sub("", text)
     spans = [*CODE.findall(prose), *(block for _, block in FENCE.findall(text))]
     words = dict.fromkeys(word for span in spans for word in re.split(r"[\s()\[\]|\"']+", span))
@@ -50,7 +50,7 @@ def named_paths(text: str) -> Iterator[str]:
 
 def _looks_like_a_path(word: str) -> bool:
     placeholder = any(re.fullmatch(r"[A-Z_]{2,}", part) for part in word.split("/")) and "/" in word
-    others = re.search(r"\.mp4\.", word)  # a user's video with its YAML file beside it
+    others = re.search(r"\.mp4\.", word)  # the YAML file next to a user's video
     return not placeholder and not others and ("/" in word or _suffix(word) in SOURCES | DATA)
 
 
@@ -59,7 +59,7 @@ def _suffix(word: str) -> str:
 
 
 def _expand(word: str) -> Iterator[str]:
-    """Expand the braces of a shell word: `a/{b,c}` is `a/b` and `a/c`."""
+    """Expand the braces of a shell word: `a/{b,c}` yields `a/b` and `a/c`."""
     found = re.search(r"\{([^{}]*)\}", word)
     if not found:
         yield word
@@ -68,28 +68,28 @@ def _expand(word: str) -> Iterator[str]:
         yield from _expand(word[: found.start()] + choice + word[found.end() :])
 
 
-def places(word: str, page: Path) -> list[Path]:
-    """Return where a path is: below the page's folder, a folder above it, or the root; globs may have many."""
+def locations(word: str, page: Path) -> list[Path]:
+    """Return the files that a path matches, relative to the page's folder or any parent up to the root."""
     bases = [base for base in page.parents if base == ROOT or ROOT in base.parents]
     return [found for base in bases for found in base.glob(word.rstrip("/"))]
 
 
 def exists(word: str, page: Path, folders: Collection[Path] = ()) -> bool:
-    """Whether a path is there.
+    """Return whether a path exists.
 
     Args:
         word: the path as written.
-        page: what names it.
-        folders: folders named in the same paragraph, by themselves or with a file, in which a bare name may be as well.
+        page: the page that contains it.
+        folders: folders mentioned in the same paragraph, in which a bare file name may be located too.
     """
-    if places(word, page) or any((folder / word).exists() for folder in folders):
+    if locations(word, page) or any((folder / word).exists() for folder in folders):
         return True
     return "/" not in word and len(list(page.parent.glob(f"*/{word}"))) > 1  # a convention, such as step.py
 
 
 @cache
-def literals() -> frozenset[str]:
-    """Return the words of all string literals of the sources: names of files that code reads and writes."""
+def string_literals() -> frozenset[str]:
+    """Return the words in all string literals of the sources, which include the names of files that code writes."""
     kinds = {".py", ".ts", ".yaml", ".tpl"}
     tops = {*PACKAGES, "helm", "infra", "dvc.yaml"}
     texts = (p.read_text() for p in project_files() if p.suffix in kinds and p.relative_to(ROOT).parts[0] in tops)
@@ -102,13 +102,13 @@ def literals() -> frozenset[str]:
 
 
 def is_named_by_code(word: str) -> bool:
-    """Whether a path is an output: below a folder that commands write, or a name that a string of the code holds."""
+    """Return whether a path is an output: in a folder that commands write to, or named in a string literal."""
     parts = word.rstrip("/").split("/")
-    return parts[0] in OUTPUTS or (_suffix(word) not in SOURCES and all(part in literals() for part in parts))
+    return parts[0] in OUTPUTS or (_suffix(word) not in SOURCES and all(part in string_literals() for part in parts))
 
 
 def must_exist(word: str, page: Path) -> bool:
-    """Whether a word is a claim about the tree, and not a host, an image, a media type or a user's file."""
+    """Return whether a word is a path in the repository, not a host, an image, a media type or a user's file."""
     if Path(word).stem in FOREIGN:
         return False
     if _suffix(word) in SOURCES | DATA or word.endswith("/"):
@@ -117,12 +117,12 @@ def must_exist(word: str, page: Path) -> bool:
 
 
 def broken_paths(text: str, page: Path) -> list[str]:
-    """Return the paths that a page's text names and that are nowhere."""
+    """Return the paths in a page's text that do not exist."""
     broken = []
     for block in (*BLOCK.split(FENCE.sub("", text)), *_fences(text)):
         words = list(named_paths(block))
-        named = (place for word in words if "/" in word for place in places(word, page))
-        folders = {place if place.is_dir() else place.parent for place in named}
+        named = (path for word in words if "/" in word for path in locations(word, page))
+        folders = {path if path.is_dir() else path.parent for path in named}
         broken += [
             word
             for word in words
@@ -132,7 +132,7 @@ def broken_paths(text: str, page: Path) -> list[str]:
 
 
 def _fences(text: str) -> list[str]:
-    """Return the code blocks of a page, with their fences."""
+    """Return the code blocks of a page, including their fences."""
     return [found[0] for found in FENCE.finditer(text)]
 
 

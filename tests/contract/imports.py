@@ -1,4 +1,4 @@
-"""The import graph of the packages: lazy imports and imports for types count like any other."""
+"""Import graph of the packages; lazy imports and imports under TYPE_CHECKING count too."""
 
 import ast
 from collections import defaultdict
@@ -22,12 +22,12 @@ class Import(NamedTuple):
 def imports_of(
     tree: Iterable[ast.AST], module: str, modules: Iterable[str], *, is_package: bool = False
 ) -> Iterator[Import]:
-    """Yield the imports of one file that reach a module of ours.
+    """Yield the imports of one file that refer to a module of this project.
 
     Args:
         tree: all nodes of the file.
         module: dotted name of the file's module; relative imports start from it.
-        modules: every module of ours. `from a import b` reaches `a.b` where that is a module, `a` otherwise.
+        modules: all modules of this project. `from a import b` reaches `a.b` where that is a module, `a` otherwise.
         is_package: the file is an `__init__.py`.
     """
     known = frozenset(modules)
@@ -54,7 +54,7 @@ def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
 
 @cache
 def import_lines() -> dict[Path, tuple[Import, ...]]:
-    """Return the imports of ours of every source file."""
+    """Return the project-internal imports of every source file."""
     files = {path: module_name(path) for path in python_files(*PACKAGES)}
     return {
         path: tuple(imports_of(nodes(path), name, files.values(), is_package=path.name == "__init__.py"))
@@ -63,14 +63,14 @@ def import_lines() -> dict[Path, tuple[Import, ...]]:
 
 
 def import_graph() -> dict[str, frozenset[str]]:
-    """Return which modules each module imports, without itself."""
+    """Return the modules that each module imports, excluding itself."""
     return {
         module_name(path): frozenset(found.module for found in imports) - {module_name(path)}
         for path, imports in import_lines().items()
     }
 
 
-def circles(graph: Graph) -> list[list[str]]:
+def import_cycles(graph: Graph) -> list[list[str]]:
     """Return the strongly connected components of more than one node (Tarjan), each sorted."""
     index: dict[str, int] = {}
     lowest: dict[str, int] = {}
@@ -98,31 +98,31 @@ def circles(graph: Graph) -> list[list[str]]:
     return found
 
 
-def rooms(parent: str, graph: Graph, packages: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Return the graph between the folders directly below a folder.
+def package_graph(parent: str, graph: Graph, packages: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the import graph between the subpackages directly below a package.
 
-    The parent's own modules (`config.py`, `step.py`) belong to no room: circles through them show in the graph of
-    modules.
+    The parent's own modules (`config.py`, `step.py`) belong to no subpackage: cycles through them appear in the module
+    graph.
 
     Args:
-        parent: dotted name of the folder.
-        graph: the graph of modules.
-        packages: dotted names of all folders.
+        parent: dotted name of the package; empty for the top level.
+        graph: the module graph.
+        packages: dotted names of all packages.
     """
     children = {name for name in packages if name.rpartition(".")[0] == parent}
 
-    def room(module: str) -> str | None:
+    def subpackage(module: str) -> str | None:
         return next((child for child in children if module == child or module.startswith(f"{child}.")), None)
 
     edges: dict[str, set[str]] = defaultdict(set)
     for module, imported in graph.items():
-        here = room(module)
+        here = subpackage(module)
         if here:
-            edges[here] |= {there for name in imported if (there := room(name)) and there != here}
+            edges[here] |= {there for name in imported if (there := subpackage(name)) and there != here}
     return {child: frozenset(edges[child]) for child in children}
 
 
 def folders() -> list[str]:
-    """Return the dotted names of all folders that hold sources, and of those above them."""
+    """Return the dotted names of all folders that contain sources, and of their parents."""
     names = {path.relative_to(ROOT).parent for path in python_files(*PACKAGES)}
     return sorted({".".join(p.parts) for name in names for p in (name, *name.parents) if p.parts})

@@ -1,4 +1,4 @@
-"""What the contract tests read: files, imports, stages."""
+"""Project files, syntax trees, imports and DVC stages for the contract tests."""
 
 import ast
 import subprocess
@@ -18,7 +18,7 @@ VERBS = ("ingest", "curate", "train", "distill", "evaluate", "deploy")
 
 @cache
 def project_files() -> tuple[Path, ...]:
-    """Files that belong to the project: tracked ones, or all of a checkout without git."""
+    """Return the files of the project: those that git does not ignore, or all files of a checkout without git."""
     done = subprocess.run(
         ["git", "--no-optional-locks", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -69,6 +69,6 @@ def dvc_stages() -> dict[str, Any]:
 
 
 def dvc_edges() -> set[tuple[str, str]]:
-    """(producer, consumer) pairs: who writes what another stage depends on."""
+    """Return (producer, consumer) pairs of stages: the consumer depends on an output of the producer."""
     producers = {out: name for name, stage in dvc_stages().items() for out in stage["outs"]}
     return {(producers[dep], name) for name, stage in dvc_stages().items() for dep in stage["deps"] if dep in producers}

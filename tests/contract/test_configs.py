@@ -1,4 +1,4 @@
-"""Every YAML loads into types; what nobody knows is refused with what was probably meant."""
+"""Every YAML file loads into typed configs; unknown keys are rejected with the nearest valid key."""
 
 import dataclasses
 import re
@@ -25,12 +25,12 @@ def test_every_yaml_loads(choice: str) -> None:
     assert group != "profile" or config.profile == name
 
 
-def test_every_yaml_is_reached_by_a_choice() -> None:
+def test_every_yaml_is_a_selectable_choice() -> None:
     found = {path.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml") if path.parent.name != SHARED}
     assert found == {"config.yaml", *(f"{group}/{name}.yaml" for group in groups() for name in groups()[group])}
 
 
-def test_the_profiles_are_the_three() -> None:
+def test_there_are_three_profiles() -> None:
     assert groups()["profile"] == ["17b", "small", "tiny"]
 
 
@@ -39,14 +39,14 @@ def test_tiny_is_the_default_profile() -> None:
     assert load_config().profile == "tiny"
 
 
-def test_techniques_of_tiny_alone_are_off_unless_a_profile_turns_them_on() -> None:
+def test_tiny_only_techniques_are_off_by_default() -> None:
     assert BaseTraining().crop_steps == 0
     assert (ModelConfig().residual_gain, ModelConfig().predicts) == (0.0, "velocity")
     assert load_config().train.crop_steps > 0
     assert (load_config().train.model.residual_gain, load_config().train.model.predicts) == (2.0, "clean")
 
 
-def test_overrides_reach_their_field() -> None:
+def test_overrides_set_their_field() -> None:
     config = load_config(["data.source=/some/where else", "curate.size_px=64", "deploy.promotion.minimum_gain=1e-2"])
     assert config.data.source == "/some/where else"
     assert config.curate.size_px == 64
@@ -54,7 +54,7 @@ def test_overrides_reach_their_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "meant"),
+    ("override", "suggestion"),
     [
         ("data.sorce=x", "data.source"),
         ("curat.size_px=64", "curate"),
@@ -66,19 +66,19 @@ def test_overrides_reach_their_field() -> None:
         ("data=foldr", "data=folder"),
     ],
 )
-def test_unknown_keys_are_refused_with_the_nearest(override: str, meant: str) -> None:
-    with pytest.raises(ValueError, match=f"{meant}") as caught:
+def test_unknown_keys_are_rejected_with_the_nearest_key(override: str, suggestion: str) -> None:
+    with pytest.raises(ValueError, match=suggestion) as caught:
         load_config([override])
     assert "unknown config key" in str(caught.value) or "did you mean" in str(caught.value)
 
 
 @pytest.mark.parametrize("override", ["curate.size_px=big", "data.source=", "train.steps=", "curate=3", "oops", "=1"])
-def test_values_that_do_not_fit_are_refused(override: str) -> None:
+def test_values_of_the_wrong_type_are_rejected(override: str) -> None:
     with pytest.raises(ValueError, match="config|override|must be"):
         load_config([override])
 
 
-def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path: Path) -> None:
+def test_unknown_keys_in_yaml_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("curate:\n  sise_px: 64\n")
     with pytest.raises(ValueError, match=r"curate\.size_px"):
@@ -87,15 +87,15 @@ def test_an_unknown_key_in_a_yaml_file_is_refused(tmp_path: Path) -> None:
         load_config(values=tmp_path / "none.yaml")
 
 
-def test_dvc_params_are_the_complete_default_config() -> None:
-    """After a change of a default: lpm config --all > params.yaml."""
+def test_params_yaml_is_the_complete_default_config() -> None:
+    """Regenerate it with `lpm config --all > params.yaml`."""
     text = (ROOT / "params.yaml").read_text()
     assert text == annotated_yaml(load_config())
     assert yaml.safe_load(text) == to_plain(load_config())
 
 
 @pytest.mark.parametrize("profile", groups()["profile"])
-def test_a_config_written_to_yaml_loads_to_an_equal_config(profile: str, tmp_path: Path) -> None:
+def test_config_round_trips_through_yaml(profile: str, tmp_path: Path) -> None:
     config = load_config([f"profile={profile}", "curate.profile=sft", "train.steps=17"])
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(to_plain(config)))

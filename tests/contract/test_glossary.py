@@ -1,4 +1,4 @@
-"""Every name of the glossary exists: in the code, in the settings, as a command, or as a metric."""
+"""Every name in the glossary exists in the code, in the settings, as a command, or as a metric."""
 
 import ast
 import re
@@ -25,13 +25,13 @@ def rows() -> list[dict[str, str]]:
 
 
 def names(column: str) -> list[str]:
-    """Return the names that a column gives between backticks, each once."""
+    """Return the distinct names between backticks in a column."""
     return list(dict.fromkeys(name for row in rows() for name in re.findall(r"`([^`]+)`", row[column])))
 
 
 @cache
 def defined() -> frozenset[str]:
-    """Return everything that the sources define: modules, classes, functions, parameters, fields and constants."""
+    """Return all names that the sources define: modules, classes, functions, parameters, fields and constants."""
     found: set[str] = set()
     for path in python_files(*PACKAGES):
         found |= {path.stem, *_definitions(nodes(path))}
@@ -49,8 +49,8 @@ def _definitions(tree: Iterable[ast.AST]) -> Iterator[str]:
 
 
 @cache
-def words_of_strings() -> frozenset[str]:
-    """Return the words of all strings and names of the sources: metrics, messages of the protocol, options."""
+def source_words() -> frozenset[str]:
+    """Return all words in the sources, which include metrics, protocol messages and options."""
     texts = [path.read_text() for path in python_files(*PACKAGES)]
     metrics = {f"{stage}_{name}" for stage in stages() for name in ("loss", "validation_distance", "best_step")}
     metrics |= {f"{role}_conditioning_gap" for role in ("speak", "listen")}
@@ -64,7 +64,7 @@ def settings(values: Any, prefix: str = "") -> Iterator[str]:
             yield from settings(value, f"{prefix}{key}.")
 
 
-def test_the_glossary_has_its_rows() -> None:
+def test_glossary_rows_are_complete_and_unique() -> None:
     found = rows()
     assert 60 <= len(found) <= 100
     assert all(any(cell != "-" for cell in row.values()) for row in found)
@@ -86,10 +86,10 @@ def test_commands_and_metrics_exist(name: str) -> None:
     if name.startswith("lpm "):
         check_lpm(shlex.split(name)[1:])
     else:
-        assert name in words_of_strings()
+        assert name in source_words()
 
 
-def test_missing_names_are_found() -> None:
+def test_missing_names_are_detected() -> None:
     assert "NoSuchThing" not in defined()
-    assert "no_such_metric" not in words_of_strings()
+    assert "no_such_metric" not in source_words()
     assert "curate.no_such_setting" not in set(settings(to_plain(load_config())))

@@ -1,4 +1,4 @@
-"""Every path and link that a README or a page of docs/ names leads somewhere."""
+"""Every path and link in READMEs and docs/ exists."""
 
 from pathlib import Path
 
@@ -20,11 +20,11 @@ def test_named_paths_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_not_broken(page: Path) -> None:
     assert not broken_links(page.read_text(), page)
 
 
-def test_pages_name_paths() -> None:
+def test_named_paths_finds_paths() -> None:
     assert sum(len(list(named_paths(page.read_text()))) for page in PAGES) > 100
 
 

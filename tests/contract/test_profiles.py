@@ -1,4 +1,4 @@
-"""Profiles are whole recipes: nothing in which they differ comes from a default that was meant for another one."""
+"""Profiles are complete recipes: every setting in which profiles differ is stated explicitly in each of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ PROFILES = tuple(groups()["profile"])
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every setting."""
+    """Yield the dotted key and the value of every setting."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{key}.")
@@ -21,7 +21,7 @@ def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def shared_files(profile: str) -> list[str]:
-    """Names of the shared files that a profile builds on."""
+    """Return the names of the shared files that a profile includes."""
     defaults = read(f"profile/{profile}").get("defaults", [])
     return [str(entry).removeprefix(f"/{SHARED}/").partition("@")[0] for entry in defaults if entry != "_self_"]
 
@@ -31,39 +31,39 @@ def read(name: str) -> dict[str, Any]:
     return values
 
 
-def own(profile: str) -> dict[str, Any]:
-    """Settings that the profile's own file states."""
+def own_settings(profile: str) -> dict[str, Any]:
+    """Return the settings in the profile's own file."""
     return {key: value for key, value in leaves(read(f"profile/{profile}")) if key != "defaults"}
 
 
-def stated(profile: str) -> dict[str, Any]:
-    """Settings that the profile's own file and the shared ones state."""
+def stated_settings(profile: str) -> dict[str, Any]:
+    """Return the settings in the profile's own file and in the shared files that it includes."""
     found: dict[str, Any] = {}
     for name in shared_files(profile):
         found |= dict(leaves(read(f"{SHARED}/{name}")))
-    return found | own(profile)
+    return found | own_settings(profile)
 
 
-def effective(profile: str) -> dict[str, Any]:
+def effective_settings(profile: str) -> dict[str, Any]:
     return dict(leaves(to_plain(load_config([f"profile={profile}"]))))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_states_every_setting_in_which_profiles_differ(profile: str) -> None:
-    all_values = [effective(name) for name in PROFILES]
+def test_profiles_state_every_setting_in_which_they_differ(profile: str) -> None:
+    all_values = [effective_settings(name) for name in PROFILES]
     differing = {key for key in all_values[0] if any(values.get(key) != all_values[0][key] for values in all_values)}
     assert differing
-    assert differing <= set(stated(profile))
+    assert differing <= set(stated_settings(profile))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_what_a_profile_states_is_what_a_run_gets(profile: str) -> None:
-    values = effective(profile)
-    assert {key: values[key] for key in stated(profile)} == stated(profile)
+def test_stated_settings_are_effective(profile: str) -> None:
+    values = effective_settings(profile)
+    assert {key: values[key] for key in stated_settings(profile)} == stated_settings(profile)
 
 
-def test_what_small_and_17b_share_stands_once() -> None:
-    small, large = own("small"), own("17b")
+def test_small_and_17b_repeat_no_shared_value() -> None:
+    small, large = own_settings("small"), own_settings("17b")
     assert {key for key in small if large.get(key) == small[key]} == set()
 
 
@@ -73,8 +73,8 @@ def test_every_shared_file_is_used() -> None:
 
 
 @pytest.mark.parametrize("name", ["profile/small", "profile/17b", f"{SHARED}/wan"])
-def test_training_values_of_the_larger_profiles_name_their_source(name: str) -> None:
-    """A comment on the line of a value, or on the heading above it; `own` says that the value was chosen here."""
+def test_training_values_of_larger_profiles_cite_their_source(name: str) -> None:
+    """The source is a comment on the value's line or on a parent key; `own` marks a value chosen by this project."""
     bare: list[str] = []
     commented: list[tuple[int, bool]] = []
     section = ""

@@ -1,4 +1,4 @@
-"""Commands that a README or a page of docs/ tells a user to type exist."""
+"""Commands in READMEs and docs/ exist and parse."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import pytest
 from tests.contract.commands import check
 from tests.contract.documents import documents, shell_lines
 from tests.contract.project import ROOT
-from tests.contract.tools import KNOWN, NotParsed, check_cobra, check_table, program_path
+from tests.contract.tools import KNOWN_COMMANDS, CommandParseError, check_cobra, check_table, program_path
 
 ALL = [(path.relative_to(ROOT).as_posix(), words) for path in documents() for words in shell_lines(path.read_text())]
 
 
-def test_the_quick_start_is_there() -> None:
+def test_readme_contains_the_quick_start() -> None:
     assert ("README.md", ["make", "demo"]) in ALL
 
 
 def heavy_where_slow(file: str, words: list[str]) -> Any:
-    """Make a test case of a command; mlflow's parser takes seconds to import."""
+    """Return the test case of a command; mlflow's parser takes seconds to import."""
     marks = [pytest.mark.heavy] if words[0] == "mlflow" else []
     return pytest.param(file, words, id=f"{file}: {' '.join(words)}", marks=marks)
 
@@ -54,22 +54,22 @@ def test_commands_parse(file: str, words: list[str]) -> None:
         "unheard-of program",
     ],
 )
-def test_commands_that_no_tool_accepts_are_found(line: str) -> None:
-    with pytest.raises(NotParsed):
+def test_invalid_commands_are_rejected(line: str) -> None:
+    with pytest.raises(CommandParseError):
         check(line.split())
 
 
 @pytest.mark.parametrize("line", ["kubectl aply -f x", "kubectl apply --nothing", "docker biuld .", "helm instal x y"])
-def test_the_table_refuses_what_it_does_not_know(line: str) -> None:
+def test_command_table_rejects_unknown_commands_and_flags(line: str) -> None:
     program, *words = line.split()
-    with pytest.raises(NotParsed):
+    with pytest.raises(CommandParseError):
         check_table(program, words)
 
 
 @pytest.mark.parametrize(
     "words", [["kubectl", "-n", "N", "create", "secret", "generic", "x"], ["docker", "build", "."]]
 )
-def test_the_table_finds_commands_after_flags(words: list[str]) -> None:
+def test_command_table_finds_commands_after_flags(words: list[str]) -> None:
     check_table(words[0], words[1:])
 
 
@@ -86,13 +86,13 @@ VALUES = {
 
 
 @pytest.mark.parametrize(
-    ("program", "command"), [(program, command) for program, commands in KNOWN.items() for command in commands]
+    ("program", "command"), [(program, command) for program, commands in KNOWN_COMMANDS.items() for command in commands]
 )
-def test_the_table_agrees_with_the_program(program: str, command: str) -> None:
+def test_command_table_matches_the_installed_program(program: str, command: str) -> None:
     if program_path(program) is None:
         pytest.skip(f"{program} is not installed")
     words = command.split()
-    for flag in sorted(KNOWN[program][command]):
+    for flag in sorted(KNOWN_COMMANDS[program][command]):
         value = VALUES.get(flag, "x=y")
         words += [flag] if flag in SWITCHES else [f"{flag}={value}"] if flag.startswith("--") else [flag, value]
     check_cobra(program, words)

@@ -1,4 +1,4 @@
-"""The version number has one source, pyproject.toml: every other place equals it."""
+"""The version number is defined in pyproject.toml; every other occurrence equals it."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from components.runtime.container_images import VERSION
 from tests.contract.project import ROOT, project_files
 
 OURS = re.compile(r"\blpm/(?:curate|train|serve|mlflow):v?(\d[\w.+-]*)|^ARG VERSION=(\S+)$", re.MULTILINE)
-"""An image of ours with its tag, or the version that a Dockerfile writes into its label."""
-FREE = ("tests", "CHANGELOG.md")
-"""May name other versions: examples in tests, earlier releases."""
+"""A project image with its tag, or the version that a Dockerfile writes into its label."""
+EXEMPT = ("tests", "CHANGELOG.md")
+"""Paths that may name other versions: examples in tests, earlier releases."""
 
 
 def version() -> str:
@@ -24,30 +24,30 @@ def version() -> str:
 
 
 def tags(text: str) -> set[str]:
-    """Return the versions that a text gives to images of ours."""
+    """Return the versions of project images in a text."""
     return {image or label for image, label in OURS.findall(text)}
 
 
 def tagged_files() -> Iterator[tuple[Path, set[str]]]:
     for path in project_files():
-        if path.relative_to(ROOT).parts[0] not in FREE and path.suffix != ".safetensors":
+        if path.relative_to(ROOT).parts[0] not in EXEMPT and path.suffix != ".safetensors":
             found = tags(path.read_text(errors="replace"))
             if found:
                 yield path, found
 
 
-def test_images_carry_the_version() -> None:
+def test_images_have_the_project_version() -> None:
     found = dict(tagged_files())
     assert {"infra", "components"} & {path.relative_to(ROOT).parts[0] for path in found}
     assert {path.relative_to(ROOT).as_posix(): names for path, names in found.items() if names != {version()}} == {}
 
 
-def test_compiled_pipeline_carries_the_version() -> None:
+def test_compiled_pipeline_has_the_project_version() -> None:
     golden = (ROOT / "tests" / "pipelines" / "golden.json").read_text()
     assert tags(golden) == {version()}
 
 
-def test_python_chart_and_page_carry_the_version() -> None:
+def test_python_chart_and_page_have_the_project_version() -> None:
     chart = yaml.safe_load((ROOT / "helm" / "lpm" / "Chart.yaml").read_text())
     page = json.loads((ROOT / "serving" / "web" / "package.json").read_text())
     lock = json.loads((ROOT / "serving" / "web" / "package-lock.json").read_text())
@@ -62,7 +62,7 @@ def test_python_chart_and_page_carry_the_version() -> None:
     assert found == dict.fromkeys(found, version())
 
 
-def test_changelog_knows_the_version() -> None:
+def test_changelog_lists_the_version() -> None:
     assert f"## [{version()}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -75,5 +75,5 @@ def test_changelog_knows_the_version() -> None:
         ('f"lpm/serve:{VERSION}"', set()),
     ],
 )
-def test_tags_reads_images_and_labels(text: str, expected: set[str]) -> None:
+def test_tags_finds_images_and_labels(text: str, expected: set[str]) -> None:
     assert tags(text) == expected

@@ -1,7 +1,7 @@
-"""Whether a shell command parses, by the tool's own parser: dvc and mlflow in Python, the others by their `--help`.
+"""Check that shell commands parse: dvc and mlflow with their own parsers, cobra programs with `--help`.
 
 Programs built on cobra (helm, kubectl, docker) parse flags before they answer `--help`: an unknown flag is an error,
-and the usage they print names the command that they understood.
+and the printed usage names the recognised command.
 """
 
 import re
@@ -14,7 +14,7 @@ import click
 
 from tests.helm import binary
 
-KNOWN: Mapping[str, Mapping[str, frozenset[str]]] = {
+KNOWN_COMMANDS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "kubectl": {
         "apply": frozenset({"-f", "-n", "--dry-run"}),
         "create namespace": frozenset(),
@@ -40,15 +40,15 @@ KNOWN: Mapping[str, Mapping[str, frozenset[str]]] = {
         "uninstall": frozenset({"-n"}),
     },
 }
-"""Commands and their flags where a program is not installed; a test holds them against the program where it is."""
+"""Commands and flags, used where a program is not installed; a test compares them with the program where it is."""
 
 
-class NotParsed(Exception):
-    """A command that its tool would refuse; the message is the tool's."""
+class CommandParseError(Exception):
+    """The tool would reject the command; the message is the tool's."""
 
 
 def program_path(name: str) -> Path | None:
-    """Return the installed program, or helm from its package, or None."""
+    """Return the path of an installed program (helm may come from its package), or None."""
     if name == "helm":
         try:
             return binary.helm_path()
@@ -62,7 +62,7 @@ def check_cobra(name: str, words: list[str]) -> None:
     """Parse the words after helm, kubectl or docker.
 
     Raises:
-        NotParsed: an unknown command or flag.
+        CommandParseError: an unknown command or flag.
     """
     own = words[: words.index("--")] if "--" in words else words
     path = program_path(name)
@@ -72,35 +72,35 @@ def check_cobra(name: str, words: list[str]) -> None:
     result = subprocess.run([str(path), *own, "--help"], capture_output=True, text=True, timeout=60, check=False)
     output = result.stdout + result.stderr
     if result.returncode:
-        raise NotParsed(output.strip().splitlines()[0])
+        raise CommandParseError(output.strip().splitlines()[0])
     usage = re.search(rf"^Usage:\s+{name} (.*)$", output, re.MULTILINE)
     command = re.match(r"(?:[a-z][a-z-]*(?: |$))*", usage[1]) if usage else None
     understood = command[0].split() if command else []
     if not understood or not _is_subsequence(understood, own):
-        raise NotParsed(f"{name} understands {' '.join(understood) or 'no command'} of: {' '.join(own)}")
+        raise CommandParseError(f"{name} understands {' '.join(understood) or 'no command'} of: {' '.join(own)}")
     after = own[own.index(understood[-1]) + 1 :]
     group = "Available Commands:" in output or (usage and usage[1].endswith(" COMMAND"))
     if group and after and not after[0].startswith("-"):
-        raise NotParsed(f"{name} {' '.join(understood)} has no command {after[0]}")
+        raise CommandParseError(f"{name} {' '.join(understood)} has no command {after[0]}")
 
 
 def check_table(name: str, words: list[str]) -> None:
     """Look the command and its flags up in the table.
 
     Raises:
-        NotParsed: the table has no such command or flag.
+        CommandParseError: the table has no such command or flag.
     """
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}
-    command = next((c for c in KNOWN[name] if _is_subsequence(c.split(), words)), None)
-    if command is None or not flags <= KNOWN[name][command]:
-        raise NotParsed(f"{name} {' '.join(words)} is not in the table of known commands")
+    command = next((c for c in KNOWN_COMMANDS[name] if _is_subsequence(c.split(), words)), None)
+    if command is None or not flags <= KNOWN_COMMANDS[name][command]:
+        raise CommandParseError(f"{name} {' '.join(words)} is not in the table of known commands")
 
 
 def check_dvc(words: list[str]) -> None:
     """Parse the words after `dvc`.
 
     Raises:
-        NotParsed: an unknown command or flag.
+        CommandParseError: an unknown command or flag.
     """
     from dvc.cli import parse_args
     from dvc.cli.parser import DvcParserError
@@ -108,14 +108,14 @@ def check_dvc(words: list[str]) -> None:
     try:
         parse_args(words)
     except DvcParserError as error:
-        raise NotParsed(f"dvc {' '.join(words)}: {error}") from error
+        raise CommandParseError(f"dvc {' '.join(words)}: {error}") from error
 
 
 def check_mlflow(words: list[str]) -> None:
     """Parse the words after `mlflow`.
 
     Raises:
-        NotParsed: an unknown command, option or value.
+        CommandParseError: an unknown command, option or value.
     """
     from mlflow.cli import cli
 
@@ -123,10 +123,10 @@ def check_mlflow(words: list[str]) -> None:
 
 
 def check_click(command: click.Command, name: str, words: list[str]) -> None:
-    """Parse words by a click command and those below it, without running one.
+    """Parse words with a click command and its subcommands, without running any.
 
     Raises:
-        NotParsed: an unknown command, option or value.
+        CommandParseError: an unknown command, option or value.
     """
     parent: click.Context | None = None
     try:
@@ -140,10 +140,10 @@ def check_click(command: click.Command, name: str, words: list[str]) -> None:
     except click.exceptions.Exit:
         return
     except click.ClickException as error:
-        raise NotParsed(f"{name} {' '.join(words)}: {error.format_message()}") from error
+        raise CommandParseError(f"{name} {' '.join(words)}: {error.format_message()}") from error
 
 
 def _is_subsequence(part: list[str], whole: list[str]) -> bool:
-    """Whether the words of part follow each other in whole, with flags and their values between them."""
+    """Return whether `part` is a subsequence of `whole`: flags and values may be in between."""
     rest = iter(whole)
     return all(word in rest for word in part)

@@ -1,37 +1,46 @@
-"""Who may import whom: packages, the rooms of components, steps, and no circle anywhere."""
+"""Import rules: allowed directions between packages, between the folders of components, and no import cycles."""
 
 import ast
 
 import pytest
 
-from tests.contract.imports import Graph, Import, circles, folders, import_graph, import_lines, imports_of, rooms
+from tests.contract.imports import (
+    Graph,
+    Import,
+    folders,
+    import_cycles,
+    import_graph,
+    import_lines,
+    imports_of,
+    package_graph,
+)
 from tests.contract.project import PACKAGES, ROOT, VERBS, imported_roots, python_files
 
-ARROWS = {
+ALLOWED_IMPORTS = {
     "lpm_model": {"lpm_model"},
     "serving": {"lpm_model", "serving"},
     "components": {"lpm_model", "serving", "components"},
     "pipelines": set(PACKAGES),
 }
 NOT_IN_MODEL = {"kfp", "mlflow", "kserve", "ray", "kubernetes", "fastapi", "hydra", "omegaconf", "dvc", "minio"}
-SHARED_ROOMS = ("dataset", "runtime", "performer")
-"""Rooms of components that steps build on; each may import those before it."""
+SHARED_PACKAGES = ("dataset", "runtime", "performer")
+"""Folders of components that steps build on; each may import those before it."""
 
 
-def may_import(room: str) -> set[str]:
-    """Return the rooms of components that one of them may import, itself included."""
-    below = SHARED_ROOMS[: SHARED_ROOMS.index(room)] if room in SHARED_ROOMS else SHARED_ROOMS
-    return {room, *below}
+def allowed_packages(package: str) -> set[str]:
+    """Return the folders of components that one of them may import, itself included."""
+    below = SHARED_PACKAGES[: SHARED_PACKAGES.index(package)] if package in SHARED_PACKAGES else SHARED_PACKAGES
+    return {package, *below}
 
 
-def sideways(module: str, imports: tuple[Import, ...]) -> list[Import]:
-    """Return the imports of a module of components that reach a room it may not import."""
-    room = module.split(".")[1]
+def forbidden_imports(module: str, imports: tuple[Import, ...]) -> list[Import]:
+    """Return the imports of a module of components that break the rules between its folders."""
+    package = module.split(".")[1]
     reached = [(found, found.module.split(".")) for found in imports]
     return [
         found
         for found, parts in reached
-        if parts[0] == "components" and len(parts) > 1 and parts[1] not in may_import(room)
+        if parts[0] == "components" and len(parts) > 1 and parts[1] not in allowed_packages(package)
     ]
 
 
@@ -42,7 +51,7 @@ def test_packages_import_downwards(package: str) -> None:
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in files
         for name, line in imported_roots(path)
-        if name in {*PACKAGES, "tests", "docs"} - ARROWS[package]
+        if name in {*PACKAGES, "tests", "docs"} - ALLOWED_IMPORTS[package]
     ]
     assert files
     assert not broken
@@ -58,29 +67,31 @@ def test_model_imports_no_platform() -> None:
     assert not broken
 
 
-def test_rooms_of_components_import_downwards_and_no_step_imports_another() -> None:
-    rooms_found, broken = set(), []
+def test_components_import_downwards_and_no_step_imports_another() -> None:
+    packages_found, broken = set(), []
     for path, imports in import_lines().items():
         parts = path.relative_to(ROOT).parts
         if parts[0] == "components" and len(parts) > 2:
-            rooms_found.add(parts[1])
+            packages_found.add(parts[1])
             module = ".".join(parts)
-            broken += [f"{'/'.join(parts)}:{found.line} imports {found.module}" for found in sideways(module, imports)]
-    assert rooms_found == {*SHARED_ROOMS, *VERBS}
+            broken += [
+                f"{'/'.join(parts)}:{found.line} imports {found.module}" for found in forbidden_imports(module, imports)
+            ]
+    assert packages_found == {*SHARED_PACKAGES, *VERBS}
     assert not broken
 
 
-def test_modules_have_no_import_circle() -> None:
+def test_modules_have_no_import_cycle() -> None:
     graph = import_graph()
     assert len(graph) > 200
-    assert not circles(graph)
+    assert not import_cycles(graph)
 
 
-def test_sibling_rooms_have_no_import_circle() -> None:
+def test_sibling_packages_have_no_import_cycle() -> None:
     graph, packages = import_graph(), folders()
-    found = {parent: circles(rooms(parent, graph, packages)) for parent in ("", *packages)}
+    found = {parent: import_cycles(package_graph(parent, graph, packages)) for parent in ("", *packages)}
     assert {"components", "components.curate", "lpm_model.training", "serving"} <= set(packages)
-    assert not {parent: circle for parent, circle in found.items() if circle}
+    assert not {parent: cycles for parent, cycles in found.items() if cycles}
 
 
 @pytest.mark.parametrize(
@@ -91,8 +102,8 @@ def test_sibling_rooms_have_no_import_circle() -> None:
         ({"a": frozenset("b"), "b": frozenset("cd"), "c": frozenset("a"), "d": frozenset("e")}, [["a", "b", "c"]]),
     ],
 )
-def test_circles_finds_each_strongly_connected_component(graph: Graph, expected: list[list[str]]) -> None:
-    assert circles(graph) == expected
+def test_import_cycles_finds_each_strongly_connected_component(graph: Graph, expected: list[list[str]]) -> None:
+    assert import_cycles(graph) == expected
 
 
 def test_imports_of_counts_lazy_relative_and_type_imports() -> None:
@@ -123,11 +134,11 @@ def lazy():
         ("components.performer.media", "components.ingest.step", False),
     ],
 )
-def test_sideways_imports_are_found(module: str, reached: str, allowed: bool) -> None:
-    assert (sideways(module, (Import(1, reached),)) == []) is allowed
+def test_forbidden_imports_are_found(module: str, reached: str, allowed: bool) -> None:
+    assert (forbidden_imports(module, (Import(1, reached),)) == []) is allowed
 
 
-def test_rooms_ignores_modules_of_the_parent() -> None:
+def test_package_graph_ignores_modules_of_the_parent() -> None:
     graph = {
         "p.step": frozenset({"p.a.x", "p.b.y"}),
         "p.a.x": frozenset({"p.config", "p.b.y"}),
@@ -135,6 +146,6 @@ def test_rooms_ignores_modules_of_the_parent() -> None:
         "p.config": frozenset(),
     }
     packages = ["p", "p.a", "p.b"]
-    assert rooms("p", graph, packages) == {"p.a": frozenset({"p.b"}), "p.b": frozenset()}
+    assert package_graph("p", graph, packages) == {"p.a": frozenset({"p.b"}), "p.b": frozenset()}
     back = {**graph, "p.b.y": frozenset({"p.a.x"})}
-    assert circles(rooms("p", back, packages)) == [["p.a", "p.b"]]
+    assert import_cycles(package_graph("p", back, packages)) == [["p.a", "p.b"]]

@@ -1,4 +1,4 @@
-"""Workflows, hooks, forms and the change log agree with the tree they speak of."""
+"""CI workflows, commit hooks, issue forms, licences and test lanes match the repository."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ import yaml
 
 from tests import lanes
 from tests.contract.commands import check, make_targets
-from tests.contract.commit_message import AREAS, complaint
+from tests.contract.commit_message import AREAS, error_in_message
 from tests.contract.project import PACKAGES, ROOT, VERBS, project_files
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -24,7 +24,7 @@ def load(path: Path) -> Any:
 
 
 def workflow_commands(path: Path) -> Iterator[list[str]]:
-    """Yield every command that a workflow runs, pipes and background marks cut off."""
+    """Yield every command that a workflow runs, without pipes, redirections and background marks."""
     for job in load(path)["jobs"].values():
         for step in job["steps"]:
             for line in step.get("run", "").replace("\\\n", " ").splitlines():
@@ -34,25 +34,25 @@ def workflow_commands(path: Path) -> Iterator[list[str]]:
                     yield words
 
 
-def test_workflows_have_the_lanes() -> None:
+def test_workflows_define_the_expected_jobs() -> None:
     assert {name for path in WORKFLOWS for name in load(path)["jobs"]} == LANES
 
 
 @pytest.mark.parametrize(
     "words", [words for path in WORKFLOWS for words in workflow_commands(path)], ids=lambda words: " ".join(words)
 )
-def test_commands_of_workflows_parse(words: list[str]) -> None:
+def test_workflow_commands_parse(words: list[str]) -> None:
     check(words)
 
 
-def test_workflows_read_only_and_end() -> None:
+def test_workflows_are_read_only_and_have_timeouts() -> None:
     for path in WORKFLOWS:
         workflow = load(path)
         assert workflow["permissions"] == {"contents": "read"}
         assert all("timeout-minutes" in job for job in workflow["jobs"].values())
 
 
-def test_hooks_run_what_is_installed_and_there() -> None:
+def test_hooks_are_local_and_their_commands_parse() -> None:
     (repository,) = load(ROOT / ".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"
     for hook in repository["hooks"]:
@@ -60,14 +60,14 @@ def test_hooks_run_what_is_installed_and_there() -> None:
         check(shlex.split(hook["entry"]))
 
 
-def test_owned_paths_exist() -> None:
+def test_codeowners_paths_exist() -> None:
     lines = [line for line in (ROOT / ".github" / "CODEOWNERS").read_text().splitlines() if line and line[0] != "#"]
     paths = [line.split()[0] for line in lines]
     assert all(path == "*" or (ROOT / path.strip("/")).is_dir() for path in paths)
     assert {f"/{package}/" for package in PACKAGES} <= set(paths)
 
 
-def test_forms_load() -> None:
+def test_issue_forms_are_valid() -> None:
     forms = [path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
     assert forms
     for form in map(load, forms):
@@ -88,11 +88,11 @@ def test_forms_load() -> None:
         ("Merge branch 'main'", True),
     ],
 )
-def test_commit_messages_need_an_area(message: str, accepted: bool) -> None:
-    assert (complaint(message) == "") is accepted
+def test_commit_messages_require_an_area(message: str, accepted: bool) -> None:
+    assert (error_in_message(message) == "") is accepted
 
 
-def test_every_step_and_package_has_an_area() -> None:
+def test_every_step_and_package_has_a_commit_area() -> None:
     assert set(VERBS) <= set(AREAS)
     assert {"model", "serving", "pipelines"} <= set(AREAS)
 
@@ -107,7 +107,7 @@ def test_licence_files_are_packaged() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 
 
-def test_lanes_name_what_exists() -> None:
+def test_lanes_list_existing_tests() -> None:
     assert [name for name in lanes.HEAVY if not (ROOT / name).exists()] == []
     for name in lanes.HEAVY_TESTS:
         file, _, function = name.partition("::")
@@ -116,7 +116,7 @@ def test_lanes_name_what_exists() -> None:
     assert {"test-fast", "test", "test-long", "coverage"} <= make_targets()
 
 
-def test_heavy_tests_are_a_part_of_all() -> None:
+def test_heavy_test_files_are_a_minority() -> None:
     tests = [p.relative_to(ROOT).as_posix() for p in project_files() if p.match("tests/**/test_*.py")]
     heavy = [name for name in tests if lanes.is_heavy(ROOT / name)]
     assert heavy

@@ -1,4 +1,4 @@
-"""What can be checked about every source file at a glance."""
+"""Rules for every source file: it imports, is short, is ASCII; rules for pins, file sizes and READMEs."""
 
 import ast
 import importlib
@@ -9,8 +9,8 @@ import pytest
 
 from tests.contract.project import PACKAGES, ROOT, VERBS, module_name, nodes, project_files, python_files
 
-LINES_OF_A_FILE = 500
-LINES_OF_A_FUNCTION = 60
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
 UNFINISHED = re.compile(r"\b(TO[D]O|FIX[M]E)\b")
 
 
@@ -27,18 +27,18 @@ def test_files_and_functions_are_short() -> None:
     long = []
     for path in python_files(*PACKAGES, "tests", "docs"):
         text = path.read_text()
-        if text.count("\n") + 1 > LINES_OF_A_FILE:
+        if text.count("\n") + 1 > MAX_FILE_LINES:
             long.append(f"{path.relative_to(ROOT)} has {text.count(chr(10)) + 1} lines")
         for node in nodes(path):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None:
                 length = node.end_lineno - node.lineno + 1
-                if length > LINES_OF_A_FUNCTION:
+                if length > MAX_FUNCTION_LINES:
                     long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {length} lines")
     assert not long
 
 
-def test_sources_are_ascii_and_finished() -> None:
-    """Outside string literals, which may hold phonetic letters."""
+def test_sources_are_ascii_and_have_no_unfinished_marks() -> None:
+    """String literals are exempt: they may contain phonetic letters."""
     bad = []
     for path in python_files(*PACKAGES):
         with path.open("rb") as handle:
@@ -48,7 +48,7 @@ def test_sources_are_ascii_and_finished() -> None:
     assert not bad
 
 
-def test_pins_carry_no_addresses() -> None:
+def test_pinned_requirements_contain_no_addresses() -> None:
     assert all("://" not in (ROOT / name).read_text() for name in ("constraints.txt", "requirements-nodeps.txt"))
 
 
@@ -58,6 +58,6 @@ def test_no_large_file_is_tracked() -> None:
     assert sum(p.stat().st_size for p in project_files() if "weights" in p.parts) <= 9_000_000
 
 
-@pytest.mark.parametrize("room", [*PACKAGES, "infra", "helm/lpm", "tests", *(f"components/{verb}" for verb in VERBS)])
-def test_every_room_has_a_readme(room: str) -> None:
-    assert len((ROOT / room / "README.md").read_text().splitlines()) >= 5
+@pytest.mark.parametrize("folder", [*PACKAGES, "infra", "helm/lpm", "tests", *(f"components/{verb}" for verb in VERBS)])
+def test_every_package_has_a_readme(folder: str) -> None:
+    assert len((ROOT / folder / "README.md").read_text().splitlines()) >= 5
