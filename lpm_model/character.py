@@ -4,10 +4,10 @@ B batch, F latent frames, R references, n audio tokens a latent frame.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lpm_model.autoencoder.api import VideoAutoencoder
-from lpm_model.config import ABSENT, REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig
+from lpm_model.config import ABSENT, REFERENCE_KINDS, SAMPLES_PER_LATENT, ModelConfig, from_mapping
 from lpm_model.encoders.load import build_audio_encoder, build_text_encoder
 from lpm_model.latent_codec import LatentCodec
+
+T = TypeVar("T")
 
 Image = NDArray[np.uint8]
 """[H, W, 3] RGB."""
@@ -184,6 +186,20 @@ def read_model_config(folder: Path, remedy: str = "give the folder that train or
         raise ValueError(f"{folder} is not a model folder: config.json is missing; {remedy}")
     loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
+
+
+def config_part(cls: type[T], config: Mapping[str, Any], part: str, folder: Path) -> T:
+    """Build one typed part (`model`, `online`, ...) of a model folder's config.
+
+    Raises:
+        ValueError: the part is missing or does not fit, as in a folder that another version wrote.
+    """
+    try:
+        return from_mapping(cls, config.get(part, {}), where=f"{part}.")
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / 'config.json'} does not fit this version ({error}): train or distil the model again"
+        ) from error
 
 
 def read_base_config(folder: Path) -> dict[str, Any]:

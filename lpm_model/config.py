@@ -24,15 +24,16 @@ T = TypeVar("T")
 
 
 @overload
-def setting(default: T, *, help: str, affects: bool | str = True) -> T: ...
+def setting(default: T, *, help: str, affects: bool | str = True, is_path: bool = False) -> T: ...
 @overload
-def setting(*, factory: Callable[[], T], help: str, affects: bool | str = True) -> T: ...
+def setting(*, factory: Callable[[], T], help: str, affects: bool | str = True, is_path: bool = False) -> T: ...
 def setting(
     default: Any = dataclasses.MISSING,
     *,
     factory: Any = dataclasses.MISSING,
     help: str,
     affects: bool | str = True,
+    is_path: bool = False,
 ) -> Any:
     """Declare a field of a config dataclass, with the text that `lpm config`, `--help` and the pages show for it.
 
@@ -42,8 +43,9 @@ def setting(
         help: what the setting does, and its unit.
         affects: False for a setting that does not change the output of a step, which caches then ignore; the name of a
             part of a step if only that part depends on the setting, which the caches of other parts then ignore.
+        is_path: True for a setting that names files or folders to read, whose content the result depends on too.
     """
-    metadata = {"help": help, "affects": affects}
+    metadata = {"help": help, "affects": affects, "is_path": is_path}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,6 +71,18 @@ def result_settings(config: Any, *, ignore: Collection[str] = ()) -> dict[str, A
         value = getattr(config, item.name)
         kept[item.name] = result_settings(value, ignore=ignore) if dataclasses.is_dataclass(value) else value
     return kept
+
+
+def path_settings(config: Any, where: str = "") -> dict[str, tuple[str, ...]]:
+    """Return the paths that the settings of a config name, by dotted key (see `setting`); empty ones are left out."""
+    found: dict[str, tuple[str, ...]] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            found |= path_settings(value, f"{where}{item.name}.")
+        elif item.metadata.get("is_path") and value:
+            found[f"{where}{item.name}"] = (value,) if isinstance(value, str) else tuple(value)
+    return found
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
@@ -146,6 +160,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
             _convert(kind, item, f"{name}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
     if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"config {name} must be a mapping, not {value!r}")
         return {k: _convert(args[1], v, f"{name}.{k}") for k, v in value.items()}
     if origin is typing.Literal:
         if value not in args:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lpm_model.character import read_model_config
-from lpm_model.config import LATENT_FPS, ModelConfig, OnlineConfig, from_mapping
+from lpm_model.character import config_part, read_model_config
+from lpm_model.config import LATENT_FPS, ModelConfig, OnlineConfig
 from lpm_model.dit import DiffusionTransformer
 
 BYTES = 2
@@ -115,8 +115,8 @@ def read_model_shape(folder: Path, online: OnlineConfig) -> tuple[ModelConfig, O
         ValueError: it is not a model folder.
     """
     config = read_model_config(folder)
-    streams = from_mapping(OnlineConfig, config["online"]) if "online" in config else online
-    return from_mapping(ModelConfig, config["model"]), streams, int(config["size_px"])
+    streams = config_part(OnlineConfig, config, "online", folder) if "online" in config else online
+    return config_part(ModelConfig, config, "model", folder), streams, int(config["size_px"])
 
 
 def chunk_workload(online: OnlineConfig, size_px: int, references: int = 1) -> Workload:

@@ -21,6 +21,7 @@ from lpm_model.autoencoder.load import load_autoencoder
 from lpm_model.cache import KVCache
 from lpm_model.character import (
     Character,
+    config_part,
     inference_device,
     join_characters,
     read_model_config,
@@ -35,7 +36,6 @@ from lpm_model.config import (
     Lora,
     ModelConfig,
     OnlineConfig,
-    from_mapping,
 )
 from lpm_model.digests import weights_digest
 from lpm_model.dit import Conditions
@@ -413,8 +413,8 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
         )
     autoencoder = load_autoencoder(folder / "autoencoder")
     model = OnlineModel(
-        from_mapping(ModelConfig, config["model"]),
-        from_mapping(OnlineConfig, config["online"]),
+        config_part(ModelConfig, config, "model", folder),
+        config_part(OnlineConfig, config, "online", folder),
         autoencoder,
         config["size_px"],
         find_encoders(folder),
@@ -427,7 +427,7 @@ def load_online(folder: Path, dtype: torch.dtype | None = None, device: str | No
     for stem, network in model.networks.items():
         _load_part(network, folder / f"{stem}.safetensors", kind, place)
     if "refiner_lora" in config:
-        lora = from_mapping(Lora, config["refiner_lora"], where="refiner_lora.")
+        lora = config_part(Lora, config, "refiner_lora", folder)
         model.refiner = clone_with_adapter(model.backbone, REFINER, lora)
         weights = folder / f"{REFINER}.safetensors"
         load_adapter(model.refiner, read_weights(weights), weights)

@@ -12,9 +12,9 @@ from torch import Tensor
 from lpm_model import flow
 from lpm_model.autoencoder.api import VideoAutoencoder
 from lpm_model.autoencoder.load import load_autoencoder
-from lpm_model.character import Character, CharacterModel, inference_device, read_base_config, to_frames
+from lpm_model.character import Character, CharacterModel, config_part, inference_device, read_base_config, to_frames
 from lpm_model.checkpoint import load_weights, read_weights
-from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig, from_mapping
+from lpm_model.config import SAMPLES_PER_LATENT, ModelConfig
 from lpm_model.dit import Conditions, DiffusionTransformer
 from lpm_model.encoders.load import find_encoders
 from lpm_model.execution import EAGER, Execution
@@ -223,7 +223,7 @@ def load_base(folder: Path, dtype: torch.dtype | None = None, device: str | None
     """
     config = read_base_config(folder)
     base = BaseModel(
-        from_mapping(ModelConfig, config["model"]), load_autoencoder(folder / "autoencoder"), config["size_px"],
+        config_part(ModelConfig, config, "model", folder), load_autoencoder(folder / "autoencoder"), config["size_px"],
         find_encoders(folder), device="meta",
     )  # fmt: skip
     weights = folder / "model.safetensors"

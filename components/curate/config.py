@@ -196,9 +196,9 @@ class ScorerConfig:
     )
     extra: tuple[str, ...] = setting((), help="Optional scorers to run: nudity, speech_quality, light_asd, dover.")
     light_asd: str = setting(
-        "", help="Light-ASD's weights as a safetensors file; every worker must be able to read it."
+        "", help="Light-ASD's weights as a safetensors file; every worker must be able to read it.", is_path=True
     )
-    dover: str = setting("", help="DOVER as an ONNX file; every worker must be able to read it.")
+    dover: str = setting("", help="DOVER as an ONNX file; every worker must be able to read it.", is_path=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -361,7 +361,7 @@ class CurationConfig:
         affects=False,
     )
     autoencoder: str = setting(
-        "", help="Folder of the autoencoder that encodes the clips; empty = the bundled tiny one."
+        "", help="Folder of the autoencoder that encodes the clips; empty = the bundled tiny one.", is_path=True
     )
     validate: bool = setting(
         True,

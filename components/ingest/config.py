@@ -25,7 +25,9 @@ class IngestConfig:
         tuple(DEMUXERS),
         help="File extensions of accepted videos, in any case; other video and audio is rejected, all else is ignored.",
     )
-    extra_folders: tuple[str, ...] = setting((), help="Further folders that are ingested together with the source.")
+    extra_folders: tuple[str, ...] = setting(
+        (), help="Further folders that are ingested together with the source.", is_path=True
+    )
     tombstones: str = setting(
         ".work/tombstones.json",
         help="File of erased people and recordings, which are rejected (`lpm data erase`); a missing file or an empty "

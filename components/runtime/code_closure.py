@@ -31,8 +31,8 @@ class CodeClosure:
 def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     """Return the import closure of a module: its source files, their data files and the names they import.
 
-    Comments, layout, docstrings and help texts are ignored. Included are text files, templates and weights next to the
-    modules of a reached package, and those in its subfolders that a string in the reached code names.
+    Comments, layout, docstrings and help texts are ignored. Included are text files, templates and weights of a reached
+    package that a string in the reached code names, alone or as part of a path, or whose subfolder it names.
 
     Args:
         module: dotted name of a module of the project.
@@ -40,7 +40,7 @@ def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     """
     digests: dict[str, str] = {}
     names: set[str] = set()
-    folders: set[str] = set()
+    named: set[str] = set()
     packages: list[Path] = []
     found: set[str] = set()
     pending = [module]
@@ -57,11 +57,11 @@ def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
         names.update(imported.split(".")[0] for imported in imports)
         digests[file.relative_to(root).as_posix()] = _program_digest(tree)
         names.update(_text_arguments(tree))
-        folders.update(part for text in _texts(tree) for part in text.split("/"))
+        named.update(part for text in _texts(tree) for part in text.split("/"))
         if is_package:
             packages.append(file.parent)
     for package in packages:
-        digests.update({path.relative_to(root).as_posix(): file_digest(path) for path in _data_files(package, folders)})
+        digests.update({path.relative_to(root).as_posix(): file_digest(path) for path in _data_files(package, named)})
     return CodeClosure(files=dict(sorted(digests.items())), names=frozenset(names))
 
 
@@ -127,7 +127,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _data_files(package: Path, named: Collection[str]) -> Iterator[Path]:
-    """Yield the data files of a package: next to its modules, and in its named subfolders that are not packages."""
+    """Yield the data files of a package that are named, and all in its named subfolders that are not packages."""
     pending = [package]
     while pending:
         folder = pending.pop()
@@ -137,5 +137,5 @@ def _data_files(package: Path, named: Collection[str]) -> Iterator[Path]:
             if path.is_dir() and not (path / "__init__.py").exists():
                 if folder != package or path.name in named:
                     pending.append(path)
-            elif path.is_file() and path.suffix not in _SKIPPED_SUFFIXES:
+            elif path.is_file() and path.suffix not in _SKIPPED_SUFFIXES and (folder != package or path.name in named):
                 yield path

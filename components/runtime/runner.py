@@ -24,6 +24,7 @@ from components.runtime.cache_keys import (
     config_digest,
     input_digest,
     package_versions,
+    path_digests,
 )
 from components.runtime.lineage import Link, source_links, write_lineage
 from components.runtime.steps import Step, report_mapping
@@ -80,7 +81,7 @@ class _Call:
     config: Any
     """The step's config dataclass."""
     digests: dict[str, str]
-    """Parameter -> digest; includes that of the tombstones, if there are any."""
+    """Parameter -> digest; includes those of the paths that settings name, and of the tombstones, if there are any."""
     settings: str
     """Digest of the settings that affect the result."""
     code: str
@@ -151,7 +152,7 @@ def _prepare_call(step: Step, inputs: Mapping[str, Path | str], config: Any) -> 
     for name, value in inputs.items():
         if isinstance(value, Path) and not value.is_dir():
             raise ValueError(f"{step.verb} needs {name}: {value} does not exist; run the step that writes it first")
-    digests = {name: input_digest(value) for name, value in inputs.items()}
+    digests = {name: input_digest(value) for name, value in inputs.items()} | path_digests(config)
     tombstones = Path(getattr(config, "tombstones", ""))
     if tombstones.is_file():  # a cached result may contain data that has been erased since
         digests["tombstones"] = file_digest(tombstones)

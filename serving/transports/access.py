@@ -26,7 +26,7 @@ class AccessControl:
         self, app: ASGIApp, *, token: str, max_body_bytes: int, open_paths: Iterable[str], stream_path: str
     ) -> None:
         self._app, self._stream_path = app, stream_path
-        self._bearer = f"Bearer {token}".encode()
+        self._token = token.encode()
         self._max_body_bytes = max_body_bytes
         self._open_paths = frozenset((*HEALTH, METRICS, *open_paths))
 
@@ -55,7 +55,8 @@ class AccessControl:
         return scope["method"] in ("GET", "HEAD") and (path in self._open_paths or bool(MODEL_READY.fullmatch(path)))
 
     def _has_token(self, scope: Scope) -> bool:
-        return secrets.compare_digest(Headers(scope=scope).get("authorization", "").encode(), self._bearer)
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and secrets.compare_digest(token.encode(), self._token)
 
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes | None:
         """Return the whole body, or None as soon as it is known to be too large."""

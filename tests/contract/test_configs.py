@@ -111,7 +111,7 @@ def test_config_round_trips_through_yaml(profile: str, tmp_path: Path) -> None:
         ("distill.online.chunk_latents=2", "distill.online.chunk_latents is 2; choose 1, 3 or 6"),
         ("evaluate.bench.conversations=1", "evaluate.bench.conversations is 1: shuffling"),
         ("curate.captions.vlm.url=host", "curate.captions.vlm.url is 'host': give"),
-        ("train.scale.nodes=0", "train.scale: nodes, processes"),
+        ("train.scale.nodes=0", "train.scale.nodes is 0"),
         ("train.lora.rank=-1", "train.lora.rank is -1 on 3 targets"),
         (
             "curate.thresholds.max_txt_ratio=1",

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from components.runtime.cache_keys import NOT_INSTALLED, RESULT_PACKAGES, code_digest, package_versions
+from components.runtime.cache_keys import (
+    NOT_INSTALLED,
+    RESULT_PACKAGES,
+    code_digest,
+    input_digest,
+    package_versions,
+    path_digests,
+)
 from components.runtime.code_closure import code_closure
 from components.runtime.steps import STEPS
 from lpm_model.config import result_settings
@@ -37,7 +44,11 @@ def test_code_digest_follows_data_files_but_not_readmes(tmp_path: Path) -> None:
     (tmp_path / "components" / "verb" / "README.md").write_text("# A step\n")
     assert digest_of(tmp_path, "") == first
     (tmp_path / "components" / "verb" / "template.html").write_text("<p>")
-    assert digest_of(tmp_path, "") != first
+    assert digest_of(tmp_path, "") == first  # no code that the step reaches names it
+    (tmp_path / "components" / "verb" / "table.yaml").write_text("a: 1")
+    named = digest_of(tmp_path, 'TABLE = "table.yaml"\n')
+    (tmp_path / "components" / "verb" / "table.yaml").write_text("a: 2")
+    assert digest_of(tmp_path, 'TABLE = "table.yaml"\n') != named
 
 
 def test_code_digest_follows_subfolders_that_the_code_names(tmp_path: Path) -> None:
@@ -108,6 +119,47 @@ def test_settings_without_effect_are_excluded_from_the_key(override: str) -> Non
 @pytest.mark.parametrize("override", ["curate.stride=0.5", "curate.states.bridge_s=0.4", "curate.clips_per_shard=8"])
 def test_settings_with_effect_are_part_of_the_key(override: str) -> None:
     assert result_settings(load_config().curate) != result_settings(load_config([override]).curate)
+
+
+def test_pages_count_for_the_steps_that_write_them_only() -> None:
+    pages = {verb: {file for file in code_closure(f"components.{verb}.step").files if file.endswith(".html")}
+             for verb in STEPS}  # fmt: skip
+    assert pages["curate"] == {"components/curate/report/page.html"}
+    assert pages["evaluate"] == {"components/evaluate/report/page.html"}
+    assert not pages["ingest"] | pages["train"] | pages["distill"] | pages["deploy"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "key"),
+    [
+        ("train", "init_from"),
+        ("train", "autoencoder"),
+        ("train", "encoders"),
+        ("curate", "autoencoder"),
+        ("curate", "scorers.light_asd"),
+        ("curate", "scorers.dover"),
+        ("ingest", "extra_folders"),
+        ("ingest", "performer.head"),
+    ],
+)
+def test_content_of_named_files_and_folders_is_part_of_the_key(verb: str, key: str, tmp_path: Path) -> None:
+    weights = tmp_path / "part" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"1")
+    named = f"[{weights.parent}]" if key == "extra_folders" else str(weights.parent)
+    config = getattr(load_config([f"{verb}.{key}={named}"]), verb)
+    ((name, first),) = path_digests(config).items()
+    assert name == f"{key}[0]"
+    weights.write_bytes(b"22")
+    assert path_digests(config) != {name: first}
+
+
+def test_home_of_a_source_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "videos").mkdir()
+    first = input_digest("~/videos")
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"1")
+    assert input_digest("~/videos") != first
 
 
 def test_curation_does_not_reach_the_renderer_or_the_server() -> None:

@@ -64,13 +64,19 @@ class BaseTraining:
     )
     validation: Validation = setting(Validation(), help="Validation.")
     autoencoder: str = setting(
-        "", help="Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one."
+        "",
+        help="Folder of the autoencoder that made the dataset's latents; empty = the shipped tiny one.",
+        is_path=True,
     )
     encoders: str = setting(
-        "", help="Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/."
+        "",
+        help="Folder with the pretrained encoders that the model names: umT5 in text/, wav2vec2 in audio/.",
+        is_path=True,
     )
     init_from: str = setting(
-        "", help="Folder of weights to initialise from (`lpm import-wan`, or an earlier stage); empty = random weights."
+        "",
+        help="Folder of weights to initialise from (`lpm import-wan`, or an earlier stage); empty = random weights.",
+        is_path=True,
     )
     steps: int = setting(740, help="Optimizer steps.")
     batch: int = setting(4, help="Clips in a batch of full frames.")
@@ -166,10 +172,9 @@ class BaseTraining:
     seed: int = setting(0, help="Seed of weights, data order and noise.")
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.clip_latents < 2:
-            raise ValueError("steps and batch must be at least 1, clip_latents at least 2")
-        if self.accumulate < 1 or self.references < 1:
-            raise ValueError("accumulate and references must be at least 1")
+        for name, least in (("steps", 1), ("batch", 1), ("clip_latents", 2), ("accumulate", 1), ("references", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
         if self.accumulate % self.scale.data_parallel:
             raise ValueError(
                 f"accumulate is {self.accumulate}: {self.scale.data_parallel} processes (scale) divide the batches of "

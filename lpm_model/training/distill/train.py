@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from lpm_model.autoencoder.load import copy_autoencoder, load_autoencoder
-from lpm_model.character import read_base_config
+from lpm_model.character import config_part, read_base_config
 from lpm_model.checkpoint import load_weights, read_weights, save_model
-from lpm_model.config import ModelConfig, from_mapping, to_mapping
+from lpm_model.config import ModelConfig, to_mapping
 from lpm_model.digests import model_digest
 from lpm_model.encoders.load import copy_encoders, find_encoders
 from lpm_model.lora import difference_lora
@@ -105,7 +105,7 @@ def _distill(
     torch.manual_seed(settings.seed)
     config, autoencoder = read_base_config(base), load_autoencoder(base / "autoencoder")
     about = read_dataset(dataset, autoencoder.digest)
-    shape = from_mapping(ModelConfig, config["model"])
+    shape = config_part(ModelConfig, config, "model", base)
     online = OnlineModel(shape, settings.online, autoencoder, config["size_px"], find_encoders(base))
     load_weights(online.backbone, read_weights(base / "model.safetensors"), base / "model.safetensors")
     for part in (*online.networks.values(), online.autoencoder):

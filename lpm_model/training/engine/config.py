@@ -19,8 +19,9 @@ class Scale:
     )
 
     def __post_init__(self) -> None:
-        if min(self.nodes, self.processes, self.sequence_parallel) < 1:
-            raise ValueError("scale: nodes, processes and sequence_parallel must be at least 1")
+        for name in ("nodes", "processes", "sequence_parallel"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
         if self.world % self.sequence_parallel:
             raise ValueError(
                 f"scale: {self.world} processes do not divide into groups of "
