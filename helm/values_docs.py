@@ -57,7 +57,7 @@ def rows(values: dict[str, Any], notes: dict[tuple[str, ...], str], path: tuple[
 
 
 def table(listed: list[Row]) -> str:
-    """Markdown table of the values."""
+    """Return the Markdown table of the values."""
     lines = ["| value | default | what it does |", "| --- | --- | --- |"]
     lines += [f"| `{path}` | `{default}` | {note} |" for path, default, note in listed]
     return "\n".join(lines)
@@ -84,14 +84,14 @@ def describe(schema: dict[str, Any], listed: list[Row]) -> None:
 def _refuse_unknown(node: dict[str, Any], seen: set[int], path: tuple[str, ...]) -> None:
     for key, child in node.get("properties", {}).items():
         if id(child) in seen:
-            if "default" not in child:  # a described block is one value; what is inside is its own business
+            if "default" not in child:  # a described block is one value; its inner keys need no description
                 _refuse_unknown(child, seen, (*path, key))
         elif (*path, key) != ("global",):  # Helm itself passes this one
             raise ValueError(f"values.schema.json: {'.'.join((*path, key))} is not in values.yaml: remove it")
 
 
 def render(chart: Path) -> dict[Path, str]:
-    """What README.md and values.schema.json should contain."""
+    """Return the expected contents of README.md and values.schema.json."""
     text = (chart / "values.yaml").read_text()
     listed = rows(yaml.safe_load(text), comments(text))
     schema = json.loads((chart / "values.schema.json").read_text())
@@ -106,7 +106,7 @@ def render(chart: Path) -> dict[Path, str]:
 
 
 def main() -> int:
-    """Rewrite, or check, and say what was out of date."""
+    """Rewrite or check both files and print which were out of date; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file is out of date")
     options = parser.parse_args()

@@ -40,7 +40,7 @@ M = TypeVar("M", bound=ServerMessage)
 
 
 class RefusedError(ConnectionError):
-    """The server did not open or resume the session; `code` says why."""
+    """The server did not open or resume the session; `code` is the error code of the reason."""
 
     def __init__(self, error: Error) -> None:
         super().__init__(f"{error.code}: {error.message}")
@@ -70,7 +70,7 @@ class ReceivedChunk:
 
 @dataclass
 class CharacterClient:
-    """A viewer; received messages are stored in order in `events` (control) and `chunks` (media)."""
+    """Client of one session; received messages are stored in order in `events` (control) and `chunks` (media)."""
 
     socket: Any
     keep_frames: bool = True
@@ -210,8 +210,8 @@ async def connect(
         token: the session token that the server printed.
         character_id: the character to show; the first one by default.
         resume: a client whose connection was lost.
-        keep_frames: retain decoded frames (memory grows); they are decoded in any case.
-        origin: sent as a browser would.
+        keep_frames: retain decoded frames, so that memory grows; frames are decoded either way.
+        origin: value of the Origin header, as a browser sends it.
 
     Raises:
         RefusedError: the server refused the session.

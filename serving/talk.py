@@ -198,7 +198,7 @@ def write_chunks(chunks: Iterable[Chunk], out: Path, *, size_px: int) -> TalkRep
     """Write chunks as they arrive into an MP4 whose audio is the mix of both voices.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, naming what the file holds; what was written stays.
+        KeyboardInterrupt: after Ctrl-C; the message states how much video the file contains.
     """
     writer = Mp4Writer(out, height_px=size_px, width_px=size_px, keep_interrupted=True)
     try:

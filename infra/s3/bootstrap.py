@@ -75,9 +75,7 @@ def connect(endpoint: str, region: str) -> Minio:
         raise BootstrapError("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     http = urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=5, read=30),
-        retries=urllib3.Retry(
-            total=3, backoff_factor=0.5, status_forcelist=[500, 502, 503, 504], raise_on_status=False
-        ),
+        retries=urllib3.Retry(total=3, backoff_factor=0.5, status_forcelist=RETRYABLE_STATUS, raise_on_status=False),
         ca_certs=os.environ.get("AWS_CA_BUNDLE"),
     )
     with with_remedy("connect", endpoint):

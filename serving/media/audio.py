@@ -9,7 +9,7 @@ Pcm = NDArray[np.int16]
 
 
 def rms(pcm: Pcm) -> float:
-    """Root mean square of int16 samples [n], full scale 1.0; 0 for none."""
+    """Return the root mean square of int16 samples [n], full scale 1.0; 0 for none."""
     return float(np.sqrt(np.mean(np.square(pcm.astype(np.float32) / 32768.0)))) if pcm.size else 0.0
 
 
@@ -68,7 +68,7 @@ class UserBuffer:
     """
 
     WINDOW_CHUNKS = 24
-    """A surplus that was not needed over this many chunks only adds latency: it is cut to half of what is allowed."""
+    """A surplus that was not needed over this many chunks only adds latency: it is cut to half the allowed surplus."""
 
     def __init__(self, *, capacity: int, chunk: int, lookahead: int, surplus: int) -> None:
         self._queue = SampleQueue()

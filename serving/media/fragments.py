@@ -1,7 +1,7 @@
 """Encode a chunk's frames and voice as one fragmented-MP4 media segment (H.264 baseline + AAC), and decode it.
 
 Time stamps are the media clock itself (timescale 24,000): frame f starts at sample 1000 f, so video and audio cannot
-drift apart. Every chunk is a fragment of its own and is sent at once; nothing waits for the next packet.
+drift apart. Every chunk is a separate fragment and is sent at once; nothing waits for the next packet.
 """
 
 import io
@@ -83,7 +83,7 @@ class ChunkEncoder:
         self._source.close()
 
     def _mux(self, packets: list[av.Packet]) -> tuple[bytes, bytes]:
-        """Return the initialisation segment and the fragment that holds the packets."""
+        """Return the initialisation segment and the fragment that contains the packets."""
         self._fragment += 1
         sink = io.BytesIO()
         with av.open(sink, "w", format="mp4", options={**_MUXER, "fragment_index": str(self._fragment)}) as container:

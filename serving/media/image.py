@@ -1,4 +1,4 @@
-"""Read a still image with PyAV and reduce it to the square that a model takes."""
+"""Read a still image with PyAV and reduce it to the square that a model expects."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ Image = npt.NDArray[np.uint8]
 MAX_IMAGE_BYTES = 40_000_000
 """Largest image file that is opened."""
 MAX_IMAGE_PX = 50_000_000
-"""Most pixels of an image that are decoded: beyond it, decoding alone takes gigabytes."""
+"""Largest number of pixels of an image that is decoded: decoding a larger one takes gigabytes."""
 
 
 def read_image(path: Path, size_px: int) -> Image:

@@ -78,7 +78,7 @@ class AccessControl:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a receive function that yields the body that was read, then what follows it."""
+    """Return a receive function that yields the buffered body first, then further messages."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:

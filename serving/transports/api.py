@@ -1,8 +1,8 @@
-"""The contract of a transport (WebSocket, WebRTC, LiveKit, ...): what it implements and what the service calls on it.
+"""The contract of a transport (WebSocket, WebRTC, LiveKit, ...): the methods that it implements and the service calls.
 
 A transport hands client messages to a `Connection` (`connection.py`), which opens or resumes the session and applies
 them, and implements `Transport` for the way back. It touches nothing else of the service. `websocket.py` is one; the
-test `tests/serving/transports/test_connection.py` holds a second one without sockets and without fMP4.
+test `tests/serving/transports/test_connection.py` contains a second one without sockets and fMP4.
 """
 
 from typing import Protocol
@@ -69,5 +69,5 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the connection after what is queued has been sent."""
+        """Close the connection after all queued messages have been sent."""
         ...

@@ -1,7 +1,7 @@
 """One viewer's connection without its transport: token check, open or resume, messages, detach.
 
 A transport parses what it receives (`protocol.parse_client`, or messages that it builds itself) and calls `start` with
-the first message, `receive` with every later one, `reject` for what it could not parse, and `end` when it is gone.
+the first message, `receive` with every later one, `reject` for unparsable messages, and `end` when it is lost.
 """
 
 import secrets
@@ -12,7 +12,7 @@ from serving.transports.api import Transport
 
 
 class Connection:
-    """What every transport shares: it drives one session on behalf of one viewer."""
+    """Drives one session on behalf of one viewer; shared by all transports."""
 
     def __init__(self, service: CharacterService, transport: Transport, token: str) -> None:
         self._service, self._transport, self._token = service, transport, token

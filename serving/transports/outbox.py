@@ -23,7 +23,7 @@ class Outbox:
         return len(self._items)
 
     def send(self, messages: list[ServerMessage]) -> None:
-        """Queue control messages; a viewer that takes none of them is disconnected."""
+        """Queue control messages; a viewer that reads none of them is disconnected."""
         for message in messages:
             self._items.append((message, b""))
         if len(self._items) > MAX_MESSAGES:

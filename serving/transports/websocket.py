@@ -1,6 +1,6 @@
 """The WebSocket transport and its HTTP application: `/v1/character/stream`, the page, `/healthz`, `/metrics`.
 
-This file only moves bytes. Everything that computes is behind `CharacterService`.
+This file only moves bytes; all computation is in `CharacterService`.
 """
 
 import asyncio
@@ -191,7 +191,7 @@ class WebSocketTransport(Outbox):
         return data
 
     async def _write(self) -> None:
-        """Send what is queued; a viewer that takes nothing for too long is disconnected."""
+        """Send queued messages; a viewer that reads nothing for too long is disconnected."""
         try:
             while (item := await self.take()) is not None:
                 message, payload = item

@@ -180,7 +180,7 @@ def people(cache: Path, bank: str, scale: int) -> dict[str, float]:
 
 
 def run(cache: Path, bank: Any, scale: int) -> tuple[Counts, dict[str, float]]:
-    """Run all measurements."""
+    """Run all measurements; return the counts and the summary figures."""
     material = takes(cache, bank, {size: count * scale for size, count in SIZES.items()}, NoProgress())
     counts, matched, planted = Counts(), np.zeros(3, np.int64), []
     for condition in CONDITIONS:

@@ -38,15 +38,15 @@ SHAPE = ModelConfig(
 WINDOW = OnlineConfig(chunk_latents=3, sink_latents=3, window_latents=12, refiner_sigma=0.3)
 PIXELS = (480, 832)
 UPDATE = Lora(rank=256, alpha=256.0)
-"""Of the refiner, as a distillation with adapters of rank 128 leaves it."""
+"""Low-rank update of the refiner, as left by a distillation with adapters of rank 128."""
 ROUNDS, SIZE = 3, 8192
 DEVICE = torch.device("cuda")
 PEAK_BANDWIDTH_TB_S = 3.0
-"""A floor far below the matmuls of a chunk."""
+"""Memory bandwidth for the lower bound of the step time; far from limiting at these matmuls."""
 
 
 def timed(run: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Median seconds; the first run does not count."""
+    """Return the median seconds of several runs, without the first."""
     taken = []
     for turn in range(rounds + 1):
         torch.cuda.synchronize()
@@ -59,7 +59,7 @@ def timed(run: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def float8_peak() -> float:
-    """Rate of a large 8-bit product (FLOP/s)."""
+    """Return the rate of a large FP8 matmul (FLOP/s)."""
     values, scale = torch.randn(SIZE, SIZE, device=DEVICE).to(FLOAT8), torch.ones(SIZE, 1, device=DEVICE)
     return (
         2
@@ -72,7 +72,7 @@ def float8_peak() -> float:
 
 @torch.no_grad()
 def build(shape: ModelConfig, online: OnlineConfig) -> OnlineModel:
-    """A model with random weights on the GPU, the refiner an update of the backbone."""
+    """Return a model with random weights on the GPU; the refiner is a low-rank update of the backbone."""
     model = OnlineModel(shape, online, load_autoencoder(None), PIXELS[0], refiner=False, device="meta")
     model.backbone = model.backbone.bfloat16().to_empty(device=DEVICE)
     for name, weight in model.backbone.named_parameters():
@@ -104,12 +104,12 @@ class Call:
             self.step()
 
     def step(self) -> torch.Tensor:
-        """One chunk, voices to pixels."""
+        """Generate one chunk, from voices to pixels, and return its frames."""
         frames, self.state = self.model.step(self.state, self.voice, self.voice)
         return frames
 
     def figures(self, flops_s: float) -> dict[str, float]:
-        """What a step takes, beside the floor."""
+        """Return the time and memory of a step, and the lower bound of its time."""
         online, model = self.model.online, self.model
         setting = Workload(frames=online.chunk_latents, tokens=self.tokens, past_frames=online.cache_latents + 1)
         floor = online.passes * describe(model.config, setting).min_time_s(flops_s / 1e12, PEAK_BANDWIDTH_TB_S)

@@ -91,22 +91,22 @@ class Stream:
 
     @torch.inference_mode()
     def forward(self) -> Tensor:
-        """One denoising pass."""
+        """Run one denoising pass and return its output."""
         return self.model.denoise(self.cache, self.noise.draw(), 1, self.conditions)
 
     @torch.inference_mode()
     def append(self) -> None:
-        """The cache pass."""
+        """Run the cache pass."""
         self.model.append(self.cache, self.noise.draw(), self.conditions, self.noise)
 
     @torch.inference_mode()
     def cross_kv(self) -> None:
-        """Cross-attention keys and values, once a chunk."""
+        """Compute the cross-attention keys and values of a chunk."""
         self.model.backbone.with_cross_kv(self.given, 1, self.online.chunk_latents)
 
     @torch.inference_mode()
     def chunk(self) -> Tensor:
-        """All passes of the backbone's chunk."""
+        """Run all backbone passes of a chunk and return its clean latents."""
         loop = self.model.rollout(self.cache, self.given, self.online.chunk_latents, self.noise)
         ((_, clean),) = loop
         return clean
@@ -127,7 +127,7 @@ class Recompute:
 
     @torch.inference_mode()
     def chunk(self) -> None:
-        """All denoising steps of a chunk."""
+        """Run all denoising steps of a chunk."""
         for _ in WINDOW.backbone_sigmas:
             self.model(self.latents, timestep=torch.tensor([500.0]), encoder_hidden_states=self.text, return_dict=False)
 

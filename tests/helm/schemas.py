@@ -22,7 +22,7 @@ CRD_FILES = {
 
 
 def crd_folder() -> Path | None:
-    """Where the CRDs are: `LPM_CRDS`, or `../shared/crds` beside the repository; None when there are none."""
+    """Return the folder of the CRDs: `LPM_CRDS`, or `../shared/crds` next to the repository; None if there is none."""
     folder = Path(os.environ.get("LPM_CRDS") or ROOT.parent / "shared" / "crds")
     return folder if folder.is_dir() else None
 
@@ -45,7 +45,7 @@ def check_custom(manifest: dict[str, Any], folder: Path) -> None:
 
 @functools.cache
 def strict_crd(path: Path, version: str) -> dict[str, Any]:
-    """JSON Schema of one version of a CRD in which every object refuses fields it does not declare."""
+    """Return the JSON Schema of one version of a CRD, with undeclared fields rejected in every object."""
     definition = yaml.load(path.read_text(), yaml.CSafeLoader)  # the pure Python loader takes a minute
     schema = next(v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == version)
     _harden(schema)
@@ -66,12 +66,12 @@ def _harden(node: dict[str, Any]) -> None:
 
 
 def documents(text: str) -> list[dict[str, Any]]:
-    """The non-empty documents of a YAML stream."""
+    """Return the non-empty documents of a YAML stream."""
     return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 def containers(manifests: Iterable[dict[str, Any]]) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every (pod fields, container) in Pods, Deployments, InferenceServices and RayClusters, init containers too."""
+    """Yield (pod fields, container) in Pods, Deployments, InferenceServices and RayClusters, init containers too."""
     for manifest in manifests:
         for pod in _pods(manifest):
             for container in [*pod.get("initContainers", []), *pod["containers"]]:
@@ -94,7 +94,7 @@ def _pods(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def restricted_findings(manifests: Iterable[dict[str, Any]]) -> list[str]:
-    """What the `restricted` Pod Security Standard, a writable root or a floating tag would object to."""
+    """Return violations of the `restricted` Pod Security Standard, writable roots and floating image tags."""
     findings = []
     for pod, container in containers(manifests):
         where, own = container["name"], container.get("securityContext", {})

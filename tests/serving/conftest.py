@@ -21,7 +21,7 @@ TOKEN = "a-token-for-tests"
 
 @dataclass
 class Running:
-    """A server that answers."""
+    """A running server and its address."""
 
     url: str
     token: str
@@ -30,7 +30,7 @@ class Running:
 
 
 def buzz(samples: int, level: float = 0.3) -> np.ndarray:
-    """A voice-like buzz, int16 [samples]."""
+    """Return a voice-like buzz, int16 [samples]."""
     time = np.arange(samples) / 24_000
     return (level * 32_000 * np.sign(np.sin(2 * np.pi * 140 * time)) * np.sin(2 * np.pi * 2 * time) ** 2).astype(
         np.int16
@@ -38,7 +38,7 @@ def buzz(samples: int, level: float = 0.3) -> np.ndarray:
 
 
 def say(text: str, voice: str) -> np.ndarray:
-    """A stand-in voice: 0.1 s of buzz a letter."""
+    """Return stand-in speech: 0.1 s of buzz per letter."""
     if voice != "test":
         raise ValueError(f"unknown voice {voice!r}")
     return buzz(2400 * len(text))
@@ -49,7 +49,7 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 
 @pytest.fixture
 def start() -> Start:
-    """Starts servers: `async with start(config=..., engine=...) as running`."""
+    """Return a function that starts servers: `async with start(config=..., engine=...) as running`."""
 
     @asynccontextmanager
     async def starting(*, config: ServingConfig | None = None, engine: Engine | None = None) -> AsyncIterator[Running]:
@@ -72,5 +72,5 @@ def start() -> Start:
 
 @pytest.fixture
 def voice() -> Callable[..., np.ndarray]:
-    """Makes voice-like samples."""
+    """Return a function that makes voice-like samples."""
     return buzz

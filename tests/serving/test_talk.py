@@ -32,7 +32,7 @@ class LoudnessModel:
 
 
 class PipelinedModel(LoudnessModel):
-    """Returns the frames of two steps before."""
+    """A model that returns frames two steps late."""
 
     def init_state(self, character, batch=1, seed=0):
         return []
