@@ -290,7 +290,7 @@ def test_clips_are_in_key_order(dataset: Path) -> None:
 
 
 def test_one_latent_window_is_rejected() -> None:
-    with pytest.raises(ValueError, match="clip_latents at least 2"):
+    with pytest.raises(ValueError, match="clip_latents is 1: give at least 2"):
         BaseTraining(clip_latents=1)
 
 
