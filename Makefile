@@ -1,4 +1,4 @@
-# Everything sets itself up: Python 3.11 and make are all that has to be there.
+# Every target sets up what it needs; only Python 3.11, git and make must be installed.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,7 +44,7 @@ lint: setup ## Style, format and types.
 serve: setup ## Open the live character of the last run in the browser.
 	$(BIN)/lpm serve
 
-# Those that take many minutes are started by name: python -m tests.benchmarks.NAME.
+# Benchmarks that take many minutes; run them by name: python -m tests.benchmarks.NAME.
 LONG := ablation defects labels
 bench: setup ## Measure: one table each for the performer, curation, training, distillation, streaming and live serving.
 	@set -e; for name in $(filter-out _% $(LONG),$(patsubst tests/benchmarks/%.py,%,$(wildcard tests/benchmarks/*.py))); do \

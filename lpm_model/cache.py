@@ -1,6 +1,6 @@
 """KV cache of the streaming model: references, attention sink and a ring of recent latents, keys stored before RoPE.
 
-B batch, S sink slots, W ring slots, one latent frame each, T tokens a latent frame, N heads, D head width, c latent
+B batch, S sink slots, W ring slots, one latent frame each, T tokens per latent frame, N heads, D head width, c latent
 frames of a chunk, R references.
 Rows may have different references and positions. Every buffer is allocated once and keeps its address.
 Positions are relative to the window and bounded by S + W + c, so that a call can run indefinitely

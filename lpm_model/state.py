@@ -30,7 +30,7 @@ class ChunkOutput:
     clean: Tensor
     """[B, channels, c, h, w]."""
     conditions: Conditions
-    """Of the chunk, with the context of the state's own features."""
+    """Conditions of the chunk, with the preceding audio features as context."""
     changed_rows: tuple[int, ...]
     """Rows whose prompt changed at the beginning of the chunk."""
 
@@ -42,7 +42,7 @@ class OnlineState:
     cache: KVCache
     """The backbone's history."""
     refiner_cache: KVCache | None
-    """The refiner's."""
+    """The refiner's history; None without a refiner."""
     character: Character
     """The character of each row."""
     speak: Tensor
@@ -56,7 +56,7 @@ class OnlineState:
     decoder: DecoderState
     colour: ColourState
     generators: tuple[torch.Generator, ...]
-    """Of the backbone's noise, one a row, so that a row does not depend on the others."""
+    """Generators of the backbone's noise, one per row, so that a row does not depend on the others."""
     refiner_generators: tuple[torch.Generator, ...]
     """Of the refiner's noise."""
     texts: tuple[str, ...]

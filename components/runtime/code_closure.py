@@ -31,8 +31,8 @@ class CodeClosure:
 def code_closure(module: str, root: Path = ROOT) -> CodeClosure:
     """Return the import closure of a module: its source files, their data files and the names they import.
 
-    Comments, layout, docstrings and help texts are ignored. Included are text files, templates and weights of a reached
-    package that a string in the reached code names, alone or as part of a path, or whose subfolder it names.
+    Comments, layout, docstrings and help texts are ignored. A data file of a reached package (text, template, weights)
+    is included if a string in the reached code contains its name or that of the package's subfolder it is in.
 
     Args:
         module: dotted name of a module of the project.

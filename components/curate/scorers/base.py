@@ -65,7 +65,7 @@ class ClipView:
 
     @functools.cached_property
     def sampled_rgb(self) -> NDArray[np.uint8]:
-        """About 16 evenly spaced frames, at most 160 px wide: RGB [n, s, s, 3]."""
+        """16 to 31 evenly spaced frames (all of a shorter clip), at most 160 px wide: RGB [n, s, s, 3]."""
         import cv2
 
         frames = self.rgb[:: max(self.frames // _SAMPLED, 1)]

@@ -23,7 +23,7 @@ class Light(Scorer):
         import cv2
 
         red, green, blue = np.moveaxis(clip.sampled_rgb, 3, 0)
-        brightest, darkest = (of(of(red, green), blue) for of in (np.maximum, np.minimum))
+        brightest, darkest = (fold(fold(red, green), blue) for fold in (np.maximum, np.minimum))
         level = clip.analysis.luminance[clip.span].astype(np.float64)
         # Compared with both neighbours: movement changes the mean slowly, flicker does not.
         flicker = level[1:-1] - (level[:-2] + level[2:]) / 2
