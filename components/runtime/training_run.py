@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TrainingSettings(Protocol):
-    """What the settings of every training have."""
+    """Settings that every training has."""
 
     @property
     def scale(self) -> "Scale":
@@ -50,7 +50,7 @@ class Fit(Protocol):
 
 
 def no_metrics(folder: Path) -> dict[str, float]:
-    """Complete a model folder by nothing."""
+    """Add nothing to the model folder and return no metrics: the default of `complete`."""
     return {}
 
 
